@@ -1,0 +1,52 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let package = Package(
+    name: "ringway",
+    products: [
+        .library(name: "Ringway", targets: ["Ringway"]),
+        .executable(name: "ringway", targets: ["RingwayCLI"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+    ],
+    targets: [
+        // The only C: prefixed shims for what Swift cannot import.
+        .target(name: "CPlatform"),
+        .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
+        .systemLibrary(name: "CNuma", pkgConfig: "numa", providers: [.apt(["libnuma-dev"])]),
+
+        .target(name: "Virtio", dependencies: ["CPlatform"]),
+        .target(name: "Memory", dependencies: ["Virtio", "CPlatform", "CNuma"]),
+        .target(name: "VhostUser", dependencies: ["Virtio", "Memory", "CPlatform"]),
+        .target(
+            name: "Vhost",
+            dependencies: ["VhostUser", "Virtio", "Memory", "CPlatform", .product(name: "Logging", package: "swift-log")]),
+        .target(
+            name: "Telemetry",
+            dependencies: ["CPlatform", .product(name: "Histogram", package: "hdrhistogram-swift")]),
+        .target(
+            name: "Dataplane",
+            dependencies: [
+                "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "CPlatform", "CLiburing",
+                .product(name: "Logging", package: "swift-log"),
+            ]),
+        .target(name: "Ringway", dependencies: ["Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry"]),
+        .executableTarget(
+            name: "RingwayCLI",
+            dependencies: [
+                "Ringway",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+            ]),
+
+        .testTarget(name: "VirtioTests", dependencies: ["Virtio", "CPlatform"]),
+        .testTarget(name: "MemoryTests", dependencies: ["Memory", "Virtio", "CPlatform"]),
+        .testTarget(name: "VhostUserTests", dependencies: ["VhostUser", "Memory", "Virtio", "CPlatform"]),
+        .testTarget(name: "VhostTests", dependencies: ["Vhost", "VhostUser", "Memory", "Virtio", "CPlatform"]),
+        .testTarget(name: "DataplaneTests", dependencies: ["Dataplane", "Vhost", "VhostUser", "Memory", "Virtio", "CPlatform"]),
+        .testTarget(name: "IntegrationTests", dependencies: ["CPlatform"]),
+    ]
+)

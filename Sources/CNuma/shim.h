@@ -1,0 +1,4 @@
+#pragma once
+#include <sys/types.h>
+#include <numa.h>
+#include <numaif.h>

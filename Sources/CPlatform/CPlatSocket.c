@@ -1,0 +1,72 @@
+#define _GNU_SOURCE
+#include "include/CPlatSocket.h"
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { MAX_FDS = 253 };  /* the kernel's SCM_MAX_FD */
+
+ssize_t CPlat_receive_fds(int socket, void *bytes, size_t length, int flags,
+                          int *fds, int capacity, int *count, bool *truncated) {
+    union { struct cmsghdr align; char room[CMSG_SPACE(sizeof(int) * MAX_FDS)]; } control;
+    struct iovec iov = {bytes, length};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+    *count = 0;
+    *truncated = false;
+    ssize_t n = recvmsg(socket, &msg, flags | MSG_CMSG_CLOEXEC);
+    if (n < 0) return n;
+    if (msg.msg_flags & MSG_CTRUNC) *truncated = true;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+        size_t got = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < got; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
+            if (*count < capacity) fds[(*count)++] = fd;
+            else { close(fd); *truncated = true; }
+        }
+    }
+    return n;
+}
+
+ssize_t CPlat_send_fds(int socket, const void *bytes, size_t length, int flags, const int *fds, int count) {
+    union { struct cmsghdr align; char room[CMSG_SPACE(sizeof(int) * MAX_FDS)]; } control;
+    struct iovec iov = {(void *)bytes, length};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (count > MAX_FDS) { errno = EINVAL; return -1; }
+    if (count > 0) {
+        msg.msg_control = control.room;
+        msg.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+        memset(control.room, 0, msg.msg_controllen);
+        struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof(int) * count);
+        memcpy(CMSG_DATA(c), fds, sizeof(int) * count);
+    }
+    return sendmsg(socket, &msg, flags | MSG_NOSIGNAL);
+}
+
+int CPlat_unix_socket(void) { return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); }
+
+static int address(const char *path, struct sockaddr_un *a) {
+    memset(a, 0, sizeof *a);
+    a->sun_family = AF_UNIX;
+    if (strlen(path) >= sizeof a->sun_path) { errno = ENAMETOOLONG; return -1; }
+    strcpy(a->sun_path, path);
+    return 0;
+}
+
+int CPlat_unix_bind(int socket, const char *path) {
+    struct sockaddr_un a;
+    return address(path, &a) ? -1 : bind(socket, (struct sockaddr *)&a, sizeof a);
+}
+
+int CPlat_unix_connect(int socket, const char *path) {
+    struct sockaddr_un a;
+    return address(path, &a) ? -1 : connect(socket, (struct sockaddr *)&a, sizeof a);
+}
+
+int CPlat_accept(int socket) { return accept4(socket, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }

@@ -1,0 +1,60 @@
+#define _GNU_SOURCE
+#include "include/CPlatSystem.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <linux/memfd.h>
+#include <linux/mempolicy.h>
+
+int CPlat_pin_to_cpu(int cpu) {
+    if (cpu < 0 || cpu >= CPU_SETSIZE) return EINVAL;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    return pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+}
+
+bool CPlat_cpu_allowed(int cpu) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    return cpu >= 0 && cpu < CPU_SETSIZE && sched_getaffinity(getpid(), sizeof set, &set) == 0 && CPU_ISSET(cpu, &set);
+}
+
+void CPlat_set_thread_name(const char *name) {
+    char cut[16];
+    strncpy(cut, name, 15);
+    cut[15] = 0;
+    pthread_setname_np(pthread_self(), cut);
+}
+
+int CPlat_gettid(void) { return (int)syscall(SYS_gettid); }
+
+int CPlat_eventfd(unsigned int initial) { return eventfd(initial, EFD_CLOEXEC | EFD_NONBLOCK); }
+
+int CPlat_memfd(const char *name, int huge_page_shift, bool sealable) {
+    unsigned int flags = MFD_CLOEXEC;
+    if (sealable) flags |= MFD_ALLOW_SEALING;
+    if (huge_page_shift) flags |= MFD_HUGETLB | ((unsigned)huge_page_shift << MFD_HUGE_SHIFT);
+    return memfd_create(name, flags);
+}
+
+int CPlat_seal_shrink(int fd) { return fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK); }
+
+int CPlat_prefer_node(void *p, uint64_t n, int node) {
+    if (node < 0 || node >= 1024) return EINVAL;
+    unsigned long mask[1024 / (8 * sizeof(unsigned long))] = {0};
+    mask[node / (8 * sizeof(unsigned long))] |= 1UL << (node % (8 * sizeof(unsigned long)));
+    return syscall(SYS_mbind, p, n, MPOL_PREFERRED, mask, 1024, 0) == 0 ? 0 : errno;
+}
+
+int CPlat_node_of_page(void *p) {
+    int node = -1;
+    if (syscall(SYS_get_mempolicy, &node, NULL, 0, p, MPOL_F_NODE | MPOL_F_ADDR) != 0) return -1;
+    return node;
+}

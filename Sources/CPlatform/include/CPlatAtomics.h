@@ -1,0 +1,26 @@
+/* Atomic accesses to memory shared with another process. Naturally aligned
+   addresses only. The names give width and ordering. */
+#pragma once
+#include <stdint.h>
+
+#define CPLAT_HOT static inline __attribute__((always_inline, swift_attr("@_noLocks")))
+
+CPLAT_HOT uint16_t CPlat_load16_acquire(const void *p) { return __atomic_load_n((const uint16_t *)p, __ATOMIC_ACQUIRE); }
+CPLAT_HOT uint16_t CPlat_load16_relaxed(const void *p) { return __atomic_load_n((const uint16_t *)p, __ATOMIC_RELAXED); }
+CPLAT_HOT uint32_t CPlat_load32_acquire(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE); }
+CPLAT_HOT uint32_t CPlat_load32_relaxed(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED); }
+CPLAT_HOT uint64_t CPlat_load64_acquire(const void *p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE); }
+CPLAT_HOT uint64_t CPlat_load64_relaxed(const void *p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED); }
+CPLAT_HOT void CPlat_store16_release(void *p, uint16_t v) { __atomic_store_n((uint16_t *)p, v, __ATOMIC_RELEASE); }
+CPLAT_HOT void CPlat_store16_relaxed(void *p, uint16_t v) { __atomic_store_n((uint16_t *)p, v, __ATOMIC_RELAXED); }
+CPLAT_HOT void CPlat_store32_release(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELEASE); }
+CPLAT_HOT void CPlat_store32_relaxed(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELAXED); }
+CPLAT_HOT void CPlat_store64_release(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELEASE); }
+CPLAT_HOT void CPlat_store64_relaxed(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED); }
+CPLAT_HOT uint8_t CPlat_or8_relaxed(void *p, uint8_t v) { return __atomic_fetch_or((uint8_t *)p, v, __ATOMIC_RELAXED); }
+CPLAT_HOT uint32_t CPlat_exchange32(void *p, uint32_t v) { return __atomic_exchange_n((uint32_t *)p, v, __ATOMIC_ACQ_REL); }
+CPLAT_HOT uint64_t CPlat_add64_relaxed(void *p, uint64_t v) { return __atomic_fetch_add((uint64_t *)p, v, __ATOMIC_RELAXED); }
+/* Store-load barrier: what the notification decision needs (virtio 1.3, 2.7.10 and 2.8.10). */
+CPLAT_HOT void CPlat_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+CPLAT_HOT void CPlat_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+CPLAT_HOT void CPlat_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }

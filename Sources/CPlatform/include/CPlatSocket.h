@@ -1,0 +1,22 @@
+/* Unix stream sockets that carry descriptors (SCM_RIGHTS). */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* recvmsg with room for `capacity` (at most 256) descriptors, opened close-on-exec.
+   Returns bytes read, 0 at the end, or -1 and errno. `*count` descriptors are in
+   `fds` and belong to the caller, also on a short read. `*truncated` is set when the
+   sender attached more than fitted (MSG_CTRUNC). */
+ssize_t CPlat_receive_fds(int socket, void *bytes, size_t length, int flags,
+                          int *fds, int capacity, int *count, bool *truncated);
+/* sendmsg with `count` descriptors; MSG_NOSIGNAL. Bytes sent, or -1 and errno. */
+ssize_t CPlat_send_fds(int socket, const void *bytes, size_t length, int flags, const int *fds, int count);
+/* socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK); -1 and errno. */
+int CPlat_unix_socket(void);
+/* bind or connect to a path (at most 107 bytes); 0, or -1 and errno. */
+int CPlat_unix_bind(int socket, const char *path);
+int CPlat_unix_connect(int socket, const char *path);
+/* accept4 with close-on-exec, non-blocking; -1 and errno. */
+int CPlat_accept(int socket);

@@ -1,0 +1,22 @@
+/* Threads, CPUs, descriptors and memory: what `import Glibc` lacks. */
+#pragma once
+#include <stdint.h>
+#include <stdbool.h>
+
+/* 0, or an errno value. Pins the calling thread to one CPU. */
+int CPlat_pin_to_cpu(int cpu);
+/* Whether the process may run on `cpu`. */
+bool CPlat_cpu_allowed(int cpu);
+/* Name of the calling thread, cut to 15 bytes. */
+void CPlat_set_thread_name(const char *name);
+int CPlat_gettid(void);
+/* eventfd(initial, EFD_CLOEXEC | EFD_NONBLOCK); -1 and errno. */
+int CPlat_eventfd(unsigned int initial);
+/* memfd_create with MFD_CLOEXEC; huge_page_shift 0, 21 or 30. -1 and errno. */
+int CPlat_memfd(const char *name, int huge_page_shift, bool sealable);
+/* Adds F_SEAL_SHRINK. -1 and errno. */
+int CPlat_seal_shrink(int fd);
+/* Asks the kernel to bind [p, p+n) to one NUMA node, preferring it. 0 or errno. */
+int CPlat_prefer_node(void *p, uint64_t n, int node);
+/* The node on which the page at p lies, -1 if unknown. */
+int CPlat_node_of_page(void *p);

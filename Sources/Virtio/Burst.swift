@@ -1,0 +1,86 @@
+import CPlatform
+
+/// A piece of a packet in somebody's memory.
+public struct Segment: BitwiseCopyable {
+    public var base: UnsafeMutableRawPointer
+    /// Bytes.
+    public var length: UInt32
+    @inlinable public init(base: UnsafeMutableRawPointer, length: UInt32) {
+        self.base = base
+        self.length = length
+    }
+}
+
+/// One packet of a burst: where its bytes lie (in the sender's memory) and what is known of it.
+///
+/// The frame is `data[0 ..< dataLength]` followed by `moreCount` segments at `more`. Its first
+/// `headLength` bytes are replaced by `head` when it is delivered: whatever a decision was based on
+/// is written from there, never read from the sender a second time.
+public struct Packet: BitwiseCopyable {
+    /// The net header, read once.
+    public var header: NetHeader
+    /// Bytes of the frame, without the net header.
+    public var length: UInt32
+    public var data: UnsafeMutableRawPointer
+    public var dataLength: UInt32
+    /// Bytes at the front that come from `head`; at most 24.
+    public var headLength: UInt16
+    /// The sender's chain: head index (split) or buffer id (packed).
+    public var id: UInt16
+    public var more: UnsafeMutablePointer<Segment>?
+    public var moreCount: UInt16
+    /// Ring slots that the chain takes (packed rings advance by it).
+    public var slots: UInt16
+    /// For the forwarding function: the destination.
+    public var verdict: UInt32
+    public var head: (UInt64, UInt64, UInt64)
+
+    @inlinable public init(data: UnsafeMutableRawPointer, length: UInt32) {
+        header = NetHeader()
+        self.length = length
+        self.data = data
+        dataLength = length
+        headLength = 0
+        id = 0
+        more = nil
+        moreCount = 0
+        slots = 0
+        verdict = 0
+        head = (0, 0, 0)
+    }
+}
+
+/// Room for the packets of one burst and their segments; belongs to one thread and is used again
+/// for each burst.
+public struct Burst: @unchecked Sendable {
+    public let packets: UnsafeMutablePointer<Packet>
+    public let capacity: Int
+    public var count: Int
+    public let segments: UnsafeMutablePointer<Segment>
+    /// At least one whole chain of the largest ring (32768) fits.
+    public let segmentCapacity: Int
+    public var segmentCount: Int
+    /// 0, 1, 2 …: the list for "all packets in order".
+    public let identity: UnsafeMutablePointer<UInt16>
+
+    /// Packets a burst holds at most.
+    public static var maximum: Int { 64 }
+
+    public init() {
+        capacity = Burst.maximum
+        segmentCapacity = 32768 + 2 * Burst.maximum
+        packets = .allocate(capacity: capacity)
+        segments = .allocate(capacity: segmentCapacity)
+        identity = .allocate(capacity: capacity)
+        for i in 0..<capacity { identity[i] = UInt16(i) }
+        count = 0
+        segmentCount = 0
+    }
+
+    /// Frees the room. The burst must not be used afterwards.
+    public func deallocate() {
+        packets.deallocate()
+        segments.deallocate()
+        identity.deallocate()
+    }
+}

@@ -1,0 +1,129 @@
+import CPlatform
+
+/// One mapped region of the driver's memory. Plain data; the mapping belongs to whoever built the map.
+public struct MappedRegion: @unchecked Sendable, BitwiseCopyable {
+    /// First guest physical address.
+    public var guestAddress: UInt64
+    /// Bytes.
+    public var size: UInt64
+    /// First address in the front-end's own address space (vhost-user "user address").
+    public var userAddress: UInt64
+    /// Where the region starts in this process.
+    public var host: UnsafeMutableRawPointer
+
+    public init(guestAddress: UInt64, size: UInt64, userAddress: UInt64, host: UnsafeMutableRawPointer) {
+        self.guestAddress = guestAddress
+        self.size = size
+        self.userAddress = userAddress
+        self.host = host
+    }
+}
+
+/// Guest-physical to host translation as the ring core sees it: a table of regions and a dirty log.
+///
+/// Plain data that borrows its table: the owner (module Memory) keeps the table and the mappings
+/// alive until every ring that uses the map has been stopped or given another one.
+public struct MemoryMap: @unchecked Sendable, BitwiseCopyable {
+    public var regions: UnsafePointer<MappedRegion>?
+    public var count: Int
+    /// Every address is a host address already (the driver side's own memory): nothing is translated.
+    public var isIdentity: Bool
+    /// Dirty log of the front-end: one bit for 4 KiB of guest physical memory; nil while not migrating.
+    public var log: UnsafeMutableRawPointer?
+    /// Bytes of the log.
+    public var logSize: UInt64
+
+    public init(regions: UnsafePointer<MappedRegion>?, count: Int) {
+        self.regions = regions
+        self.count = count
+        isIdentity = false
+        log = nil
+        logSize = 0
+    }
+
+    /// A map for rings in this process's own memory.
+    public static var identity: MemoryMap {
+        var map = MemoryMap(regions: nil, count: 0)
+        map.isIdentity = true
+        return map
+    }
+
+    /// Host address of the whole range [address, address + length), or nil when any byte of it
+    /// lies outside a single region. Scans; the rings keep the last hit in a `Translation`.
+    @inlinable
+    public func translate(_ address: UInt64, _ length: UInt64) -> UnsafeMutableRawPointer? {
+        if isIdentity { return UnsafeMutableRawPointer(bitPattern: UInt(truncatingIfNeeded: address)) }
+        var i = 0
+        while i < count {
+            let r = regions.unsafelyUnwrapped[i]
+            let offset = address &- r.guestAddress
+            // offset < size rules out addresses below the region (they wrap to huge offsets);
+            // length is then compared with what is left, so nothing can overflow.
+            if offset < r.size && length <= r.size &- offset {
+                return r.host + Int(truncatingIfNeeded: offset)
+            }
+            i &+= 1
+        }
+        return nil
+    }
+
+    /// The same for an address of the front-end's own address space (ring addresses of SET_VRING_ADDR).
+    public func translateUser(_ address: UInt64, _ length: UInt64) -> UnsafeMutableRawPointer? {
+        for i in 0..<count {
+            let r = regions.unsafelyUnwrapped[i]
+            let offset = address &- r.userAddress
+            if offset < r.size && length <= r.size &- offset { return r.host + Int(offset) }
+        }
+        return nil
+    }
+}
+
+/// The last region that a ring hit, in registers: base, size and the distance to host memory.
+/// `delta` is added with wrap-around; a miss consults the map.
+@usableFromInline
+struct Translation {
+    @usableFromInline var base: UInt64
+    @usableFromInline var size: UInt64
+    @usableFromInline var delta: UInt64
+
+    @inline(__always)
+    init(_ map: MemoryMap) {
+        if map.isIdentity {
+            (base, size, delta) = (0, UInt64.max, 0)
+        } else if map.count > 0 {
+            self.init(map.regions.unsafelyUnwrapped[0])
+        } else {
+            (base, size, delta) = (0, 0, 0)
+        }
+    }
+
+    @inline(__always)
+    init(_ r: MappedRegion) {
+        base = r.guestAddress
+        size = r.size
+        delta = UInt64(UInt(bitPattern: r.host)) &- r.guestAddress
+    }
+
+    /// Host address of the range, 0 if it is not inside one region.
+    @inline(__always)
+    mutating func host(_ address: UInt64, _ length: UInt64, _ map: MemoryMap) -> UInt64 {
+        let offset = address &- base
+        if offset < size && length <= size &- offset { return address &+ delta }
+        return miss(address, length, map)
+    }
+
+    @inline(never)
+    mutating func miss(_ address: UInt64, _ length: UInt64, _ map: MemoryMap) -> UInt64 {
+        var i = 0
+        while i < map.count {
+            let r = map.regions.unsafelyUnwrapped[i]
+            let offset = address &- r.guestAddress
+            if offset < r.size && length <= r.size &- offset {
+                self = Translation(r)
+                return address &+ delta
+            }
+            i &+= 1
+        }
+        return 0
+    }
+}

@@ -1,0 +1,94 @@
+/// Everything a device-side ring is made from. Addresses are host addresses that were checked to
+/// hold the whole ring (see `RingLayout`).
+public struct RingSetup: @unchecked Sendable {
+    /// Descriptors: 2…32768; a power of two for split rings.
+    public var size: UInt32
+    public var isPacked: Bool
+    /// Split: descriptor table. Packed: descriptor ring.
+    public var descriptors: UnsafeMutableRawPointer
+    /// Split: available ring. Packed: driver event suppression.
+    public var driverArea: UnsafeMutableRawPointer
+    /// Split: used ring. Packed: device event suppression.
+    public var deviceArea: UnsafeMutableRawPointer
+    public var position: RingPosition
+    /// The features that the driver accepted.
+    public var features: Features
+    public var map: MemoryMap
+    /// Guest physical address of the used ring where its writes are logged (VHOST_VRING_F_LOG), else nil.
+    public var usedLogAddress: UInt64?
+
+    public init(
+        size: UInt32, isPacked: Bool, descriptors: UnsafeMutableRawPointer, driverArea: UnsafeMutableRawPointer,
+        deviceArea: UnsafeMutableRawPointer, position: RingPosition, features: Features, map: MemoryMap,
+        usedLogAddress: UInt64? = nil
+    ) {
+        self.size = size
+        self.isPacked = isPacked
+        self.descriptors = descriptors
+        self.driverArea = driverArea
+        self.deviceArea = deviceArea
+        self.position = position
+        self.features = features
+        self.map = map
+        self.usedLogAddress = usedLogAddress
+    }
+}
+
+/// Where a ring stands: what GET_VRING_BASE answers and SET_VRING_BASE sets.
+public struct RingPosition: Sendable, Equatable {
+    /// Next available index (split, free-running) or slot (packed).
+    public var available: UInt16
+    /// Next used index (split, free-running) or slot (packed).
+    public var used: UInt16
+    /// Packed only.
+    public var availableWrap: Bool
+    public var usedWrap: Bool
+
+    public init(available: UInt16 = 0, used: UInt16 = 0, availableWrap: Bool = true, usedWrap: Bool = true) {
+        self.available = available
+        self.used = used
+        self.availableWrap = availableWrap
+        self.usedWrap = usedWrap
+    }
+
+    /// From SET_VRING_BASE. Packed: bits 0–14 available, 15 its wrap counter, 16–30 used, 31 its wrap
+    /// counter; a front-end that sends the low half only (DPDK) means used = available.
+    public init(base: UInt32, isPacked: Bool) {
+        if isPacked {
+            let low = UInt16(truncatingIfNeeded: base)
+            let high = UInt16(truncatingIfNeeded: base >> 16)
+            self.init(available: low & 0x7fff, used: 0, availableWrap: low & 0x8000 != 0)
+            let usedHalf = high == 0 ? low : high
+            used = usedHalf & 0x7fff
+            usedWrap = usedHalf & 0x8000 != 0
+        } else {
+            self.init(available: UInt16(truncatingIfNeeded: base), used: UInt16(truncatingIfNeeded: base))
+        }
+    }
+
+    /// For GET_VRING_BASE.
+    public func base(isPacked: Bool) -> UInt32 {
+        guard isPacked else { return UInt32(available) }
+        let low = UInt32(available) | (availableWrap ? 0x8000 : 0)
+        let high = UInt32(used) | (usedWrap ? 0x8000 : 0)
+        return low | high << 16
+    }
+}
+
+/// Sizes and alignments of the parts of a ring, virtio 1.3 sections 2.7 and 2.8.
+public enum RingLayout {
+    public static let maximumSize: UInt32 = 32768
+
+    /// Whether the size is one that the format allows.
+    public static func isValid(size: UInt32, isPacked: Bool) -> Bool {
+        size >= 2 && size <= maximumSize && (isPacked || size & (size - 1) == 0)
+    }
+    public static func descriptorBytes(_ size: UInt32) -> UInt64 { 16 * UInt64(size) }
+    /// Split: flags, idx, ring, used_event. Packed: one event suppression structure.
+    public static func driverAreaBytes(_ size: UInt32, isPacked: Bool) -> UInt64 { isPacked ? 4 : 6 + 2 * UInt64(size) }
+    /// Split: flags, idx, ring, avail_event. Packed: one event suppression structure.
+    public static func deviceAreaBytes(_ size: UInt32, isPacked: Bool) -> UInt64 { isPacked ? 4 : 6 + 8 * UInt64(size) }
+    public static let descriptorAlignment: UInt64 = 16
+    public static func driverAreaAlignment(isPacked: Bool) -> UInt64 { isPacked ? 4 : 2 }
+    public static func deviceAreaAlignment(isPacked: Bool) -> UInt64 { 4 }
+}
