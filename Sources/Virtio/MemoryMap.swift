@@ -91,7 +91,8 @@ struct Translation {
         if map.isIdentity {
             (base, size, delta) = (0, UInt64.max, 0)
         } else if map.count > 0 {
-            self.init(map.regions.unsafelyUnwrapped[0])
+            let r = map.regions.unsafelyUnwrapped[0]
+            (base, size, delta) = (r.guestAddress, r.size, UInt64(UInt(bitPattern: r.host)) &- r.guestAddress)
         } else {
             (base, size, delta) = (0, 0, 0)
         }
