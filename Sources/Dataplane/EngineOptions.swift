@@ -1,0 +1,110 @@
+import Logging
+
+/// How long a queue is polled after its last work before its thread may sleep.
+public enum BusyloopBudget: Sendable, Equatable {
+    /// Never sleep.
+    case poll
+    /// Sleep as soon as there is no work ("0").
+    case sleep
+    /// Poll this many microseconds after the last work.
+    case microseconds(Int)
+    /// Learned per queue from the arrivals.
+    case auto
+}
+
+/// Where packets go.
+public enum ForwardingMode: Sendable, Equatable {
+    /// Two ports, queue pair to queue pair.
+    case crossconnect
+    /// Any number of ports: MAC learning, flooding of what is unknown.
+    case `switch`
+    /// Back to the port it came from, MAC addresses swapped.
+    case macswap
+    case drop
+    /// The guest's receive rings are filled with packets of `size` bytes (14…9216, without CRC).
+    case generate(size: Int)
+}
+
+/// What stands behind a port.
+public enum PortKind: Sendable, Equatable {
+    /// The device side of vhost-user on a socket; a client connects and reconnects, else a server listens.
+    case vhostUser(path: String, isClient: Bool)
+    /// The driver side, on somebody else's back-end (`VhostNet`). Kernel, vDPA or socket: the path decides.
+    case virtioUser(path: String, isServer: Bool, tap: String?)
+    /// A TAP device of this machine's kernel, through io_uring.
+    case tap(name: String)
+}
+
+/// One port of an engine.
+public struct PortOptions: Sendable, Equatable {
+    public var kind: PortKind
+    /// Queue pairs offered, 1…128.
+    public var queuePairs = 1
+    /// MTU offered to the driver in bytes (68…65535), nil: the feature is not offered.
+    public var mtu: UInt16?
+    /// MAC address offered to the driver (6 bytes), nil: the feature is not offered.
+    public var mac: [UInt8]?
+    /// Nil: the engine's.
+    public var busyloop: BusyloopBudget?
+    /// Driver-side ports: packed rings and IN_ORDER wanted where the back-end has them, and the ring size.
+    public var wantsPacked = true
+    public var wantsInOrder = false
+    public var ringSize = 1024
+
+    public init(_ kind: PortKind) { self.kind = kind }
+
+    /// What errors and tables call the port: its path or its TAP's name.
+    public var name: String {
+        switch kind {
+        case .vhostUser(let path, _), .virtioUser(let path, _, _): return path
+        case .tap(let name): return "tap:" + name
+        }
+    }
+}
+
+public struct EngineOptions: Sendable, Equatable {
+    public var ports: [PortOptions]
+    public var mode: ForwardingMode
+    /// CPUs of the poll threads, one thread each; empty: one thread, on a CPU of the machine's choice.
+    public var cpus: [Int]
+    public var busyloop: BusyloopBudget
+    /// Seconds after which the switch forgets a MAC address that was not heard of.
+    public var macAgeing = 300
+
+    public init(ports: [PortOptions], mode: ForwardingMode, cpus: [Int] = [], busyloop: BusyloopBudget = .auto) {
+        self.ports = ports
+        self.mode = mode
+        self.cpus = cpus
+        self.busyloop = busyloop
+    }
+}
+
+/// Packets and bytes (of frames, without net headers and CRC) since the engine started.
+public struct DirectionCounters: Sendable, Equatable {
+    public var packets: UInt64 = 0
+    public var bytes: UInt64 = 0
+    public init() {}
+}
+
+/// A port's counters at one moment; exact when its threads are at rest, a few packets old otherwise.
+public struct PortSnapshot: Sendable, Equatable {
+    public var name: String
+    public var isConnected: Bool
+    /// Received from the port's driver.
+    public var rx: DirectionCounters
+    /// Delivered to the port's driver.
+    public var tx: DirectionCounters
+    /// Packets that did not get where they should, by cause; causes with a count of zero are left out.
+    public var drops: [(cause: String, count: UInt64)]
+
+    public static func == (a: PortSnapshot, b: PortSnapshot) -> Bool {
+        a.name == b.name && a.isConnected == b.isConnected && a.rx == b.rx && a.tx == b.tx
+            && a.drops.map(\.cause) == b.drops.map(\.cause) && a.drops.map(\.count) == b.drops.map(\.count)
+    }
+}
+
+/// What an engine cannot start with: one line that says what to do.
+public struct EngineError: Error, Sendable, Equatable, CustomStringConvertible {
+    public let description: String
+    public init(_ description: String) { self.description = description }
+}
