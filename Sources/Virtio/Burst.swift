@@ -50,6 +50,21 @@ public struct Packet: BitwiseCopyable {
     }
 }
 
+/// A receive buffer that was chosen for one packet.
+struct ReceiveTarget: BitwiseCopyable {
+    var host: UnsafeMutableRawPointer
+    var id: UInt16
+}
+
+/// A receive chain that a packet is spread over.
+struct ReceiveChain: BitwiseCopyable {
+    var id: UInt16
+    /// Ring slots of the chain (packed).
+    var slots: UInt16
+    /// Bytes.
+    var length: UInt32
+}
+
 /// Room for the packets of one burst and their segments; belongs to one thread and is used again
 /// for each burst.
 public struct Burst: @unchecked Sendable {
@@ -63,6 +78,13 @@ public struct Burst: @unchecked Sendable {
     /// 0, 1, 2 …: the list for "all packets in order".
     public let identity: UnsafeMutablePointer<UInt16>
 
+    /// Scratch of `deliver`: the receive side's segments and chains.
+    let scatter: UnsafeMutablePointer<Segment>
+    let targets: UnsafeMutablePointer<ReceiveTarget>
+    let chains: UnsafeMutablePointer<ReceiveChain>
+    /// Receive buffers that one packet is spread over at most (the kernel's bound too).
+    let chainCapacity = 1024
+
     /// Packets a burst holds at most.
     public static var maximum: Int { 64 }
 
@@ -72,6 +94,9 @@ public struct Burst: @unchecked Sendable {
         packets = .allocate(capacity: capacity)
         segments = .allocate(capacity: segmentCapacity)
         identity = .allocate(capacity: capacity)
+        scatter = .allocate(capacity: segmentCapacity)
+        targets = .allocate(capacity: capacity)
+        chains = .allocate(capacity: chainCapacity)
         for i in 0..<capacity { identity[i] = UInt16(i) }
         count = 0
         segmentCount = 0
@@ -82,5 +107,8 @@ public struct Burst: @unchecked Sendable {
         packets.deallocate()
         segments.deallocate()
         identity.deallocate()
+        scatter.deallocate()
+        targets.deallocate()
+        chains.deallocate()
     }
 }

@@ -1,14 +1,5 @@
 import CPlatform
 
-/// Descriptor flags (2.7.5, 2.8.1).
-enum DescriptorFlag {
-    static var next: UInt16 { 1 }
-    static var write: UInt16 { 2 }
-    static var indirect: UInt16 { 4 }
-    static var available: UInt16 { 0x80 }
-    static var used: UInt16 { 0x8000 }
-}
-
 // The driver side of a split ring, virtio 1.3 section 2.7.
 extension DriverQueue {
     @usableFromInline @inline(never) @_noLocks

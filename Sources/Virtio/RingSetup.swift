@@ -92,3 +92,12 @@ public enum RingLayout {
     public static func driverAreaAlignment(isPacked: Bool) -> UInt64 { isPacked ? 4 : 2 }
     public static func deviceAreaAlignment(isPacked: Bool) -> UInt64 { 4 }
 }
+
+/// Descriptor flags (2.7.5, 2.8.1).
+enum DescriptorFlag {
+    static var next: UInt16 { 1 }
+    static var write: UInt16 { 2 }
+    static var indirect: UInt16 { 4 }
+    static var available: UInt16 { 0x80 }
+    static var used: UInt16 { 0x8000 }
+}

@@ -1,0 +1,272 @@
+import CPlatform
+
+/// Packed rings, virtio 1.3 section 2.8: the device side's bursts.
+extension DeviceQueue {
+    /// A place in a packed ring: slot and wrap counter (2.8.1).
+    struct PackedCursor: BitwiseCopyable {
+        var slot: UInt32
+        var wrap: Bool
+
+        @inline(__always)
+        mutating func advance(_ n: UInt32, _ size: UInt32) {
+            slot &+= n
+            if slot >= size { slot &-= size; wrap = !wrap }
+        }
+
+        /// AVAIL and USED bits of a descriptor that is available here.
+        @inline(__always)
+        var availableBits: UInt16 { wrap ? DescriptorFlag.available : DescriptorFlag.used }
+
+        /// AVAIL and USED bits of a descriptor that the device marks used here.
+        @inline(__always)
+        var usedBits: UInt16 { wrap ? DescriptorFlag.available | DescriptorFlag.used : 0 }
+    }
+
+    @inline(__always)
+    var availableCursor: PackedCursor {
+        get { PackedCursor(slot: UInt32(available), wrap: availableWrap) }
+        set { available = UInt16(truncatingIfNeeded: newValue.slot); availableWrap = newValue.wrap }
+    }
+
+    @inline(__always)
+    var usedCursor: PackedCursor {
+        get { PackedCursor(slot: UInt32(used), wrap: usedWrap) }
+        set { used = UInt16(truncatingIfNeeded: newValue.slot); usedWrap = newValue.wrap }
+    }
+
+    /// AVAIL, USED, NEXT, WRITE and INDIRECT: what one comparison decides the common case by.
+    @inline(__always)
+    static var shapeBits: UInt16 { 0x8087 }
+
+    // MARK: Transmit
+
+    @inline(never) @_noLocks
+    mutating func popTransmitPacked(_ burst: inout Burst, _ limit: Int) -> Int {
+        burst.count = 0
+        burst.segmentCount = 0
+        if defect.kind != .none { return 0 }
+        let packets = burst.packets
+        let n = min(limit, burst.capacity)
+        let headerBytes = headerLength
+        let size = self.size
+        let map = self.map
+        let ring = descriptors
+        var cursor = availableCursor
+        var t = translation
+        var gathered: UInt64 = 0
+        var i = 0
+        while i < n {
+            let d = Descriptor(at: ring + 16 * Int(cursor.slot))
+            if d.fourth & Self.shapeBits == cursor.availableBits && d.length > headerBytes {
+                let host = t.host(d.address, UInt64(d.length), map)
+                if host != 0 {
+                    let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
+                    CPlat_prefetch_read(p)
+                    setSimple(packets + i, p, d.length, d.third)
+                    cursor.advance(1, size)
+                    i &+= 1
+                    continue
+                }
+            }
+            if d.fourth & 0x8080 != cursor.availableBits { break }
+            translation = t
+            if !popPackedSlow(&burst, i, cursor) { break }
+            t = translation
+            gathered |= 1 << UInt64(i)
+            cursor.advance(UInt32(packets[i].slots), size)
+            i &+= 1
+        }
+        translation = t
+        availableCursor = cursor
+        loadHeaders(packets, i, except: gathered)
+        burst.count = i
+        return i
+    }
+
+    @inline(never)
+    mutating func popPackedSlow(_ burst: inout Burst, _ i: Int, _ cursor: PackedCursor) -> Bool {
+        if i > 0 && burst.segmentCount > 2 * burst.capacity { return false }
+        var g = gathering(in: burst)
+        guard let id = gatherPacked(slot: UInt16(truncatingIfNeeded: cursor.slot), wrap: cursor.wrap, &g) else { return false }
+        return finish(g, id: id, into: burst.packets + i, &burst)
+    }
+
+    @inline(never) @_noLocks
+    mutating func completePacked(_ packets: UnsafePointer<Packet>, _ count: Int) {
+        if count <= 0 { return }
+        let size = self.size
+        let first = usedCursor
+        var cursor = first
+        var slots: UInt32 = 0
+        var i = 0
+        if isInOrder {
+            // One descriptor, with the id of the last, stands for the whole batch (2.8.9).
+            while i < count { slots &+= UInt32(packets[i].slots); i &+= 1 }
+            cursor.advance(slots, size)
+            publishUsedPacked(first, packets[count &- 1].id, 0)
+        } else {
+            while i < count {
+                // The first descriptor is written last: until then the driver sees none of them.
+                if i > 0 { storeUsedPacked(cursor, packets[i].id, 0) }
+                slots &+= UInt32(packets[i].slots)
+                cursor.advance(UInt32(packets[i].slots), size)
+                i &+= 1
+            }
+            publishUsedPacked(first, packets[0].id, 0)
+        }
+        usedCursor = cursor
+        slotsSinceCall &+= slots
+    }
+
+    @inline(__always)
+    func usedWord(_ cursor: PackedCursor, _ id: UInt16, _ length: UInt32) -> UInt64 {
+        UInt64(length) | UInt64(id) << 32 | UInt64(cursor.usedBits) << 48
+    }
+
+    @inline(__always)
+    func storeUsedPacked(_ cursor: PackedCursor, _ id: UInt16, _ length: UInt32) {
+        CPlat_store64_relaxed(descriptors + 16 * Int(cursor.slot) + 8, usedWord(cursor, id, length))
+    }
+
+    @inline(__always)
+    func publishUsedPacked(_ cursor: PackedCursor, _ id: UInt16, _ length: UInt32) {
+        // Release: buffers and the batch's later descriptors are visible before its first (2.8.8).
+        CPlat_store64_release(descriptors + 16 * Int(cursor.slot) + 8, usedWord(cursor, id, length))
+    }
+
+    // MARK: Receive
+
+    @inline(never) @_noLocks
+    mutating func deliverPacked(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
+        var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
+        while result.consumed < count {
+            if defect.kind != .none { break }
+            deliverPackedFast(burst, list + result.consumed, count &- result.consumed, &result)
+            if result.consumed == count || !hasWork { break }
+            if !deliverPackedSlow(burst, burst.packets + Int(list[result.consumed]), &result) { break }
+        }
+        return result
+    }
+
+    /// The prefix of packets that each fit a receive buffer of one descriptor.
+    @inline(__always)
+    mutating func deliverPackedFast(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ result: inout Delivery) {
+        let packets = burst.packets
+        let headerBytes = headerLength
+        let size = self.size
+        let map = self.map
+        let targets = burst.targets
+        let limit = min(count, burst.capacity)
+        var cursor = availableCursor
+        var t = translation
+        var n = 0
+        while n < limit {
+            let d = Descriptor(at: descriptors + 16 * Int(cursor.slot))
+            let length = packets[Int(list[n])].length
+            if d.fourth & Self.shapeBits != cursor.availableBits | DescriptorFlag.write { break }
+            // 64-bit sum: a frame length near 2^32 must not wrap.
+            if UInt64(d.length) < UInt64(length) &+ UInt64(headerBytes) { break }
+            let host = t.host(d.address, UInt64(d.length), map)
+            if host == 0 { break }
+            let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
+            targets[n] = ReceiveTarget(host: p, id: d.third)
+            prefetchTarget(p, length)
+            cursor.advance(1, size)
+            n &+= 1
+        }
+        translation = t
+        if n == 0 { return }
+        availableCursor = cursor
+        let first = usedCursor
+        var place = first
+        var bytes: UInt64 = 0
+        var i = 0
+        while i < n {
+            let packet = packets + Int(list[i])
+            let target = targets[i]
+            storeHeader(packet.pointee.header, buffers: 1, to: target.host, length: headerBytes)
+            copyFrame(packet, to: target.host + Int(headerBytes))
+            let length = packet.pointee.length
+            if i > 0 { storeUsedPacked(place, target.id, length &+ headerBytes) }
+            place.advance(1, size)
+            bytes &+= UInt64(length)
+            i &+= 1
+        }
+        publishUsedPacked(first, targets[0].id, packets[Int(list[0])].length &+ headerBytes)
+        usedCursor = place
+        slotsSinceCall &+= UInt32(truncatingIfNeeded: n)
+        result.consumed &+= n
+        result.delivered &+= n
+        result.bytes &+= bytes
+    }
+
+    /// One packet over any chains. False when the queue has too few buffers, or a defect.
+    @inline(never)
+    mutating func deliverPackedSlow(_ burst: Burst, _ packet: UnsafeMutablePointer<Packet>, _ result: inout Delivery) -> Bool {
+        let need = UInt64(packet.pointee.length) &+ UInt64(headerLength)
+        var g = Gathering(segments: burst.scatter, capacity: burst.segmentCapacity, headerLength: 0, wantsWritable: true)
+        let mostChains = isMergeable ? burst.chainCapacity : 1
+        var cursor = availableCursor
+        var chains = 0
+        var slots: UInt32 = 0
+        while g.bytes < need {
+            // Bounded work (CVE-2019-3900): buffers that are too small cost this packet, not the thread.
+            if chains == mostChains || slots >= size { result.consumed &+= 1; return true }
+            let flags = CPlat_load16_acquire(descriptors + 16 * Int(cursor.slot) + 14)
+            if flags & 0x8080 != cursor.availableBits { return false }
+            let before = g.bytes
+            g.descriptors = 0
+            guard let id = gatherPacked(slot: UInt16(truncatingIfNeeded: cursor.slot), wrap: cursor.wrap, &g) else { return false }
+            burst.chains[chains] = ReceiveChain(
+                id: id, slots: UInt16(truncatingIfNeeded: g.descriptors),
+                length: UInt32(truncatingIfNeeded: min(g.bytes &- before, UInt64(UInt32.max))))
+            slots &+= g.descriptors
+            cursor.advance(g.descriptors, size)
+            chains &+= 1
+        }
+        writeScattered(packet, g, buffers: UInt16(truncatingIfNeeded: chains))
+        useChains(burst, chains, need)
+        availableCursor = cursor
+        result.consumed &+= 1
+        result.delivered &+= 1
+        result.bytes &+= UInt64(packet.pointee.length)
+        return true
+    }
+
+    /// Marks the chains of one packet used; the first becomes visible last.
+    mutating func useChains(_ burst: Burst, _ chains: Int, _ need: UInt64) {
+        let first = usedCursor
+        var place = first
+        var left = need
+        var firstLength: UInt32 = 0
+        var i = 0
+        while i < chains {
+            let chain = burst.chains[i]
+            let length = UInt32(truncatingIfNeeded: min(UInt64(chain.length), left))
+            left &-= UInt64(length)
+            if i == 0 { firstLength = length } else { storeUsedPacked(place, chain.id, length) }
+            place.advance(UInt32(chain.slots), size)
+            slotsSinceCall &+= UInt32(chain.slots)
+            i &+= 1
+        }
+        publishUsedPacked(first, burst.chains[0].id, firstLength)
+        usedCursor = place
+    }
+
+    // MARK: Notification
+
+    @inline(__always)
+    mutating func needsCallPacked() -> Bool {
+        let since = UInt16(truncatingIfNeeded: slotsSinceCall)
+        slotsSinceCall = 0
+        if since == 0 { return false }
+        // Offset, wrap counter and flags in one read: they belong together (2.8.10).
+        let wish = CPlat_load32_relaxed(driverArea)
+        let flags = wish >> 16 & 3
+        if flags == 1 { return false }
+        if flags != 2 || !hasEventIdx { return true }
+        var event = UInt16(truncatingIfNeeded: wish) & 0x7fff
+        if (wish & 0x8000 != 0) != usedWrap { event = event &- UInt16(truncatingIfNeeded: size) }
+        return used &- event &- 1 < since
+    }
+}

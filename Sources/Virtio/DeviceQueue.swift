@@ -1,0 +1,186 @@
+import CPlatform
+
+/// What became of the packets handed to `deliver`.
+public struct Delivery: BitwiseCopyable {
+    /// Entries of the list that were dealt with, delivered or not; the rest found no receive buffers.
+    public var consumed: Int
+    public var delivered: Int
+    /// Bytes of the delivered frames, without net headers.
+    public var bytes: UInt64
+}
+
+/// The device side of one virtqueue, split or packed: a plain value that belongs to one thread.
+///
+/// Nothing here calls the system, allocates or locks. Everything read from the ring is read once
+/// into a local and checked; on a defect the queue stops (`defect` says why), and every later call
+/// does nothing.
+public struct DeviceQueue: @unchecked Sendable {
+    let descriptors: UnsafeMutableRawPointer
+    let driverArea: UnsafeMutableRawPointer
+    let deviceArea: UnsafeMutableRawPointer
+    public let size: UInt32
+    public let isPacked: Bool
+    public let features: Features
+    let headerLength: UInt32
+    let hasEventIdx: Bool
+    let hasIndirect: Bool
+    let isMergeable: Bool
+    let isInOrder: Bool
+
+    public private(set) var map: MemoryMap
+    var translation: Translation
+    let usedLogAddress: UInt64?
+
+    /// Next available index (split, free-running) or slot (packed).
+    var available: UInt16
+    var availableWrap: Bool
+    var used: UInt16
+    var usedWrap: Bool
+    /// Split: where `used` stood when the last notification decision was made.
+    var usedAtCall: UInt16
+    /// Packed: slots used since then.
+    var slotsSinceCall: UInt32
+    /// Split: whether the driver was told not to kick (used.flags); packed: what the device area says.
+    var kicksSuppressed: Bool
+
+    /// Why the queue stopped; `.none` while it works.
+    public internal(set) var defect: RingDefect
+
+    public init(_ setup: RingSetup) {
+        descriptors = setup.descriptors
+        driverArea = setup.driverArea
+        deviceArea = setup.deviceArea
+        size = setup.size
+        isPacked = setup.isPacked
+        features = setup.features
+        headerLength = UInt32(setup.features.netHeaderLength)
+        hasEventIdx = setup.features.contains(.eventIdx)
+        hasIndirect = setup.features.contains(.indirectDesc)
+        isMergeable = setup.features.contains(.mrgRxbuf)
+        isInOrder = setup.features.contains(.inOrder)
+        map = setup.map
+        translation = Translation(setup.map)
+        usedLogAddress = setup.usedLogAddress
+        available = setup.position.available
+        availableWrap = setup.position.availableWrap
+        used = setup.position.used
+        usedWrap = setup.position.usedWrap
+        usedAtCall = setup.position.used
+        slotsSinceCall = 0
+        kicksSuppressed = false
+        defect = .none
+    }
+
+    /// Where the ring stands; valid when every popped chain was completed.
+    public var position: RingPosition {
+        RingPosition(available: available, used: used, availableWrap: availableWrap, usedWrap: usedWrap)
+    }
+
+    /// Uses another map from now on (slots were added).
+    public mutating func use(_ map: MemoryMap) {
+        self.map = map
+        translation = Translation(map)
+    }
+
+    /// Stops the queue for a reason found outside the ring core.
+    public mutating func stop(_ reason: RingDefect) {
+        if defect.kind == .none { defect = reason }
+    }
+
+    @inline(never)
+    mutating func fail(_ kind: RingDefect.Kind, _ index: UInt32, _ value: UInt64, _ length: UInt32 = 0) {
+        if defect.kind == .none { defect = RingDefect(kind, index: index, value: value, length: length) }
+    }
+
+    // MARK: Both formats
+
+    /// Fills `burst` with up to `limit` packets of the driver's transmit chains, leaving the newest
+    /// `leave` chains for later where the format can tell (split). Returns their number.
+    @_noLocks
+    public mutating func popTransmit(_ burst: inout Burst, limit: Int, leave: Int = 0) -> Int {
+        isPacked ? popTransmitPacked(&burst, limit) : popTransmitSplit(&burst, limit, leave)
+    }
+
+    /// Hands `count` popped chains back to the driver, in the order they were popped, and publishes.
+    @_noLocks
+    public mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int) {
+        if isPacked { completePacked(packets, count) } else { completeSplit(packets, count) }
+    }
+
+    /// Copies the listed packets of `burst` into the driver's receive buffers and publishes them once.
+    /// A packet that does not fit the buffers (without MRG_RXBUF) is consumed, but not delivered.
+    @_noLocks
+    public mutating func deliver(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
+        isPacked ? deliverPacked(burst, list, count) : deliverSplit(burst, list, count)
+    }
+
+    /// Whether the driver wants a call for what was published since the last question. Ask once a burst.
+    @_noLocks
+    public mutating func needsCall() -> Bool {
+        // The used entries must be visible before the driver's wish is read: store-load order (2.7.10, 2.8.10).
+        CPlat_fence_full()
+        return isPacked ? needsCallPacked() : needsCallSplit()
+    }
+
+    /// Asks the driver to kick, then looks again: true if there is work already, so that no kick is lost.
+    @_noLocks
+    public mutating func armKicks() -> Bool {
+        kicksSuppressed = false
+        if isPacked {
+            let wrap: UInt32 = availableWrap ? 0x8000 : 0
+            let event = hasEventIdx ? (2 << 16) | wrap | UInt32(available) : 0
+            CPlat_store32_relaxed(deviceArea, event)
+        } else if hasEventIdx {
+            CPlat_store16_relaxed(deviceArea + 4 + 8 * Int(size), available)
+        } else {
+            CPlat_store16_relaxed(deviceArea, 0)
+        }
+        // The wish must be visible before the ring is read again: store-load order (2.7.7.2, 2.8.10).
+        CPlat_fence_full()
+        return hasWork
+    }
+
+    /// Asks the driver not to kick; a hint (2.7.7, 2.8.10).
+    @_noLocks
+    public mutating func suppressKicks() {
+        if kicksSuppressed { return }
+        kicksSuppressed = true
+        if isPacked {
+            CPlat_store32_relaxed(deviceArea, 1 << 16)
+        } else if !hasEventIdx {
+            CPlat_store16_relaxed(deviceArea, 1)
+        }
+        // Split with EVENT_IDX: an avail_event that stays behind is enough.
+    }
+
+    /// Whether the driver has made something available that was not popped yet.
+    public var hasWork: Bool {
+        if defect.kind != .none { return false }
+        if isPacked { return isAvailable(CPlat_load16_acquire(descriptors + 16 * Int(available) + 14), availableWrap) }
+        return CPlat_load16_acquire(driverArea + 2) != available
+    }
+
+    @inline(__always)
+    func isAvailable(_ flags: UInt16, _ wrap: Bool) -> Bool {
+        let bits = flags & (DescriptorFlag.available | DescriptorFlag.used)
+        return bits == (wrap ? DescriptorFlag.available : DescriptorFlag.used)
+    }
+}
+
+/// One descriptor, read once.
+struct Descriptor {
+    var address: UInt64
+    var length: UInt32
+    /// Split: flags, next. Packed: id, flags.
+    var third: UInt16
+    var fourth: UInt16
+
+    @inline(__always)
+    init(at p: UnsafeRawPointer) {
+        let second = CPlat_load64_acquire(p + 8)
+        address = CPlat_load64_relaxed(p)
+        length = UInt32(truncatingIfNeeded: second)
+        third = UInt16(truncatingIfNeeded: second >> 32)
+        fourth = UInt16(truncatingIfNeeded: second >> 48)
+    }
+}

@@ -1,0 +1,296 @@
+import CPlatform
+
+/// Split rings, virtio 1.3 section 2.7: the device side's bursts.
+extension DeviceQueue {
+    /// Chains that wait, after checking that the index is not further ahead than the queue is long.
+    @inline(__always)
+    mutating func waitingSplit() -> UInt32 {
+        if defect.kind != .none { return 0 }
+        // Acquire: the ring entries and descriptors were written before the index (2.7.13.3).
+        let n = UInt32(CPlat_load16_acquire(driverArea + 2) &- available)
+        if n > size {
+            fail(.availableIndexJump, UInt32(available), UInt64(available) &+ UInt64(n))
+            return 0
+        }
+        return n
+    }
+
+    @inline(never) @_noLocks
+    mutating func popTransmitSplit(_ burst: inout Burst, _ limit: Int, _ leave: Int) -> Int {
+        burst.count = 0
+        burst.segmentCount = 0
+        let waiting = Int(waitingSplit())
+        let n = min(waiting &- leave, min(limit, burst.capacity))
+        if n <= 0 { return 0 }
+        let packets = burst.packets
+        let mask = UInt16(truncatingIfNeeded: size &- 1)
+        let ring = driverArea + 4
+        let table = descriptors
+        let first = available
+        let size16 = size
+        // Pass 1: heads; ask for the descriptors.
+        var i = 0
+        while i < n {
+            let slot = Int((first &+ UInt16(truncatingIfNeeded: i)) & mask)
+            let head = CPlat_load16_relaxed(ring + 2 * slot)
+            if UInt32(head) >= size16 { fail(.descriptorIndex, UInt32(slot), UInt64(head)); break }
+            packets[i].id = head
+            CPlat_prefetch_read(table + 16 * Int(head))
+            i &+= 1
+        }
+        return popSplitChains(&burst, i)
+    }
+
+    /// Pass 2 reads and checks descriptors and asks for the data; pass 3 reads the headers.
+    @inline(__always)
+    mutating func popSplitChains(_ burst: inout Burst, _ n: Int) -> Int {
+        let packets = burst.packets
+        let table = descriptors
+        let headerBytes = headerLength
+        let map = self.map
+        var t = translation
+        var gathered: UInt64 = 0
+        var i = 0
+        while i < n {
+            let head = packets[i].id
+            let d = Descriptor(at: table + 16 * Int(head))
+            if d.third == 0 && d.length > headerBytes {
+                let host = t.host(d.address, UInt64(d.length), map)
+                if host != 0 {
+                    let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
+                    CPlat_prefetch_read(p)
+                    setSimple(packets + i, p, d.length, head)
+                    i &+= 1
+                    continue
+                }
+            }
+            translation = t
+            if !popSplitSlow(&burst, i, head) { break }
+            t = translation
+            gathered |= 1 << UInt64(i)
+            i &+= 1
+        }
+        translation = t
+        loadHeaders(packets, i, except: gathered)
+        available = available &+ UInt16(truncatingIfNeeded: i)
+        burst.count = i
+        return i
+    }
+
+    @inline(never)
+    mutating func popSplitSlow(_ burst: inout Burst, _ i: Int, _ head: UInt16) -> Bool {
+        // A burst whose segments are nearly used up ends here; the chain opens the next one.
+        if i > 0 && burst.segmentCount > 2 * burst.capacity { return false }
+        var g = gathering(in: burst)
+        if !gatherSplit(head: head, &g) { return false }
+        return finish(g, id: head, into: burst.packets + i, &burst)
+    }
+
+    /// A packet of one buffer; its header is read in the next pass.
+    @inline(__always)
+    func setSimple(_ packet: UnsafeMutablePointer<Packet>, _ p: UnsafeMutableRawPointer, _ length: UInt32, _ id: UInt16) {
+        packet.pointee.data = p + Int(headerLength)
+        packet.pointee.length = length &- headerLength
+        packet.pointee.dataLength = length &- headerLength
+        packet.pointee.headLength = 0
+        packet.pointee.id = id
+        packet.pointee.more = nil
+        packet.pointee.moreCount = 0
+        packet.pointee.slots = 1
+    }
+
+    @inline(__always)
+    func loadHeaders(_ packets: UnsafeMutablePointer<Packet>, _ n: Int, except gathered: UInt64) {
+        let back = Int(headerLength)
+        var i = 0
+        while i < n {
+            if gathered & (1 << UInt64(i)) == 0 { packets[i].header = loadHeader(packets[i].data - back) }
+            i &+= 1
+        }
+    }
+
+    @inline(never) @_noLocks
+    mutating func completeSplit(_ packets: UnsafePointer<Packet>, _ count: Int) {
+        if count <= 0 { return }
+        let ring = deviceArea + 4
+        let mask = UInt16(truncatingIfNeeded: size &- 1)
+        let first = used
+        if isInOrder {
+            // One entry, with the id of the last, stands for the whole batch (2.7.9).
+            storeUsed(ring, first & mask, packets[count &- 1].id, 0)
+        } else {
+            var i = 0
+            while i < count {
+                storeUsed(ring, (first &+ UInt16(truncatingIfNeeded: i)) & mask, packets[i].id, 0)
+                i &+= 1
+            }
+        }
+        publishUsedSplit(first &+ UInt16(truncatingIfNeeded: count))
+    }
+
+    @inline(__always)
+    func storeUsed(_ ring: UnsafeMutableRawPointer, _ slot: UInt16, _ id: UInt16, _ length: UInt32) {
+        CPlat_store64_relaxed(ring + 8 * Int(slot), UInt64(id) | UInt64(length) << 32)
+    }
+
+    @inline(__always)
+    mutating func publishUsedSplit(_ index: UInt16) {
+        used = index
+        // Release: entries and buffers are visible before the index (2.7.8.2).
+        CPlat_store16_release(deviceArea + 2, index)
+    }
+
+    @inline(__always)
+    mutating func needsCallSplit() -> Bool {
+        let old = usedAtCall
+        let new = used
+        usedAtCall = new
+        if hasEventIdx {
+            let event = CPlat_load16_relaxed(driverArea + 4 + 2 * Int(size))
+            // 2.7.7.2: crossed since the last decision?
+            return new &- event &- 1 < new &- old
+        }
+        return new != old && CPlat_load16_relaxed(driverArea) & 1 == 0
+    }
+
+    // MARK: Receive
+
+    @inline(never) @_noLocks
+    mutating func deliverSplit(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
+        var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
+        var waiting = Int(waitingSplit())
+        while result.consumed < count && waiting > 0 {
+            let n = deliverSplitFast(burst, list + result.consumed, min(count &- result.consumed, waiting), &result)
+            waiting &-= n
+            if result.consumed == count || waiting == 0 { break }
+            let chains = deliverSplitSlow(burst, burst.packets + Int(list[result.consumed]), waiting, &result)
+            if chains < 0 { break }
+            waiting &-= chains
+        }
+        if result.delivered > 0 { publishUsedSplit(used) }
+        return result
+    }
+
+    /// The prefix of packets that each fit the first buffer of their chain. Returns their number.
+    @inline(__always)
+    mutating func deliverSplitFast(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ result: inout Delivery) -> Int {
+        let packets = burst.packets
+        let mask = UInt16(truncatingIfNeeded: size &- 1)
+        let ring = driverArea + 4
+        let table = descriptors
+        let first = available
+        let headerBytes = headerLength
+        let map = self.map
+        let targets = burst.targets
+        let limit = min(count, burst.capacity)
+        var t = translation
+        var i = 0
+        while i < limit {
+            let head = CPlat_load16_relaxed(ring + 2 * Int((first &+ UInt16(truncatingIfNeeded: i)) & mask))
+            targets[i].id = head
+            if UInt32(head) < size { CPlat_prefetch_read(table + 16 * Int(head)) }
+            i &+= 1
+        }
+        var n = 0
+        while n < limit {
+            let head = targets[n].id
+            if UInt32(head) >= size { break }
+            let d = Descriptor(at: table + 16 * Int(head))
+            let length = packets[Int(list[n])].length
+            // 64-bit sum: a frame length near 2^32 must not wrap.
+            if d.third != DescriptorFlag.write || UInt64(d.length) < UInt64(length) &+ UInt64(headerBytes) { break }
+            let host = t.host(d.address, UInt64(d.length), map)
+            if host == 0 { break }
+            let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
+            targets[n].host = p
+            prefetchTarget(p, length)
+            n &+= 1
+        }
+        translation = t
+        let usedRing = deviceArea + 4
+        let firstUsed = used
+        var bytes: UInt64 = 0
+        i = 0
+        while i < n {
+            let packet = packets + Int(list[i])
+            let target = targets[i]
+            storeHeader(packet.pointee.header, buffers: 1, to: target.host, length: headerBytes)
+            copyFrame(packet, to: target.host + Int(headerBytes))
+            let length = packet.pointee.length
+            storeUsed(usedRing, (firstUsed &+ UInt16(truncatingIfNeeded: i)) & mask, target.id, length &+ headerBytes)
+            bytes &+= UInt64(length)
+            i &+= 1
+        }
+        available = first &+ UInt16(truncatingIfNeeded: n)
+        used = firstUsed &+ UInt16(truncatingIfNeeded: n)
+        result.consumed &+= n
+        result.delivered &+= n
+        result.bytes &+= bytes
+        return n
+    }
+
+    /// The lines that the copy will write first; a frame's later lines stream.
+    @inline(__always)
+    func prefetchTarget(_ p: UnsafeMutableRawPointer, _ length: UInt32) {
+        CPlat_prefetch_write(p)
+        if length > 52 { CPlat_prefetch_write(p + 64) }
+    }
+
+    /// One packet over any chains. Returns the chains used, 0 if the packet was dropped, -1 if the
+    /// queue has too few buffers or a defect.
+    @inline(never)
+    mutating func deliverSplitSlow(
+        _ burst: Burst, _ packet: UnsafeMutablePointer<Packet>, _ waiting: Int, _ result: inout Delivery
+    ) -> Int {
+        let mask = UInt16(truncatingIfNeeded: size &- 1)
+        let need = UInt64(packet.pointee.length) &+ UInt64(headerLength)
+        var g = Gathering(segments: burst.scatter, capacity: burst.segmentCapacity, headerLength: 0, wantsWritable: true)
+        let mostChains = isMergeable ? min(waiting, burst.chainCapacity) : 1
+        var chains = 0
+        while g.bytes < need {
+            if chains == mostChains {
+                // Bounded work (CVE-2019-3900): buffers that are too small cost this packet, not the thread.
+                if chains < waiting || !isMergeable || waiting == Int(size) { result.consumed &+= 1; return 0 }
+                return -1
+            }
+            let slot = (available &+ UInt16(truncatingIfNeeded: chains)) & mask
+            let head = CPlat_load16_relaxed(driverArea + 4 + 2 * Int(slot))
+            if UInt32(head) >= size { fail(.descriptorIndex, UInt32(slot), UInt64(head)); return -1 }
+            let before = g.bytes
+            g.descriptors = 0
+            if !gatherSplit(head: head, &g) { return -1 }
+            burst.chains[chains] = ReceiveChain(id: head, slots: 1, length: UInt32(truncatingIfNeeded: min(g.bytes &- before, UInt64(UInt32.max))))
+            chains &+= 1
+        }
+        writeScattered(packet, g, buffers: UInt16(truncatingIfNeeded: chains))
+        var left = need
+        let usedRing = deviceArea + 4
+        var i = 0
+        while i < chains {
+            let chain = burst.chains[i]
+            let length = min(UInt64(chain.length), left)
+            left &-= length
+            storeUsed(usedRing, (used &+ UInt16(truncatingIfNeeded: i)) & mask, chain.id, UInt32(truncatingIfNeeded: length))
+            i &+= 1
+        }
+        available = available &+ UInt16(truncatingIfNeeded: chains)
+        used = used &+ UInt16(truncatingIfNeeded: chains)
+        result.consumed &+= 1
+        result.delivered &+= 1
+        result.bytes &+= UInt64(packet.pointee.length)
+        return chains
+    }
+
+    /// Header and frame over gathered receive segments.
+    mutating func writeScattered(_ packet: UnsafeMutablePointer<Packet>, _ g: Gathering, buffers: UInt16) {
+        var scatter = Scatter(g.segments)
+        var raw: (UInt64, UInt64) = (0, 0)
+        let length = headerLength
+        withUnsafeMutableBytes(of: &raw) {
+            let p = $0.baseAddress.unsafelyUnwrapped
+            storeHeader(packet.pointee.header, buffers: buffers, to: p, length: length)
+            scatter.write(p, length)
+        }
+        scatter.write(packet)
+    }
+}
