@@ -35,6 +35,11 @@ public struct Packet: BitwiseCopyable {
     public var verdict: UInt32
     public var head: (UInt64, UInt64, UInt64)
 
+    /// Shortest and longest frame that is forwarded: an Ethernet header; 64 KiB of segmentation
+    /// offload with its headers.
+    @inlinable public static var minimumLength: UInt32 { 14 }
+    @inlinable public static var maximumLength: UInt32 { 65536 + 64 }
+
     @inlinable public init(data: UnsafeMutableRawPointer, length: UInt32) {
         header = NetHeader()
         self.length = length
@@ -75,6 +80,10 @@ public struct Burst: @unchecked Sendable {
     /// At least one whole chain of the largest ring (32768) fits.
     public let segmentCapacity: Int
     public var segmentCount: Int
+    /// Bytes of the frames.
+    public var bytes: UInt64 = 0
+    /// Some packet has offload fields, or a length outside `Packet.lengths`.
+    public var needsScreening = false
     /// 0, 1, 2 …: the list for "all packets in order".
     public let identity: UnsafeMutablePointer<UInt16>
 

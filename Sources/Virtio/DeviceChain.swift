@@ -10,6 +10,9 @@ struct Gathering {
     var headerLeft: Int
     var header = NetHeader()
     var wantsWritable: Bool
+    /// Control queue: readable buffers, then writable ones, of which the first byte is kept.
+    var takesAnswer = false
+    var answer: UnsafeMutableRawPointer?
     var descriptors: UInt32 = 0
 
     @inline(__always)
@@ -49,8 +52,9 @@ extension DeviceQueue {
     /// Checks one buffer and adds it. A buffer that lies over several regions is cut at their borders.
     mutating func gatherBuffer(_ d: Descriptor, flags: UInt16, index: UInt32, _ g: inout Gathering) -> Bool {
         if flags & DescriptorFlag.write != 0 {
+            if g.takesAnswer { return gatherAnswer(d, index, &g) }
             if !g.wantsWritable { fail(.writableInTransmit, index, d.address, d.length); return false }
-        } else if g.wantsWritable {
+        } else if g.wantsWritable || g.answer != nil {
             fail(.readableInReceive, index, d.address, d.length)
             return false
         }
@@ -72,6 +76,14 @@ extension DeviceQueue {
             address = address &+ piece
             left &-= piece
         }
+        return true
+    }
+
+    mutating func gatherAnswer(_ d: Descriptor, _ index: UInt32, _ g: inout Gathering) -> Bool {
+        if g.answer != nil || d.length == 0 { return true }
+        let host = translation.host(d.address, 1, map)
+        if host == 0 { fail(.address, index, d.address, d.length); return false }
+        g.answer = UnsafeMutableRawPointer(bitPattern: UInt(host))
         return true
     }
 

@@ -78,8 +78,7 @@ extension DeviceQueue {
         }
         translation = t
         availableCursor = cursor
-        loadHeaders(packets, i, except: gathered)
-        burst.count = i
+        loadHeaders(&burst, i, except: gathered)
         return i
     }
 

@@ -101,6 +101,22 @@ public struct DeviceQueue: @unchecked Sendable {
         isPacked ? popTransmitPacked(&burst, limit) : popTransmitSplit(&burst, limit, leave)
     }
 
+    /// Takes the last `count` popped chains back into the ring, as if they had not been popped: the
+    /// next pop reads and checks them anew. Nothing after them may have been completed.
+    @_noLocks
+    public mutating func unpop(_ packets: UnsafePointer<Packet>, _ count: Int) {
+        if !isPacked {
+            available = available &- UInt16(truncatingIfNeeded: count)
+            return
+        }
+        var slots: UInt32 = 0
+        var i = 0
+        while i < count { slots &+= UInt32(packets[i].slots); i &+= 1 }
+        var cursor = availableCursor
+        if slots > cursor.slot { cursor = PackedCursor(slot: cursor.slot &+ size &- slots, wrap: !cursor.wrap) } else { cursor.slot &-= slots }
+        availableCursor = cursor
+    }
+
     /// Hands `count` popped chains back to the driver, in the order they were popped, and publishes.
     @_noLocks
     public mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int) {

@@ -71,9 +71,8 @@ extension DeviceQueue {
             i &+= 1
         }
         translation = t
-        loadHeaders(packets, i, except: gathered)
+        loadHeaders(&burst, i, except: gathered)
         available = available &+ UInt16(truncatingIfNeeded: i)
-        burst.count = i
         return i
     }
 
@@ -99,14 +98,27 @@ extension DeviceQueue {
         packet.pointee.slots = 1
     }
 
+    /// Pass 3: reads the headers of simple packets, and tells what the burst holds.
     @inline(__always)
-    func loadHeaders(_ packets: UnsafeMutablePointer<Packet>, _ n: Int, except gathered: UInt64) {
+    func loadHeaders(_ burst: inout Burst, _ n: Int, except gathered: UInt64) {
+        let packets = burst.packets
         let back = Int(headerLength)
+        let span = Packet.maximumLength &- Packet.minimumLength
+        var bytes: UInt64 = 0
+        var offloads: UInt8 = 0
+        var odd = false
         var i = 0
         while i < n {
             if gathered & (1 << UInt64(i)) == 0 { packets[i].header = loadHeader(packets[i].data - back) }
+            offloads |= packets[i].header.flags | packets[i].header.gsoType
+            let length = packets[i].length
+            odd = odd || length &- Packet.minimumLength > span
+            bytes &+= UInt64(length)
             i &+= 1
         }
+        burst.bytes = bytes
+        burst.needsScreening = odd || offloads != 0
+        burst.count = n
     }
 
     @inline(never) @_noLocks
