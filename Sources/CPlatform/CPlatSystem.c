@@ -8,7 +8,9 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
+#include <linux/fs.h>
 #include <linux/memfd.h>
 #include <linux/mempolicy.h>
 
@@ -57,4 +59,18 @@ int CPlat_node_of_page(void *p) {
     int node = -1;
     if (syscall(SYS_get_mempolicy, &node, NULL, 0, p, MPOL_F_NODE | MPOL_F_ADDR) != 0) return -1;
     return node;
+}
+
+uint64_t CPlat_monotonic_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+_Static_assert(CPlat_RWF_NOWAIT == RWF_NOWAIT, "CPlat_RWF_NOWAIT");
+
+int CPlat_set_nonblocking(int fd) {
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0) return -1;
+    return flags & O_NONBLOCK ? 0 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }

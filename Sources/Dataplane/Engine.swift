@@ -1,23 +1,141 @@
+import CPlatform
+import Glibc
 import Logging
+import Virtio
 
 /// A running dataplane: ports, poll threads and forwarding.
+///
+/// Its methods may be called from any one thread at a time; none of them is for a poll thread.
 public final class Engine: @unchecked Sendable {
     public let options: EngineOptions
     let logger: Logger
+    private let makeFunction: ((Int) -> any PacketFunctionStarter)?
+    private var core: EngineCore?
+    private var ports: [Port] = []
 
     /// Checks the options; nothing is opened yet.
     public init(_ options: EngineOptions, logger: Logger) throws(EngineError) {
         self.options = options
         self.logger = logger
+        makeFunction = nil
+        try Engine.check(options)
+    }
+
+    /// The same with an embedder's packet function in place of `options.mode`: `function` makes one
+    /// value for each poll thread, by its number.
+    public init<F: PacketFunction>(
+        _ options: EngineOptions, logger: Logger, function: @escaping (Int) -> F
+    ) throws(EngineError) {
+        var options = options
+        options.mode = .drop
+        self.options = options
+        self.logger = logger
+        makeFunction = { EmbeddedStarter(function: function($0)) }
+        try Engine.check(options)
+    }
+
+    private static func check(_ options: EngineOptions) throws(EngineError) {
+        if options.ports.isEmpty { throw EngineError("no ports; give --port at least once") }
+        if options.mode == .crossconnect && options.ports.count != 2 {
+            throw EngineError("crossconnect takes two ports, not \(options.ports.count); use --mode switch for more")
+        }
+        var names = Set<String>()
+        for port in options.ports {
+            if !names.insert(port.name).inserted { throw EngineError("\(port.name): given twice; each port needs a path of its own") }
+            if !(1...PairTable.pairsPerPort).contains(port.queuePairs) {
+                throw EngineError("\(port.name): queues=\(port.queuePairs); 1 to \(PairTable.pairsPerPort) queue pairs are possible")
+            }
+            if let mac = port.mac, mac.count != 6 || mac[0] & 1 != 0 {
+                throw EngineError("\(port.name): mac= takes a unicast address such as 02:00:00:00:00:01")
+            }
+            if let mtu = port.mtu, mtu < 68 { throw EngineError("\(port.name): mtu=\(mtu); at least 68 bytes") }
+        }
+        if case .generate(let size) = options.mode, !(14...9216).contains(size) {
+            throw EngineError("generate: size \(size); 14 to 9216 bytes")
+        }
+        if options.cpus.count > 64 { throw EngineError("\(options.cpus.count) CPUs; at most 64 poll threads") }
+        if Set(options.cpus).count != options.cpus.count { throw EngineError("a CPU is given twice; one poll thread runs on each") }
+        for cpu in options.cpus where !CPlat_cpu_allowed(Int32(clamping: cpu)) {
+            throw EngineError("CPU \(cpu) is not one this process may run on; see `taskset -p $$`")
+        }
     }
 
     /// Opens the ports and starts the threads; returns when every socket listens.
     public func start() throws(EngineError) {
-        throw EngineError("the engine's threads come with the next commit")
+        if core != nil { throw EngineError("the engine runs already") }
+        let core = try EngineCore(options, cpus: options.cpus.isEmpty ? [-1] : options.cpus)
+        self.core = core
+        for thread in core.threads { startThread(thread, core) }
+        do throws(EngineError) {
+            for (i, port) in options.ports.enumerated() {
+                ports.append(try Port(index: i, options: port, core: core, logger: logger))
+            }
+            for port in ports { try port.start() }
+        } catch {
+            stop()
+            throw error
+        }
+    }
+
+    private func startThread(_ thread: PollThread, _ core: EngineCore) {
+        if let makeFunction { return makeFunction(thread.index).start(thread) }
+        switch options.mode {
+        case .drop: thread.start(DropFunction())
+        case .crossconnect: thread.start(CrossconnectFunction())
+        case .macswap: thread.start(MACSwapFunction())
+        case .switch: thread.start(SwitchFunction(table: core.addresses!))
+        case .generate(let size):
+            thread.state.pointee.template = Frames.template(size: size)
+            thread.start(DropFunction())
+        }
     }
 
     /// Stops threads, closes connections, removes sockets. Safe to call twice.
-    public func stop() {}
+    public func stop() {
+        guard let core else { return }
+        lastCounters = snapshot()
+        for port in ports { port.stop() }
+        for thread in core.threads { thread.stop() }
+        for port in ports { port.deallocate() }
+        core.table.pairs.deallocate()
+        ports = []
+        self.core = nil
+    }
 
-    public func snapshot() -> [PortSnapshot] { [] }
+    /// Counters as the last `stop` found them.
+    private var lastCounters: [PortSnapshot] = []
+
+    /// Counters of all ports; after `stop` those of the moment before.
+    public func snapshot() -> [PortSnapshot] {
+        guard let core else { return lastCounters }
+        return ports.map { port in
+            var s = PortSnapshot(name: port.options.name, isConnected: port.isConnected, rx: .init(), tx: .init(), drops: [])
+            var drops = [UInt64](repeating: 0, count: DropCause.allCases.count)
+            for pair in 0..<port.queuePairs {
+                guard let c = core.table[port.index, pair]?.pointee.counters else { continue }
+                s.rx.packets &+= c.rxPackets
+                s.rx.bytes &+= c.rxBytes
+                s.tx.packets &+= c.txPackets
+                s.tx.bytes &+= c.txBytes
+                withUnsafeBytes(of: c.drops) { raw in
+                    for (i, n) in raw.bindMemory(to: UInt64.self).enumerated() { drops[i] &+= n }
+                }
+            }
+            s.drops = DropCause.allCases.filter { drops[$0.rawValue] > 0 }.map { ($0.text, drops[$0.rawValue]) }
+            return s
+        }
+    }
+}
+
+/// Starts a thread with a function whose type only the embedder knows.
+protocol PacketFunctionStarter {
+    func start(_ thread: PollThread)
+}
+
+struct EmbeddedStarter<F: PacketFunction>: PacketFunctionStarter {
+    let function: F
+
+    func start(_ thread: PollThread) {
+        thread.start(EmbeddedFunction(box: Unmanaged.passRetained(TypedFunctionBox(function))))
+    }
 }

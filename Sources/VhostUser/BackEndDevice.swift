@@ -26,7 +26,8 @@ public protocol BackEndDevice: AnyObject {
     func writeConfiguration(offset: Int, bytes: [UInt8]) -> Bool
     /// The driver's features were set.
     func featuresAcknowledged(_ features: Features)
-    /// The ring may run: it has addresses, memory and a start (kick fd or VRING_KICK).
+    /// The ring may run: it has addresses, memory and a kick. With in-band notifications the
+    /// descriptors are the session's own eventfds.
     func startRing(_ index: Int, _ start: RingStart)
     /// The ring stops; returns where it stands. Nothing of the ring is used afterwards.
     func stopRing(_ index: Int) -> RingPosition
@@ -35,8 +36,6 @@ public protocol BackEndDevice: AnyObject {
     /// Slots were added to memory: running rings must use this map from now on. (Where ring
     /// addresses or existing regions change, the session stops and starts the rings instead.)
     func memoryChanged(_ map: MemoryMap)
-    /// In-band kick (VRING_KICK) of a running ring.
-    func kick(_ index: Int)
     /// NET_SET_MTU: false refuses.
     func setMTU(_ mtu: UInt16) -> Bool
     /// SEND_RARP: announce this MAC to the network.

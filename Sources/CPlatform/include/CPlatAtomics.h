@@ -1,6 +1,7 @@
 /* Atomic accesses to memory shared with another process. Naturally aligned
    addresses only. The names give width and ordering. */
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 
 #define CPLAT_HOT static inline __attribute__((always_inline, swift_attr("@_noLocks")))
@@ -19,6 +20,11 @@ CPLAT_HOT void CPlat_store64_release(void *p, uint64_t v) { __atomic_store_n((ui
 CPLAT_HOT void CPlat_store64_relaxed(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED); }
 CPLAT_HOT uint8_t CPlat_or8_relaxed(void *p, uint8_t v) { return __atomic_fetch_or((uint8_t *)p, v, __ATOMIC_RELAXED); }
 CPLAT_HOT uint32_t CPlat_exchange32(void *p, uint32_t v) { return __atomic_exchange_n((uint32_t *)p, v, __ATOMIC_ACQ_REL); }
+/* Value before. */
+CPLAT_HOT uint32_t CPlat_sub32_release(void *p, uint32_t v) { return __atomic_fetch_sub((uint32_t *)p, v, __ATOMIC_ACQ_REL); }
+CPLAT_HOT uint32_t CPlat_add32_relaxed(void *p, uint32_t v) { return __atomic_fetch_add((uint32_t *)p, v, __ATOMIC_RELAXED); }
+/* Whether *p was `expected` and is `v` now. */
+CPLAT_HOT bool CPlat_replace64(void *p, uint64_t expected, uint64_t v) { return __atomic_compare_exchange_n((uint64_t *)p, &expected, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED); }
 CPLAT_HOT uint64_t CPlat_add64_relaxed(void *p, uint64_t v) { return __atomic_fetch_add((uint64_t *)p, v, __ATOMIC_RELAXED); }
 /* Store-load barrier: what the notification decision needs (virtio 1.3, 2.7.10 and 2.8.10). */
 CPLAT_HOT void CPlat_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }

@@ -20,3 +20,9 @@ int CPlat_seal_shrink(int fd);
 int CPlat_prefer_node(void *p, uint64_t n, int node);
 /* The node on which the page at p lies, -1 if unknown. */
 int CPlat_node_of_page(void *p);
+/* RWF_NOWAIT of <linux/fs.h>. */
+enum { CPlat_RWF_NOWAIT = 8 };
+/* O_NONBLOCK on. 0, or -1 and errno. */
+int CPlat_set_nonblocking(int fd);
+/* CLOCK_MONOTONIC in nanoseconds. */
+uint64_t CPlat_monotonic_ns(void);

@@ -6,3 +6,4 @@
 #include "CPlatSystem.h"
 #include "CPlatSocket.h"
 #include "CPlatVhost.h"
+#include "CPlatGuard.h"

@@ -1,0 +1,156 @@
+import CPlatform
+import Virtio
+
+/// A burst whose packets other threads deliver, straight from the sender's memory. Its source pair
+/// pops nothing more until every thread has put its part back, so order is kept, memory stays valid
+/// and nothing can overflow.
+struct Parcel {
+    var burst = Burst()
+    /// Where it came from.
+    var port = 0
+    var pair = 0
+    var judgesAgain = false
+    /// One verdict for all, else `Verdict.none`: each packet's own.
+    var verdict = Verdict.none
+    /// Of a burst with one destination: packets dealt with; the rest found no buffers.
+    var consumed = 0
+    /// Threads that still read.
+    var remaining: UInt32 = 0
+}
+
+typealias ParcelPointer = UnsafeMutablePointer<Parcel>
+
+/// Parcels on their way from one thread to another: single producer, single consumer. Holds as many
+/// as a thread owns, so it never overflows.
+struct ParcelRing {
+    /// Slots, then the producer's index and the consumer's index, each on lines of its own.
+    private let slots: UnsafeMutablePointer<ParcelPointer?>
+    private let head: UnsafeMutablePointer<UInt32>
+    private let tail: UnsafeMutablePointer<UInt32>
+
+    init() {
+        slots = .allocate(capacity: Exchange.parcels)
+        slots.initialize(repeating: nil, count: Exchange.parcels)
+        head = .allocate(capacity: 64)
+        head.initialize(repeating: 0, count: 64)
+        tail = head + 32
+    }
+
+    func deallocate() {
+        slots.deallocate()
+        head.deallocate()
+    }
+
+    @inline(__always)
+    func push(_ parcel: ParcelPointer) {
+        let h = CPlat_load32_relaxed(head)
+        slots[Int(h) & (Exchange.parcels - 1)] = parcel
+        // Release: the parcel is complete before the consumer sees it.
+        CPlat_store32_release(head, h &+ 1)
+    }
+
+    var isEmpty: Bool { CPlat_load32_acquire(head) == CPlat_load32_relaxed(tail) }
+
+    @inline(__always)
+    func pop() -> ParcelPointer? {
+        let t = CPlat_load32_relaxed(tail)
+        if CPlat_load32_acquire(head) == t { return nil }
+        let parcel = slots[Int(t) & (Exchange.parcels - 1)]
+        CPlat_store32_release(tail, t &+ 1)
+        return parcel
+    }
+}
+
+/// A thread's means of handing bursts to other threads: its own parcels, and rings from and to them.
+struct Exchange {
+    /// Parcels that a thread can have under way; a power of two.
+    static var parcels: Int { 16 }
+
+    let threadCount: Int
+    /// This thread's parcels that are not under way.
+    private let free: UnsafeMutablePointer<ParcelPointer>
+    private(set) var freeCount = 0
+    /// Rings by the number of the other thread.
+    let incoming: UnsafeMutablePointer<ParcelRing?>
+    let outgoing: UnsafeMutablePointer<ParcelRing?>
+    /// Mailboxes of all threads, which live as long as the engine.
+    let mailboxes: UnsafeMutablePointer<Unmanaged<Mailbox>>
+
+    /// Exchanges of `mailboxes.count` threads, tied to each other.
+    static func make(_ mailboxes: [Mailbox]) -> [Exchange] {
+        let all = mailboxes.map { _ in Exchange(mailboxes) }
+        for a in all.indices {
+            for b in all.indices where a != b {
+                let ring = ParcelRing()
+                all[a].outgoing[b] = ring
+                all[b].incoming[a] = ring
+            }
+        }
+        return all
+    }
+
+    private init(_ boxes: [Mailbox]) {
+        threadCount = boxes.count
+        free = .allocate(capacity: Exchange.parcels)
+        incoming = .allocate(capacity: threadCount)
+        incoming.initialize(repeating: nil, count: threadCount)
+        outgoing = .allocate(capacity: threadCount)
+        outgoing.initialize(repeating: nil, count: threadCount)
+        mailboxes = .allocate(capacity: threadCount)
+        for (i, box) in boxes.enumerated() { (mailboxes + i).initialize(to: .passUnretained(box)) }
+        if threadCount > 1 {
+            for i in 0..<Exchange.parcels {
+                let parcel = ParcelPointer.allocate(capacity: 1)
+                parcel.initialize(to: Parcel())
+                free[i] = parcel
+            }
+            freeCount = Exchange.parcels
+        }
+    }
+
+    /// Frees the parcels and the incoming rings; no thread may run any more.
+    func deallocate() {
+        for i in 0..<freeCount {
+            free[i].pointee.burst.deallocate()
+            free[i].deallocate()
+        }
+        for i in 0..<threadCount { incoming[i]?.deallocate() }
+        free.deallocate()
+        incoming.deallocate()
+        outgoing.deallocate()
+        mailboxes.deallocate()
+    }
+
+    var hasUnderWay: Bool { threadCount > 1 && freeCount < Exchange.parcels }
+
+    var hasIncoming: Bool {
+        var i = 0
+        while i < threadCount {
+            if let ring = incoming[i], !ring.isEmpty { return true }
+            i &+= 1
+        }
+        return false
+    }
+
+    mutating func take() -> ParcelPointer {
+        freeCount &-= 1
+        return free[freeCount]
+    }
+
+    mutating func giveBack(_ parcel: ParcelPointer) {
+        free[freeCount] = parcel
+        freeCount &+= 1
+    }
+
+    /// Sends `parcel` to each thread in `threads` (a bit each).
+    func send(_ parcel: ParcelPointer, to threads: UInt64) {
+        CPlat_store32_relaxed(&parcel.pointee.remaining, UInt32(threads.nonzeroBitCount))
+        var left = threads
+        while left != 0 {
+            let i = left.trailingZeroBitCount
+            left &= left &- 1
+            outgoing[i].unsafelyUnwrapped.push(parcel)
+            mailboxes[i]._withUnsafeGuaranteedRef { $0.wake() }
+        }
+    }
+}

@@ -1,0 +1,355 @@
+import CPlatform
+import Virtio
+
+/// The life of a burst on its thread: pop, screen, judge, deliver, complete. Free functions over
+/// pointers, so that nothing on the way is counted, checked for exclusivity or locked.
+enum Forwarder {
+    /// Microseconds for which a sender is held back because its destination has no buffers. Then its
+    /// packets are dropped, so that a guest that stopped receiving cannot stop others from sending.
+    static var patience: Int { 1000 }
+
+    /// Serves the pair once. True if there was work.
+    @inline(__always)
+    static func serve<F: PacketFunction>(_ t: ThreadPointer, _ f: UnsafeMutablePointer<F>, _ p: PairPointer) -> Bool {
+        if p.pointee.parcel != nil { return settle(t, p) }
+        if !p.pointee.transmit.isRunning { return false }
+        if p.pointee.stalledAt != 0 && !mayRetry(t, p) { return true }
+        if t.pointee.exchange.threadCount > 1 && t.pointee.exchange.freeCount == 0 { return true }
+        let n = p.pointee.transmit.queue.popTransmit(
+            &t.pointee.burst, limit: p.pointee.window, leave: p.pointee.lag.leave)
+        p.pointee.lag.note(n)
+        if n == 0 {
+            if p.pointee.transmit.queue.defect.kind != .none { report(t, p, &p.pointee.transmit) }
+            return false
+        }
+        p.pointee.transmit.queue.suppressKicks()
+        if !p.pointee.transmit.isEnabled {
+            // Started but disabled: consumed without effect (vhost-user, "Ring states").
+            drop(p, .notReady, n)
+            finish(t, p, t.pointee.burst, n)
+            return true
+        }
+        let bad = t.pointee.burst.needsScreening ? Offload.screen(&t.pointee.burst) : 0
+        let ingress = Ingress(
+            port: p.pointee.port, pair: p.pointee.pair, portCount: t.pointee.table.portCount, seconds: t.pointee.seconds)
+        let packets = UnsafeMutableBufferPointer(start: t.pointee.burst.packets, count: n)
+        var verdict = f.pointee.process(packets, from: ingress) ?? uniform(packets)
+        if bad != 0 {
+            spread(verdict, packets)
+            verdict = .none
+            discard(p, packets, bad)
+        }
+        return dispatch(t, p, n, verdict, judgesAgain: F.judgesAgain)
+    }
+
+    /// One verdict that all packets share, else `.none`.
+    @inline(__always)
+    private static func uniform(_ packets: UnsafeMutableBufferPointer<Packet>) -> Verdict {
+        let base = packets.baseAddress.unsafelyUnwrapped
+        let first = base.pointee.verdict
+        var i = 1
+        while i < packets.count {
+            if base[i].verdict != first { return .none }
+            i &+= 1
+        }
+        return Verdict(rawValue: first)
+    }
+
+    /// Gives each packet the verdict that was given for all.
+    private static func spread(_ verdict: Verdict, _ packets: UnsafeMutableBufferPointer<Packet>) {
+        if verdict == .none { return }
+        for i in 0..<packets.count { packets.baseAddress.unsafelyUnwrapped[i].verdict = verdict.rawValue }
+    }
+
+    /// Drops the packets that screening refused: `bad` has a bit for each, a second word tells the cause.
+    @inline(never)
+    private static func discard(_ p: PairPointer, _ packets: UnsafeMutableBufferPointer<Packet>, _ bad: UInt64) {
+        var left = bad
+        while left != 0 {
+            let i = left.trailingZeroBitCount
+            left &= left &- 1
+            let packet = packets.baseAddress.unsafelyUnwrapped + i
+            drop(p, Offload.isGoodLength(packet.pointee.length) ? .badOffload : .badLength, 1)
+            packet.pointee.verdict = Verdict.drop.rawValue
+        }
+    }
+
+    /// Sends the `n` packets of the thread's burst where they belong.
+    @inline(__always)
+    private static func dispatch(
+        _ t: ThreadPointer, _ p: PairPointer, _ n: Int, _ verdict: Verdict, judgesAgain: Bool
+    ) -> Bool {
+        if verdict == .drop {
+            finish(t, p, t.pointee.burst, n)
+            return true
+        }
+        if verdict.rawValue < Verdict.none.rawValue {
+            guard let d = destination(t, p, Int(verdict.rawValue) &- 1) else {
+                dropUndeliverable(t, p, Int(verdict.rawValue) &- 1, n)
+                finish(t, p, t.pointee.burst, n)
+                return true
+            }
+            if CPlat_load32_relaxed(&d.pointee.owner) == UInt32(truncatingIfNeeded: t.pointee.index) {
+                let consumed = deliver(t, d, t.pointee.burst, t.pointee.burst.identity, n)
+                conclude(t, p, d, t.pointee.burst, n, consumed, judgesAgain)
+                return true
+            }
+        }
+        dispatchSlow(t, p, n, verdict, judgesAgain)
+        return true
+    }
+
+    /// Several destinations, or one on another thread.
+    @inline(never)
+    private static func dispatchSlow(_ t: ThreadPointer, _ p: PairPointer, _ n: Int, _ verdict: Verdict, _ judgesAgain: Bool) {
+        let burst = t.pointee.burst
+        let others = spreadOut(t, p, burst, n, verdict, isSource: true)
+        if others == 0 {
+            finish(t, p, burst, n)
+            return
+        }
+        let parcel = t.pointee.exchange.take()
+        // The burst goes with the parcel; the thread goes on with the parcel's.
+        t.pointee.burst = parcel.pointee.burst
+        parcel.pointee.burst = burst
+        parcel.pointee.port = p.pointee.port
+        parcel.pointee.pair = p.pointee.pair
+        parcel.pointee.judgesAgain = judgesAgain
+        parcel.pointee.verdict = verdict
+        parcel.pointee.consumed = n
+        p.pointee.parcel = parcel
+        t.pointee.exchange.send(parcel, to: others)
+    }
+
+    /// Delivers what goes to this thread's rings; returns the other threads that are needed, a bit each.
+    private static func spreadOut(
+        _ t: ThreadPointer, _ p: PairPointer, _ burst: Burst, _ n: Int, _ verdict: Verdict, isSource: Bool
+    ) -> UInt64 {
+        var others: UInt64 = 0
+        if verdict != .none {
+            return toDestinations(t, p, burst, burst.identity, n, verdict, isSource)
+        }
+        var left: UInt64 = n == 64 ? UInt64.max : (1 << UInt64(n)) &- 1
+        let list = t.pointee.list
+        while left != 0 {
+            let wanted = burst.packets[left.trailingZeroBitCount].verdict
+            var count = 0
+            var candidates = left
+            while candidates != 0 {
+                let i = candidates.trailingZeroBitCount
+                candidates &= candidates &- 1
+                if burst.packets[i].verdict == wanted {
+                    list[count] = UInt16(truncatingIfNeeded: i)
+                    count &+= 1
+                    left &= ~(1 << UInt64(i))
+                }
+            }
+            others |= toDestinations(t, p, burst, list, count, Verdict(rawValue: wanted), isSource)
+        }
+        return others
+    }
+
+    /// Delivers a list of packets with one verdict to the destinations that this thread owns.
+    private static func toDestinations(
+        _ t: ThreadPointer, _ p: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int,
+        _ verdict: Verdict, _ isSource: Bool
+    ) -> UInt64 {
+        if verdict == .drop { return 0 }
+        let floods = verdict == .flood
+        var port = floods ? 0 : Int(verdict.rawValue) &- 1
+        let end = floods ? t.pointee.table.portCount : port &+ 1
+        var others: UInt64 = 0
+        while port < end {
+            defer { port &+= 1 }
+            if floods && port == p.pointee.port { continue }
+            guard let d = destination(t, p, port) else {
+                if isSource && !floods { dropUndeliverable(t, p, port, n) }
+                continue
+            }
+            let owner = CPlat_load32_relaxed(&d.pointee.owner)
+            if owner != UInt32(truncatingIfNeeded: t.pointee.index) {
+                others |= 1 << UInt64(owner)
+                continue
+            }
+            let consumed = deliver(t, d, burst, list, n)
+            if consumed < n { drop(d, .receiverFull, n &- consumed) }
+        }
+        return others
+    }
+
+    /// A parcel of another thread: delivers the part that belongs here.
+    static func accept(_ t: ThreadPointer, _ parcel: ParcelPointer) {
+        let m = t.pointee.index
+        guard let p = t.pointee.table[parcel.pointee.port, parcel.pointee.pair] else { return }
+        let burst = parcel.pointee.burst
+        let verdict = parcel.pointee.verdict
+        if verdict.rawValue < Verdict.none.rawValue && verdict != .drop {
+            if let d = destination(t, p, Int(verdict.rawValue) &- 1),
+                CPlat_load32_relaxed(&d.pointee.owner) == UInt32(truncatingIfNeeded: m)
+            {
+                parcel.pointee.consumed = deliver(t, d, burst, burst.identity, burst.count)
+            }
+        } else {
+            _ = spreadOut(t, p, burst, burst.count, verdict, isSource: false)
+        }
+        // Release: the sender reuses the burst when this reaches zero.
+        _ = CPlat_sub32_release(&parcel.pointee.remaining, 1)
+    }
+
+    /// Looks whether the pair's parcel is back, and completes its burst.
+    @inline(never)
+    static func settle(_ t: ThreadPointer, _ p: PairPointer) -> Bool {
+        guard let parcel = p.pointee.parcel else { return false }
+        if CPlat_load32_acquire(&parcel.pointee.remaining) != 0 { return true }
+        p.pointee.parcel = nil
+        let burst = parcel.pointee.burst
+        conclude(t, p, nil, burst, burst.count, parcel.pointee.consumed, parcel.pointee.judgesAgain)
+        t.pointee.exchange.giveBack(parcel)
+        return true
+    }
+
+    /// Where packets from `p` to `port` go: the pair of the same number, as far as the port has them.
+    @inline(__always)
+    private static func destination(_ t: ThreadPointer, _ p: PairPointer, _ port: Int) -> PairPointer? {
+        if port < 0 || port >= t.pointee.table.portCount { return nil }
+        let active = Int(t.pointee.activePairs[port])
+        if active == 0 { return nil }
+        let pair = p.pointee.pair
+        return t.pointee.table[port, pair < active ? pair : pair % active]
+    }
+
+    @inline(never)
+    private static func dropUndeliverable(_ t: ThreadPointer, _ p: PairPointer, _ port: Int, _ n: Int) {
+        drop(p, port >= 0 && port < t.pointee.table.portCount ? .notReady : .noDestination, n)
+    }
+
+    /// Puts packets into `d`'s receive ring, which is this thread's; returns how many were dealt with.
+    @inline(__always)
+    private static func deliver(
+        _ t: ThreadPointer, _ d: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int
+    ) -> Int {
+        if !(d.pointee.receive.isRunning && d.pointee.receive.isEnabled) {
+            drop(d, .notReady, n)
+            return n
+        }
+        if burst.needsScreening && !Offload.fits(burst, list, n, d.pointee.receiveOffloads) {
+            return Offload.deliver(t, d, burst, list, n)
+        }
+        let result = d.pointee.receive.queue.deliver(burst, list, n)
+        account(t, d, result)
+        return result.consumed
+    }
+
+    /// Counts a delivery and calls the driver.
+    @inline(__always)
+    static func account(_ t: ThreadPointer, _ d: PairPointer, _ result: Delivery) {
+        if result.consumed == 0 {
+            if d.pointee.receive.queue.defect.kind != .none { report(t, d, &d.pointee.receive) }
+            return
+        }
+        d.pointee.counters.txPackets = d.pointee.counters.txPackets &+ UInt64(result.delivered)
+        d.pointee.counters.txBytes = d.pointee.counters.txBytes &+ result.bytes
+        if result.delivered < result.consumed { drop(d, .tooLong, result.consumed &- result.delivered) }
+        if d.pointee.receive.callFD >= 0 && d.pointee.receive.queue.needsCall() {
+            d.pointee.counters.calls = d.pointee.counters.calls &+ 1
+            t.pointee.notifier.call(d.pointee.receive.callFD)
+        }
+    }
+
+    /// After a delivery to a single destination: the rest goes back into the sender's ring, for a while.
+    @inline(__always)
+    private static func conclude(
+        _ t: ThreadPointer, _ p: PairPointer, _ d: PairPointer?, _ burst: Burst, _ n: Int, _ consumed: Int,
+        _ judgesAgain: Bool
+    ) {
+        if consumed == n {
+            if p.pointee.window < Burst.maximum { p.pointee.window = min(Burst.maximum, p.pointee.window &* 2) }
+            p.pointee.stalledAt = 0
+            p.pointee.gaveUp = false
+            finish(t, p, burst, n)
+        } else {
+            stall(t, p, d, burst, n, consumed, judgesAgain)
+        }
+    }
+
+    @inline(never)
+    private static func stall(
+        _ t: ThreadPointer, _ p: PairPointer, _ d: PairPointer?, _ burst: Burst, _ n: Int, _ consumed: Int,
+        _ judgesAgain: Bool
+    ) {
+        if consumed > 0 || p.pointee.stalledAt == 0 { p.pointee.stalledAt = max(1, t.pointee.now) }
+        if consumed > 0 { p.pointee.gaveUp = false }
+        let waited = t.pointee.now &- p.pointee.stalledAt
+        if !judgesAgain || p.pointee.gaveUp || waited > t.pointee.clock.ticks(microseconds: patience) {
+            p.pointee.gaveUp = true
+            drop(d ?? p, .receiverFull, n &- consumed)
+            finish(t, p, burst, n)
+            return
+        }
+        p.pointee.window = max(4, consumed &* 2)
+        p.pointee.transmit.queue.unpop(burst.packets + consumed, n &- consumed)
+        if consumed > 0 { finish(t, p, burst, consumed, isPart: true) }
+    }
+
+    /// While stalled: whether to try again. Looks at the destination's ring first, where that is known
+    /// and near; patience ends by the clock.
+    private static func mayRetry(_ t: ThreadPointer, _ p: PairPointer) -> Bool {
+        if p.pointee.gaveUp { return true }
+        if t.pointee.now &- p.pointee.stalledAt > t.pointee.clock.ticks(microseconds: patience) { return true }
+        // A retry costs reading the burst anew: not at each turn.
+        p.pointee.retries = p.pointee.retries &+ 1
+        return p.pointee.retries & 7 == 0
+    }
+
+    /// Hands `n` chains back to the sender and counts them.
+    @inline(__always)
+    private static func finish(_ t: ThreadPointer, _ p: PairPointer, _ burst: Burst, _ n: Int, isPart: Bool = false) {
+        p.pointee.transmit.queue.complete(burst.packets, n)
+        p.pointee.counters.rxPackets = p.pointee.counters.rxPackets &+ UInt64(n)
+        p.pointee.counters.rxBytes = p.pointee.counters.rxBytes &+ (isPart ? bytes(burst, n) : burst.bytes)
+        if p.pointee.transmit.callFD >= 0 && p.pointee.transmit.queue.needsCall() {
+            p.pointee.counters.calls = p.pointee.counters.calls &+ 1
+            t.pointee.notifier.call(p.pointee.transmit.callFD)
+        }
+    }
+
+    private static func bytes(_ burst: Burst, _ n: Int) -> UInt64 {
+        var sum: UInt64 = 0
+        for i in 0..<n { sum &+= UInt64(burst.packets[i].length) }
+        return sum
+    }
+
+    @inline(__always)
+    static func drop(_ p: PairPointer, _ cause: DropCause, _ n: Int) {
+        p.pointee.counters.drop(cause, UInt64(n))
+    }
+
+    /// A ring had to stop: tells the front-end (its error eventfd) and the port's control thread, once.
+    @inline(never)
+    static func report(_ t: ThreadPointer, _ p: PairPointer, _ q: UnsafeMutablePointer<QueueState>) {
+        if q.pointee.isReported { return }
+        q.pointee.isReported = true
+        if q.pointee.errFD >= 0 { t.pointee.notifier.call(q.pointee.errFD) }
+        t.pointee.notifier.call(p.pointee.defectFD)
+    }
+
+    /// `generate`: fills the pair's receive ring from the template. True if it took something.
+    @inline(__always)
+    static func generate(_ t: ThreadPointer, _ p: PairPointer, _ template: Burst) -> Bool {
+        if !(p.pointee.receive.isRunning && p.pointee.receive.isEnabled) { return false }
+        let result = p.pointee.receive.queue.deliver(template, template.identity, Burst.maximum)
+        account(t, p, result)
+        return result.consumed > 0
+    }
+
+    /// Delivers one frame of the engine's own to pair 0 of each target that this thread owns.
+    static func inject(_ t: ThreadPointer, _ frame: UnsafeMutableRawBufferPointer, to targets: [Int]) {
+        var burst = t.pointee.resolved
+        burst.needsScreening = false
+        burst.packets[0] = Packet(data: frame.baseAddress.unsafelyUnwrapped, length: UInt32(frame.count))
+        for port in targets {
+            guard let d = t.pointee.table[port, 0], CPlat_load32_relaxed(&d.pointee.owner) == UInt32(t.pointee.index) else { continue }
+            _ = deliver(t, d, burst, burst.identity, 1)
+        }
+    }
+}

@@ -1,0 +1,113 @@
+import CLiburing
+import CPlatform
+import Glibc
+
+/// A poll thread's io_uring: kicks come in as multishot polls of eventfds, calls go out as writes
+/// that one system call submits together. Belongs to the thread that made it.
+struct Notifier {
+    private let ring: UnsafeMutablePointer<io_uring>
+    /// What every call writes: the 64-bit 1 of eventfd(2).
+    private let one: UnsafeMutablePointer<UInt64>
+    private var queued = 0
+    /// System calls that submitted or waited.
+    private(set) var submits: UInt64 = 0
+
+    /// user_data of calls: their completions, which come only on errors, are passed over.
+    private static let callTag: UInt64 = UInt64.max
+    private static let cancelTag: UInt64 = UInt64.max - 1
+
+    /// The descriptor that wakes the thread: watched from the start.
+    private let wakeFD: Int32
+
+    init(wakeFD: Int32) throws(EngineError) {
+        self.wakeFD = wakeFD
+        ring = .allocate(capacity: 1)
+        ring.initialize(to: io_uring())
+        one = .allocate(capacity: 1)
+        one.initialize(to: 1)
+        var parameters = io_uring_params()
+        parameters.flags = UInt32(IORING_SETUP_CQSIZE)
+        parameters.cq_entries = 8192
+        let status = io_uring_queue_init_params(1024, ring, &parameters)
+        if status < 0 {
+            throw EngineError(
+                "io_uring_setup: \(String(cString: strerror(-status))); Ringway needs io_uring "
+                    + "(see /proc/sys/kernel/io_uring_disabled, and the container's seccomp profile)")
+        }
+    }
+
+    func close() {
+        io_uring_queue_exit(ring)
+        ring.deallocate()
+        one.deallocate()
+    }
+
+    /// Room for one more request; submits what is queued when there is none.
+    private mutating func request() -> UnsafeMutablePointer<io_uring_sqe> {
+        if let sqe = io_uring_get_sqe(ring) { queued &+= 1; return sqe }
+        flush()
+        queued &+= 1
+        // After a submit the ring of requests is empty.
+        return io_uring_get_sqe(ring).unsafelyUnwrapped
+    }
+
+    /// A completion with `tag` for every event on `fd` until `unwatch`.
+    mutating func watch(_ fd: Int32, tag: UInt64) {
+        let sqe = request()
+        io_uring_prep_poll_multishot(sqe, fd, UInt32(POLLIN))
+        sqe.pointee.user_data = tag
+    }
+
+    /// The thread's own wake-up descriptor again.
+    mutating func watchAgain(tag: UInt64) { watch(wakeFD, tag: tag) }
+
+    mutating func unwatch(tag: UInt64) {
+        let sqe = request()
+        io_uring_prep_poll_remove(sqe, tag)
+        sqe.pointee.user_data = Notifier.cancelTag
+    }
+
+    /// Queues a call.
+    @inline(__always)
+    mutating func call(_ fd: Int32) {
+        let sqe = request()
+        io_uring_prep_write(sqe, fd, one, 8, 0)
+        // Never waits for a driver that lets its counter overflow: the call is lost, to it alone.
+        sqe.pointee.rw_flags = Int32(CPlat_RWF_NOWAIT)
+        sqe.pointee.flags |= UInt8(1 << IOSQE_CQE_SKIP_SUCCESS_BIT)
+        sqe.pointee.user_data = Notifier.callTag
+    }
+
+    /// Submits what is queued: one system call, none if there is nothing.
+    @inline(__always)
+    mutating func flush() {
+        if queued == 0 { return }
+        queued = 0
+        submits &+= 1
+        _ = io_uring_submit(ring)
+    }
+
+    /// Submits and sleeps until there is a completion.
+    mutating func wait() {
+        queued = 0
+        submits &+= 1
+        _ = io_uring_submit_and_wait(ring, 1)
+    }
+
+    /// Whether completions wait; reads memory only.
+    @inline(__always)
+    var hasCompletions: Bool { CPlat_load32_acquire(ring.pointee.cq.ktail) != ring.pointee.cq.khead.pointee }
+
+    /// The next completion: its tag and whether the watch has ended. Nil when there is none.
+    mutating func next() -> (tag: UInt64, ended: Bool)? {
+        while hasCompletions {
+            let head = ring.pointee.cq.khead.pointee
+            let cqe = ring.pointee.cq.cqes + Int(head & ring.pointee.cq.ring_mask)
+            let tag = cqe.pointee.user_data
+            let ended = cqe.pointee.flags & UInt32(IORING_CQE_F_MORE) == 0
+            CPlat_store32_release(ring.pointee.cq.khead, head &+ 1)
+            if tag < Notifier.cancelTag { return (tag, ended) }
+        }
+        return nil
+    }
+}

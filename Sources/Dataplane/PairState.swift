@@ -1,0 +1,152 @@
+import CPlatform
+import Virtio
+
+/// Why a packet did not get where it should. The raw value indexes a pair's counters.
+enum DropCause: Int, CaseIterable {
+    case notReady, receiverFull, tooLong, badLength, badOffload, noDestination
+
+    var text: String {
+        switch self {
+        case .notReady: return "receiver not ready"
+        case .receiverFull: return "receiver full"
+        case .tooLong: return "longer than receiver's buffers"
+        case .badLength: return "frame length"
+        case .badOffload: return "offload fields"
+        case .noDestination: return "no such port"
+        }
+    }
+}
+
+/// Counters of a pair: written by its thread alone, read relaxed by anybody.
+struct PairCounters: BitwiseCopyable {
+    var rxPackets: UInt64 = 0
+    var rxBytes: UInt64 = 0
+    var txPackets: UInt64 = 0
+    var txBytes: UInt64 = 0
+    /// By `DropCause`.
+    var drops: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0)
+    var kicks: UInt64 = 0
+    var calls: UInt64 = 0
+}
+
+/// One direction of a pair: a virtqueue and how its driver is told.
+struct QueueState {
+    var queue = DeviceQueue.unconnected
+    var isRunning = false
+    var isEnabled = false
+    var kickFD: Int32 = -1
+    var callFD: Int32 = -1
+    var errFD: Int32 = -1
+    /// Tag of the watch on `kickFD` in the thread's io_uring; 0: none.
+    var kickTag: UInt64 = 0
+    /// The defect was signalled to the control thread.
+    var isReported = false
+    /// The control thread has told.
+    var isLogged = false
+}
+
+extension DeviceQueue {
+    /// Stands in a `QueueState` whose ring does not run: two slots of zeroes that are never used.
+    fileprivate static let unconnected: DeviceQueue = {
+        let zeroes = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64)
+        zeroes.initializeMemory(as: UInt8.self, repeating: 0, count: 64)
+        return DeviceQueue(
+            RingSetup(
+                size: 2, isPacked: false, descriptors: zeroes, driverArea: zeroes, deviceArea: zeroes,
+                position: RingPosition(), features: [], map: MemoryMap(regions: nil, count: 0)))
+    }()
+}
+
+/// What a poll thread knows of one queue pair of one port. Lives from the engine's start to its
+/// stop; everything but `owner` and `counters` is touched by the owning thread alone.
+struct PairState {
+    let port: Int
+    let pair: Int
+    /// Wakes the port's control thread when a ring had to stop.
+    let defectFD: Int32
+    /// Index of the thread that owns the pair's rings; read relaxed by other threads.
+    var owner: UInt32 = 0
+    /// The control thread's own note that a ring of the pair runs, so that its owner stays.
+    var isAnyRunning = false
+    /// The driver's transmit queue: where packets come from.
+    var transmit: QueueState
+    /// The driver's receive queue: where packets go.
+    var receive: QueueState
+    var counters = PairCounters()
+    /// What the driver accepted of the receive offloads (GUEST_*), as CTRL_GUEST_OFFLOADS set them.
+    var receiveOffloads = Features(rawValue: 0)
+
+    // Busyloop
+    var budget = BudgetState()
+    var lastWork: UInt64 = 0
+    /// When it was last taken off the polled pairs.
+    var restedAt: UInt64 = 0
+    var isPolled = false
+
+    // Backpressure
+    /// When the destination had no buffers for the first time, 0: it has.
+    var stalledAt: UInt64 = 0
+    /// The stall was too long: drop until the destination takes packets again.
+    var gaveUp = false
+
+    // Staying behind the driver
+    var lag = LagState()
+
+    /// Turns spent stalled.
+    var retries = 0
+    /// Packets to take at most: falls while the destination is short of buffers.
+    var window = Burst.maximum
+
+    /// A burst of this pair that other threads still read from; nothing is popped until it is back.
+    var parcel: ParcelPointer?
+
+    init(port: Int, pair: Int, defectFD: Int32) {
+        self.defectFD = defectFD
+        self.port = port
+        self.pair = pair
+        transmit = QueueState()
+        receive = QueueState()
+    }
+}
+
+typealias PairPointer = UnsafeMutablePointer<PairState>
+
+extension PairCounters {
+    @inline(__always)
+    mutating func drop(_ cause: DropCause, _ n: UInt64) {
+        withUnsafeMutableBytes(of: &drops) {
+            let p = $0.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: UInt64.self) + cause.rawValue
+            p.pointee = p.pointee &+ n
+        }
+    }
+}
+
+/// Staying behind a busy driver: taking entries that it has only just written makes both cores fight
+/// over the same cache lines, so the newest are left until there are more, or until the thread has
+/// looked a few times in vain.
+struct LagState: BitwiseCopyable {
+    /// Entries left alone while the ring is busy.
+    static var entries: Int { 32 }
+    /// Looks in vain after which they are taken.
+    static var patience: Int { 24 }
+    /// The ring filled whole bursts lately.
+    var isBusy = false
+    var looks = 0
+
+    /// How many of the newest entries to leave this time.
+    @inline(__always)
+    var leave: Int { isBusy && looks < LagState.patience ? LagState.entries : 0 }
+
+    /// What came of it. `took` of at most `limit`.
+    @inline(__always)
+    mutating func note(_ took: Int) {
+        if took > 0 {
+            // A full burst's worth arrived in one go: busy; a trickle switches the lag off at once.
+            isBusy = took >= LagState.entries || (isBusy && looks < LagState.patience)
+            looks = 0
+        } else if isBusy {
+            looks &+= 1
+            if looks > LagState.patience { isBusy = false; looks = 0 }
+        }
+    }
+}

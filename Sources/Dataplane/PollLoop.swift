@@ -1,0 +1,129 @@
+import CPlatform
+import Virtio
+
+/// One round of a poll thread.
+enum PollLoop {
+    /// With more polled pairs than this, quiet ones are visited rarely.
+    static var fewPairs: Int { 8 }
+    /// Microseconds without work after which a pair is quiet.
+    static var quietAfter: Int { 10_000 }
+    /// Quiet pairs visited each round.
+    static var visits: Int { 4 }
+
+    @inline(__always)
+    static func round<F: PacketFunction>(_ t: ThreadPointer, _ f: UnsafeMutablePointer<F>, _ mailbox: Mailbox) {
+        if t.pointee.notifier.hasCompletions { acceptEvents(t) }
+        if t.pointee.exchange.threadCount > 1 { acceptParcels(t) }
+        t.pointee.now = CPlat_cycles()
+        if t.pointee.now &- t.pointee.secondsAt > t.pointee.clock.ticksPerMicrosecond &* 250_000 { t.pointee.bringUpToDate() }
+        var i = 0
+        while i < t.pointee.polledCount {
+            let p = t.pointee.polled[i]
+            if visit(t, f, p) {
+                p.pointee.lastWork = t.pointee.now
+                i &+= 1
+            } else if !mayRest(t, p) {
+                i &+= 1
+            }
+        }
+        if t.pointee.quietCount > 0 { visitQuiet(t, f) }
+        t.pointee.notifier.flush()
+    }
+
+    @inline(__always)
+    private static func visit<F: PacketFunction>(_ t: ThreadPointer, _ f: UnsafeMutablePointer<F>, _ p: PairPointer) -> Bool {
+        let worked = Forwarder.serve(t, f, p)
+        if let template = t.pointee.template {
+            return Forwarder.generate(t, p, template) || worked
+        }
+        return worked
+    }
+
+    /// The pair had nothing to do. True when it was taken off the list (another stands in its place).
+    @inline(__always)
+    private static func mayRest(_ t: ThreadPointer, _ p: PairPointer) -> Bool {
+        let idle = t.pointee.now &- p.pointee.lastWork
+        if p.pointee.budget.ticks == UInt64.max {
+            if t.pointee.polledCount <= fewPairs { return false }
+            if idle <= t.pointee.clock.ticks(microseconds: quietAfter) { return false }
+            retire(t, p)
+            return true
+        }
+        if idle <= p.pointee.budget.ticks { return false }
+        return rest(t, p)
+    }
+
+    /// Asks for kicks and, if there is still nothing, stops polling the pair.
+    @inline(never)
+    private static func rest(_ t: ThreadPointer, _ p: PairPointer) -> Bool {
+        if p.pointee.parcel != nil { return false }
+        var hasWork = false
+        if p.pointee.transmit.isRunning {
+            // A ring without a kick descriptor has to be polled.
+            if p.pointee.transmit.kickFD < 0 { return false }
+            hasWork = p.pointee.transmit.queue.armKicks()
+        }
+        if t.pointee.template != nil && p.pointee.receive.isRunning {
+            if p.pointee.receive.kickFD < 0 { return false }
+            hasWork = p.pointee.receive.queue.armKicks() || hasWork
+        }
+        if hasWork { return false }
+        t.pointee.forget(p)
+        p.pointee.restedAt = t.pointee.now
+        return true
+    }
+
+    /// Among the quiet ones, which are visited a few each round.
+    @inline(never)
+    private static func retire(_ t: ThreadPointer, _ p: PairPointer) {
+        t.pointee.forget(p)
+        p.pointee.isPolled = true
+        t.pointee.quiet[t.pointee.quietCount] = p
+        t.pointee.quietCount &+= 1
+    }
+
+    @inline(never)
+    private static func visitQuiet<F: PacketFunction>(_ t: ThreadPointer, _ f: UnsafeMutablePointer<F>) {
+        var left = min(visits, t.pointee.quietCount)
+        while left > 0 && t.pointee.quietCount > 0 {
+            left &-= 1
+            t.pointee.quietNext &+= 1
+            if t.pointee.quietNext >= t.pointee.quietCount { t.pointee.quietNext = 0 }
+            let p = t.pointee.quiet[t.pointee.quietNext]
+            if visit(t, f, p) {
+                t.pointee.forget(p)
+                t.pointee.poll(p)
+            }
+        }
+    }
+
+    /// Kicks and messages that io_uring reports.
+    @inline(never)
+    private static func acceptEvents(_ t: ThreadPointer) {
+        while let event = t.pointee.notifier.next() {
+            let place = Int(truncatingIfNeeded: (event.tag >> 1) & 0xff_ffff)
+            if event.tag >> 41 == 0 {
+                if event.ended { t.pointee.notifier.watchAgain(tag: event.tag) }
+                continue
+            }
+            guard place < t.pointee.table.portCount &* PairTable.pairsPerPort, let p = t.pointee.table.pairs[place] else { continue }
+            let q = PollThread.queue(p, event.tag & 1 != 0)
+            // A late event of a ring that was stopped meanwhile carries an old generation.
+            if q.pointee.kickTag != event.tag { continue }
+            if event.ended { t.pointee.notifier.watch(q.pointee.kickFD, tag: event.tag) }
+            p.pointee.counters.kicks = p.pointee.counters.kicks &+ 1
+            t.pointee.wake(p)
+        }
+    }
+
+    /// Parcels of other threads.
+    static func acceptParcels(_ t: ThreadPointer) {
+        var i = 0
+        while i < t.pointee.exchange.threadCount {
+            if let ring = t.pointee.exchange.incoming[i] {
+                while let parcel = ring.pop() { Forwarder.accept(t, parcel) }
+            }
+            i &+= 1
+        }
+    }
+}

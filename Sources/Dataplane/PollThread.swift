@@ -1,0 +1,167 @@
+import CPlatform
+import Glibc
+import Virtio
+
+/// A poll thread: pinned, owner of its rings. Control threads talk to it through its mailbox.
+final class PollThread: @unchecked Sendable {
+    let index: Int
+    /// CPU it is pinned to; -1: none.
+    let cpu: Int
+    let mailbox: Mailbox
+    /// Touched by the thread alone once it runs, and by mailbox closures, which run on it.
+    let state: ThreadPointer
+    private var thread = pthread_t()
+    private var body: ((PollThread) -> Void)?
+    private var isStopping = false
+    private var generation: UInt64 = 0
+    /// System calls of the thread's io_uring, published now and then for statistics.
+    let submits: UnsafeMutablePointer<UInt64>
+
+    init(index: Int, cpu: Int, mailbox: Mailbox, table: PairTable, exchange: Exchange) throws(EngineError) {
+        self.index = index
+        self.cpu = cpu
+        self.mailbox = mailbox
+        let notifier = try Notifier(wakeFD: mailbox.wakeFD)
+        state = .allocate(capacity: 1)
+        state.initialize(to: ThreadState(index: index, table: table, notifier: notifier, exchange: exchange))
+        submits = .allocate(capacity: 1)
+        submits.initialize(to: 0)
+    }
+
+    deinit {
+        state.pointee.deallocate()
+        state.deallocate()
+        submits.deallocate()
+    }
+
+    /// Starts the thread with a packet function of its own. Specialised for each `F` here, so that
+    /// the loop calls it directly.
+    @inline(__always)
+    func start<F: PacketFunction>(_ function: F) {
+        body = { me in
+            let f = UnsafeMutablePointer<F>.allocate(capacity: 1)
+            f.initialize(to: function)
+            me.loop(f)
+            f.deinitialize(count: 1)
+            f.deallocate()
+        }
+        let me = Unmanaged.passRetained(self)
+        let status = pthread_create(&thread, nil, { raw in
+            let me = Unmanaged<PollThread>.fromOpaque(raw!).takeRetainedValue()
+            me.enter()
+            return nil
+        }, me.toOpaque())
+        precondition(status == 0, "pthread_create: \(String(cString: strerror(status)))")
+    }
+
+    private func enter() {
+        CPlat_set_thread_name("ringway-\(index)")
+        if cpu >= 0 { _ = CPlat_pin_to_cpu(Int32(cpu)) }
+        body?(self)
+        body = nil
+        mailbox.closeForGood()
+    }
+
+    /// Ends the thread; its rings must have been stopped.
+    func stop() {
+        mailbox.run { self.isStopping = true }
+        pthread_join(thread, nil)
+    }
+
+    // MARK: The loop
+
+    private static var wakeTag: UInt64 { 1 << 40 }
+
+    @inline(__always)
+    private func loop<F: PacketFunction>(_ f: UnsafeMutablePointer<F>) {
+        let t = state
+        t.pointee.notifier.watchAgain(tag: PollThread.wakeTag)
+        t.pointee.notifier.flush()
+        while true {
+            if CPlat_load32_acquire(mailbox.flag) != 0 {
+                t.pointee.bringUpToDate()
+                mailbox.serve()
+                if isStopping { return }
+            }
+            PollLoop.round(t, f, mailbox)
+            if t.pointee.isIdle { sleep(t) }
+        }
+    }
+
+    /// Sleeps until a kick, a parcel or a message. Whoever has work for the thread publishes it, then
+    /// looks at `isAsleep`; here the order is the other way round, so one of the two sees the other.
+    @inline(never)
+    private func sleep(_ t: ThreadPointer) {
+        CPlat_store32_relaxed(mailbox.isAsleep, 1)
+        CPlat_fence_full()
+        let hasWork = CPlat_load32_acquire(mailbox.flag) != 0 || t.pointee.notifier.hasCompletions
+            || (t.pointee.exchange.threadCount > 1 && t.pointee.exchange.hasIncoming)
+        if !hasWork { t.pointee.notifier.wait() }
+        CPlat_store32_relaxed(mailbox.isAsleep, 0)
+        t.pointee.bringUpToDate()
+    }
+
+    // MARK: Rings; called in mailbox closures
+
+    /// Takes a ring over.
+    func startRing(_ p: PairPointer, isReceive: Bool, _ ring: QueueState, watchesKick: Bool) {
+        let q = PollThread.queue(p, isReceive)
+        q.pointee = ring
+        q.pointee.isRunning = true
+        if watchesKick && ring.kickFD >= 0 { watch(p, isReceive, q) }
+        if isReceive { q.pointee.queue.suppressKicks() }
+        state.pointee.poll(p)
+    }
+
+    private func watch(_ p: PairPointer, _ isReceive: Bool, _ q: UnsafeMutablePointer<QueueState>) {
+        generation &+= 1
+        let place = UInt64(p.pointee.port * PairTable.pairsPerPort + p.pointee.pair)
+        q.pointee.kickTag = generation << 41 | place << 1 | (isReceive ? 1 : 0)
+        state.pointee.notifier.watch(q.pointee.kickFD, tag: q.pointee.kickTag)
+    }
+
+    /// Lets go of a ring and says where it stands. Afterwards nothing of it is used.
+    func stopRing(_ p: PairPointer, isReceive: Bool) -> RingPosition {
+        if !isReceive { drain(p) }
+        let q = PollThread.queue(p, isReceive)
+        let position = q.pointee.queue.position
+        if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }
+        q.pointee = QueueState()
+        if !p.pointee.transmit.isRunning && !p.pointee.receive.isRunning { state.pointee.forget(p) }
+        // Submitted: calls in the kernel hold the descriptors themselves.
+        state.pointee.notifier.flush()
+        return position
+    }
+
+    /// Waits until other threads have let go of the pair's packets; serves them meanwhile, as they
+    /// may wait for this thread.
+    func drain(_ p: PairPointer) {
+        while p.pointee.parcel != nil {
+            PollLoop.acceptParcels(state)
+            _ = Forwarder.settle(state, p)
+            CPlat_pause()
+        }
+    }
+
+    /// New enable state and descriptors of a running ring.
+    func updateRing(_ p: PairPointer, isReceive: Bool, enabled: Bool, callFD: Int32, kickFD: Int32, errFD: Int32, watchesKick: Bool) {
+        let q = PollThread.queue(p, isReceive)
+        if !q.pointee.isRunning { return }
+        q.pointee.isEnabled = enabled
+        q.pointee.callFD = callFD
+        q.pointee.errFD = errFD
+        if q.pointee.kickFD != kickFD || q.pointee.kickTag == 0 {
+            if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }
+            q.pointee.kickTag = 0
+            q.pointee.kickFD = kickFD
+            if watchesKick && kickFD >= 0 { watch(p, isReceive, q) }
+        }
+        state.pointee.notifier.flush()
+        state.pointee.poll(p)
+    }
+
+    static func queue(_ p: PairPointer, _ isReceive: Bool) -> UnsafeMutablePointer<QueueState> {
+        let offset = MemoryLayout<PairState>.offset(of: isReceive ? \PairState.receive : \PairState.transmit)!
+        return (UnsafeMutableRawPointer(p) + offset).assumingMemoryBound(to: QueueState.self)
+    }
+}

@@ -1,0 +1,303 @@
+import CPlatform
+import Glibc
+import Logging
+import Virtio
+import VhostUser
+
+/// A device-side port: what a vhost-user session drives. Every method of `BackEndDevice` comes from
+/// the port's control thread; rings are started and stopped by messages to their poll threads.
+final class Port: BackEndDevice, @unchecked Sendable {
+    let index: Int
+    let options: PortOptions
+    let features: Features
+    private let core: EngineCore
+    private let log: Logger
+    /// Written by poll threads when a ring had to stop.
+    let defectFD: Int32
+    private(set) var server: BackEndServer!
+    /// Read by snapshots.
+    private let connectedFlag: UnsafeMutablePointer<UInt32>
+
+    // The control thread's own
+    private var configuration: ConfigurationSpace
+    private var acknowledged = Features(rawValue: 0)
+    private var control: ControlState
+    private var controlQueue: ControlQueue?
+    private var controlKickFD: Int32 = -1
+    /// Receive rings by pair that run and are enabled.
+    private var ready: [Bool]
+
+    var queuePairs: Int { options.queuePairs }
+    var isConnected: Bool { CPlat_load32_relaxed(connectedFlag) != 0 }
+
+    init(index: Int, options: PortOptions, core: EngineCore, logger: Logger) throws(EngineError) {
+        self.index = index
+        self.options = options
+        self.core = core
+        log = logger
+        features = PortFeatures.offered(options)
+        configuration = ConfigurationSpace(options)
+        control = ControlState(mac: options.mac ?? [UInt8](repeating: 0, count: 6))
+        ready = [Bool](repeating: false, count: options.queuePairs)
+        connectedFlag = .allocate(capacity: 1)
+        connectedFlag.initialize(to: 0)
+        defectFD = CPlat_eventfd(0)
+        if defectFD < 0 { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        for pair in 0..<options.queuePairs {
+            let p = PairPointer.allocate(capacity: 1)
+            p.initialize(to: PairState(port: index, pair: pair, defectFD: defectFD))
+            p.pointee.owner = UInt32(pair % core.threads.count)
+            p.pointee.budget = BudgetState(options.busyloop ?? core.busyloop, clock: TickClock.shared)
+            core.table[index, pair] = p
+        }
+    }
+
+    /// Opens the socket; returns when it listens (or, as a client, has begun to connect).
+    func start() throws(EngineError) {
+        guard case .vhostUser(let path, let isClient) = options.kind else {
+            throw EngineError("\(options.name): this kind of port is not built in yet; use vhost-user:PATH")
+        }
+        let log = self.log
+        server = BackEndServer(path: path, isClient: isClient, device: self) { log.info("\($0)") }
+        do { try server.start() } catch { throw EngineError("\(error)") }
+        let (server, fd) = (self.server!, defectFD)
+        server.perform { [weak self] in
+            server.addDescriptor(fd) {
+                var count: UInt64 = 0
+                _ = read(fd, &count, 8)
+                self?.reportDefects()
+            }
+        }
+    }
+
+    /// Closes the connection and the socket; its rings are stopped afterwards.
+    func stop() { server?.stop() }
+
+    /// After the threads have ended.
+    func deallocate() {
+        close(defectFD)
+        connectedFlag.deallocate()
+        for pair in 0..<options.queuePairs {
+            core.table[index, pair]?.deallocate()
+            core.table[index, pair] = nil
+        }
+    }
+
+    // MARK: Rings
+
+    private var controlIndex: Int { acknowledged.contains(.mq) ? 2 * queuePairs : 2 }
+
+    private func isControl(_ ring: Int) -> Bool { acknowledged.contains(.ctrlVQ) && ring == controlIndex }
+
+    private func pair(of ring: Int) -> PairPointer? { ring / 2 < queuePairs ? core.table[index, ring / 2] : nil }
+
+    func startRing(_ ring: Int, _ start: RingStart) {
+        if isControl(ring) { return startControl(start) }
+        guard let p = pair(of: ring) else { return }
+        let isReceive = ring % 2 == 0
+        if !p.pointee.isAnyRunning { place(p, start.setup) }
+        var state = QueueState()
+        state.queue = DeviceQueue(start.setup)
+        state.isEnabled = start.enabled
+        state.kickFD = start.kickFD
+        state.callFD = start.callFD
+        state.errFD = start.errFD
+        for fd in [start.callFD, start.errFD] where fd >= 0 { _ = CPlat_set_nonblocking(fd) }
+        p.pointee.isAnyRunning = true
+        let thread = core.threads[Int(p.pointee.owner)]
+        let offloads = receiveOffloads
+        let watches = watchesKick(isReceive)
+        thread.mailbox.run {
+            p.pointee.receiveOffloads = offloads
+            thread.startRing(p, isReceive: isReceive, state, watchesKick: watches)
+        }
+        if isReceive { setReady(ring / 2, start.enabled) }
+    }
+
+    /// In `poll` nothing sleeps, so no kick is waited for; receive rings matter to `generate` alone.
+    private func watchesKick(_ isReceive: Bool) -> Bool {
+        if (options.busyloop ?? core.busyloop) == .poll { return false }
+        return isReceive ? core.generates : true
+    }
+
+    private func place(_ p: PairPointer, _ setup: RingSetup) {
+        let choice = Placement.choose(pair: p.pointee.pair, cpus: core.threads.map(\.cpu), memory: setup.descriptors)
+        CPlat_store32_relaxed(&p.pointee.owner, UInt32(choice.thread))
+        log.info("\(options.name): queue pair \(p.pointee.pair) on \(choice.reason)")
+    }
+
+    func stopRing(_ ring: Int) -> RingPosition {
+        if isControl(ring) || (controlQueue != nil && ring / 2 >= queuePairs) { return stopControl() }
+        guard let p = pair(of: ring) else { return RingPosition() }
+        let isReceive = ring % 2 == 0
+        if isReceive { setReady(ring / 2, false) }
+        let thread = core.threads[Int(p.pointee.owner)]
+        var position = RingPosition()
+        var isAnyRunning = false
+        thread.mailbox.run {
+            position = thread.stopRing(p, isReceive: isReceive)
+            isAnyRunning = p.pointee.transmit.isRunning || p.pointee.receive.isRunning
+        }
+        p.pointee.isAnyRunning = isAnyRunning
+        return position
+    }
+
+    func updateRing(_ ring: Int, enabled: Bool, callFD: Int32, kickFD: Int32, errFD: Int32) {
+        for fd in [callFD, errFD] where fd >= 0 { _ = CPlat_set_nonblocking(fd) }
+        if isControl(ring) {
+            updateControl(kickFD: kickFD, callFD: callFD)
+            return
+        }
+        guard let p = pair(of: ring) else { return }
+        let isReceive = ring % 2 == 0
+        let thread = core.threads[Int(p.pointee.owner)]
+        let watches = watchesKick(isReceive)
+        thread.mailbox.run {
+            thread.updateRing(
+                p, isReceive: isReceive, enabled: enabled, callFD: callFD, kickFD: kickFD, errFD: errFD, watchesKick: watches)
+        }
+        if isReceive { setReady(ring / 2, enabled) }
+    }
+
+    /// Publishes how many pairs, counted from 0, can receive: other ports spread their packets over them.
+    private func setReady(_ pair: Int, _ isReady: Bool) {
+        ready[pair] = isReady
+        var active = ready.firstIndex(of: false) ?? ready.count
+        if acknowledged.contains([.ctrlVQ, .mq]) && controlQueue != nil { active = min(active, control.pairs) }
+        core.setActivePairs(UInt16(active), port: index)
+    }
+
+    func memoryChanged(_ map: MemoryMap) {
+        for thread in core.threads {
+            let pairs = myPairs(of: thread)
+            thread.mailbox.run {
+                for p in pairs {
+                    // Packets under way point into the old memory.
+                    thread.drain(p)
+                    p.pointee.transmit.queue.use(map)
+                    p.pointee.receive.queue.use(map)
+                }
+            }
+        }
+        controlQueue?.use(map)
+    }
+
+    private func myPairs(of thread: PollThread) -> [PairPointer] {
+        (0..<queuePairs).compactMap { core.table[index, $0] }.filter { Int($0.pointee.owner) == thread.index }
+    }
+
+    // MARK: Control queue
+
+    private func startControl(_ start: RingStart) {
+        control = ControlState(mac: configuration.mac)
+        controlQueue = ControlQueue(start.setup, callFD: start.callFD)
+        updateControl(kickFD: start.kickFD, callFD: start.callFD)
+        setReady(0, ready[0])
+    }
+
+    private func updateControl(kickFD: Int32, callFD: Int32) {
+        controlQueue?.callFD = callFD
+        if controlKickFD >= 0 { server.removeDescriptor(controlKickFD) }
+        controlKickFD = kickFD
+        if kickFD >= 0 {
+            server.addDescriptor(kickFD) { [weak self] in
+                var count: UInt64 = 0
+                _ = CPlat_set_nonblocking(kickFD)
+                _ = read(kickFD, &count, 8)
+                self?.serveControl()
+            }
+        }
+        serveControl()
+    }
+
+    private func stopControl() -> RingPosition {
+        if controlKickFD >= 0 { server.removeDescriptor(controlKickFD) }
+        controlKickFD = -1
+        let position = controlQueue?.stop() ?? RingPosition()
+        controlQueue = nil
+        return position
+    }
+
+    private func serveControl() {
+        guard controlQueue != nil else { return }
+        let before = control
+        let result = controlQueue!.serve { kind, command, data in
+            control.handle(kind, command, data, features: acknowledged, maximumPairs: queuePairs) {
+                configuration.status &= ~ConfigurationSpace.announce
+            }
+        }
+        if result.needsCall, let fd = controlQueue?.callFD, fd >= 0 {
+            var one: UInt64 = 1
+            _ = write(fd, &one, 8)
+        }
+        if let defect = result.defect { log.error("\(options.name): control queue: \(defect)") }
+        if control.mac != before.mac { configuration.mac = control.mac }
+        if control.pairs != before.pairs { setReady(0, ready[0]) }
+        if control.guestOffloads != before.guestOffloads { applyOffloads() }
+    }
+
+    private var receiveOffloads: Features {
+        acknowledged.intersection(PortFeatures.guestOffloads).intersection(control.guestOffloads ?? PortFeatures.guestOffloads)
+    }
+
+    private func applyOffloads() {
+        let offloads = receiveOffloads
+        for thread in core.threads {
+            let pairs = myPairs(of: thread)
+            thread.mailbox.run { for p in pairs { p.pointee.receiveOffloads = offloads } }
+        }
+    }
+
+    // MARK: The rest of the device
+
+    func readConfiguration(offset: Int, size: Int) -> [UInt8]? { configuration.read(offset: offset, size: size) }
+
+    /// Nothing in a VERSION_1 net device's configuration space can be written (5.1.4.2).
+    func writeConfiguration(offset: Int, bytes: [UInt8]) -> Bool { false }
+
+    func featuresAcknowledged(_ features: Features) {
+        acknowledged = features
+        control.guestOffloads = nil
+        applyOffloads()
+    }
+
+    func setMTU(_ mtu: UInt16) -> Bool {
+        guard mtu >= 68 else { return false }
+        configuration.mtu = mtu
+        return true
+    }
+
+    func sendRARP(mac: [UInt8]) { core.announce(mac: mac, from: index) }
+
+    func statusChanged(_ status: UInt8) {
+        if status == 0 { control = ControlState(mac: options.mac ?? [UInt8](repeating: 0, count: 6)) }
+    }
+
+    func connected(_ isConnected: Bool) {
+        CPlat_store32_relaxed(connectedFlag, isConnected ? 1 : 0)
+        if !isConnected {
+            configuration = ConfigurationSpace(options)
+            acknowledged = []
+            core.forgetAddresses(port: index)
+        }
+        log.info("\(options.name): front-end \(isConnected ? "connected" : "gone")")
+    }
+
+    /// A poll thread stopped a ring: says which and why.
+    private func reportDefects() {
+        for pair in 0..<queuePairs {
+            guard let p = core.table[index, pair] else { continue }
+            var defects: [(Int, RingDefect)] = []
+            core.threads[Int(p.pointee.owner)].mailbox.run {
+                for isReceive in [true, false] {
+                    let q = PollThread.queue(p, isReceive)
+                    if q.pointee.isReported && !q.pointee.isLogged {
+                        q.pointee.isLogged = true
+                        defects.append((2 * pair + (isReceive ? 0 : 1), q.pointee.queue.defect))
+                    }
+                }
+            }
+            for (ring, defect) in defects { log.error("\(options.name): queue \(ring) stopped: \(defect)") }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+import CPlatform
+import Virtio
+
+/// All pairs of an engine by port and pair. The table itself never changes after the start.
+struct PairTable {
+    static let pairsPerPort = 128
+    let portCount: Int
+    let pairs: UnsafeMutablePointer<PairPointer?>
+
+    init(portCount: Int) {
+        self.portCount = portCount
+        pairs = .allocate(capacity: max(1, portCount * PairTable.pairsPerPort))
+        pairs.initialize(repeating: nil, count: max(1, portCount * PairTable.pairsPerPort))
+    }
+
+    @inline(__always)
+    subscript(port: Int, pair: Int) -> PairPointer? {
+        get { pairs[port &* PairTable.pairsPerPort &+ pair] }
+        nonmutating set { pairs[port &* PairTable.pairsPerPort &+ pair] = newValue }
+    }
+}
+
+/// What a poll thread works with: plain memory, its own.
+struct ThreadState {
+    let index: Int
+    let table: PairTable
+    let clock = TickClock.shared
+    var notifier: Notifier
+    /// Cycle counter at the start of this round.
+    var now: UInt64 = 0
+    /// The same in whole seconds, brought up to date a few times a second.
+    var seconds: UInt32 = 0
+    var secondsAt: UInt64 = 0
+
+    /// Pairs that are looked at each round.
+    let polled: UnsafeMutablePointer<PairPointer>
+    var polledCount = 0
+    /// `poll` pairs without work for long, when there are many: visited a few each round.
+    let quiet: UnsafeMutablePointer<PairPointer>
+    var quietCount = 0
+    var quietNext = 0
+
+    /// Receive-ready pairs of each port, counted from pair 0.
+    let activePairs: UnsafeMutablePointer<UInt16>
+
+    var burst = Burst()
+    var resolved = Burst()
+    let scratch: OffloadScratch
+    /// Room for the packets of a burst that go to one destination.
+    let list: UnsafeMutablePointer<UInt16>
+    /// Packets of `generate`, all alike.
+    var template: Burst?
+
+    /// Bursts handed over to other threads and back.
+    var exchange: Exchange
+
+    init(index: Int, table: PairTable, notifier: Notifier, exchange: Exchange) {
+        self.index = index
+        self.table = table
+        self.notifier = notifier
+        self.exchange = exchange
+        let room = max(1, table.portCount * PairTable.pairsPerPort)
+        polled = .allocate(capacity: room)
+        quiet = .allocate(capacity: room)
+        activePairs = .allocate(capacity: max(1, table.portCount))
+        activePairs.initialize(repeating: 0, count: max(1, table.portCount))
+        list = .allocate(capacity: Burst.maximum)
+        scratch = OffloadScratch()
+    }
+
+    func deallocate() {
+        notifier.close()
+        polled.deallocate()
+        quiet.deallocate()
+        activePairs.deallocate()
+        list.deallocate()
+        scratch.deallocate()
+        burst.deallocate()
+        resolved.deallocate()
+        exchange.deallocate()
+        template?.deallocate()
+    }
+
+    /// Nothing to poll: the thread may sleep.
+    @inline(__always)
+    var isIdle: Bool { polledCount == 0 && quietCount == 0 && !exchange.hasUnderWay }
+
+    @inline(never)
+    mutating func bringUpToDate() {
+        now = CPlat_cycles()
+        secondsAt = now
+        seconds = clock.seconds(now)
+    }
+
+    /// A kick: polls the pair, and learns how long the ring was quiet.
+    mutating func wake(_ pair: PairPointer) {
+        if pair.pointee.isPolled { return }
+        pair.pointee.budget.learn(now &- pair.pointee.lastWork, clock: clock)
+        poll(pair)
+    }
+
+    /// Puts a pair among those that are looked at.
+    mutating func poll(_ pair: PairPointer) {
+        if pair.pointee.isPolled { return }
+        pair.pointee.isPolled = true
+        pair.pointee.lastWork = now
+        polled[polledCount] = pair
+        polledCount &+= 1
+    }
+
+    /// Takes a pair off both lists.
+    mutating func forget(_ pair: PairPointer) {
+        pair.pointee.isPolled = false
+        polledCount = ThreadState.remove(pair, polled, polledCount)
+        quietCount = ThreadState.remove(pair, quiet, quietCount)
+    }
+
+    private static func remove(_ pair: PairPointer, _ list: UnsafeMutablePointer<PairPointer>, _ count: Int) -> Int {
+        var i = 0
+        while i < count && list[i] != pair { i &+= 1 }
+        if i == count { return count }
+        list[i] = list[count &- 1]
+        return count &- 1
+    }
+}
+
+typealias ThreadPointer = UnsafeMutablePointer<ThreadState>

@@ -1,0 +1,143 @@
+import CPlatform
+import Glibc
+import Virtio
+
+/// One region as a front-end describes it: `struct` "memory region description" of the vhost-user
+/// specification.
+public struct RegionDescription: Sendable, Equatable {
+    /// First guest physical address.
+    public var guestAddress: UInt64
+    /// Bytes.
+    public var size: UInt64
+    /// First address in the front-end's address space.
+    public var userAddress: UInt64
+    /// Where the region begins in its file, in bytes.
+    public var offset: UInt64
+
+    public init(guestAddress: UInt64, size: UInt64, userAddress: UInt64, offset: UInt64) {
+        self.guestAddress = guestAddress
+        self.size = size
+        self.userAddress = userAddress
+        self.offset = offset
+    }
+}
+
+/// Why a region cannot be mapped. The text names the operand.
+public struct MemoryError: Error, Sendable, Equatable, CustomStringConvertible {
+    public let description: String
+    public init(_ description: String) { self.description = description }
+}
+
+/// A mapping of a part of somebody's file; unmapped with its last reference. While it lives, a file
+/// that is truncated behind it cannot end the process: see `CPlat_guard`.
+final class Mapping: @unchecked Sendable {
+    let start: UnsafeMutableRawPointer
+    private let length: Int
+    private let handle: Int32
+    /// Where the region begins: `start` is rounded down to a page of the file.
+    let host: UnsafeMutableRawPointer
+
+    init(_ region: RegionDescription, fd: Int32, lossFD: Int32) throws(MemoryError) {
+        var status = stat()
+        guard fstat(fd, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
+            throw MemoryError("descriptor of region \(hex(region.guestAddress)) is not a file that can be mapped")
+        }
+        let (end, overflows) = region.offset.addingReportingOverflow(region.size)
+        guard !overflows, end <= UInt64(max(0, status.st_size)) else {
+            throw MemoryError(
+                "region \(hex(region.guestAddress)): offset \(hex(region.offset)) + size \(hex(region.size)) is beyond the file's \(hex(UInt64(max(0, status.st_size)))) bytes")
+        }
+        let page = CPlat_file_page_size(fd)
+        guard page > 0 else { throw MemoryError("region \(hex(region.guestAddress)): fstatfs: \(String(cString: strerror(errno)))") }
+        let first = region.offset & ~(page - 1)
+        length = Int(((end + page - 1) & ~(page - 1)) - first)
+        let p = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, off_t(first))
+        guard let p, p != MAP_FAILED else {
+            throw MemoryError("region \(hex(region.guestAddress)): mmap of \(hex(region.size)) bytes: \(String(cString: strerror(errno)))")
+        }
+        start = p
+        host = p + Int(region.offset - first)
+        // Guest memory is neither ours to dump nor to pass to children.
+        madvise(p, length, 16 /* MADV_DONTDUMP */)
+        madvise(p, length, 10 /* MADV_DONTFORK */)
+        handle = CPlat_guard(p, length, lossFD)
+    }
+
+    deinit {
+        CPlat_unguard(handle)
+        munmap(start, length)
+    }
+}
+
+func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
+
+/// A front-end's memory: an immutable set of mapped regions. A change makes a new value that shares
+/// the mappings which stay; the old one may go when no ring uses its map any more.
+public final class GuestMemory: @unchecked Sendable {
+    private let mappings: [Mapping]
+    private let table: UnsafeMutablePointer<MappedRegion>
+    private let count: Int
+
+    /// Regions that ADD_MEM_REG can reach; SET_MEM_TABLE carries 8.
+    public static let maximumRegions = 509
+
+    /// What rings translate with; valid while this object lives.
+    public var map: MemoryMap { MemoryMap(regions: table, count: count) }
+    public var regions: [MappedRegion] { (0..<count).map { table[$0] } }
+
+    /// No memory.
+    public convenience init() { self.init([], []) }
+
+    private init(_ mappings: [Mapping], _ regions: [MappedRegion]) {
+        self.mappings = mappings
+        count = regions.count
+        table = .allocate(capacity: max(1, regions.count))
+        table.initialize(from: regions, count: regions.count)
+    }
+
+    deinit { table.deallocate() }
+
+    /// The same regions and one more. Errors: overlap, overflow, too many, a file that is too short,
+    /// mmap. `fd` stays the caller's. `lossFD` is an eventfd (or -1) that is written when the
+    /// file is truncated behind the mapping.
+    public func adding(_ region: RegionDescription, fd: Int32, lossFD: Int32 = -1) throws(MemoryError) -> GuestMemory {
+        guard count < GuestMemory.maximumRegions else { throw MemoryError("more than \(GuestMemory.maximumRegions) regions") }
+        try check(region)
+        let mapping = try Mapping(region, fd: fd, lossFD: lossFD)
+        let mapped = MappedRegion(
+            guestAddress: region.guestAddress, size: region.size, userAddress: region.userAddress, host: mapping.host)
+        return GuestMemory(mappings + [mapping], regions + [mapped])
+    }
+
+    private func check(_ new: RegionDescription) throws(MemoryError) {
+        guard new.size > 0 else { throw MemoryError("region \(hex(new.guestAddress)) is empty") }
+        guard new.size <= UInt64(Int.max), !new.guestAddress.addingReportingOverflow(new.size - 1).overflow,
+            !new.userAddress.addingReportingOverflow(new.size - 1).overflow
+        else { throw MemoryError("region \(hex(new.guestAddress)): size \(hex(new.size)) goes beyond the address space") }
+        for old in regions {
+            if overlap(old.guestAddress, old.size, new.guestAddress, new.size) {
+                throw MemoryError("region \(hex(new.guestAddress))+\(hex(new.size)) overlaps \(hex(old.guestAddress))+\(hex(old.size))")
+            }
+            if overlap(old.userAddress, old.size, new.userAddress, new.size) {
+                throw MemoryError(
+                    "region \(hex(new.guestAddress)): user addresses \(hex(new.userAddress))+\(hex(new.size)) overlap those of \(hex(old.guestAddress))")
+            }
+        }
+    }
+
+    private func overlap(_ a: UInt64, _ n: UInt64, _ b: UInt64, _ m: UInt64) -> Bool { a <= b + (m - 1) && b <= a + (n - 1) }
+
+    /// The regions without the one that has these addresses and this size.
+    public func removing(_ region: RegionDescription) throws(MemoryError) -> GuestMemory {
+        let all = regions
+        guard
+            let i = all.firstIndex(where: {
+                $0.guestAddress == region.guestAddress && $0.size == region.size && $0.userAddress == region.userAddress
+            })
+        else { throw MemoryError("no region \(hex(region.guestAddress))+\(hex(region.size)) to remove") }
+        var (kept, left) = (mappings, all)
+        kept.remove(at: i)
+        left.remove(at: i)
+        return GuestMemory(kept, left)
+    }
+}

@@ -1,0 +1,63 @@
+import CPlatform
+import Glibc
+import Memory
+import Virtio
+
+/// What a front-end has told of one ring ("Ring states": stopped or started, disabled or enabled).
+struct SessionRing {
+    var size: UInt32 = 0
+    var base: UInt32 = 0
+    var addresses: RingAddresses?
+    /// Nil: none was given since the last stop. A descriptor of -1: NOFD, the ring is polled.
+    var kick: OwnedDescriptor?
+    var call: OwnedDescriptor?
+    var err: OwnedDescriptor?
+    /// The front-end takes calls as VRING_CALL: `call` is our own and is read here.
+    var callIsInBand = false
+    var isEnabled = false
+    var isStarted = false
+
+    var callFD: Int32 { call?.fd ?? -1 }
+    var kickFD: Int32 { kick?.fd ?? -1 }
+    var errFD: Int32 { err?.fd ?? -1 }
+}
+
+/// SET_VRING_ADDR, in user addresses of the front-end.
+struct RingAddresses: Equatable {
+    var flags: UInt32
+    var descriptors: UInt64
+    var used: UInt64
+    var available: UInt64
+    var log: UInt64
+
+    /// Host addresses of the ring's parts, or the error that names what lies outside or is not aligned.
+    func setup(
+        _ index: Int, size: UInt32, base: UInt32, features: Features, map: MemoryMap
+    ) throws(VhostUserError) -> RingSetup {
+        let isPacked = features.contains(.ringPacked)
+        guard RingLayout.isValid(size: size, isPacked: isPacked) else {
+            throw VhostUserError(.ring, "ring \(index): size \(size) is not one that a \(isPacked ? "packed" : "split") ring can have")
+        }
+        func part(_ name: String, _ address: UInt64, _ bytes: UInt64, _ alignment: UInt64) throws(VhostUserError) -> UnsafeMutableRawPointer {
+            guard address % alignment == 0 else {
+                throw VhostUserError(.address, "ring \(index): \(name) 0x\(String(address, radix: 16)) is not aligned to \(alignment)")
+            }
+            guard let p = map.translateUser(address, bytes) else {
+                throw VhostUserError(.address, "ring \(index): \(name) 0x\(String(address, radix: 16))+\(bytes) is outside guest memory")
+            }
+            return p
+        }
+        let table = try part("descriptor area", descriptors, RingLayout.descriptorBytes(size), RingLayout.descriptorAlignment)
+        let driver = try part(
+            "driver area", available, RingLayout.driverAreaBytes(size, isPacked: isPacked), RingLayout.driverAreaAlignment(isPacked: isPacked))
+        let device = try part(
+            "device area", used, RingLayout.deviceAreaBytes(size, isPacked: isPacked), RingLayout.deviceAreaAlignment(isPacked: isPacked))
+        let position = RingPosition(base: base, isPacked: isPacked)
+        if isPacked && (UInt32(position.available) >= size || UInt32(position.used) >= size) {
+            throw VhostUserError(.ring, "ring \(index): base 0x\(String(base, radix: 16)) is beyond a ring of \(size)")
+        }
+        return RingSetup(
+            size: size, isPacked: isPacked, descriptors: table, driverArea: driver, deviceArea: device,
+            position: position, features: features, map: map)
+    }
+}

@@ -1,0 +1,166 @@
+import CPlatform
+import Glibc
+import Memory
+import Virtio
+
+/// Rings: their set-up messages and states.
+extension BackEndSession {
+    func setVringNum(_ m: Message) throws(VhostUserError) {
+        let (i, size) = try state(m, .setVringNum)
+        guard RingLayout.isValid(size: size, isPacked: true) else {
+            throw VhostUserError(.ring, .setVringNum, "ring \(i): size \(size); 2 to \(RingLayout.maximumSize) are possible")
+        }
+        try mustBeStopped(i, .setVringNum)
+        rings[i].size = size
+        try startIfReady(i)
+    }
+
+    private func mustBeStopped(_ i: Int, _ request: Request) throws(VhostUserError) {
+        if rings[i].isStarted { throw VhostUserError(.ring, request, "ring \(i) runs; stop it first (GET_VRING_BASE)") }
+    }
+
+    func setVringBase(_ m: Message) throws(VhostUserError) {
+        let (i, base) = try state(m, .setVringBase)
+        try mustBeStopped(i, .setVringBase)
+        rings[i].base = base
+        try startIfReady(i)
+    }
+
+    func setVringAddr(_ m: Message) throws(VhostUserError) {
+        var r = PayloadReader(m.payload)
+        guard m.payload.count == 40, let index = r.next32(), let flags = r.next32(), let descriptors = r.next64(),
+            let used = r.next64(), let available = r.next64(), let log = r.next64()
+        else { throw VhostUserError(.payload, .setVringAddr, "payload of \(m.payload.count) bytes, 40 are expected") }
+        let i = try ring(Int(index), .setVringAddr)
+        guard flags & ~1 == 0 else { throw VhostUserError(.payload, .setVringAddr, "ring \(i): flags 0x\(String(flags, radix: 16))") }
+        let new = RingAddresses(flags: flags, descriptors: descriptors, used: used, available: available, log: log)
+        if rings[i].isStarted {
+            // The same place again changes nothing (QEMU toggles the log flag so).
+            var old = rings[i].addresses!
+            old.flags = flags
+            old.log = log
+            if old == new { rings[i].addresses = new; return }
+            stop(i, keepsKick: true)
+        }
+        // Memory may come later; what can be checked now is checked now, so that the error names this message.
+        if memory.map.count > 0 && rings[i].size > 0 {
+            _ = try new.setup(i, size: rings[i].size, base: 0, features: features, map: memory.map)
+        }
+        rings[i].addresses = new
+        try startIfReady(i)
+    }
+
+    /// Index and descriptor of SET_VRING_KICK, CALL and ERR; the descriptor is nil with NOFD.
+    private func eventOperands(_ m: Message, _ request: Request) throws(VhostUserError) -> (Int, OwnedDescriptor?) {
+        let value = try value64(m, request)
+        let i = try ring(Int(value & 0xff), request)
+        if value & 0x100 != 0 {
+            guard m.descriptors.isEmpty else { throw VhostUserError(.descriptors, request, "ring \(i): NOFD, but a descriptor came") }
+            return (i, nil)
+        }
+        guard m.descriptors.count == 1 else {
+            throw VhostUserError(.descriptors, request, "ring \(i): \(m.descriptors.count) descriptors, 1 is expected")
+        }
+        // Anything else could block a poll thread, or be readable for ever.
+        guard CPlat_is_eventfd(m.descriptors[0].fd) else {
+            throw VhostUserError(.descriptors, request, "ring \(i): the descriptor is not an eventfd")
+        }
+        return (i, m.descriptors[0])
+    }
+
+    private func ownEventfd(_ request: Request) throws(VhostUserError) -> OwnedDescriptor {
+        let fd = CPlat_eventfd(0)
+        guard fd >= 0 else { throw VhostUserError(.refused, request, "eventfd: \(String(cString: strerror(errno)))") }
+        return OwnedDescriptor(fd)
+    }
+
+    func setVringKick(_ m: Message) throws(VhostUserError) {
+        var (i, kick) = try eventOperands(m, .setVringKick)
+        if kick == nil {
+            kick = protocolFeatures.contains(.inbandNotifications) ? try ownEventfd(.setVringKick) : OwnedDescriptor(-1)
+        }
+        let old = rings[i].kick
+        rings[i].kick = kick
+        update(i)
+        withExtendedLifetime(old) {}
+        try startIfReady(i)
+    }
+
+    func setVringCall(_ m: Message) throws(VhostUserError) {
+        var (i, call) = try eventOperands(m, .setVringCall)
+        let isInBand = call == nil && protocolFeatures.contains(.inbandNotifications) && channel != nil
+        if isInBand { call = try ownEventfd(.setVringCall) }
+        let old = rings[i].call
+        rings[i].call = call
+        rings[i].callIsInBand = isInBand
+        update(i)
+        inbandCallsChanged?()
+        withExtendedLifetime(old) {}
+    }
+
+    func setVringErr(_ m: Message) throws(VhostUserError) {
+        let (i, err) = try eventOperands(m, .setVringErr)
+        let old = rings[i].err
+        rings[i].err = err
+        update(i)
+        withExtendedLifetime(old) {}
+    }
+
+    func setVringEnable(_ m: Message) throws(VhostUserError) {
+        let (i, value) = try state(m, .setVringEnable)
+        guard features.contains(.protocolFeatures) else {
+            throw VhostUserError(.features, .setVringEnable, "PROTOCOL_FEATURES was not negotiated")
+        }
+        guard value <= 1 else { throw VhostUserError(.payload, .setVringEnable, "ring \(i): \(value); 0 or 1 is expected") }
+        rings[i].isEnabled = value == 1
+        update(i)
+    }
+
+    func vringKick(_ m: Message) throws(VhostUserError) {
+        try need(.inbandNotifications, .vringKick)
+        let (i, _) = try state(m, .vringKick)
+        if rings[i].kickFD >= 0 {
+            var one: UInt64 = 1
+            _ = write(rings[i].kickFD, &one, 8)
+        }
+    }
+
+    /// Answers the ring's position and stops it; a new kick descriptor is needed to start it again.
+    func getVringBase(_ m: Message) throws(VhostUserError) -> Message {
+        let (i, _) = try state(m, .getVringBase)
+        stop(i)
+        return reply(.getVringBase, Payload(index: i, rings[i].base))
+    }
+
+    // MARK: States
+
+    private func update(_ i: Int) {
+        guard rings[i].isStarted else { return }
+        device.updateRing(i, enabled: rings[i].isEnabled, callFD: rings[i].callFD, kickFD: rings[i].kickFD, errFD: rings[i].errFD)
+    }
+
+    func startReady() throws(VhostUserError) {
+        for i in rings.indices { try startIfReady(i) }
+    }
+
+    /// Starts a ring that has everything. It may be looked at before its first kick: its indices say
+    /// whether there is work.
+    func startIfReady(_ i: Int) throws(VhostUserError) {
+        let ring = rings[i]
+        guard !ring.isStarted, ring.kick != nil, ring.size > 0, let addresses = ring.addresses, memory.map.count > 0 else { return }
+        let setup = try addresses.setup(i, size: ring.size, base: ring.base, features: features, map: memory.map)
+        rings[i].isStarted = true
+        device.startRing(
+            i,
+            RingStart(setup: setup, enabled: ring.isEnabled, kickFD: ring.kickFD, callFD: ring.callFD, errFD: ring.errFD))
+    }
+
+    /// Stops a ring and remembers where it stands.
+    func stop(_ i: Int, keepsKick: Bool = false) {
+        if rings[i].isStarted {
+            rings[i].base = device.stopRing(i).base(isPacked: features.contains(.ringPacked))
+            rings[i].isStarted = false
+        }
+        if !keepsKick { rings[i].kick = nil }
+    }
+}
