@@ -37,7 +37,7 @@ let package = Package(
         .executableTarget(
             name: "RingwayCLI",
             dependencies: [
-                "Ringway",
+                "Ringway", "CPlatform",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),

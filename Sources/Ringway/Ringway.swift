@@ -1,1 +1,6 @@
-// Ringway
+/// What an embedder imports: the engine with its options, the control plane and the ring core.
+@_exported import Dataplane
+@_exported import Memory
+@_exported import Vhost
+@_exported import VhostUser
+@_exported import Virtio

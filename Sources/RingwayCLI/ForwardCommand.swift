@@ -1,0 +1,119 @@
+import ArgumentParser
+import Glibc
+import Logging
+import Ringway
+
+struct ForwardCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "forward",
+        abstract: "Forward packets between ports until SIGINT or SIGTERM.",
+        discussion: """
+            PORT is vhost-user:PATH, with options after commas:
+              queues=N      queue pairs offered (1 to 128, default 1)
+              mtu=N         MTU offered to the driver, in bytes
+              mac=ADDRESS   MAC address offered to the driver
+              busyloop=B    this port's budget instead of --busyloop
+              client=on     connect to PATH (and reconnect) instead of listening there
+
+            Example: two QEMU guests with two queue pairs each, on CPU 1
+              ringway forward --port vhost-user:/run/vm1.sock,queues=2 \\
+                  --port vhost-user:/run/vm2.sock,queues=2 --mode crossconnect --cpus 1 --stats 1
+            """)
+
+    @Option(name: .customLong("port"), help: ArgumentHelp("A port; repeat for each.", valueName: "port"))
+    var ports: [String] = []
+
+    @Option(help: "crossconnect (two ports), switch, macswap, drop or generate.")
+    var mode = "crossconnect"
+
+    @Option(help: ArgumentHelp("CPUs for poll threads, one each, as in 1 or 0,2-4 (default: one thread, not pinned).", valueName: "list"))
+    var cpus: String?
+
+    @Option(help: ArgumentHelp("How long to poll after the last packet before sleeping: poll (for ever), 0, microseconds as in 50us, or auto.", valueName: "budget"))
+    var busyloop = "auto"
+
+    @Option(help: ArgumentHelp("Frame size for generate, in bytes without CRC.", valueName: "bytes"))
+    var size = 64
+
+    @Option(help: ArgumentHelp("Forget a switch's MAC address after this long without a packet.", valueName: "seconds"))
+    var macAgeing = 300
+
+    @Option(help: ArgumentHelp("Print counters at this interval.", valueName: "seconds"))
+    var stats: Double?
+
+    @Flag(help: "Print intervals and totals as one JSON object a line.")
+    var json = false
+
+    @Option(help: ArgumentHelp("End after this long.", valueName: "seconds"))
+    var duration: Double?
+
+    @Option(help: "trace, debug, info, notice, warning, error or critical.")
+    var logLevel = "info"
+
+    func run() throws {
+        let options: EngineOptions
+        do throws(EngineError) { options = try engineOptions() } catch { fail(error.description, status: 64) }
+        if let stats, !(stats >= 0.01) { fail("--stats \(stats): give seconds above 0.01", status: 64) }
+        if let duration, !(duration > 0) { fail("--duration \(duration): give seconds above 0", status: 64) }
+        guard let level = Logger.Level(rawValue: logLevel) else {
+            fail("--log-level \(logLevel): write trace, debug, info, notice, warning, error or critical", status: 64)
+        }
+        LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
+        var logger = Logger(label: "ringway")
+        logger.logLevel = level
+        let signals = SignalWaiter()
+        do throws(EngineError) {
+            let engine = try Engine(options, logger: logger)
+            try engine.start()
+            run(engine, signals)
+        } catch {
+            fail(error.description)
+        }
+    }
+
+    private func engineOptions() throws(EngineError) -> EngineOptions {
+        if ports.isEmpty { throw EngineError("no ports; give at least one as in --port vhost-user:/run/vm1.sock") }
+        var all: [PortOptions] = []
+        for text in ports { all.append(try PortSyntax.port(text)) }
+        var options = EngineOptions(ports: all, mode: try forwardingMode())
+        if let cpus { options.cpus = try PortSyntax.cpus(cpus) }
+        do throws(EngineError) { options.busyloop = try PortSyntax.busyloop(busyloop) } catch { throw EngineError("--\(error)") }
+        guard (1...1_000_000).contains(macAgeing) else { throw EngineError("--mac-ageing \(macAgeing): give 1 to 1000000 seconds") }
+        options.macAgeing = macAgeing
+        return options
+    }
+
+    private func forwardingMode() throws(EngineError) -> ForwardingMode {
+        switch mode {
+        case "crossconnect": return .crossconnect
+        case "switch": return .switch
+        case "macswap": return .macswap
+        case "drop": return .drop
+        case "generate": return .generate(size: size)
+        default: throw EngineError("--mode \(mode): write crossconnect, switch, macswap, drop or generate")
+        }
+    }
+
+    /// Until a signal or the end of `--duration`. Without `--stats` nothing wakes up meanwhile.
+    private func run(_ engine: Engine, _ signals: SignalWaiter) {
+        print("ready")
+        fflush(nil)
+        let start = SignalWaiter.now
+        let end = duration.map { start + $0 }
+        var report = Report(isJSON: json, start: start, engine.snapshot())
+        var next = stats.map { start + $0 }
+        while true {
+            let wake = [end, next].compactMap { $0 }.min()
+            if signals.wait(until: wake) { break }
+            let now = SignalWaiter.now
+            if let end, now >= end { break }
+            if let due = next, now >= due {
+                report.interval(engine.snapshot(), now)
+                next = due + (stats ?? 1)
+            }
+        }
+        let now = SignalWaiter.now
+        engine.stop()
+        report.totals(engine.snapshot(), now)
+    }
+}

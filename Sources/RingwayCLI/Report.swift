@@ -1,0 +1,123 @@
+import Glibc
+import Ringway
+
+/// Prints counters: a table for people, a JSON object a line for programs.
+struct Report {
+    let isJSON: Bool
+    let start: Double
+    private var last: [PortSnapshot]
+    private var lastTime: Double
+    private var first: [PortSnapshot]
+
+    init(isJSON: Bool, start: Double, _ snapshot: [PortSnapshot]) {
+        self.isJSON = isJSON
+        self.start = start
+        last = snapshot
+        first = snapshot
+        lastTime = start
+    }
+
+    /// What happened since the last interval.
+    mutating func interval(_ now: [PortSnapshot], _ time: Double) {
+        show("interval", now, since: last, time - lastTime)
+        last = now
+        lastTime = time
+    }
+
+    /// What happened since the start.
+    func totals(_ now: [PortSnapshot], _ time: Double) { show("totals", now, since: first, time - start) }
+
+    private func show(_ kind: String, _ now: [PortSnapshot], since: [PortSnapshot], _ seconds: Double) {
+        let rows = zip(now, since).map { Row($0, $1, max(seconds, 1e-9)) }
+        if isJSON {
+            print("{\"type\":\"\(kind)\",\"seconds\":\(Report.number(seconds, 3)),\"ports\":[\(rows.map(\.json).joined(separator: ","))]}")
+        } else {
+            print(kind == "totals" ? "totals of \(Report.number(seconds, 1)) s" : "after \(Report.number(lastTime + seconds - start, 1)) s")
+            print(Row.header)
+            for row in rows { print(row.lines) }
+        }
+        fflush(nil)
+    }
+
+    static func number(_ value: Double, _ digits: Int) -> String {
+        var scale = 1.0
+        for _ in 0..<digits { scale *= 10 }
+        let rounded = Int((abs(value) * scale).rounded())
+        let whole = rounded / Int(scale)
+        let sign = value < 0 && rounded > 0 ? "-" : ""
+        if digits == 0 { return sign + "\(whole)" }
+        let fraction = String(rounded % Int(scale))
+        return sign + "\(whole)." + String(repeating: "0", count: digits - fraction.count) + fraction
+    }
+}
+
+/// One port over one period.
+private struct Row {
+    let port: PortSnapshot
+    let rx: DirectionCounters
+    let tx: DirectionCounters
+    let drops: [(cause: String, count: UInt64)]
+    let seconds: Double
+
+    init(_ now: PortSnapshot, _ before: PortSnapshot, _ seconds: Double) {
+        port = now
+        rx = Row.difference(now.rx, before.rx)
+        tx = Row.difference(now.tx, before.tx)
+        drops = now.drops.compactMap { drop in
+            let count = drop.count &- (before.drops.first { $0.cause == drop.cause }?.count ?? 0)
+            return count > 0 ? (drop.cause, count) : nil
+        }
+        self.seconds = seconds
+    }
+
+    private static func difference(_ a: DirectionCounters, _ b: DirectionCounters) -> DirectionCounters {
+        var d = DirectionCounters()
+        d.packets = a.packets &- b.packets
+        d.bytes = a.bytes &- b.bytes
+        return d
+    }
+
+    private func mpps(_ d: DirectionCounters) -> Double { Double(d.packets) / seconds / 1e6 }
+    private func gbps(_ d: DirectionCounters) -> Double { Double(d.bytes) * 8 / seconds / 1e9 }
+
+    var json: String {
+        func direction(_ d: DirectionCounters) -> String {
+            "{\"packets\":\(d.packets),\"bytes\":\(d.bytes),\"mpps\":\(Report.number(mpps(d), 6)),\"gbps\":\(Report.number(gbps(d), 6))}"
+        }
+        let causes = drops.map { "\(Row.quote($0.cause)):\($0.count)" }.joined(separator: ",")
+        return "{\"port\":\(Row.quote(port.name)),\"connected\":\(port.isConnected),\"rx\":\(direction(rx)),\"tx\":\(direction(tx)),\"drops\":{\(causes)}}"
+    }
+
+    private static func quote(_ text: String) -> String {
+        var out = "\""
+        for c in text.unicodeScalars {
+            switch c {
+            case "\"": out += "\\\""
+            case "\\": out += "\\\\"
+            case _ where c.value < 32:
+                let digits = String(c.value, radix: 16)
+                out += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+            default: out.unicodeScalars.append(c)
+            }
+        }
+        return out + "\""
+    }
+
+    static let header = line("port", "", "packets", "bytes", "Mpps", "Gbit/s", "drops")
+
+    var lines: String {
+        let causes = drops.map { "\($0.cause): \($0.count)" }.joined(separator: ", ")
+        let name = port.name + (port.isConnected ? "" : " (no front-end)")
+        return Row.line(name, "rx", "\(rx.packets)", "\(rx.bytes)", Report.number(mpps(rx), 3), Report.number(gbps(rx), 3), causes) + "\n"
+            + Row.line("", "tx", "\(tx.packets)", "\(tx.bytes)", Report.number(mpps(tx), 3), Report.number(gbps(tx), 3), "")
+    }
+
+    private static func line(_ name: String, _ way: String, _ columns: String...) -> String {
+        func pad(_ s: String, _ n: Int, left: Bool) -> String {
+            let space = String(repeating: " ", count: max(0, n - s.count))
+            return left ? space + s : s + space
+        }
+        return pad(name, 32, left: false) + " " + pad(way, 3, left: false) + pad(columns[0], 14, left: true) + pad(columns[1], 17, left: true)
+            + pad(columns[2], 9, left: true) + pad(columns[3], 9, left: true) + (columns[4].isEmpty ? "" : "  " + columns[4])
+    }
+}
