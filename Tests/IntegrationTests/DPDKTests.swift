@@ -1,0 +1,92 @@
+import Foundation
+import Testing
+
+/// testpmd with one virtio-user port.
+final class Testpmd {
+    let program: Program
+
+    init(_ socket: String, forward: String, options: String, isServer: Bool = false) throws {
+        let vdev = "net_virtio_user0,path=\(socket),queues=1,queue_size=1024,\(options)" + (isServer ? ",server=1" : "")
+        program = try Program(
+            "testpmd",
+            ["stdbuf", "-oL", "dpdk-testpmd", "-l", "0,1", "--main-lcore", "0", "--in-memory", "--single-file-segments", "--no-pci",
+                "--no-telemetry", "-m", "256", "--vdev", vdev, "--", "-i", "--nb-cores=1", "--forward-mode=\(forward)", "--auto-start",
+                "--total-num-mbufs=16384"])
+        _ = try program.wait(for: "testpmd> ", seconds: 30)
+    }
+
+    /// Stops forwarding; packets that it received and sent.
+    func stop() throws -> (received: Int, sent: Int) {
+        program.send("stop")
+        let text = try program.wait(for: "Accumulated forward statistics for all ports", seconds: 10)
+        let tail = text.components(separatedBy: "Accumulated forward statistics for all ports").last!
+        _ = try program.wait(for: "Done.", seconds: 10)
+        func number(_ key: String) -> Int {
+            let whole = tail.isEmpty ? text : program.output.components(separatedBy: "Accumulated forward statistics").last!
+            guard let at = whole.range(of: key) else { return -1 }
+            return Int(whole[at.upperBound...].drop { !$0.isNumber }.prefix { $0.isNumber }) ?? -1
+        }
+        return (number("RX-packets:"), number("TX-packets:"))
+    }
+
+    /// Status of its end.
+    func quit() -> Int32? {
+        program.send("quit")
+        return program.wait(seconds: 20)
+    }
+}
+
+/// DPDK's virtio-user as driver of each mode.
+@Suite(.serialized) struct DPDKTests {
+    static let options = ["packed_vq=0", "packed_vq=1"].flatMap { a in
+        ["in_order=0", "in_order=1"].flatMap { b in ["mrg_rxbuf=0", "mrg_rxbuf=1"].map { "\(a),\(b),\($0)" } }
+    }
+
+    /// One session; the counts of both sides must agree with the mode.
+    private func check(_ mode: String, _ socket: String, _ options: String, isServer: Bool = false, _ ringway: Ringway) throws {
+        let forward = ["drop": "txonly", "generate": "rxonly", "macswap": "flowgen"][mode]!
+        let testpmd = try Testpmd(socket, forward: forward, options: options, isServer: isServer)
+        usleep(700_000)
+        let counts = try testpmd.stop()
+        #expect(testpmd.quit() == 0)
+        switch mode {
+        case "drop": #expect(counts.sent > 10_000, "\(options): \(counts)")
+        case "generate": #expect(counts.received > 10_000, "\(options): \(counts)")
+        default: #expect(counts.sent > 10_000 && counts.received > counts.sent / 2, "\(options): \(counts)")
+        }
+        #expect(ringway.complaints == [], "\(options)")
+    }
+
+    @Test("every kind of ring, one after the other on the same port", arguments: ["drop", "generate", "macswap"])
+    func client(_ mode: String) throws {
+        let folder = Folder()
+        let ringway = try Ringway(["vhost-user:\(folder("p"))"], mode: mode, ["--cpus", "0"])
+        for options in DPDKTests.options { try check(mode, folder("p"), options, ringway) }
+        let totals = try ringway.totals()[0]
+        #expect(totals.drops.filter { $0.key != "receiver full" && $0.key != "receiver not ready" } == [:])
+        switch mode {
+        case "drop": #expect(totals.rxBytes == totals.rxPackets * 64)
+        case "generate": #expect(totals.txBytes == totals.txPackets * 64)
+        default: #expect(totals.txPackets > 10_000)
+        }
+    }
+
+    @Test("DPDK as the socket's server", arguments: ["drop", "generate", "macswap"])
+    func server(_ mode: String) throws {
+        let folder = Folder()
+        let ringway = try Ringway(["vhost-user:\(folder("p")),client=on"], mode: mode, ["--cpus", "0"])
+        for options in ["packed_vq=0,in_order=0,mrg_rxbuf=1", "packed_vq=1,in_order=1,mrg_rxbuf=1"] {
+            try check(mode, folder("p"), options, isServer: true, ringway)
+        }
+        _ = try ringway.totals()
+    }
+
+    @Test("poll never sleeps and works the same")
+    func poll() throws {
+        let folder = Folder()
+        let ringway = try Ringway(["vhost-user:\(folder("p"))"], mode: "macswap", ["--cpus", "0", "--busyloop", "poll"])
+        try check("macswap", folder("p"), "packed_vq=1,in_order=0,mrg_rxbuf=1", ringway)
+        try check("macswap", folder("p"), "packed_vq=0,in_order=0,mrg_rxbuf=1", ringway)
+        _ = try ringway.totals()
+    }
+}

@@ -1,0 +1,117 @@
+import Foundation
+
+/// A QEMU guest with virtio-net devices on vhost-user sockets, driven over its serial console.
+final class Guest {
+    struct NIC {
+        var socket: String
+        var mac: String
+        var queues = 1
+        var isPacked = false
+        var hasOffloads = true
+        /// QEMU is the socket's server.
+        var isServer = false
+        /// QEMU, as client, connects again after a second.
+        var reconnects = false
+    }
+
+    private var program: Program
+    private let arguments: [String]
+    let name: String
+    private static let offloads = [
+        "csum", "gso", "guest_csum", "guest_tso4", "guest_tso6", "guest_ecn", "guest_ufo", "host_tso4", "host_tso6", "host_ecn", "host_ufo",
+    ]
+
+    /// Starts it; `ready()` waits for the console. `extra` are more QEMU arguments.
+    init(_ name: String, _ nics: [NIC], cpus: Int = 1, memory: Int = 256, initrd: String? = nil, numa: [String]? = nil, staysUp: Bool = false) throws {
+        self.name = name
+        let testbed = root + "/.testbed/"
+        var a = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "\(cpus)", "-m", "\(memory)"]
+        a += ["-display", "none", "-monitor", "none", "-serial", "stdio", "-nodefaults"]
+        if !staysUp { a.append("-no-reboot") }
+        a += numa ?? ["-object", "memory-backend-memfd,id=m,size=\(memory)M,share=on", "-numa", "node,memdev=m"]
+        a += ["-kernel", testbed + "vmlinuz", "-initrd", initrd ?? testbed + "initramfs.gz"]
+        a += ["-append", "console=ttyS0 quiet panic=-1 ipv6.disable=1"]
+        for (i, nic) in nics.enumerated() {
+            let side = nic.isServer ? ",server=on" : nic.reconnects ? ",reconnect=1" : ""
+            a += ["-chardev", "socket,id=c\(i),path=\(nic.socket)\(side)"]
+            a += ["-netdev", "vhost-user,id=n\(i),chardev=c\(i),queues=\(nic.queues)"]
+            // vectors=0: QEMU 7.2 without KVM cannot do MSI-X on a vhost back-end.
+            var device = "virtio-net-pci,netdev=n\(i),mac=\(nic.mac),mq=\(nic.queues > 1 ? "on" : "off"),vectors=0"
+            if nic.isPacked { device += ",packed=on" }
+            if !nic.hasOffloads { device += Guest.offloads.map { ",\($0)=off" }.joined() }
+            a += ["-device", device]
+        }
+        arguments = a
+        program = try Program(name, a)
+    }
+
+    /// Waits until it takes commands.
+    func ready() throws { _ = try program.wait(for: "@@READY@@", seconds: 60) }
+
+    /// Carries a line out; its output. Errors: a status other than 0, no answer.
+    @discardableResult
+    func run(_ line: String, seconds: Double = 30, anyStatus: Bool = false) throws -> String {
+        try finish(begin(line), line, seconds: seconds, anyStatus: anyStatus)
+    }
+
+    /// Sends a line without waiting for its end; give what comes back to `finish`.
+    func begin(_ line: String) -> Int {
+        let mark = program.output.count
+        program.send(line)
+        return mark
+    }
+
+    @discardableResult
+    func finish(_ mark: Int, _ line: String, seconds: Double = 30, anyStatus: Bool = false) throws -> String {
+        let text = try program.wait(for: "@@STATUS ", after: mark, seconds: seconds)
+        // The status itself may be a moment later.
+        let whole = text.hasSuffix("@@") || text.contains("@@\r\n") ? text : try program.wait(for: "@@\r\n", after: mark, seconds: 5)
+        let parts = whole.components(separatedBy: "@@STATUS ")
+        guard anyStatus || parts.last!.hasPrefix("0@@") else { throw Unexpected("\(name): \(line):\n\(whole)") }
+        return parts[0]
+    }
+
+    /// Gives an interface its address.
+    func configure(_ address: String, interface: String = "eth0") throws {
+        try run("ip addr add \(address)/24 dev \(interface) && ip link set \(interface) up")
+    }
+
+    /// Percentage of lost pings.
+    func loss(to address: String, count: Int = 20) throws -> Int {
+        try Guest.loss(run("ping -c \(count) -i 0.1 -W 2 \(address)", seconds: 60, anyStatus: true))
+    }
+
+    static func loss(_ text: String) throws -> Int {
+        guard let at = text.range(of: "% packet loss"), let n = Int(text[..<at.lowerBound].split(separator: " ").last ?? "") else {
+            throw Unexpected("ping said:\n\(text)")
+        }
+        return n
+    }
+
+    /// TCP for two seconds to an `iperf3 -s`; Mbit/s as the receiver saw them.
+    func iperf(_ address: String, reverse: Bool) throws -> Double {
+        let text = try run("iperf3 -c \(address) -t 2 -f m\(reverse ? " -R" : "")", seconds: 40)
+        guard let line = text.split(whereSeparator: \.isNewline).last(where: { $0.contains("receiver") }) else { throw Unexpected(text) }
+        let words = line.split(separator: " ")
+        guard let unit = words.firstIndex(of: "Mbits/sec"), let rate = Double(words[unit - 1]) else { throw Unexpected(text) }
+        return rate
+    }
+
+    /// `reboot -f` without waiting for an answer; `ready()` afterwards.
+    func reboot() throws {
+        let mark = program.output.count
+        program.send("reboot -f")
+        _ = try program.wait(for: "@@READY@@", after: mark, seconds: 60)
+    }
+
+    func kill() { program.end(SIGKILL) }
+
+    /// The same machine again.
+    func start() throws {
+        program = try Program(name, arguments)
+        try ready()
+    }
+}
+
+/// Boots several at once.
+func boot(_ guests: Guest...) throws { for g in guests { try g.ready() } }
