@@ -9,6 +9,8 @@ public final class BackEndSession {
     let device: any BackEndDevice
     let log: (String) -> Void
     var features = Features(rawValue: 0)
+    /// SET_FEATURES has come.
+    var isNegotiated = false
     var protocolFeatures = ProtocolFeatures(rawValue: 0)
     var memory = GuestMemory()
     var rings: [SessionRing]
@@ -157,6 +159,7 @@ public final class BackEndSession {
             throw VhostUserError(.features, .setFeatures, "features change while rings run; stop them first (GET_VRING_BASE)")
         }
         features = wanted
+        isNegotiated = true
         device.featuresAcknowledged(set)
         // Without PROTOCOL_FEATURES rings start enabled ("Ring states").
         if !wanted.contains(.protocolFeatures) { for i in rings.indices { rings[i].isEnabled = true } }

@@ -108,7 +108,8 @@ extension BackEndSession {
 
     func setVringEnable(_ m: Message) throws(VhostUserError) {
         let (i, value) = try state(m, .setVringEnable)
-        guard features.contains(.protocolFeatures) else {
+        // QEMU enables rings before it sends SET_FEATURES; from then on the bit decides.
+        guard !isNegotiated || features.contains(.protocolFeatures) else {
             throw VhostUserError(.features, .setVringEnable, "PROTOCOL_FEATURES was not negotiated")
         }
         guard value <= 1 else { throw VhostUserError(.payload, .setVringEnable, "ring \(i): \(value); 0 or 1 is expected") }

@@ -26,7 +26,8 @@ final class Program {
         self.name = name
         log = NSTemporaryDirectory() + "ringway-\(name)-\(UUID().uuidString.prefix(8)).log"
         var ends: [Int32] = [0, 0]
-        guard pipe2(&ends, Int32(O_CLOEXEC)) == 0 else { throw Unexpected("pipe: \(errno)") }
+        guard pipe(&ends) == 0 else { throw Unexpected("pipe: \(errno)") }
+        for fd in ends { _ = fcntl(fd, F_SETFD, FD_CLOEXEC) }
         input = ends[1]
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
