@@ -22,7 +22,7 @@ enum Placement {
         let near = cpus.indices.filter { cpus[$0] >= 0 && node >= 0 && Placement.node(ofCPU: cpus[$0]) == node }
         if near.isEmpty {
             let thread = pair % cpus.count
-            let why = node < 0 ? "the node of the guest's memory is not known" : "no thread runs on node \(node), where the guest's memory lies"
+            let why = cpus[thread] < 0 ? "threads are not pinned (--cpus)" : node < 0 ? "the node of the guest's memory is not known" : "no thread runs on node \(node), where the guest's memory lies"
             return Choice(thread: thread, reason: "thread \(thread)\(place(cpus[thread])): \(why)")
         }
         let thread = near[pair % near.count]

@@ -36,12 +36,17 @@ final class Mapping: @unchecked Sendable {
     private let handle: Int32
     /// Where the region begins: `start` is rounded down to a page of the file.
     let host: UnsafeMutableRawPointer
+    /// The file, and the region's place in it.
+    private let device: UInt64
+    private let inode: UInt64
+    private let offset: UInt64
 
     init(_ region: RegionDescription, fd: Int32, lossFD: Int32) throws(MemoryError) {
         var status = stat()
         guard fstat(fd, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
             throw MemoryError("descriptor of region \(hex(region.guestAddress)) is not a file that can be mapped")
         }
+        (device, inode, offset) = (UInt64(status.st_dev), UInt64(status.st_ino), region.offset)
         let (end, overflows) = region.offset.addingReportingOverflow(region.size)
         guard !overflows, end <= UInt64(max(0, status.st_size)) else {
             throw MemoryError(
@@ -67,6 +72,12 @@ final class Mapping: @unchecked Sendable {
         CPlat_unguard(handle)
         munmap(start, length)
     }
+
+    /// Whether this is `offset` of the file behind `fd`.
+    func shows(_ fd: Int32, _ offset: UInt64) -> Bool {
+        var status = stat()
+        return fstat(fd, &status) == 0 && UInt64(status.st_dev) == device && UInt64(status.st_ino) == inode && offset == self.offset
+    }
 }
 
 func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
@@ -75,6 +86,8 @@ func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
 /// the mappings which stay; the old one may go when no ring uses its map any more.
 public final class GuestMemory: @unchecked Sendable {
     private let mappings: [Mapping]
+    /// How often each region was added: QEMU adds and removes every region once for each queue pair.
+    private let counts: [Int]
     private let table: UnsafeMutablePointer<MappedRegion>
     private let count: Int
 
@@ -86,10 +99,11 @@ public final class GuestMemory: @unchecked Sendable {
     public var regions: [MappedRegion] { (0..<count).map { table[$0] } }
 
     /// No memory.
-    public convenience init() { self.init([], []) }
+    public convenience init() { self.init([], [], []) }
 
-    private init(_ mappings: [Mapping], _ regions: [MappedRegion]) {
+    private init(_ mappings: [Mapping], _ counts: [Int], _ regions: [MappedRegion]) {
         self.mappings = mappings
+        self.counts = counts
         count = regions.count
         table = .allocate(capacity: max(1, regions.count))
         table.initialize(from: regions, count: regions.count)
@@ -97,16 +111,30 @@ public final class GuestMemory: @unchecked Sendable {
 
     deinit { table.deallocate() }
 
-    /// The same regions and one more. Errors: overlap, overflow, too many, a file that is too short,
+    /// The same regions and one more. A region that is there already, from the same place of the same
+    /// file, is counted; it has to be removed as often. Errors: overlap, overflow, too many, a file that is too short,
     /// mmap. `fd` stays the caller's. `lossFD` is an eventfd (or -1) that is written when the
     /// file is truncated behind the mapping.
     public func adding(_ region: RegionDescription, fd: Int32, lossFD: Int32 = -1) throws(MemoryError) -> GuestMemory {
+        if let i = index(of: region), mappings[i].shows(fd, region.offset) { return counting(i, 1) }
         guard count < GuestMemory.maximumRegions else { throw MemoryError("more than \(GuestMemory.maximumRegions) regions") }
         try check(region)
         let mapping = try Mapping(region, fd: fd, lossFD: lossFD)
         let mapped = MappedRegion(
             guestAddress: region.guestAddress, size: region.size, userAddress: region.userAddress, host: mapping.host)
-        return GuestMemory(mappings + [mapping], regions + [mapped])
+        return GuestMemory(mappings + [mapping], counts + [1], regions + [mapped])
+    }
+
+    private func index(of region: RegionDescription) -> Int? {
+        regions.firstIndex {
+            $0.guestAddress == region.guestAddress && $0.size == region.size && $0.userAddress == region.userAddress
+        }
+    }
+
+    private func counting(_ i: Int, _ change: Int) -> GuestMemory {
+        var new = counts
+        new[i] += change
+        return GuestMemory(mappings, new, regions)
     }
 
     private func check(_ new: RegionDescription) throws(MemoryError) {
@@ -129,15 +157,12 @@ public final class GuestMemory: @unchecked Sendable {
 
     /// The regions without the one that has these addresses and this size.
     public func removing(_ region: RegionDescription) throws(MemoryError) -> GuestMemory {
-        let all = regions
-        guard
-            let i = all.firstIndex(where: {
-                $0.guestAddress == region.guestAddress && $0.size == region.size && $0.userAddress == region.userAddress
-            })
-        else { throw MemoryError("no region \(hex(region.guestAddress))+\(hex(region.size)) to remove") }
-        var (kept, left) = (mappings, all)
+        guard let i = index(of: region) else { throw MemoryError("no region \(hex(region.guestAddress))+\(hex(region.size)) to remove") }
+        if counts[i] > 1 { return counting(i, -1) }
+        var (kept, numbers, left) = (mappings, counts, regions)
         kept.remove(at: i)
+        numbers.remove(at: i)
         left.remove(at: i)
-        return GuestMemory(kept, left)
+        return GuestMemory(kept, numbers, left)
     }
 }

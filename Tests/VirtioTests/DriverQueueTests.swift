@@ -22,6 +22,13 @@ import Virtio
         var isUsed = false
     }
 
+    /// Whether the position, or one a whole number of laps later, lies in the range.
+    private func comesRound(_ position: Int, _ lap: Int, in range: Range<Int>) -> Bool {
+        if position >= range.lowerBound { return position < range.upperBound }
+        let behind = range.lowerBound - position
+        return range.contains(position + (behind + lap - 1) / lap * lap)
+    }
+
     /// Runs random bursts in both directions until `total` chains have come back.
     func exchange(_ shape: Shape, chains total: Int) {
         var random = Random(seed: shape.seed)
@@ -85,10 +92,15 @@ import Virtio
             }
             if random.chance(70) { queue.publish() ; shownAbsolute += added } else if added > 0 { queue.publish(); shownAbsolute += added }
             let kick = queue.needsKick()
-            let wanted = armed.map { kickedAbsolute <= $0 && $0 < shownAbsolute } ?? false
+            // A wish that is never renewed comes round again: positions are told modulo two laps or 2^16.
+            let lap = shape.isPacked ? 2 * size : 65536
+            let wanted = armed.map { comesRound($0, lap, in: kickedAbsolute..<shownAbsolute) } ?? false
             // Without EVENT_IDX the wish is a flag and stays.
             let expectsKick = shape.features.contains(.eventIdx) ? wanted : armed != nil && shownAbsolute > kickedAbsolute
-            #expect(kick == expectsKick, "kick after \(kickedAbsolute) at \(shownAbsolute), armed \(String(describing: armed))")
+            if kick != expectsKick {
+                Issue.record("kick \(kick) after \(kickedAbsolute) at \(shownAbsolute), armed \(String(describing: armed))")
+                return
+            }
             kickedAbsolute = shownAbsolute
 
             // The device takes some of them and checks what it can read.
