@@ -117,9 +117,11 @@ extension DeviceQueue {
         slotsSinceCall &+= slots
     }
 
+    /// With WRITE where something was written: without it drivers ignore the length (2.8.4).
     @inline(__always)
     func usedWord(_ cursor: PackedCursor, _ id: UInt16, _ length: UInt32) -> UInt64 {
-        UInt64(length) | UInt64(id) << 32 | UInt64(cursor.usedBits) << 48
+        let flags = cursor.usedBits | (length > 0 ? DescriptorFlag.write : 0)
+        return UInt64(length) | UInt64(id) << 32 | UInt64(flags) << 48
     }
 
     @inline(__always)

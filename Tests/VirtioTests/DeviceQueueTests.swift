@@ -156,8 +156,8 @@ final class Crossing {
     private func send() {
         for _ in 0..<random.below(40) {
             guard let token = sending.free.last, from.driver.free > 0 else { break }
-            // Small rings without merging hold but short receive chains.
-            let most = isMergeable ? min(Crossing.largestFrame, 200 * Int(shape.size)) : Crossing.largestFrame
+            // One chain can take a small ring alone: then a frame must fit one buffer.
+            let most = isMergeable && shape.size < 64 ? 180 : Crossing.largestFrame
             let length = random.chance(70) ? 14 + random.below(100) : 14 + random.below(most - 13)
             let p = sending[token]
             for i in 0..<header { p.storeBytes(of: 0, toByteOffset: i, as: UInt8.self) }
@@ -212,6 +212,7 @@ final class Crossing {
             var frame: [UInt8] = []
             for (i, b) in pending[0..<buffers].enumerated() {
                 let skip = i == 0 ? header : 0
+                try #require(b.length >= skip, "buffer of \(b.length) bytes, frame \(received), in flight \(expected.count)")
                 frame += UnsafeRawBufferPointer(start: receiving[b.token] + skip, count: b.length - skip)
                 receiving.free.append(b.token)
             }

@@ -241,7 +241,10 @@ final class RawRing {
         }
         var defects = Set<RingDefect.Kind>()
         var popped = 0
-        for round in 0..<60_000 {
+        // Until the scribbler had its effect, which it has at once where there is a second core.
+        var round = -1
+        while round < 300_000 || (round < 30_000_000 && (defects.count < 3 || popped == 0)) {
+            round += 1
             // A queue that stopped starts again somewhere.
             if r.queue.defect.kind != .none {
                 defects.insert(r.queue.defect.kind)
