@@ -26,7 +26,7 @@ let package = Package(
             dependencies: ["VhostUser", "Virtio", "Memory", "CPlatform", .product(name: "Logging", package: "swift-log")]),
         .target(
             name: "Telemetry",
-            dependencies: ["CPlatform", .product(name: "Histogram", package: "hdrhistogram-swift")]),
+            dependencies: [.product(name: "Histogram", package: "hdrhistogram-swift")]),
         .target(
             name: "Dataplane",
             dependencies: [
@@ -37,7 +37,7 @@ let package = Package(
         .executableTarget(
             name: "RingwayCLI",
             dependencies: [
-                "Ringway", "CPlatform",
+                "Ringway", "Telemetry", "CPlatform",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
@@ -46,7 +46,7 @@ let package = Package(
         .testTarget(name: "MemoryTests", dependencies: ["Memory", "Virtio", "CPlatform"]),
         .testTarget(name: "VhostUserTests", dependencies: ["VhostUser", "Memory", "Virtio", "CPlatform"]),
         .testTarget(name: "VhostTests", dependencies: ["Vhost", "VhostUser", "Memory", "Virtio", "CPlatform"]),
-        .testTarget(name: "DataplaneTests", dependencies: ["Dataplane", "Vhost", "VhostUser", "Memory", "Virtio", "CPlatform"]),
+        .testTarget(name: "DataplaneTests", dependencies: ["Ringway", "CPlatform", .product(name: "Logging", package: "swift-log")]),
         .testTarget(name: "IntegrationTests", dependencies: ["CPlatform"]),
     ]
 )

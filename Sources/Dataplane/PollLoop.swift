@@ -10,7 +10,8 @@ enum PollLoop {
     /// Quiet pairs visited each round.
     static var visits: Int { 4 }
 
-    @inline(__always)
+    /// Not inlined, so that a test can look at what each specialisation calls.
+    @inline(never)
     static func round<F: PacketFunction>(_ t: ThreadPointer, _ f: UnsafeMutablePointer<F>, _ mailbox: Mailbox) {
         if t.pointee.notifier.hasCompletions { acceptEvents(t) }
         if t.pointee.exchange.threadCount > 1 { acceptParcels(t) }

@@ -161,7 +161,7 @@ final class PollThread: @unchecked Sendable {
     }
 
     static func queue(_ p: PairPointer, _ isReceive: Bool) -> UnsafeMutablePointer<QueueState> {
-        let offset = MemoryLayout<PairState>.offset(of: isReceive ? \PairState.receive : \PairState.transmit)!
-        return (UnsafeMutableRawPointer(p) + offset).assumingMemoryBound(to: QueueState.self)
+        // The pair stays where it is, so these pointers stay valid.
+        isReceive ? withUnsafeMutablePointer(to: &p.pointee.receive) { $0 } : withUnsafeMutablePointer(to: &p.pointee.transmit) { $0 }
     }
 }

@@ -1,0 +1,74 @@
+import CPlatform
+import Glibc
+import Logging
+import Ringway
+
+/// An engine and embedded drivers on real vhost-user sockets in a folder of their own, for measuring.
+final class Bench {
+    struct Setup {
+        var mode = ForwardingMode.crossconnect
+        var driver = DriverOptions()
+        var busyloop = BusyloopBudget.poll
+        /// CPU of the engine's thread and of the drivers; -1: not pinned.
+        var engineCPU = -1
+        var driverCPU = -1
+    }
+
+    let engine: Engine
+    let drivers: [EmbeddedDriver]
+    private let folder: String
+
+    /// Starts everything, and pins the calling thread to the drivers' CPU.
+    init(_ setup: Setup) throws(EngineError) {
+        var template = Array("/tmp/ringway-bench-XXXXXX".utf8CString)
+        guard let made = mkdtemp(&template) else { throw EngineError("mkdtemp: \(String(cString: strerror(errno)))") }
+        folder = String(cString: made)
+        let paths = (0..<(setup.mode == .crossconnect ? 2 : 1)).map { [folder] in "\(folder)/\($0).sock" }
+        let ports = paths.map { path in
+            var port = PortOptions(.vhostUser(path: path, isClient: false))
+            port.queuePairs = setup.driver.queuePairs
+            return port
+        }
+        var logger = Logger(label: "ringway")
+        logger.logLevel = .error
+        engine = try Engine(
+            EngineOptions(ports: ports, mode: setup.mode, cpus: setup.engineCPU >= 0 ? [setup.engineCPU] : [], busyloop: setup.busyloop),
+            logger: logger)
+        do throws(EngineError) {
+            try engine.start()
+            if setup.driverCPU >= 0 { _ = CPlat_pin_to_cpu(Int32(setup.driverCPU)) }
+            var all: [EmbeddedDriver] = []
+            for path in paths { all.append(try EmbeddedDriver(path: path, setup.driver)) }
+            drivers = all
+        } catch {
+            engine.stop()
+            rmdir(folder)
+            throw error
+        }
+    }
+
+    /// Stops everything.
+    func close() {
+        engine.stop()
+        rmdir(folder)
+    }
+
+    /// Where packets go, from pair 0 to pair 0: both ways in `crossconnect`.
+    var flows: [Load.Flow] {
+        let first = drivers[0].pairs
+        if drivers.count == 1 { return [Load.Flow(from: first, to: first)] }
+        let second = drivers[1].pairs
+        return [Load.Flow(from: first, to: second), Load.Flow(from: second, to: first)]
+    }
+
+    /// CPUs of this process, lowest first.
+    static var allowedCPUs: [Int] { (0..<1024).filter { CPlat_cpu_allowed(Int32($0)) } }
+
+    /// One CPU for the engine and one for the drivers, where there are two; else nothing is pinned.
+    static func choosePlaces(_ setup: inout Setup) {
+        let cpus = allowedCPUs
+        guard cpus.count >= 2 else { return }
+        (setup.driverCPU, setup.engineCPU) = (cpus[0], cpus[1])
+        setup.driver.node = NUMA.node(ofCPU: cpus[1])
+    }
+}

@@ -1,0 +1,83 @@
+import ArgumentParser
+import CPlatform
+import Glibc
+import Ringway
+
+/// An embedded driver on somebody's back-end: a packet generator and sink.
+struct DriveCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "drive",
+        abstract: "Connect an embedded virtio driver to a vhost-user socket; send and receive as fast as it goes.",
+        discussion: "Example, with a back-end such as `ringway forward --mode macswap` on the socket:\n  ringway drive /run/vm1.sock --size 64 --seconds 5")
+
+    @Argument(help: "Path of the back-end's socket.")
+    var socket: String
+
+    @Option(help: ArgumentHelp("Frame size without CRC.", valueName: "bytes"))
+    var size = 64
+
+    @Option(help: ArgumentHelp("How long.", valueName: "seconds"))
+    var seconds = 3
+
+    @Option(help: "Frames of a burst, 1 to 64.")
+    var burst = 32
+
+    @Option(help: ArgumentHelp("NUMA node for the driver's memory (default: any).", valueName: "node"))
+    var node: Int?
+
+    @Option(help: ArgumentHelp("CPU for the driver (default: any).", valueName: "cpu"))
+    var cpu: Int?
+
+    @Option(help: ArgumentHelp("Descriptors of each ring.", valueName: "entries"))
+    var ringSize: UInt32 = 1024
+
+    @Flag(help: "Packed rings.")
+    var packed = false
+
+    @Flag(help: "IN_ORDER, where the back-end has it.")
+    var inOrder = false
+
+    @Flag(help: "Receive only.")
+    var receiveOnly = false
+
+    func run() throws {
+        guard (60...9216).contains(size) else { fail("--size \(size): give 60 to 9216 bytes", status: 64) }
+        guard (1...DriverPair.burst).contains(burst) else { fail("--burst \(burst): give 1 to \(DriverPair.burst)", status: 64) }
+        guard (1...3600).contains(seconds) else { fail("--seconds \(seconds): give 1 to 3600", status: 64) }
+        guard RingLayout.isValid(size: ringSize, isPacked: packed) else {
+            fail("--ring-size \(ringSize): 2 to 32768, a power of two for split rings", status: 64)
+        }
+        if let node, node >= NUMA.nodes { fail("--node \(node): this machine has nodes 0 to \(NUMA.nodes - 1)", status: 64) }
+        var options = DriverOptions()
+        options.ringSize = ringSize
+        options.isPacked = packed
+        options.isInOrder = inOrder
+        options.frameRoom = max(2048, size)
+        options.node = node ?? -1
+        if let cpu, CPlat_pin_to_cpu(Int32(clamping: cpu)) != 0 { fail("--cpu \(cpu): not a CPU this process may run on", status: 64) }
+        do throws(EngineError) {
+            let driver = try EmbeddedDriver(path: socket, options)
+            print("connected; memory: \(driver.memory.summary); features: \(driver.frontEnd.features.bitNames.joined(separator: " "))")
+            drive(driver)
+            try driver.stop()
+        } catch {
+            fail(error.description)
+        }
+    }
+
+    private func drive(_ driver: EmbeddedDriver) {
+        let flows = [Load.Flow(from: driver.pairs, to: driver.pairs)]
+        if !receiveOnly { Load.prepare(flows, size: size) }
+        print("  second      sent Mpps  received Mpps")
+        for second in 1...seconds {
+            var counts = [Load.Count()]
+            let start = CPlat_monotonic_ns()
+            Load.saturate(flows, size: size, burst: burst, until: start + 1_000_000_000, counts: &counts, sends: !receiveOnly)
+            let elapsed = Double(max(1, counts[0].nanoseconds)) / 1000
+            print("  " + Text.right("\(second)", 6) + Text.right(Report.number(Double(counts[0].sent) / elapsed, 3), 15)
+                + Text.right(Report.number(Double(counts[0].received) / elapsed, 3), 15))
+            fflush(nil)
+        }
+        if !receiveOnly { Load.settle(flows[0]) }
+    }
+}

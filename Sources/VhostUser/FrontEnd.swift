@@ -1,0 +1,113 @@
+import Memory
+import Virtio
+
+/// The front-end's end of a vhost-user connection, message by message: negotiation, memory, rings.
+/// What the back-end answers is checked. Blocks for its answers, at most five seconds; one thread at a time.
+public final class FrontEnd {
+    public let socket: MessageSocket
+    /// What the back-end offers.
+    public private(set) var offered = Features(rawValue: 0)
+    /// What was acknowledged.
+    public private(set) var features = Features(rawValue: 0)
+    public private(set) var protocolFeatures = ProtocolFeatures(rawValue: 0)
+    /// Queue pairs that the back-end has (GET_QUEUE_NUM), 1 without MQ.
+    public private(set) var queuePairs = 1
+
+    public init(_ socket: MessageSocket) { self.socket = socket }
+
+    /// Takes what is wanted and offered. Afterwards `features` and `protocolFeatures` say what that is.
+    public func negotiate(_ wanted: Features, _ wantedProtocol: ProtocolFeatures) throws(VhostUserError) {
+        try tell(.setOwner)
+        offered = Features(rawValue: try ask64(.getFeatures))
+        if offered.contains(.protocolFeatures) {
+            let all = ProtocolFeatures(rawValue: try ask64(.getProtocolFeatures))
+            let chosen = all.intersection(wantedProtocol)
+            try tell(.setProtocolFeatures, Payload(chosen.rawValue))
+            protocolFeatures = chosen
+        }
+        if protocolFeatures.contains(.mq) {
+            let pairs = try ask64(.getQueueNum)
+            guard (1...0x8000).contains(pairs) else { throw VhostUserError(.payload, .getQueueNum, "answered \(pairs) queue pairs") }
+            queuePairs = Int(pairs)
+        }
+        features = offered.intersection(wanted.union(.protocolFeatures))
+        try tell(.setFeatures, Payload(features.rawValue))
+    }
+
+    /// SET_MEM_TABLE with one region.
+    public func share(_ region: RegionDescription, _ descriptor: OwnedDescriptor) throws(VhostUserError) {
+        var payload = Payload()
+        payload.add32(1)
+        payload.add32(0)
+        payload.add(region)
+        try tell(.setMemTable, payload, [descriptor])
+    }
+
+    /// Everything that makes ring `index` run, and SET_VRING_ENABLE where the feature is there. Addresses
+    /// are user addresses.
+    public func startRing(
+        _ index: Int, size: UInt32, base: UInt32, descriptors: UInt64, driverArea: UInt64, deviceArea: UInt64,
+        kick: OwnedDescriptor, call: OwnedDescriptor
+    ) throws(VhostUserError) {
+        try tell(.setVringCall, Payload(UInt64(index)), [call])
+        try tell(.setVringNum, Payload(index: index, size))
+        try tell(.setVringBase, Payload(index: index, base))
+        var payload = Payload(index: index, 0)
+        payload.add64(descriptors)
+        payload.add64(deviceArea)
+        payload.add64(driverArea)
+        payload.add64(0)
+        try tell(.setVringAddr, payload)
+        try tell(.setVringKick, Payload(UInt64(index)), [kick])
+        try enableRing(index, true)
+    }
+
+    /// SET_VRING_ENABLE; nothing where PROTOCOL_FEATURES was not acknowledged, for rings are enabled then.
+    public func enableRing(_ index: Int, _ isEnabled: Bool) throws(VhostUserError) {
+        if features.contains(.protocolFeatures) { try tell(.setVringEnable, Payload(index: index, isEnabled ? 1 : 0)) }
+    }
+
+    /// GET_VRING_BASE: stops the ring; where it stands.
+    public func stopRing(_ index: Int) throws(VhostUserError) -> UInt32 {
+        var reader = PayloadReader(try ask(.getVringBase, Payload(index: index, 0)).payload)
+        guard let i = reader.next32(), let base = reader.next32(), i == UInt32(index) else {
+            throw VhostUserError(.payload, .getVringBase, "the answer is not about ring \(index)")
+        }
+        return base
+    }
+
+    // MARK: Messages
+
+    /// Sends a request that has no answer of its own; with REPLY_ACK waits for its acknowledgement. Errors:
+    /// `.refused` when the back-end says that it failed.
+    public func tell(_ request: Request, _ payload: Payload = Payload(), _ descriptors: [OwnedDescriptor] = []) throws(VhostUserError) {
+        let waits = protocolFeatures.contains(.replyAck)
+        var message = Message(request, flags: waits ? Message.version | Message.needReply : Message.version, payload: payload)
+        message.descriptors = descriptors
+        try socket.send(message)
+        if !waits { return }
+        var reader = PayloadReader(try answer(to: request).payload)
+        guard let status = reader.next64() else { throw VhostUserError(.payload, request, "the acknowledgement is too short") }
+        if status != 0 { throw VhostUserError(.refused, request, "the back-end refused it (\(status))") }
+    }
+
+    /// Sends a request and returns its answer.
+    public func ask(_ request: Request, _ payload: Payload = Payload()) throws(VhostUserError) -> Message {
+        try socket.send(Message(request, payload: payload))
+        return try answer(to: request)
+    }
+
+    private func ask64(_ request: Request) throws(VhostUserError) -> UInt64 {
+        var reader = PayloadReader(try ask(request).payload)
+        guard let value = reader.next64() else { throw VhostUserError(.payload, request, "the answer is too short") }
+        return value
+    }
+
+    private func answer(to request: Request) throws(VhostUserError) -> Message {
+        let message = try socket.receive(within: 5000)
+        guard message.request == request.rawValue, message.flags & Message.reply != 0 else {
+            throw VhostUserError(.header, request, "answered with message \(message.request), flags \(message.flags)")
+        }
+        return message
+    }
+}

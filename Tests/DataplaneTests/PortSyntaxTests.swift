@@ -1,0 +1,51 @@
+import Ringway
+import Testing
+
+@Suite struct PortSyntaxTests {
+    @Test("ports with their options")
+    func ports() throws {
+        let p = try PortSyntax.port("vhost-user:/run/vm1.sock,queues=2,mtu=9000,client=on,busyloop=50us,mac=02:00:00:00:00:0a")
+        #expect(p.kind == .vhostUser(path: "/run/vm1.sock", isClient: true))
+        #expect(p.queuePairs == 2 && p.mtu == 9000 && p.busyloop == .microseconds(50) && p.mac == [2, 0, 0, 0, 0, 10])
+        #expect(try PortSyntax.port("virtio-user:/dev/vhost-net,tap=tap0").kind == .virtioUser(path: "/dev/vhost-net", isServer: false, tap: "tap0"))
+        #expect(try PortSyntax.port("tap:tap0").kind == .tap(name: "tap0"))
+        #expect(try PortSyntax.port("vhost-user:/a:b,queues=128").queuePairs == 128)
+    }
+
+    @Test("errors name the part and say what to write", arguments: [
+        ("/run/x", "vhost-user:PATH"), ("vhost:/x", "no kind of port"), ("vhost-user:", "nothing stands"),
+        ("vhost-user:/x,queues=0", "1 to 128"), ("vhost-user:/x,queues=129", "1 to 128"), ("vhost-user:/x,queues", "name=value"),
+        ("vhost-user:/x,mtu=67", "68 to 65535"), ("vhost-user:/x,mac=01:00:00:00:00:00", "unicast"), ("vhost-user:/x,mac=2:3", "unicast"),
+        ("vhost-user:/x,client=yes", "client=on"), ("vhost-user:/x,server=on", "'server' is no option"), ("tap:t,client=on", "'client' is no option"),
+        ("vhost-user:/x,busyloop=never", "poll, auto"), ("vhost-user:/x,", "name=value"),
+    ])
+    func errors(_ text: String, _ wanted: String) {
+        #expect { try PortSyntax.port(text) } throws: { "\($0)".contains(wanted) && !"\($0)".contains("\n") }
+    }
+
+    @Test("budgets and CPU lists")
+    func lists() throws {
+        #expect(try PortSyntax.busyloop("0") == .sleep && PortSyntax.busyloop("75") == .microseconds(75))
+        #expect(try PortSyntax.cpus("0,2-4") == [0, 2, 3, 4])
+        for bad in ["", "1,", "3-1", "-1", "a", "1-2-3"] { #expect(throws: EngineError.self) { try PortSyntax.cpus(bad) } }
+        for bad in ["-1", "1000001", "5ms", ""] { #expect(throws: EngineError.self) { try PortSyntax.busyloop(bad) } }
+    }
+
+    @Test("engine options that cannot work are refused with one line")
+    func engineOptions() {
+        func refused(_ change: (inout EngineOptions) -> Void) -> String {
+            var o = EngineOptions(ports: [PortOptions(.vhostUser(path: "/tmp/a", isClient: false)), PortOptions(.vhostUser(path: "/tmp/b", isClient: false))], mode: .crossconnect)
+            change(&o)
+            do { _ = try Engine(o, logger: Lab.logger) } catch { return "\(error)" }
+            return ""
+        }
+        #expect(refused { _ in } == "")
+        #expect(refused { $0.ports = [] }.contains("--port"))
+        #expect(refused { $0.ports.removeLast() }.contains("two ports"))
+        #expect(refused { $0.ports[1] = $0.ports[0] }.contains("twice"))
+        #expect(refused { $0.cpus = [0, 0] }.contains("twice"))
+        #expect(refused { $0.cpus = [1023] }.contains("CPU 1023"))
+        #expect(refused { $0.mode = .generate(size: 10) }.contains("14 to 9216"))
+        #expect(refused { $0.ports[0].queuePairs = 200 }.contains("1 to 128"))
+    }
+}

@@ -1,0 +1,156 @@
+import Foundation
+import Testing
+
+/// What the release build's burst functions call, from their disassembly.
+@Suite struct HotPathTests {
+    /// Functions on the path of a packet, by a part of their mangled names, with how many there must be at least.
+    static let functions: [(String, Int)] = [
+        ("popTransmitSplit", 1), ("popTransmitPacked", 1), ("popSplitSlow", 1), ("popPackedSlow", 1), ("completeSplit", 1), ("completePacked", 1),
+        ("deliverSplit", 1), ("deliverPacked", 1), ("deliverSplitSlow", 1), ("deliverPackedSlow", 1), ("gatherBuffer", 1), ("gatherIndirect", 1),
+        ("gatherPacked", 1), ("writeScattered", 1), ("11DeviceQueueV9needsCall", 1), ("11DeviceQueueV8armKicks", 1), ("11DeviceQueueV13suppressKicks", 1),
+        ("11DeviceQueueV5unpop", 1), ("11DriverQueueV8addSplit", 1), ("11DriverQueueV9addPacked", 1), ("addSinglesSplit", 1), ("addSinglesPacked", 1),
+        ("reclaimSplit", 1), ("reclaimPacked", 1), ("needsKickSplit", 1), ("needsKickPacked", 1),
+        // One specialisation of the loop for each packet function: drop, crossconnect, macswap, switch, embedder's.
+        ("8PollLoopO5round", 5), ("8PollLoopO10visitQuiet", 5), ("8PollLoopO12acceptEvents", 1), ("9ForwarderO12dispatchSlow", 1),
+        ("9ForwarderO14toDestinations", 1), ("9ForwarderO9spreadOut", 1), ("9ForwarderO6settle", 1), ("9ForwarderO5stall", 1),
+        ("9ForwarderO7discard", 1), ("7OffloadO7deliver", 1), ("7OffloadO6screen", 1), ("7OffloadO7resolve", 1), ("8NotifierV7request", 1),
+        ("8NotifierV4next", 1), ("8MACTableV9learnSlow", 1),
+    ]
+    static let forbidden = [
+        "swift_retain", "swift_release", "swift_allocObject", "swift_slowAlloc", "swift_beginAccess", "swift_bridgeObjectRetain", "swift_once",
+        "swift_unknownObjectRetain", "swift_dynamicCast", "malloc", "calloc", "realloc", "posix_memalign", "pthread_mutex_lock",
+    ]
+
+    /// Targets of calls and jumps by function.
+    static func calls(_ binary: String) throws -> [String: [String]] {
+        // What lies behind a symbol's end belongs to code that has no symbol.
+        var sizes: [String: UInt64] = [:]
+        for line in try output("/usr/bin/nm", "-S", "--defined-only", binary).split(separator: UInt8(ascii: "\n")) {
+            let words = line.split(separator: UInt8(ascii: " ")).map { String(decoding: $0, as: UTF8.self) }
+            if words.count == 4 { sizes[words[3]] = UInt64(words[1], radix: 16) }
+        }
+        var calls: [String: [String]] = [:]
+        var (name, end) = ("", UInt64(0))
+        for line in try output("/usr/bin/objdump", "-d", "--no-show-raw-insn", binary).split(separator: UInt8(ascii: "\n")) {
+            if line.last == UInt8(ascii: ":"), let at = line.firstIndex(of: UInt8(ascii: "<")) {
+                name = String(decoding: line[line.index(after: at)...].dropLast(2), as: UTF8.self)
+                let start = UInt64(String(decoding: line.prefix { $0 != UInt8(ascii: " ") }, as: UTF8.self), radix: 16) ?? 0
+                end = start + (sizes[name] ?? UInt64.max / 2)
+                calls[name] = []
+            } else if !name.isEmpty, let at = line.firstIndex(of: UInt8(ascii: "<")) {
+                let text = String(decoding: line, as: UTF8.self)
+                let address = UInt64(text.split(separator: ":")[0].trimmingCharacters(in: .whitespaces), radix: 16) ?? 0
+                if address < end && (text.contains("call") || text.contains("jmp")) {
+                    calls[name]!.append(String(decoding: line[line.index(after: at)...].prefix { $0 != UInt8(ascii: ">") }, as: UTF8.self))
+                }
+            }
+        }
+        return calls
+    }
+
+    private static func output(_ arguments: String...) throws -> Data {
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: arguments[0])
+        process.arguments = Array(arguments.dropFirst())
+        let pipe = Pipe()
+        process.standardOutput = pipe
+        try process.run()
+        let data = pipe.fileHandleForReading.readDataToEndOfFile()
+        process.waitUntilExit()
+        guard process.terminationStatus == 0 else { throw Unexpected("\(arguments): status \(process.terminationStatus)") }
+        return data
+    }
+
+    @Test("burst functions have no reference counting, allocation, exclusivity check or lock")
+    func disassembly() throws {
+        let calls = try HotPathTests.calls(Ringway.binary)
+        for (part, least) in HotPathTests.functions {
+            // Witnesses, outlined copies and closures of the embedder's set-up are not on the path.
+            let found = calls.filter { $0.key.contains(part) && !$0.key.contains("_vf_") }
+            #expect(found.count >= least, "\(part): \(found.count) functions, \(least) expected; was it renamed or inlined?")
+            for (function, targets) in found {
+                for target in targets where HotPathTests.forbidden.contains(where: { target == $0 || target.hasPrefix($0 + "@") || target.hasPrefix("\($0)_") }) {
+                    Issue.record("\(function) calls \(target)")
+                }
+            }
+        }
+        // The check itself sees calls: something in the program allocates.
+        #expect(calls.values.contains { $0.contains { $0.hasPrefix("swift_allocObject") } })
+    }
+}
+
+/// Things a new user tries first.
+@Suite(.serialized) struct ProgramTests {
+    private func run(_ arguments: String...) throws -> (status: Int32?, output: String) {
+        let program = try Program("cli", [Ringway.binary] + arguments)
+        return (program.wait(seconds: 60), program.output)
+    }
+
+    @Test("the demo shows packets and a summary of three sizes")
+    func demo() throws {
+        let (status, output) = try run("demo", "--seconds", "1")
+        #expect(status == 0, "\(output)")
+        for size in ["64", "512", "1518"] {
+            let line = output.split(separator: "\n").map { $0.split(separator: " ") }.last { $0.first == Substring(size) }
+            let rate = line.flatMap { Double($0[1]) } ?? 0
+            #expect(rate > 0.05, "\(size) bytes: \(output)")
+        }
+    }
+
+    @Test("usage errors are one line that says what to do", arguments: [
+        (["forward"], "--port"), (["forward", "--port", "x"], "vhost-user:PATH"),
+        (["forward", "--port", "vhost-user:/tmp/x", "--mode", "bridge"], "crossconnect, switch"),
+        (["forward", "--port", "vhost-user:/nowhere/x", "--mode", "drop"], "create its directory"),
+        (["forward", "--port", "vhost-user:/tmp/x", "--mode", "drop", "--cpus", "99"], "CPU 99"),
+        (["drive", "/nowhere/x"], "/nowhere/x"),
+    ])
+    func usage(_ arguments: [String], _ wanted: String) throws {
+        let program = try Program("cli", [Ringway.binary] + arguments)
+        let status = program.wait(seconds: 20)
+        #expect(status != 0)
+        let lines = program.output.split(separator: "\n")
+        #expect(lines.count == 1 && program.output.contains(wanted), "\(program.output)")
+    }
+
+    @Test("SIGINT ends it with totals, removes the sockets, status 0; a socket in use is an error")
+    func ending() throws {
+        let folder = Folder()
+        let ringway = try Ringway(["vhost-user:\(folder("p"))"], mode: "drop", ["--stats", "0.2"])
+        let second = try Program("cli", [Ringway.binary, "forward", "--mode", "drop", "--port", "vhost-user:\(folder("p"))"])
+        #expect(second.wait() == 1)
+        #expect(second.output.contains("a live process serves this socket"))
+        let drive = try Program("drive", [Ringway.binary, "drive", folder("p"), "--seconds", "1"])
+        #expect(drive.wait() == 0, "\(drive.output)")
+        #expect(ringway.program.end(SIGINT) == 0)
+        #expect(ringway.log.contains("\"type\":\"totals\"") && ringway.log.contains("\"type\":\"interval\""))
+        #expect(!FileManager.default.fileExists(atPath: folder("p")))
+        let short = try Program("cli", [Ringway.binary, "forward", "--mode", "drop", "--port", "vhost-user:\(folder("p"))", "--duration", "0.3"])
+        #expect(short.wait() == 0)
+        #expect(short.output.contains("totals of"))
+    }
+}
+
+/// A guest of two NUMA nodes that runs Ringway itself.
+@Suite(.serialized) struct NUMATests {
+    @Test("a queue's thread runs on the node of its driver's memory, and the log says so")
+    func placement() throws {
+        let folder = Folder()
+        let initrd = folder("initrd")
+        var image = try Data(contentsOf: URL(fileURLWithPath: root + "/.testbed/initramfs.gz"))
+        // The kernel looks for the next archive at a multiple of four.
+        image.append(Data(count: (4 - image.count % 4) % 4))
+        image.append(try Data(contentsOf: URL(fileURLWithPath: root + "/.testbed/ringway.cpio")))
+        try image.write(to: URL(fileURLWithPath: initrd))
+        let numa = (0..<2).flatMap { ["-object", "memory-backend-ram,id=m\($0),size=384M", "-numa", "node,memdev=m\($0),cpus=\($0)"] }
+        let guest = try Guest("guest-numa", [], cpus: 2, memory: 768, initrd: initrd, numa: numa)
+        try guest.ready()
+        #expect(try guest.run("ls -d /sys/devices/system/node/node*").contains("node1"))
+        try guest.run("(ringway forward --mode macswap --port vhost-user:/tmp/p --cpus 0,1 >/tmp/log 2>&1 &) ; sleep 2", seconds: 60)
+        for node in 0..<2 {
+            let output = try guest.run("ringway drive /tmp/p --node \(node) --seconds 1 --ring-size 256", seconds: 60)
+            #expect(output.contains("on node \(node)"), "\(output)")
+            let log = try guest.run("tail -n 6 /tmp/log")
+            #expect(log.contains("queue pair 0 on thread \(node) (CPU \(node), node \(node)): the guest's memory lies on node \(node)"), "\(log)")
+        }
+    }
+}
