@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "include/CPlatSystem.h"
+#include "include/CPlatVhost.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -74,3 +75,5 @@ int CPlat_set_nonblocking(int fd) {
     if (flags < 0) return -1;
     return flags & O_NONBLOCK ? 0 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }
+
+int CPlat_ioctl(int fd, unsigned long request, void *argument) { return ioctl(fd, request, argument); }

@@ -13,7 +13,22 @@ public final class FrontEnd {
     /// Queue pairs that the back-end has (GET_QUEUE_NUM), 1 without MQ.
     public private(set) var queuePairs = 1
 
+    /// The socket failed, or was closed here: nothing can be said any more.
+    public private(set) var isBroken = false
+
     public init(_ socket: MessageSocket) { self.socket = socket }
+
+    /// Ends the connection.
+    public func close() {
+        isBroken = true
+        socket.shutdown()
+    }
+
+    /// SET_PROTOCOL_FEATURES. With REPLY_ACK among them, from now on every message is acknowledged.
+    public func setProtocolFeatures(_ chosen: ProtocolFeatures) throws(VhostUserError) {
+        try tell(.setProtocolFeatures, Payload(chosen.rawValue))
+        protocolFeatures = chosen
+    }
 
     /// Takes what is wanted and offered. Afterwards `features` and `protocolFeatures` say what that is.
     public func negotiate(_ wanted: Features, _ wantedProtocol: ProtocolFeatures) throws(VhostUserError) {
@@ -21,9 +36,7 @@ public final class FrontEnd {
         offered = Features(rawValue: try ask64(.getFeatures))
         if offered.contains(.protocolFeatures) {
             let all = ProtocolFeatures(rawValue: try ask64(.getProtocolFeatures))
-            let chosen = all.intersection(wantedProtocol)
-            try tell(.setProtocolFeatures, Payload(chosen.rawValue))
-            protocolFeatures = chosen
+            try setProtocolFeatures(all.intersection(wantedProtocol))
         }
         if protocolFeatures.contains(.mq) {
             let pairs = try ask64(.getQueueNum)
@@ -84,7 +97,7 @@ public final class FrontEnd {
         let waits = protocolFeatures.contains(.replyAck)
         var message = Message(request, flags: waits ? Message.version | Message.needReply : Message.version, payload: payload)
         message.descriptors = descriptors
-        try socket.send(message)
+        try send(message)
         if !waits { return }
         var reader = PayloadReader(try answer(to: request).payload)
         guard let status = reader.next64() else { throw VhostUserError(.payload, request, "the acknowledgement is too short") }
@@ -92,20 +105,37 @@ public final class FrontEnd {
     }
 
     /// Sends a request and returns its answer.
-    public func ask(_ request: Request, _ payload: Payload = Payload()) throws(VhostUserError) -> Message {
-        try socket.send(Message(request, payload: payload))
+    public func ask(_ request: Request, _ payload: Payload = Payload(), _ descriptors: [OwnedDescriptor] = []) throws(VhostUserError) -> Message {
+        var message = Message(request, payload: payload)
+        message.descriptors = descriptors
+        try send(message)
         return try answer(to: request)
     }
 
-    private func ask64(_ request: Request) throws(VhostUserError) -> UInt64 {
+    private func send(_ message: Message) throws(VhostUserError) {
+        if isBroken { throw VhostUserError(.socket, "the connection has ended") }
+        do throws(VhostUserError) { try socket.send(message) } catch {
+            isBroken = true
+            throw error
+        }
+    }
+
+    /// Sends a request that is answered with 64 bits.
+    public func ask64(_ request: Request) throws(VhostUserError) -> UInt64 {
         var reader = PayloadReader(try ask(request).payload)
         guard let value = reader.next64() else { throw VhostUserError(.payload, request, "the answer is too short") }
         return value
     }
 
     private func answer(to request: Request) throws(VhostUserError) -> Message {
-        let message = try socket.receive(within: 5000)
+        let message: Message
+        do throws(VhostUserError) { message = try socket.receive(within: 5000) } catch {
+            // Half an answer, or a late one, would be taken for the next.
+            isBroken = true
+            throw error
+        }
         guard message.request == request.rawValue, message.flags & Message.reply != 0 else {
+            isBroken = true
             throw VhostUserError(.header, request, "answered with message \(message.request), flags \(message.flags)")
         }
         return message

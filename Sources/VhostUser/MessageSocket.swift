@@ -13,6 +13,9 @@ public final class MessageSocket {
 
     deinit { close(fd) }
 
+    /// Ends the connection both ways; the descriptor goes with the object.
+    public func shutdown() { _ = Glibc.shutdown(fd, Int32(SHUT_RDWR)) }
+
     /// A connection to a listening socket. Errors: `.socket`.
     public static func connect(to path: String) throws(VhostUserError) -> MessageSocket {
         let fd = CPlat_unix_socket()

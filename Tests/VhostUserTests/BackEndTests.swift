@@ -240,7 +240,7 @@ import Virtio
             }
             if i % 5 == 0 { _ = try p.frontEnd.stopRing(0) }
             if i % 7 == 0 { try p.send(.setMemTable, Payload(9), [eventfd(), eventfd()]) }
-            if i % 11 == 0 { _ = Glibc.send(p.socket.fd, [UInt8](repeating: 2, count: 5), 5, Int32(MSG_NOSIGNAL.rawValue)) }
+            if i % 11 == 0 { _ = Glibc.send(p.socket.fd, [UInt8](repeating: 2, count: 5), 5, Int32(MSG_NOSIGNAL)) }
         }
         try once(1)
         #expect(f.eventually { f.device.events.last == "gone" })

@@ -1,0 +1,52 @@
+import Glibc
+import VhostUser
+
+/// What went wrong in the control plane: one line that names the back-end and the call.
+public struct VhostError: Error, Sendable, Equatable, CustomStringConvertible {
+    public enum Kind: Sendable, Equatable {
+        /// The back-end does not have this operation.
+        case unsupported
+        /// A system call failed with this errno.
+        case system(Int32)
+        /// Feature bits are missing, or a value was not offered.
+        case features
+        /// The socket is closed, or no answer came.
+        case disconnected
+        /// The back-end said no.
+        case refused
+        /// The back-end answered what it may not.
+        case answer
+        /// Not now: EBUSY of QEMU's layer. The device is (not) started.
+        case state
+        /// An argument of the caller: EINVAL.
+        case argument
+    }
+
+    public let kind: Kind
+    public let description: String
+
+    public init(_ kind: Kind, _ description: String) {
+        self.kind = kind
+        self.description = description
+    }
+
+    /// A failed system call, from errno.
+    static func system(_ name: String, _ call: String) -> VhostError {
+        let code = errno
+        return VhostError(.system(code), "\(name): \(call): \(String(cString: strerror(code)))")
+    }
+
+    static func unsupported(_ backend: any VhostBackend, _ operation: String) -> VhostError {
+        VhostError(.unsupported, "\(backend.name): \(operation): \(backend.kind) has no such operation")
+    }
+
+    init(_ name: String, _ error: VhostUserError) {
+        let kind: Kind
+        switch error.kind {
+        case .socket: kind = .disconnected
+        case .refused: kind = .refused
+        default: kind = .answer
+        }
+        self.init(kind, "\(name): \(error)")
+    }
+}

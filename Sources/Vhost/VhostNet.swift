@@ -1,0 +1,209 @@
+import CPlatform
+import Glibc
+import Logging
+import Memory
+import Virtio
+
+/// The control plane of a virtio-net device on somebody's back-end: the counterpart of QEMU's vhost-net layer.
+///
+/// It stands for the whole device: an object for each queue pair and one for the control queue, as QEMU has
+/// them, driven together. The driver's side of the rings is the caller's. One thread at a time uses it; calls
+/// block until the back-end has answered (vhost-user: at most five seconds for each message). Every error is a
+/// `VhostError`; an operation that a back-end does not have is one of kind `.unsupported`.
+///
+/// `docs/vhostnet.md` lists for each function of QEMU's layer what does it here.
+public final class VhostNet {
+    public struct Options: Sendable {
+        public var queuePairs = 1
+        public var hasControl = false
+        /// Microseconds for which the kernel's vhost thread polls before it sleeps; 0 leaves it alone. Any other
+        /// value is an error (`.argument`) on vhost-user and vDPA, which have no such thing.
+        public var busyloopTimeout: UInt32 = 0
+        /// Vhost-user: keeps an in-flight region, so that a back-end that crashed can go on where it was.
+        public var keepsInflight = false
+        /// What a connection to the same device left behind (`VhostNet.saved`).
+        public var saved: Saved?
+        public init() {}
+    }
+
+    /// What outlives a connection: hand it to the `VhostNet` of the next one.
+    public struct Saved: Sendable {
+        /// Acknowledged features, never empty once they were set.
+        public internal(set) var features: Features = []
+        /// By pair: whether its queues were enabled.
+        public internal(set) var enabled: [Bool] = []
+        public internal(set) var inflight: Inflight?
+        public init() {}
+    }
+
+    /// What is known of one queue.
+    struct Queue {
+        /// Takes the calls while the guest masks them.
+        let masked: OwnedDescriptor
+        /// Written by the back-end when the ring is broken.
+        let error: OwnedDescriptor
+        var isMasked = false
+        /// As it was started; nil while it is stopped.
+        var ring: VhostRing?
+    }
+
+    public let backend: any VhostBackend
+    public let options: Options
+    let log: Logger
+    var queues: [Queue] = []
+    /// By pair, remembered while stopped.
+    var enabled: [Bool]
+    /// Features as they were acknowledged to the back-end.
+    public internal(set) var acknowledged: Features = []
+    /// See `Saved`; kept up to date at every acknowledgement, stop and close.
+    public internal(set) var saved = Saved()
+    public internal(set) var isStarted = false
+    /// Objects of the start under way.
+    var started: [VhostObject] = []
+    var regions: [VhostRegion] = []
+    /// While the back-end logs what it writes.
+    public internal(set) var dirtyLog: DirtyLog?
+    var configuration = ConfigurationInterrupt()
+
+    /// Initialises the device on `backend`: each object is opened in order (kernel: open, VHOST_SET_OWNER, VHOST_GET_FEATURES;
+    /// vhost-user: GET_FEATURES, protocol features, GET_QUEUE_NUM, GET_MAX_MEM_SLOTS, SET_BACKEND_REQ_FD, SET_OWNER,
+    /// GET_FEATURES; vDPA: see `VDPABackend.open`), then for each of its queues SET_VRING_CALL with the masked eventfd and
+    /// SET_VRING_ERR, then the busyloop timeout. At last what was saved is acknowledged.
+    ///
+    /// A failure undoes everything and closes what was opened. Errors: `.argument` for a timeout where there is none or
+    /// more pairs than there are; `.features` if the back-end no longer has what was saved; what the calls return.
+    public init(_ backend: any VhostBackend, _ options: Options = Options(), logger: Logger = Logger(label: "vhost")) throws(VhostError) {
+        self.backend = backend
+        self.options = options
+        log = logger
+        enabled = [Bool](repeating: true, count: options.queuePairs)
+        do throws(VhostError) {
+            guard options.queuePairs >= 1 else { throw VhostError(.argument, "\(backend.name): \(options.queuePairs) queue pairs") }
+            if options.busyloopTimeout != 0 && backend.kind != .kernel {
+                throw VhostError(.argument, "\(backend.name): busyloop timeout: \(backend.kind) has none; leave it 0")
+            }
+            for object in VhostNet.objects(pairs: options.queuePairs, hasControl: options.hasControl) { try open(object) }
+            try restore()
+        } catch {
+            backend.close()
+            throw error
+        }
+    }
+
+    deinit { close() }
+
+    /// Pairs with first rings 0, 2, 4 …; the control queue after the last.
+    static func objects(pairs: Int, hasControl: Bool) -> [VhostObject] {
+        let count = pairs + (hasControl ? 1 : 0)
+        return (0..<count).map { i in
+            VhostObject(index: i, firstRing: 2 * i, ringCount: i < pairs ? 2 : 1, isFirst: i == 0, isLast: i == count - 1)
+        }
+    }
+
+    private func open(_ object: VhostObject) throws(VhostError) {
+        try backend.open(object)
+        if object.isFirst && options.queuePairs > backend.maximumPairs {
+            throw VhostError(.argument, "\(backend.name): \(options.queuePairs) queue pairs; it has \(backend.maximumPairs)")
+        }
+        for ring in object.rings {
+            let queue = Queue(masked: try VhostNet.eventfd(), error: try VhostNet.eventfd())
+            queues.append(queue)
+            try backend.setVringCall(ring, queue.masked)
+            try backend.setVringErr(ring, queue.error)
+            if options.busyloopTimeout != 0 { try backend.setBusyloopTimeout(ring, microseconds: options.busyloopTimeout) }
+        }
+        try backend.finishOpen(object)
+    }
+
+    private func restore() throws(VhostError) {
+        guard let old = options.saved else { return }
+        saved = old
+        for (i, isEnabled) in old.enabled.enumerated() where i < enabled.count { enabled[i] = isEnabled }
+        (backend as? UserBackend)?.inflight = old.inflight
+        let missing = old.features.subtracting(backend.offered.union(backend.ownFeatures))
+        if !missing.isEmpty {
+            throw VhostError(.features, "\(backend.name): the back-end came back without \(missing.bitNames.joined(separator: " "))")
+        }
+        acknowledged = old.features
+    }
+
+    static func eventfd() throws(VhostError) -> OwnedDescriptor {
+        let fd = CPlat_eventfd(0)
+        if fd < 0 { throw .system("vhost", "eventfd") }
+        return OwnedDescriptor(fd)
+    }
+
+    /// Stops the device if it runs and closes everything. Safe to call twice.
+    public func close() {
+        if isStarted { stop() }
+        backend.close()
+        queues = []
+        dirtyLog = nil
+    }
+
+    // MARK: Features
+
+    /// Queue pairs that the back-end has: 1 until it says more.
+    public var maximumPairs: Int { backend.maximumPairs }
+
+    /// Of what the device model would offer, what the driver may be offered: bits that the back-end's list passes on and the
+    /// back-end lacks are cleared, others stay. No call.
+    public func features(of model: Features) -> Features {
+        let listed = backend.kind.listedFeatures
+        return model.subtracting(listed.subtracting(backend.offered))
+    }
+
+    /// What the driver accepted: the back-end's own bits and, of the driver's, those in the list. They go out with the next
+    /// start. Errors: `.features` for a listed bit that the back-end does not offer; `.state` while started.
+    public func acknowledge(_ driver: Features) throws(VhostError) {
+        if isStarted { throw VhostError(.state, "\(backend.name): features cannot change while the device runs") }
+        let listed = driver.intersection(backend.kind.listedFeatures)
+        let extra = listed.subtracting(backend.offered)
+        if !extra.isEmpty { throw VhostError(.features, "\(backend.name): \(extra.bitNames.joined(separator: " ")) was not offered") }
+        acknowledged = backend.ownFeatures.union(listed)
+        save()
+    }
+
+    /// Never replaces what was saved by nothing.
+    func save() {
+        if !acknowledged.isEmpty { saved.features = acknowledged }
+        saved.enabled = enabled
+        saved.inflight = (backend as? UserBackend)?.inflight ?? saved.inflight
+    }
+
+    // MARK: Configuration
+
+    /// Reads the device's configuration space (vhost-user GET_CONFIG, VHOST_VDPA_GET_CONFIG). Errors: `.unsupported` on the
+    /// kernel and without CONFIG.
+    public func readConfiguration(offset: Int, size: Int) throws(VhostError) -> [UInt8] {
+        try backend.readConfiguration(offset: offset, size: size)
+    }
+
+    /// Writes it (SET_CONFIG, VHOST_VDPA_SET_CONFIG). Errors as for reading; `.refused`.
+    public func writeConfiguration(offset: Int, _ bytes: [UInt8]) throws(VhostError) {
+        try backend.writeConfiguration(offset: offset, bytes)
+    }
+
+    /// Tells the back-end the MTU in bytes (vhost-user NET_SET_MTU with the protocol feature MTU), before the start. Errors:
+    /// `.refused`; `.unsupported` on the kernel, where the TAP's MTU counts, and on vDPA, whose MTU is in its configuration;
+    /// `.state` while started.
+    public func setMTU(_ mtu: UInt16) throws(VhostError) {
+        if isStarted { throw VhostError(.state, "\(backend.name): the MTU is set before the start") }
+        try backend.setMTU(mtu)
+    }
+
+    /// VHOST_SET_VRING_BUSYLOOP_TIMEOUT for a queue, in microseconds. Errors: `.unsupported` on vhost-user and vDPA.
+    public func setBusyloopTimeout(ring: Int, microseconds: UInt32) throws(VhostError) {
+        try backend.setBusyloopTimeout(ring, microseconds: microseconds)
+    }
+
+    /// VHOST_GET_VRING_BUSYLOOP_TIMEOUT. Errors as above.
+    public func busyloopTimeout(ring: Int) throws(VhostError) -> UInt32 { try backend.busyloopTimeout(ring) }
+
+    /// The whole device as after init: vhost-user RESET_DEVICE (with that protocol feature), vDPA status 0. A running device is
+    /// stopped first. Errors: `.unsupported` on the kernel.
+    public func resetDevice() throws(VhostError) {
+        if isStarted { stop() }
+        try backend.resetDevice()
+    }
+}

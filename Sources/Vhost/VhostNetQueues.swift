@@ -1,0 +1,192 @@
+import Glibc
+import Memory
+import Virtio
+
+/// The configuration interrupt: who is told, and whether the guest masks it.
+struct ConfigurationInterrupt {
+    /// The driver's.
+    var notifier: OwnedDescriptor?
+    var isMasked = false
+    /// Fired while masked (vhost-user, where the message comes to us).
+    var isPending = false
+    /// Takes it while masked (vDPA).
+    var masked: OwnedDescriptor?
+}
+
+// Single queues, masks, the configuration interrupt, migration.
+extension VhostNet {
+    /// Enables or disables the queues of a pair; remembered and restored with the next start. At once: vhost-user
+    /// SET_VRING_ENABLE for each queue of the pair, with its effect waited for; kernel, while started, VHOST_NET_SET_BACKEND;
+    /// vDPA nothing, for there enabling follows DRIVER_OK. Errors: `.argument` for no such pair, or vhost-user without
+    /// PROTOCOL_FEATURES.
+    public func setEnabled(pair: Int, _ isEnabled: Bool) throws(VhostError) {
+        guard enabled.indices.contains(pair) else { throw VhostError(.argument, "\(backend.name): no queue pair \(pair)") }
+        let rings = 2 * pair..<2 * pair + 2
+        switch backend.kind {
+        case .user: try backend.setVringEnable(rings, isEnabled)
+        case .kernel: if isStarted { for ring in rings { try backend.bind(ring, isEnabled) } }
+        case .vdpa: break
+        }
+        enabled[pair] = isEnabled
+        save()
+    }
+
+    /// Resets one queue of a running device (virtio 1.3, 2.6.1): kernel VHOST_NET_SET_BACKEND -1, then GET_VRING_BASE; no
+    /// other queue notices. Returns where it stood. Errors: `.state` unless it runs; `.unsupported` unless RING_RESET was
+    /// acknowledged, and on vDPA.
+    @discardableResult
+    public func resetQueue(_ ring: Int) throws(VhostError) -> UInt32 {
+        try checkReset(ring)
+        guard queues[place(ring)].ring != nil else { throw VhostError(.state, "\(backend.name): queue \(ring) is reset already") }
+        try backend.bind(ring, false)
+        let base = try backend.getVringBase(ring)
+        queues[place(ring)].ring = nil
+        return base
+    }
+
+    /// Starts a queue again that was reset: NUM, BASE, ADDR, KICK, CALL; kernel: VHOST_NET_SET_BACKEND. If that fails, the queue is
+    /// unbound and the device is stopped. Errors: `.state` unless the device runs (EBUSY) and the queue was reset.
+    public func restartQueue(_ ring: Int, _ new: VhostRing) throws(VhostError) {
+        try checkReset(ring)
+        guard queues[place(ring)].ring == nil else { throw VhostError(.state, "\(backend.name): queue \(ring) runs") }
+        do throws(VhostError) {
+            try startQueue(ring, new)
+            if ring / 2 >= enabled.count || enabled[ring / 2] { try backend.bind(ring, true) }
+        } catch {
+            do throws(VhostError) { try backend.bind(ring, false) } catch { log.warning("unbinding queue \(ring): \(error)") }
+            stop()
+            throw error
+        }
+    }
+
+    private func checkReset(_ ring: Int) throws(VhostError) {
+        guard isStarted else { throw VhostError(.state, "\(backend.name): queue \(ring): the device does not run") }
+        guard started.contains(where: { $0.rings.contains(ring) }) else { throw VhostError(.argument, "\(backend.name): no queue \(ring)") }
+        try backend.resetQueue(ring)
+        guard acknowledged.contains(.ringReset) else {
+            throw VhostError(.unsupported, "\(backend.name): queue \(ring): reset of one queue needs RING_RESET, which \(backend.offered.contains(.ringReset) ? "was not acknowledged" : "the back-end does not offer")")
+        }
+    }
+
+    // MARK: Calls
+
+    /// Masks or unmasks a queue's calls. Masked, the back-end gets an eventfd of ours (SET_VRING_CALL); unmasked, the driver's,
+    /// and what came meanwhile is delivered. While stopped it is remembered. Errors: what SET_VRING_CALL returns.
+    public func mask(ring: Int, _ isMasked: Bool) throws(VhostError) {
+        let place = isStarted ? self.place(ring) : ring
+        guard queues.indices.contains(place) else { throw VhostError(.argument, "\(backend.name): no queue \(ring)") }
+        if let running = queues[place].ring {
+            try backend.setVringCall(ring, isMasked ? queues[place].masked : running.call)
+            if !isMasked && VhostNet.take(queues[place].masked) { VhostNet.signal(running.call) }
+        }
+        queues[place].isMasked = isMasked
+    }
+
+    /// Whether a call came while the queue was masked; clears it.
+    public func isPending(ring: Int) -> Bool {
+        let place = isStarted ? self.place(ring) : ring
+        return queues.indices.contains(place) && VhostNet.take(queues[place].masked)
+    }
+
+    /// Whether the back-end has reported a broken ring (its ERR eventfd); clears it.
+    public func hasFailed(ring: Int) -> Bool {
+        let place = isStarted ? self.place(ring) : ring
+        return queues.indices.contains(place) && VhostNet.take(queues[place].error)
+    }
+
+    static func take(_ fd: OwnedDescriptor) -> Bool {
+        var count: UInt64 = 0
+        return read(fd.fd, &count, 8) == 8
+    }
+
+    static func signal(_ fd: OwnedDescriptor) {
+        var one: UInt64 = 1
+        _ = write(fd.fd, &one, 8)
+    }
+
+    // MARK: Configuration interrupt
+
+    /// Who is told when the configuration changes: an eventfd, written by the kernel (VHOST_VDPA_SET_CONFIG_CALL) or by
+    /// `serveBackEnd` (vhost-user CONFIG_CHANGE). Nil: nobody. Errors: `.unsupported` on the kernel and without BACKEND_REQ.
+    public func setConfigurationNotifier(_ fd: OwnedDescriptor?) throws(VhostError) {
+        if backend.kind == .vdpa && configuration.masked == nil { configuration.masked = try VhostNet.eventfd() }
+        let old = configuration.notifier
+        configuration.notifier = fd
+        do throws(VhostError) {
+            if backend.kind != .vdpa { try backend.setConfigurationCall(fd) } else if isStarted { try applyConfigurationCall() }
+        } catch {
+            configuration.notifier = old
+            throw error
+        }
+    }
+
+    func applyConfigurationCall() throws(VhostError) {
+        try backend.setConfigurationCall(configuration.notifier == nil ? nil : configuration.isMasked ? configuration.masked : configuration.notifier)
+    }
+
+    /// Masks or unmasks the configuration interrupt; unmasking delivers what was pending. Errors: `.state` without a notifier.
+    public func maskConfiguration(_ isMasked: Bool) throws(VhostError) {
+        guard let notifier = configuration.notifier else {
+            throw VhostError(.state, "\(backend.name): configuration interrupt: no notifier was set")
+        }
+        configuration.isMasked = isMasked
+        if backend.kind == .vdpa && isStarted { try applyConfigurationCall() }
+        if !isMasked && isConfigurationPending() { VhostNet.signal(notifier) }
+    }
+
+    /// Whether it fired while masked; clears it.
+    public func isConfigurationPending() -> Bool {
+        let wasPending = configuration.isPending
+        configuration.isPending = false
+        return (configuration.masked.map(VhostNet.take) ?? false) || wasPending
+    }
+
+    /// Descriptor to wait on for `serveBackEnd`; nil if the back-end has no channel of its own.
+    public var backEndDescriptor: Int32? { (backend as? UserBackend)?.channel?.fd }
+
+    /// Serves what a vhost-user back-end says on its channel (CONFIG_CHANGE). Errors: `.disconnected`.
+    public func serveBackEnd() throws(VhostError) {
+        guard let user = backend as? UserBackend, try user.serveChannel() else { return }
+        if configuration.isMasked { configuration.isPending = true } else if let fd = configuration.notifier { VhostNet.signal(fd) }
+    }
+
+    // MARK: Migration
+
+    /// After a migration: has the switches behind the back-end learn where `mac` now is (vhost-user SEND_RARP). Nothing goes out
+    /// when the driver announces itself (GUEST_ANNOUNCE). Errors: `.unsupported` without RARP, on the kernel and on vDPA.
+    public func migrationDone(mac: [UInt8]) throws(VhostError) {
+        guard mac.count == 6 else { throw VhostError(.argument, "\(backend.name): a MAC address has 6 bytes, not \(mac.count)") }
+        if backend.kind == .user && acknowledged.contains(.guestAnnounce) { return }
+        try backend.sendRARP(mac)
+    }
+
+    /// Switches the dirty log on or off. On, for each object: SET_LOG_BASE, SET_FEATURES with LOG_ALL, SET_VRING_ADDR with the LOG
+    /// flag; off: without. A stopped device begins so with its next start. Errors: `.unsupported` without LOG_ALL, without
+    /// LOG_SHMFD (vhost-user) and on vDPA, whose migration needs shadow rings. If it fails, the log is as before.
+    public func setLogging(_ isOn: Bool, memory: [VhostRegion]? = nil) throws(VhostError) {
+        if isOn == (dirtyLog != nil) { return }
+        if isOn && (!backend.offered.contains(.vhostLogAll) || backend.kind == .vdpa) {
+            throw VhostError(.unsupported, "\(backend.name): dirty log: the back-end does not offer LOG_ALL")
+        }
+        let old = dirtyLog
+        dirtyLog = isOn ? try DirtyLog(covering: memory ?? regions) : nil
+        guard isStarted else { return }
+        do throws(VhostError) {
+            for object in started { try applyLog(object) }
+        } catch {
+            dirtyLog = old
+            for object in started {
+                do throws(VhostError) { try applyLog(object) } catch { log.warning("undoing the dirty log: \(error)") }
+            }
+            throw error
+        }
+    }
+
+    private func applyLog(_ object: VhostObject) throws(VhostError) {
+        if let dirtyLog { try backend.setLogBase(object, dirtyLog) }
+        try backend.setFeatures(object, featuresOnTheWire)
+        for ring in object.rings {
+            if let running = queues[place(ring)].ring { try backend.setVringAddress(ring, try address(running, ring)) }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+import CPlatform
+import Glibc
+import Memory
+import Testing
+import Vhost
+import Virtio
+
+/// Stands for the kernel: records the calls, keeps the state that a back-end has, and fails the call it is told to.
+final class FakeDevice: DeviceCalls {
+    var trace: [String] = []
+    /// The call (counted from 1, all kinds) that fails with EIO; 0: none.
+    var failAt = 0
+    private(set) var count = 0
+    /// Descriptor to path.
+    private var paths: [Int32: String] = [:]
+
+    var features: UInt64 = (Features([.version1, .mrgRxbuf, .eventIdx, .indirectDesc, .notifyOnEmpty, .anyLayout, .vhostLogAll, .ringReset])).rawValue
+    var backendFeatures: UInt64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4
+    var configuration = [UInt8](repeating: 0, count: 16)
+    var deviceID: UInt32 = 1
+    var iova: (UInt64, UInt64) = (0, UInt64.max)
+    var addressSpaces: UInt32 = 2
+
+    /// What must be as before when an operation has failed.
+    struct State: Equatable {
+        var bound: Set<String> = []
+        var status: UInt8 = 0
+        var mapped = 0
+        var enabled: Set<UInt32> = []
+        var persistent = false
+    }
+    private(set) var state = State()
+    var bases: [UInt32: UInt32] = [:]
+    var busyloop: [UInt32: UInt32] = [:]
+
+    private func step(_ text: String) -> Bool {
+        count += 1
+        trace.append(text)
+        if count == failAt {
+            errno = EIO
+            return false
+        }
+        return true
+    }
+
+    func open(_ path: String, isNonblocking: Bool) -> Int32 {
+        guard step("open \(path)\(isNonblocking ? " O_NONBLOCK" : "")") else { return -1 }
+        let fd = Glibc.open("/dev/null", O_RDWR | O_CLOEXEC)
+        paths[fd] = path
+        return fd
+    }
+
+    func write(_ fd: Int32, _ bytes: UnsafeRawBufferPointer) -> Int {
+        let m = bytes.loadUnaligned(as: vhost_msg_v2.self)
+        let names: [UInt8: String] = [2: "UPDATE", 3: "INVALIDATE", 5: "BATCH_BEGIN", 6: "BATCH_END"]
+        guard step("IOTLB \(names[m.iotlb.type] ?? "?") asid \(m.asid)") else { return -1 }
+        if m.iotlb.type == 2 { state.mapped += 1 }
+        if m.iotlb.type == 3 { state.mapped -= 1 }
+        return bytes.count
+    }
+
+    func control(_ fd: Int32, _ request: DeviceRequest, _ argument: UnsafeMutableRawPointer?) -> Int32 {
+        let pair = argument.map { UInt(bitPattern: $0) > 4096 ? $0.loadUnaligned(as: vhost_vring_state.self) : vhost_vring_state() } ?? vhost_vring_state()
+        guard step(describe(fd, request, pair, argument)) else { return -1 }
+        switch request {
+        case .getFeatures: argument!.storeBytes(of: features, as: UInt64.self)
+        case .getBackendFeatures: argument!.storeBytes(of: backendFeatures, as: UInt64.self)
+        case .tunGetFeatures: argument!.storeBytes(of: UInt32(IFF_VNET_HDR | IFF_MULTI_QUEUE), as: UInt32.self)
+        case .tunSetPersist: state.persistent = true
+        case .netSetBackend:
+            let name = "\(paths[fd] ?? "")#\(fd).\(pair.index)"
+            if Int32(bitPattern: pair.num) == -1 { state.bound.remove(name) } else { state.bound.insert(name) }
+        case .getVringBase: argument!.storeBytes(of: vhost_vring_state(index: pair.index, num: bases[pair.index] ?? 7), as: vhost_vring_state.self)
+        case .setVringBase: bases[pair.index] = pair.num
+        case .setBusyloopTimeout: busyloop[pair.index] = pair.num
+        case .getBusyloopTimeout: argument!.storeBytes(of: vhost_vring_state(index: pair.index, num: busyloop[pair.index] ?? 0), as: vhost_vring_state.self)
+        default: return vdpa(request, pair, argument)
+        }
+        return 0
+    }
+
+    private func vdpa(_ request: DeviceRequest, _ pair: vhost_vring_state, _ argument: UnsafeMutableRawPointer?) -> Int32 {
+        switch request {
+        case .vdpaGetDeviceID: argument!.storeBytes(of: deviceID, as: UInt32.self)
+        case .vdpaGetStatus: argument!.storeBytes(of: state.status, as: UInt8.self)
+        case .vdpaSetStatus:
+            state.status = argument!.load(as: UInt8.self)
+            if state.status == 0 { state.enabled = [] }
+        case .vdpaGetIOVARange: argument!.storeBytes(of: vhost_vdpa_iova_range(first: iova.0, last: iova.1), as: vhost_vdpa_iova_range.self)
+        case .vdpaGetVQsCount: argument!.storeBytes(of: UInt32(3), as: UInt32.self)
+        case .vdpaGetASNum: argument!.storeBytes(of: addressSpaces, as: UInt32.self)
+        case .vdpaGetVringGroup: argument!.storeBytes(of: vhost_vring_state(index: pair.index, num: pair.index / 2), as: vhost_vring_state.self)
+        case .vdpaSetVringEnable: if pair.num == 1 { state.enabled.insert(pair.index) } else { state.enabled.remove(pair.index) }
+        case .vdpaGetConfig:
+            for i in 0..<Int(pair.num) where Int(pair.index) + i < configuration.count {
+                argument!.storeBytes(of: configuration[Int(pair.index) + i], toByteOffset: 8 + i, as: UInt8.self)
+            }
+        case .vdpaSetConfig:
+            for i in 0..<Int(pair.num) where Int(pair.index) + i < configuration.count { configuration[Int(pair.index) + i] = argument!.load(fromByteOffset: 8 + i, as: UInt8.self) }
+        default: break
+        }
+        return 0
+    }
+
+    private func describe(_ fd: Int32, _ r: DeviceRequest, _ pair: vhost_vring_state, _ argument: UnsafeMutableRawPointer?) -> String {
+        switch r {
+        case .setVringNum, .setVringBase, .setBusyloopTimeout, .vdpaSetVringEnable, .vdpaSetGroupASID: return "\(r.rawValue) \(pair.index) \(pair.num)"
+        case .getVringBase, .setVringAddr, .setVringKick, .setVringCall, .setVringErr, .vdpaGetVringGroup: return "\(r.rawValue) \(pair.index)"
+        case .netSetBackend: return "\(r.rawValue) \(pair.index) \(Int32(bitPattern: pair.num) == -1 ? "-1" : "tap")"
+        case .vdpaSetStatus: return "\(r.rawValue) \(argument!.load(as: UInt8.self))"
+        case .setFeatures: return "\(r.rawValue)\(Features(rawValue: argument!.loadUnaligned(as: UInt64.self)).contains(.vhostLogAll) ? " LOG_ALL" : "")"
+        default: return r.rawValue
+        }
+    }
+}
+
+/// Rings in memory of our own, as a driver would have them.
+final class Rings {
+    let memory: HostMemory
+    let kicks: [OwnedDescriptor]
+    let calls: [OwnedDescriptor]
+
+    init(_ count: Int) throws {
+        memory = try HostMemory(bytes: 8192 * count, wantsHugePages: false, name: "ringway-vhost")
+        kicks = (0..<count).map { _ in OwnedDescriptor(CPlat_eventfd(0)) }
+        calls = (0..<count).map { _ in OwnedDescriptor(CPlat_eventfd(0)) }
+    }
+
+    /// Where a guest would have it: low. (A dirty log covers everything below the highest address.)
+    var region: VhostRegion {
+        VhostRegion(guestAddress: 1 << 20, size: memory.region.size, userAddress: memory.region.userAddress, descriptor: memory.descriptor)
+    }
+    var count: Int { kicks.count }
+
+    subscript(_ i: Int) -> VhostRing {
+        let at = memory.region.userAddress + UInt64(8192 * i)
+        return VhostRing(
+            size: 256, isPacked: false, base: 0, descriptors: at, driverArea: at + 4096, deviceArea: at + 5120, kick: kicks[i], call: calls[i])
+    }
+
+    var all: [VhostRing] { (0..<count).map { self[$0] } }
+}
+
+/// Open descriptors of this process.
+func openDescriptors() -> Int {
+    guard let d = opendir("/proc/self/fd") else { return -1 }
+    defer { closedir(d) }
+    var n = 0
+    while readdir(d) != nil { n += 1 }
+    return n
+}
+
+/// One after the other: the tests count this process's descriptors.
+@Suite(.serialized) enum ControlPlane {}

@@ -1,0 +1,147 @@
+import CPlatform
+import Glibc
+import Memory
+import Testing
+import Vhost
+import VhostUser
+import Virtio
+
+/// The order of calls, as back-ends rely on it.
+extension ControlPlane {
+@Suite("Order of calls") struct TraceTests {
+    /// What `body` adds to a trace.
+    private func added(_ trace: () -> [String], _ body: () throws -> Void) rethrows -> [String] {
+        let before = trace().count
+        try body()
+        return Array(trace()[before...])
+    }
+
+    private func ring(_ i: Int, _ prefix: String) -> [String] {
+        ["NUM \(i) 256", "BASE \(i) 0", "ADDR \(i)", "KICK \(i)", "CALL \(i)"].map { prefix + "SET_VRING_" + $0 }
+    }
+
+    @Test("kernel: init, start, mask, reset, restart, enable, log, stop")
+    func kernel() throws {
+        let fake = FakeDevice()
+        let rings = try Rings(2)
+        let tap = try Tap(name: "tap9", calls: fake)
+        #expect(fake.trace == ["open /dev/net/tun O_NONBLOCK", "TUNGETFEATURES", "TUNSETIFF", "TUNSETVNETHDRSZ", "TUNSETSNDBUF"])
+        var options = VhostNet.Options()
+        options.busyloopTimeout = 50
+        var vhost: VhostNet!
+        let v = { fake.trace }
+        #expect(try added(v) { vhost = try VhostNet(KernelBackend(tap: tap, calls: fake), options) } == [
+            "open /dev/vhost-net O_NONBLOCK", "VHOST_SET_OWNER", "VHOST_GET_FEATURES",
+            "VHOST_SET_VRING_CALL 0", "VHOST_SET_VRING_ERR 0", "VHOST_SET_VRING_BUSYLOOP_TIMEOUT 0 50",
+            "VHOST_SET_VRING_CALL 1", "VHOST_SET_VRING_ERR 1", "VHOST_SET_VRING_BUSYLOOP_TIMEOUT 1 50",
+        ])
+        #expect(try vhost.busyloopTimeout(ring: 1) == 50)
+        try vhost.acknowledge([.version1, .ringReset])
+        let start = ["VHOST_SET_FEATURES", "VHOST_GET_BACKEND_FEATURES", "VHOST_SET_BACKEND_FEATURES", "VHOST_SET_MEM_TABLE"]
+            + ring(0, "VHOST_") + ring(1, "VHOST_") + ["VHOST_NET_SET_BACKEND 0 tap", "VHOST_NET_SET_BACKEND 1 tap"]
+        #expect(try added(v) { try vhost.start(rings.all, memory: [rings.region]) } == start)
+        #expect(try added(v) { try vhost.mask(ring: 0, true) } == ["VHOST_SET_VRING_CALL 0"])
+        #expect(try added(v) { try vhost.mask(ring: 0, false) } == ["VHOST_SET_VRING_CALL 0"])
+        #expect(try added(v) { try vhost.resetQueue(1) } == ["VHOST_NET_SET_BACKEND 1 -1", "VHOST_GET_VRING_BASE 1"])
+        #expect(try added(v) { try vhost.restartQueue(1, rings[1]) } == ring(1, "VHOST_") + ["VHOST_NET_SET_BACKEND 1 tap"])
+        #expect(try added(v) { try vhost.setEnabled(pair: 0, false) } == ["VHOST_NET_SET_BACKEND 0 -1", "VHOST_NET_SET_BACKEND 1 -1"])
+        #expect(try added(v) { try vhost.setLogging(true) } == [
+            "VHOST_SET_LOG_BASE", "VHOST_SET_FEATURES LOG_ALL", "VHOST_GET_BACKEND_FEATURES", "VHOST_SET_BACKEND_FEATURES",
+            "VHOST_SET_VRING_ADDR 0", "VHOST_SET_VRING_ADDR 1",
+        ])
+        #expect(added(v) { vhost.stop() } == ["VHOST_NET_SET_BACKEND 0 -1", "VHOST_NET_SET_BACKEND 1 -1", "VHOST_GET_VRING_BASE 0", "VHOST_GET_VRING_BASE 1"])
+        // What was disabled stays so with the next start; while logging, features and addresses say so from the start.
+        let again = try added(v) { try vhost.start(rings.all, memory: [rings.region]) }
+        #expect(!again.contains { $0.contains("NET_SET_BACKEND") } && again.contains("VHOST_SET_FEATURES LOG_ALL") && again.last == "VHOST_SET_LOG_BASE")
+    }
+
+    @Test("vhost-user: init, start, enable, reset, restart, MTU, RARP, log, stop")
+    func user() throws {
+        let peer = FakePeer()
+        defer { peer.release() }
+        let rings = try Rings(4)
+        var options = VhostNet.Options()
+        options.queuePairs = 2
+        var vhost: VhostNet!
+        let v = { peer.trace }
+        let head = ["GET_FEATURES", "GET_PROTOCOL_FEATURES", "SET_PROTOCOL_FEATURES", "GET_QUEUE_NUM"]
+        #expect(try added(v) { vhost = try VhostNet(UserBackend(peer.socket, name: "fake"), options) } == head + [
+            "SET_BACKEND_REQ_FD", "SET_OWNER", "GET_FEATURES", "SET_VRING_CALL 0", "SET_VRING_ERR 0", "SET_VRING_CALL 1", "SET_VRING_ERR 1",
+        ] + head + ["GET_FEATURES", "SET_VRING_CALL 2", "SET_VRING_ERR 2", "SET_VRING_CALL 3", "SET_VRING_ERR 3"])
+        try vhost.acknowledge([.version1, .ringReset])
+        #expect(try added(v) { try vhost.setMTU(1400) } == ["NET_SET_MTU"])
+        #expect(try added(v) { try vhost.start(rings.all, memory: [rings.region]) } == [
+            "SET_VRING_ENABLE 0 1", "SET_VRING_ENABLE 1 1", "SET_FEATURES", "GET_STATUS", "SET_STATUS 11", "GET_STATUS", "SET_MEM_TABLE",
+        ] + ring(0, "") + ring(1, "") + ["SET_VRING_ENABLE 2 1", "SET_VRING_ENABLE 3 1", "SET_FEATURES"] + ring(2, "") + ring(3, "")
+            + ["GET_STATUS", "SET_STATUS 15"])
+        #expect(throws: VhostError.self) { try vhost.setMTU(1500) }
+        // A trap of old: queues are enabled from the pair's first index.
+        #expect(try added(v) { try vhost.setEnabled(pair: 1, false) } == ["SET_VRING_ENABLE 2 0", "SET_VRING_ENABLE 3 0"])
+        #expect(try added(v) { try vhost.resetQueue(2) } == ["GET_VRING_BASE 2"])
+        #expect(try added(v) { try vhost.restartQueue(2, rings[2]) } == ring(2, ""))
+        #expect(try added(v) { try vhost.migrationDone(mac: [2, 3, 4, 5, 6, 7]) } == ["SEND_RARP"])
+        #expect(peer.state.withLock { $0.rarp } == [2, 3, 4, 5, 6, 7])
+        let log = try added(v) { try vhost.setLogging(true) }
+        #expect(log == ["SET_LOG_BASE", "SET_FEATURES", "GET_STATUS", "SET_VRING_ADDR 0 LOG", "SET_VRING_ADDR 1 LOG", "SET_FEATURES", "SET_VRING_ADDR 2 LOG", "SET_VRING_ADDR 3 LOG"])
+        #expect(peer.state.withLock { $0.logAll })
+        #expect(added(v) { vhost.stop() } == ["GET_VRING_BASE 0", "GET_VRING_BASE 1", "GET_VRING_BASE 2", "GET_VRING_BASE 3", "SET_STATUS 0"])
+        #expect(try added(v) { try vhost.resetDevice() } == ["RESET_DEVICE"])
+    }
+
+    @Test("vDPA: init, start with a control queue, stop, reset")
+    func vdpa() throws {
+        let fake = FakeDevice()
+        fake.features |= Features([.ctrlVQ, .mq]).rawValue
+        fake.configuration[8] = 1
+        let rings = try Rings(3)
+        var options = VhostNet.Options()
+        options.hasControl = true
+        var vhost: VhostNet!
+        let v = { fake.trace }
+        #expect(try added(v) { vhost = try VhostNet(VDPABackend(path: "/dev/vhost-vdpa-0", calls: fake), options) } == [
+            "open /dev/vhost-vdpa-0 O_NONBLOCK", "VHOST_GET_FEATURES", "VHOST_VDPA_GET_CONFIG", "VHOST_VDPA_GET_IOVA_RANGE",
+            "VHOST_GET_BACKEND_FEATURES", "VHOST_VDPA_GET_VQS_COUNT", "VHOST_VDPA_GET_AS_NUM", "VHOST_VDPA_GET_VRING_GROUP 0",
+            "VHOST_VDPA_GET_VRING_GROUP 1", "VHOST_VDPA_GET_VRING_GROUP 2", "VHOST_VDPA_GET_STATUS", "VHOST_VDPA_SET_STATUS 3",
+            "VHOST_VDPA_GET_STATUS", "VHOST_SET_OWNER", "VHOST_SET_VRING_CALL 0", "VHOST_SET_VRING_CALL 1", "VHOST_VDPA_GET_DEVICE_ID",
+            "VHOST_SET_VRING_CALL 2",
+        ])
+        try vhost.acknowledge([.version1, .ctrlVQ])
+        try vhost.setConfigurationNotifier(rings.calls[0])
+        let start = try added(v) { try vhost.start(rings.all, memory: [rings.region]) { () throws(VhostError) in fake.trace.append("replay") } }
+        #expect(start == [
+            "VHOST_SET_FEATURES", "VHOST_VDPA_GET_STATUS", "VHOST_VDPA_SET_STATUS 11", "VHOST_VDPA_GET_STATUS", "VHOST_SET_BACKEND_FEATURES",
+            "IOTLB BATCH_BEGIN asid 0", "IOTLB UPDATE asid 0", "IOTLB BATCH_END asid 0",
+        ] + ring(0, "VHOST_") + ring(1, "VHOST_") + ring(2, "VHOST_") + [
+            "VHOST_VDPA_GET_STATUS", "VHOST_VDPA_SET_STATUS 15", "VHOST_VDPA_GET_STATUS", "VHOST_VDPA_SET_VRING_ENABLE 2 1", "replay",
+            "VHOST_VDPA_SET_VRING_ENABLE 0 1", "VHOST_VDPA_SET_VRING_ENABLE 1 1", "VHOST_VDPA_SET_CONFIG_CALL",
+        ])
+        #expect(try added(v) { try vhost.setEnabled(pair: 0, true) } == [])
+        let stop = added(v) { vhost.stop() }
+        #expect(stop == [
+            "VHOST_VDPA_SET_CONFIG_CALL", "VHOST_VDPA_SUSPEND", "VHOST_GET_VRING_BASE 0", "VHOST_GET_VRING_BASE 1", "VHOST_GET_VRING_BASE 2",
+            "VHOST_VDPA_SET_STATUS 0", "VHOST_VDPA_GET_STATUS", "VHOST_VDPA_SET_STATUS 3", "VHOST_VDPA_GET_STATUS",
+            "IOTLB BATCH_BEGIN asid 0", "IOTLB INVALIDATE asid 0", "IOTLB BATCH_END asid 0",
+        ])
+        #expect(try added(v) { try vhost.resetDevice() }.prefix(1) == ["VHOST_VDPA_SET_STATUS 0"])
+    }
+
+    @Test("vDPA without SUSPEND: rings stand where the used index says; a group in another address space is mapped there")
+    func withoutSuspend() throws {
+        let fake = FakeDevice()
+        fake.backendFeatures = 1 << 1 | 1 << 3
+        let rings = try Rings(2)
+        let backend = VDPABackend(path: "/dev/vhost-vdpa-0", calls: fake)
+        let vhost = try VhostNet(backend)
+        #expect(backend.groups == [0: 0, 1: 0, 2: 1] && backend.addressSpaces == 2)
+        try backend.setAddressSpace(group: 1, 1)
+        #expect(throws: VhostError.self) { try backend.setAddressSpace(group: 1, 2) }
+        try vhost.acknowledge([.version1])
+        try vhost.start(rings.all, memory: [rings.region])
+        #expect(fake.trace.filter { $0.hasPrefix("IOTLB") } == ["IOTLB UPDATE asid 0", "IOTLB UPDATE asid 1"])
+        (rings.memory.base + 5120 + 2).storeBytes(of: 41, as: UInt16.self)
+        #expect(vhost.stop() == [41, 0])
+        #expect(!fake.trace.contains("VHOST_VDPA_SUSPEND"))
+        #expect(throws: VhostError.self) { try backend.suspend() }
+    }
+}
+}
