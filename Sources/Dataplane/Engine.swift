@@ -11,7 +11,7 @@ public final class Engine: @unchecked Sendable {
     let logger: Logger
     private let makeFunction: ((Int) -> any PacketFunctionStarter)?
     private var core: EngineCore?
-    private var ports: [Port] = []
+    private var ports: [any EnginePort] = []
 
     /// Checks the options; nothing is opened yet.
     public init(_ options: EngineOptions, logger: Logger) throws(EngineError) {
@@ -48,6 +48,9 @@ public final class Engine: @unchecked Sendable {
             if let mac = port.mac, mac.count != 6 || mac[0] & 1 != 0 {
                 throw EngineError("\(port.name): mac= takes a unicast address such as 02:00:00:00:00:01")
             }
+            if !RingLayout.isValid(size: UInt32(clamping: port.ringSize), isPacked: port.wantsPacked) {
+                throw EngineError("\(port.name): queue_size=\(port.ringSize); 2 to 32768, a power of two without packed=on")
+            }
             if let mtu = port.mtu, mtu < 68 { throw EngineError("\(port.name): mtu=\(mtu); at least 68 bytes") }
         }
         if case .generate(let size) = options.mode, !(14...9216).contains(size) {
@@ -68,12 +71,20 @@ public final class Engine: @unchecked Sendable {
         for thread in core.threads { startThread(thread, core) }
         do throws(EngineError) {
             for (i, port) in options.ports.enumerated() {
-                ports.append(try Port(index: i, options: port, core: core, logger: logger))
+                ports.append(try makePort(i, port, core))
             }
             for port in ports { try port.start() }
         } catch {
             stop()
             throw error
+        }
+    }
+
+    private func makePort(_ index: Int, _ options: PortOptions, _ core: EngineCore) throws(EngineError) -> any EnginePort {
+        switch options.kind {
+        case .vhostUser: return try Port(index: index, options: options, core: core, logger: logger)
+        case .virtioUser: return try DriverPort(index: index, options: options, core: core, logger: logger)
+        case .tap: return TapPort(index: index, options: options, core: core, logger: logger)
         }
     }
 

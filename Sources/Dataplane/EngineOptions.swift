@@ -44,11 +44,13 @@ public struct PortOptions: Sendable, Equatable {
     public var mtu: UInt16?
     /// MAC address offered to the driver (6 bytes), nil: the feature is not offered.
     public var mac: [UInt8]?
-    /// Nil: the engine's.
+    /// Nil: the engine's. On a kernel port (`/dev/vhost-net`) it is not Ringway's own: microseconds are set with
+    /// VHOST_SET_VRING_BUSYLOOP_TIMEOUT on each queue.
     public var busyloop: BusyloopBudget?
     /// Driver-side ports: packed rings and IN_ORDER wanted where the back-end has them, and the ring size.
-    public var wantsPacked = true
-    public var wantsInOrder = false
+    public var wantsPacked = false
+    public var wantsInOrder = true
+    /// Descriptors of each ring, less where the back-end takes less.
     public var ringSize = 1024
 
     public init(_ kind: PortKind) { self.kind = kind }
@@ -59,6 +61,12 @@ public struct PortOptions: Sendable, Equatable {
         case .vhostUser(let path, _), .virtioUser(let path, _, _): return path
         case .tap(let name): return "tap:" + name
         }
+    }
+
+    /// On the kernel's vhost-net: `busyloop` is then vhost's own timeout.
+    var isKernel: Bool {
+        if case .virtioUser(let path, _, _) = kind { return path.hasPrefix("/dev/vhost-net") }
+        return false
     }
 }
 

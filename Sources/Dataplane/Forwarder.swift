@@ -15,9 +15,14 @@ enum Forwarder {
         if !p.pointee.transmit.isRunning { return false }
         if p.pointee.stalledAt != 0 && !mayRetry(t, p) { return true }
         if t.pointee.exchange.threadCount > 1 && t.pointee.exchange.freeCount == 0 { return true }
-        let n = p.pointee.transmit.queue.popTransmit(
-            &t.pointee.burst, limit: p.pointee.window, leave: p.pointee.lag.leave)
-        p.pointee.lag.note(n)
+        let n: Int
+        if p.pointee.isDevice {
+            n = p.pointee.transmit.queue.popTransmit(
+                &t.pointee.burst, limit: p.pointee.window, leave: p.pointee.lag.leave)
+            p.pointee.lag.note(n)
+        } else {
+            n = OtherEnd.pop(t, p)
+        }
         if n == 0 {
             if p.pointee.transmit.queue.defect.kind != .none { report(t, p, &p.pointee.transmit) }
             return false
@@ -235,9 +240,15 @@ enum Forwarder {
         if burst.needsScreening && !Offload.fits(burst, list, n, d.pointee.receiveOffloads) {
             return Offload.deliver(t, d, burst, list, n)
         }
-        let result = d.pointee.receive.queue.deliver(burst, list, n)
+        let result = put(t, d, burst, list, n)
         account(t, d, result)
         return result.consumed
+    }
+
+    /// Into the guest's ring, or out of the other end.
+    @inline(__always)
+    static func put(_ t: ThreadPointer, _ d: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int) -> Delivery {
+        d.pointee.isDevice ? d.pointee.receive.queue.deliver(burst, list, n) : OtherEnd.deliver(t, d, burst, list, n)
     }
 
     /// Counts a delivery and calls the driver.
@@ -287,7 +298,11 @@ enum Forwarder {
             return
         }
         p.pointee.window = max(4, consumed &* 2)
-        p.pointee.transmit.queue.unpop(burst.packets + consumed, n &- consumed)
+        if p.pointee.isDevice {
+            p.pointee.transmit.queue.unpop(burst.packets + consumed, n &- consumed)
+        } else {
+            OtherEnd.unpop(p, burst.packets + consumed, n &- consumed)
+        }
         if consumed > 0 { finish(t, p, burst, consumed, isPart: true) }
     }
 
@@ -304,7 +319,11 @@ enum Forwarder {
     /// Hands `n` chains back to the sender and counts them.
     @inline(__always)
     private static func finish(_ t: ThreadPointer, _ p: PairPointer, _ burst: Burst, _ n: Int, isPart: Bool = false) {
-        p.pointee.transmit.queue.complete(burst.packets, n)
+        if p.pointee.isDevice {
+            p.pointee.transmit.queue.complete(burst.packets, n)
+        } else {
+            OtherEnd.complete(t, p, burst.packets, n)
+        }
         p.pointee.counters.rxPackets = p.pointee.counters.rxPackets &+ UInt64(n)
         p.pointee.counters.rxBytes = p.pointee.counters.rxBytes &+ (isPart ? bytes(burst, n) : burst.bytes)
         if p.pointee.transmit.callFD >= 0 && p.pointee.transmit.queue.needsCall() {
@@ -337,7 +356,7 @@ enum Forwarder {
     @inline(__always)
     static func generate(_ t: ThreadPointer, _ p: PairPointer, _ template: Burst) -> Bool {
         if !(p.pointee.receive.isRunning && p.pointee.receive.isEnabled) { return false }
-        let result = p.pointee.receive.queue.deliver(template, template.identity, Burst.maximum)
+        let result = put(t, p, template, template.identity, Burst.maximum)
         account(t, p, result)
         return result.consumed > 0
     }

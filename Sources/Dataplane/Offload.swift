@@ -94,7 +94,7 @@ enum Offload {
         _ t: ThreadPointer, _ d: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int
     ) -> Int {
         if n == 0 { return 0 }
-        let result = d.pointee.receive.queue.deliver(burst, list, n)
+        let result = Forwarder.put(t, d, burst, list, n)
         Forwarder.account(t, d, result)
         return result.consumed
     }

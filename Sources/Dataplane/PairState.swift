@@ -72,6 +72,11 @@ struct PairState {
     var transmit: QueueState
     /// The driver's receive queue: where packets go.
     var receive: QueueState
+    /// Set where Ringway is the driver itself, or stands at a TAP device: then neither of the queues above has a ring.
+    var driver: UnsafeMutablePointer<DriverEnd>?
+    var tap: UnsafeMutablePointer<TapEnd>?
+    /// Driver: calls were asked for.
+    var isArmed = false
     var counters = PairCounters()
     /// What the driver accepted of the receive offloads (GUEST_*), as CTRL_GUEST_OFFLOADS set them.
     var receiveOffloads = Features(rawValue: 0)
@@ -99,6 +104,10 @@ struct PairState {
 
     /// A burst of this pair that other threads still read from; nothing is popped until it is back.
     var parcel: ParcelPointer?
+
+    /// A guest's driver is at the other end of the rings.
+    @inline(__always)
+    var isDevice: Bool { driver == nil && tap == nil }
 
     init(port: Int, pair: Int, defectFD: Int32) {
         self.defectFD = defectFD

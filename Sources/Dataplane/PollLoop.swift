@@ -62,9 +62,11 @@ enum PollLoop {
         if p.pointee.transmit.isRunning {
             // A ring without a kick descriptor has to be polled.
             if p.pointee.transmit.kickFD < 0 { return false }
-            hasWork = p.pointee.transmit.queue.armKicks()
+            hasWork = p.pointee.isDevice ? p.pointee.transmit.queue.armKicks() : OtherEnd.arm(p)
         }
         if t.pointee.template != nil && p.pointee.receive.isRunning {
+            // Nothing tells when a back-end, or the kernel, takes packets again.
+            if !p.pointee.isDevice { return false }
             if p.pointee.receive.kickFD < 0 { return false }
             hasWork = p.pointee.receive.queue.armKicks() || hasWork
         }

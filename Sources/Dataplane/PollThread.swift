@@ -133,6 +133,33 @@ final class PollThread: @unchecked Sendable {
         return position
     }
 
+    /// Takes over a pair of which Ringway is the driver, or a TAP queue: `incoming` is readable when packets come.
+    func startOther(_ p: PairPointer, driver: UnsafeMutablePointer<DriverEnd>?, tap: UnsafeMutablePointer<TapEnd>?, incoming: Int32, watches: Bool) {
+        p.pointee.driver = driver
+        p.pointee.tap = tap
+        p.pointee.isArmed = false
+        for isReceive in [false, true] {
+            let q = PollThread.queue(p, isReceive)
+            q.pointee = QueueState()
+            q.pointee.isRunning = true
+            q.pointee.isEnabled = true
+        }
+        let q = PollThread.queue(p, false)
+        q.pointee.kickFD = incoming
+        if watches { watch(p, false, q) }
+        tap?.pointee.start()
+        state.pointee.poll(p)
+    }
+
+    /// Lets go of it. Afterwards nothing of it is used.
+    func stopOther(_ p: PairPointer) {
+        _ = stopRing(p, isReceive: false)
+        _ = stopRing(p, isReceive: true)
+        p.pointee.tap?.pointee.cancel()
+        p.pointee.driver = nil
+        p.pointee.tap = nil
+    }
+
     /// Waits until other threads have let go of the pair's packets; serves them meanwhile, as they
     /// may wait for this thread.
     func drain(_ p: PairPointer) {

@@ -6,7 +6,7 @@ import VhostUser
 
 /// A device-side port: what a vhost-user session drives. Every method of `BackEndDevice` comes from
 /// the port's control thread; rings are started and stopped by messages to their poll threads.
-final class Port: BackEndDevice, @unchecked Sendable {
+final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     let index: Int
     let options: PortOptions
     let features: Features
@@ -43,19 +43,13 @@ final class Port: BackEndDevice, @unchecked Sendable {
         connectedFlag.initialize(to: 0)
         defectFD = CPlat_eventfd(0)
         if defectFD < 0 { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
-        for pair in 0..<options.queuePairs {
-            let p = PairPointer.allocate(capacity: 1)
-            p.initialize(to: PairState(port: index, pair: pair, defectFD: defectFD))
-            p.pointee.owner = UInt32(pair % core.threads.count)
-            p.pointee.budget = BudgetState(options.busyloop ?? core.busyloop, clock: TickClock.shared)
-            core.table[index, pair] = p
-        }
+        core.addPairs(port: index, options, defectFD: defectFD)
     }
 
     /// Opens the socket; returns when it listens (or, as a client, has begun to connect).
     func start() throws(EngineError) {
         guard case .vhostUser(let path, let isClient) = options.kind else {
-            throw EngineError("\(options.name): this kind of port is not built in yet; use vhost-user:PATH")
+            throw EngineError("\(options.name): not a port on the device side")
         }
         let log = self.log
         server = BackEndServer(path: path, isClient: isClient, device: self) { log.info("\($0)") }
@@ -77,10 +71,7 @@ final class Port: BackEndDevice, @unchecked Sendable {
     func deallocate() {
         close(defectFD)
         connectedFlag.deallocate()
-        for pair in 0..<options.queuePairs {
-            core.table[index, pair]?.deallocate()
-            core.table[index, pair] = nil
-        }
+        core.removePairs(port: index, options.queuePairs)
     }
 
     // MARK: Rings
@@ -285,19 +276,8 @@ final class Port: BackEndDevice, @unchecked Sendable {
 
     /// A poll thread stopped a ring: says which and why.
     private func reportDefects() {
-        for pair in 0..<queuePairs {
-            guard let p = core.table[index, pair] else { continue }
-            var defects: [(Int, RingDefect)] = []
-            core.threads[Int(p.pointee.owner)].mailbox.run {
-                for isReceive in [true, false] {
-                    let q = PollThread.queue(p, isReceive)
-                    if q.pointee.isReported && !q.pointee.isLogged {
-                        q.pointee.isLogged = true
-                        defects.append((2 * pair + (isReceive ? 0 : 1), q.pointee.queue.defect))
-                    }
-                }
-            }
-            for (ring, defect) in defects { log.error("\(options.name): queue \(ring) stopped: \(defect)") }
+        for (ring, defect) in core.newDefects(port: index, pairs: queuePairs) {
+            log.error("\(options.name): queue \(ring) stopped: \(defect)")
         }
     }
 }

@@ -63,6 +63,9 @@ public enum PortSyntax {
         var isClient = false
         var isServer = false
         var tap: String?
+        var isPacked = false
+        var isInOrder = true
+        var ringSize = 1024
 
         mutating func read(_ part: String, of text: String) throws(EngineError) {
             guard let equals = part.firstIndex(of: "=") else {
@@ -74,6 +77,8 @@ public enum PortSyntax {
             case ("queues", _):
                 guard let n = Int(value), (1...128).contains(n) else { throw EngineError("--port \(text): queues=\(value): 1 to 128 queue pairs") }
                 queues = n
+            case ("mtu", "tap"), ("mac", "tap"):
+                throw EngineError("--port \(text): '\(name)' is the interface's; use `ip link set \(value)`")
             case ("mtu", _):
                 guard let n = UInt16(value), n >= 68 else { throw EngineError("--port \(text): mtu=\(value): 68 to 65535 bytes") }
                 mtu = n
@@ -87,11 +92,21 @@ public enum PortSyntax {
             case ("client", "vhost-user"): isClient = try PortSyntax.flag(name, value, text)
             case ("server", "virtio-user"): isServer = try PortSyntax.flag(name, value, text)
             case ("tap", "virtio-user"): tap = value
+            case ("packed", "virtio-user"), ("packed_vq", "virtio-user"): isPacked = try PortSyntax.flag(name, value, text)
+            case ("in_order", "virtio-user"): isInOrder = try PortSyntax.flag(name, value, text)
+            case ("queue_size", "virtio-user"):
+                guard let n = Int(value), (2...32768).contains(n) else { throw EngineError("--port \(text): queue_size=\(value): 2 to 32768") }
+                ringSize = n
             default:
-                throw EngineError("--port \(text): '\(name)' is no option of \(kind); queues, mtu, mac, busyloop"
-                    + (kind == "vhost-user" ? ", client are" : kind == "virtio-user" ? ", server, tap are" : " are"))
+                throw EngineError("--port \(text): '\(name)' is no option of \(kind); " + (Fields.known[kind] ?? ""))
             }
         }
+
+        private static let known = [
+            "vhost-user": "queues, mtu, mac, busyloop, client are",
+            "virtio-user": "queues, mtu, mac, busyloop, server, tap, packed, in_order, queue_size are",
+            "tap": "queues, busyloop are",
+        ]
 
         func options(_ place: String) -> PortOptions {
             var o: PortOptions
@@ -104,14 +119,17 @@ public enum PortSyntax {
             o.mtu = mtu
             o.mac = mac
             o.busyloop = busyloop
+            o.wantsPacked = isPacked
+            o.wantsInOrder = isInOrder
+            o.ringSize = ringSize
             return o
         }
     }
 
     private static func flag(_ name: String, _ value: String, _ text: String) throws(EngineError) -> Bool {
         switch value {
-        case "on": return true
-        case "off": return false
+        case "on", "1": return true
+        case "off", "0": return false
         default: throw EngineError("--port \(text): \(name)=\(value): write \(name)=on or \(name)=off")
         }
     }

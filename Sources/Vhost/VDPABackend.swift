@@ -251,6 +251,13 @@ public final class VDPABackend: VhostBackend {
     /// One queue alone cannot be reset through vhost-vdpa.
     public func resetQueue(_ ring: Int) throws(VhostError) { throw .unsupported(self, "reset of one queue") }
 
+    /// VHOST_VDPA_GET_VRING_NUM: the largest ring.
+    public func maximumRingSize() throws(VhostError) -> UInt32 {
+        let size = try opened().get(.vdpaGetVringNum, UInt16(0))
+        guard size >= 2 else { throw VhostError(.answer, "\(name): rings of \(size)") }
+        return UInt32(size)
+    }
+
     // MARK: Rings
 
     public func setVringNum(_ ring: Int, _ size: UInt32) throws(VhostError) { try opened().vring(.setVringNum, ring, size) }

@@ -88,6 +88,9 @@ extension VhostNet {
         return queues.indices.contains(place) && VhostNet.take(queues[place].masked)
     }
 
+    /// By queue: readable when `hasFailed`.
+    public var errorDescriptors: [Int32] { queues.map(\.error.fd) }
+
     /// Whether the back-end has reported a broken ring (its ERR eventfd); clears it.
     public func hasFailed(ring: Int) -> Bool {
         let place = isStarted ? self.place(ring) : ring

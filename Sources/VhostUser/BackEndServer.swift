@@ -258,8 +258,9 @@ public final class BackEndServer: @unchecked Sendable {
 }
 
 /// A listening socket, with the file that a crash left behind taken over.
-enum Listener {
-    static func open(_ path: String) throws(VhostUserError) -> Int32 {
+public enum Listener {
+    /// Binds and listens; non-blocking. Errors: `.socket`, with what to do.
+    public static func open(_ path: String) throws(VhostUserError) -> Int32 {
         let fd = CPlat_unix_socket()
         guard fd >= 0 else { throw VhostUserError(.socket, "socket: \(String(cString: strerror(errno)))") }
         if CPlat_unix_bind(fd, path) != 0 {

@@ -7,6 +7,12 @@ public struct Delivery: BitwiseCopyable {
     public var delivered: Int
     /// Bytes of the delivered frames, without net headers.
     public var bytes: UInt64
+
+    public init(consumed: Int, delivered: Int, bytes: UInt64) {
+        self.consumed = consumed
+        self.delivered = delivered
+        self.bytes = bytes
+    }
 }
 
 /// The device side of one virtqueue, split or packed: a plain value that belongs to one thread.

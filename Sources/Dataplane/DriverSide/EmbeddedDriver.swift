@@ -153,8 +153,8 @@ struct ControlDriver {
     static func bytes(isPacked: Bool) -> Int { ringBytes(isPacked) + most }
     private static func ringBytes(_ isPacked: Bool) -> Int { (DriverQueue.bytes(size: size, isPacked: isPacked) + 4095) & ~4095 }
 
-    init(isPacked: Bool, features: Features, memory: UnsafeMutableRawPointer, kick: Int32) {
-        queue = DriverQueue(size: ControlDriver.size, isPacked: isPacked, memory: memory, features: features)
+    init(isPacked: Bool, features: Features, memory: UnsafeMutableRawPointer, kick: Int32, delta: UInt64 = 0) {
+        queue = DriverQueue(size: ControlDriver.size, isPacked: isPacked, memory: memory, features: features, delta: delta)
         room = memory + ControlDriver.ringBytes(isPacked)
         self.kick = kick
     }

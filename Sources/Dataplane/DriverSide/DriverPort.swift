@@ -1,0 +1,204 @@
+import CPlatform
+import Glibc
+import Logging
+import Memory
+import Vhost
+import VhostUser
+import Virtio
+
+/// A port on somebody else's back-end: Ringway is the driver, `VhostNet` its control plane. Its control thread connects,
+/// watches the connection, and connects again when a vhost-user back-end went away: with the features of before, or,
+/// where the back-end has lost some of them, with an error in the log and another try later.
+final class DriverPort: EnginePort, @unchecked Sendable {
+    let index: Int
+    let options: PortOptions
+    private let path: String
+    private let isServer: Bool
+    private let tapName: String
+    private let kind: VhostKind
+    private let core: EngineCore
+    private let log: Logger
+    private let defectFD: Int32
+    private let wakeFD: Int32
+    /// Read by snapshots and by the thread: connected, stopping.
+    private let flags: UnsafeMutablePointer<UInt32>
+    private var thread: pthread_t?
+
+    // The control thread's own
+    private var listener: Int32 = -1
+    private var link: DriverLink?
+    private var saved: VhostNet.Saved?
+    private var socket: MessageSocket?
+    private var attempts = 0
+    private var lastError = ""
+
+    init(index: Int, options: PortOptions, core: EngineCore, logger: Logger) throws(EngineError) {
+        guard case .virtioUser(let path, let isServer, let tap) = options.kind else { throw EngineError("\(options.name): not a driver's port") }
+        self.index = index
+        self.options = options
+        self.path = path
+        self.isServer = isServer
+        tapName = tap ?? ""
+        do throws(VhostError) { kind = try VhostKind.of(path: path) } catch { throw EngineError(error.description) }
+        if isServer && kind != .user { throw EngineError("\(path): server=on is for sockets") }
+        if tap != nil && kind != .kernel { throw EngineError("\(path): tap= goes with /dev/vhost-net") }
+        self.core = core
+        log = logger
+        defectFD = CPlat_eventfd(0)
+        wakeFD = CPlat_eventfd(0)
+        if defectFD < 0 || wakeFD < 0 { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        flags = .allocate(capacity: 2)
+        flags.initialize(repeating: 0, count: 2)
+        core.addPairs(port: index, options, defectFD: defectFD)
+    }
+
+    var isConnected: Bool { CPlat_load32_relaxed(flags) != 0 }
+    private var isStopping: Bool { CPlat_load32_acquire(flags + 1) != 0 }
+
+    /// Kernel and vDPA: opens the device here. Sockets: listens, or begins to connect.
+    func start() throws(EngineError) {
+        do {
+            if kind != .user { try connect(nil) } else if isServer { listener = try Listener.open(path) }
+        } catch {
+            throw EngineError("\(error)")
+        }
+        var created = pthread_t()
+        let me = Unmanaged.passRetained(self)
+        let status = pthread_create(&created, nil, { raw in
+            let me = Unmanaged<DriverPort>.fromOpaque(raw!).takeRetainedValue()
+            CPlat_set_thread_name("ringway-ctl")
+            me.loop()
+            return nil
+        }, me.toOpaque())
+        if status != 0 {
+            me.release()
+            throw EngineError("pthread_create: \(String(cString: strerror(status)))")
+        }
+        thread = created
+    }
+
+    func stop() {
+        if let thread {
+            CPlat_store32_release(flags + 1, 1)
+            var one: UInt64 = 1
+            _ = write(wakeFD, &one, 8)
+            pthread_join(thread, nil)
+        }
+        thread = nil
+        disconnect("the port is closed")
+        if listener >= 0 {
+            close(listener)
+            unlink(path)
+            listener = -1
+        }
+    }
+
+    func deallocate() {
+        close(defectFD)
+        close(wakeFD)
+        flags.deallocate()
+        core.removePairs(port: index, options.queuePairs)
+    }
+
+    // MARK: Control thread
+
+    private func loop() {
+        while !isStopping {
+            if kind == .user && link == nil && !isServer { tryConnect { () throws(VhostUserError) in try MessageSocket.connect(to: path) } }
+            waitAndServe()
+        }
+    }
+
+    /// Milliseconds; -1: for ever.
+    private var timeout: Int32 { kind == .user && link == nil && !isServer ? (attempts <= 20 ? 100 : 500) : -1 }
+
+    private func waitAndServe() {
+        let channel = link?.vhost.backEndDescriptor ?? -1
+        let hangUp = Int16(POLLIN) | 0x2000 /* POLLRDHUP */
+        var fds = [
+            pollfd(fd: wakeFD, events: Int16(POLLIN), revents: 0), pollfd(fd: defectFD, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: link == nil ? listener : -1, events: Int16(POLLIN), revents: 0), pollfd(fd: socket?.fd ?? -1, events: hangUp, revents: 0),
+            pollfd(fd: channel, events: Int16(POLLIN), revents: 0),
+        ]
+        let errors = link?.vhost.errorDescriptors ?? []
+        for fd in errors { fds.append(pollfd(fd: fd, events: Int16(POLLIN), revents: 0)) }
+        if poll(&fds, nfds_t(fds.count), timeout) <= 0 { return }
+        if fds[1].revents != 0 { reportDefects() }
+        for (ring, f) in fds[5...].enumerated() where f.revents != 0 && link?.vhost.hasFailed(ring: ring) == true {
+            log.error("\(options.name): the back-end reports that queue \(ring) is broken")
+        }
+        // Between requests a back-end has nothing to say: it hangs up, or talks nonsense.
+        if fds[3].revents != 0 { return disconnect("the back-end has gone") }
+        if fds[4].revents != 0 {
+            do throws(VhostError) { try link?.vhost.serveBackEnd() } catch { log.info("\(options.name): the back-end's channel: \(error)") }
+        }
+        if fds[2].revents != 0 {
+            let fd = CPlat_accept(listener)
+            if fd >= 0 { tryConnect { () throws(VhostUserError) in MessageSocket(fd) } }
+        }
+    }
+
+    private func tryConnect(_ open: () throws(VhostUserError) -> MessageSocket) {
+        do {
+            try connect(try open())
+            attempts = 0
+            lastError = ""
+        } catch {
+            socket = nil
+            attempts += 1
+            // Once for each reason, not for each attempt.
+            let text = "\(error)"
+            if text != lastError { log.info("\(options.name): waiting for the back-end (\(text))") }
+            lastError = text
+        }
+    }
+
+    private func connect(_ socket: MessageSocket?) throws {
+        self.socket = socket
+        let link = try DriverLink(options, try backend(socket), saved: saved, node: node) { [log] in log.info("\($0)") }
+        self.link = link
+        saved = link.vhost.saved
+        for pair in 0..<options.queuePairs {
+            let reason = core.startOther(
+                port: index, pair: pair, driver: link.ends + pair, tap: nil, incoming: link.incoming[pair].fd, offloads: link.receiveOffloads,
+                memory: link.memory.base, budget: core.budget(options))
+            log.info("\(options.name): queue pair \(pair) on \(reason)")
+        }
+        link.kickAll()
+        core.setActivePairs(UInt16(options.queuePairs), port: index)
+        CPlat_store32_relaxed(flags, 1)
+        log.info("\(options.name): connected to \(kind); memory: \(link.memory.summary); features: \(link.vhost.acknowledged.bitNames.joined(separator: " "))")
+    }
+
+    /// Of the first poll thread: its memory shall be near.
+    private var node: Int { core.threads[0].cpu >= 0 ? NUMA.node(ofCPU: core.threads[0].cpu) : -1 }
+
+    private func backend(_ socket: MessageSocket?) throws(VhostError) -> any VhostBackend {
+        switch kind {
+        case .user: return UserBackend(socket!, name: path)
+        case .vdpa: return VDPABackend(path: path)
+        case .kernel: return KernelBackend(path: path, tap: try Tap(name: tapName, queues: options.queuePairs))
+        }
+    }
+
+    private func disconnect(_ reason: String) {
+        guard let link else { return }
+        CPlat_store32_relaxed(flags, 0)
+        core.stopOther(port: index, pairs: options.queuePairs)
+        link.vhost.close()
+        // Enable states and the in-flight region of the last moment.
+        saved = link.vhost.saved
+        self.link = nil
+        socket = nil
+        core.forgetAddresses(port: index)
+        log.info("\(options.name): connection ended: \(reason)")
+    }
+
+    private func reportDefects() {
+        var count: UInt64 = 0
+        _ = read(defectFD, &count, 8)
+        for (ring, defect) in core.newDefects(port: index, pairs: options.queuePairs) {
+            log.error("\(options.name): queue \(ring) stopped: \(defect)")
+        }
+    }
+}

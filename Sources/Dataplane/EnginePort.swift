@@ -1,0 +1,97 @@
+import CPlatform
+import Glibc
+import Virtio
+
+/// A port as the engine sees it.
+protocol EnginePort: AnyObject {
+    var index: Int { get }
+    var options: PortOptions { get }
+    /// Somebody is at the other end.
+    var isConnected: Bool { get }
+    /// Opens it; from here on it has a control thread of its own where it needs one.
+    func start() throws(EngineError)
+    /// Closes it; its rings are stopped afterwards.
+    func stop()
+    /// After the threads have ended.
+    func deallocate()
+}
+
+extension EnginePort {
+    var queuePairs: Int { options.queuePairs }
+}
+
+extension EngineCore {
+    /// Makes a port's entries of the table.
+    func addPairs(port: Int, _ options: PortOptions, defectFD: Int32) {
+        for pair in 0..<options.queuePairs {
+            let p = PairPointer.allocate(capacity: 1)
+            p.initialize(to: PairState(port: port, pair: pair, defectFD: defectFD))
+            p.pointee.owner = UInt32(pair % threads.count)
+            p.pointee.budget = BudgetState(budget(options), clock: TickClock.shared)
+            table[port, pair] = p
+        }
+    }
+
+    func removePairs(port: Int, _ count: Int) {
+        for pair in 0..<count {
+            table[port, pair]?.deallocate()
+            table[port, pair] = nil
+        }
+    }
+
+    /// The port's own budget, or the engine's. Of a kernel port the option is vhost's (see `DriverPort`).
+    func budget(_ options: PortOptions) -> BusyloopBudget { options.isKernel ? busyloop : options.busyloop ?? busyloop }
+
+    /// Rings that poll threads had to stop, each once: its number and why.
+    func newDefects(port: Int, pairs: Int) -> [(ring: Int, defect: RingDefect)] {
+        var all: [(Int, RingDefect)] = []
+        for pair in 0..<pairs {
+            guard let p = table[port, pair] else { continue }
+            threads[Int(p.pointee.owner)].mailbox.run {
+                for isReceive in [true, false] {
+                    let q = PollThread.queue(p, isReceive)
+                    if q.pointee.isReported && !q.pointee.isLogged {
+                        q.pointee.isLogged = true
+                        all.append((2 * pair + (isReceive ? 0 : 1), q.pointee.queue.defect))
+                    }
+                }
+            }
+        }
+        return all
+    }
+
+    /// Hands a pair of which Ringway is the driver, or a TAP queue, to a thread: the one of `Placement`'s choice, which is told.
+    func startOther(
+        port: Int, pair: Int, driver: UnsafeMutablePointer<DriverEnd>?, tap: UnsafeMutablePointer<TapEnd>?, incoming: Int32, offloads: Features,
+        memory: UnsafeMutableRawPointer, budget: BusyloopBudget
+    ) -> String {
+        guard let p = table[port, pair] else { return "no such pair" }
+        let choice = Placement.choose(pair: pair, cpus: threads.map(\.cpu), memory: memory)
+        CPlat_store32_relaxed(&p.pointee.owner, UInt32(choice.thread))
+        let thread = threads[choice.thread]
+        thread.mailbox.run {
+            p.pointee.receiveOffloads = offloads
+            thread.startOther(p, driver: driver, tap: tap, incoming: incoming, watches: budget != .poll)
+        }
+        return choice.reason
+    }
+
+    func stopOther(port: Int, pairs: Int) {
+        setActivePairs(0, port: port)
+        for pair in 0..<pairs {
+            guard let p = table[port, pair], !p.pointee.isDevice else { continue }
+            let thread = threads[Int(p.pointee.owner)]
+            thread.mailbox.run { thread.stopOther(p) }
+        }
+    }
+}
+
+extension Features {
+    /// What may be sent to a device that offers these: its HOST_* bits seen as a receiver's GUEST_* bits.
+    var asReceiver: Features {
+        let pairs: [(Features, Features)] = [
+            (.csum, .guestCsum), (.hostTSO4, .guestTSO4), (.hostTSO6, .guestTSO6), (.hostECN, .guestECN), (.hostUSO, [.guestUSO4, .guestUSO6]),
+        ]
+        return pairs.reduce(Features()) { contains($1.0) ? $0.union($1.1) : $0 }
+    }
+}

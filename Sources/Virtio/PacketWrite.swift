@@ -1,0 +1,40 @@
+import CPlatform
+
+extension Packet {
+    /// Length in bytes of the net header that drivers of VERSION_1 write and read.
+    @inlinable public static var headerLength: Int { 12 }
+
+    /// A packet that a device has put into a driver's buffer: the header is read once, here. `length` bytes, the
+    /// header's included; nil when that is less than a header. Returns `num_buffers` with it.
+    public static func received(at base: UnsafeMutableRawPointer, _ length: UInt32) -> (Packet, buffers: UInt16)? {
+        if length < UInt32(headerLength) { return nil }
+        var packet = Packet(data: base + headerLength, length: length &- UInt32(headerLength))
+        packet.header = loadHeader(base)
+        return (packet, (base + 10).loadUnaligned(as: UInt16.self))
+    }
+}
+
+extension UnsafeMutablePointer where Pointee == Packet {
+    /// Writes a net header (with `num_buffers` 0, 5.1.6.2) and the frame over `count` segments, which hold both:
+    /// the one copy on the way to a device.
+    @_noLocks
+    public func write(to segments: UnsafeMutablePointer<Segment>, _ count: Int) {
+        if count == 1 {
+            storeHeader(pointee.header, buffers: 0, to: segments[0].base, length: 12)
+            copyFrame(self, to: segments[0].base + Packet.headerLength)
+            return
+        }
+        var header = (UInt64(0), UInt32(0))
+        withUnsafeMutableBytes(of: &header) { room in
+            let p = room.baseAddress.unsafelyUnwrapped
+            storeHeader(pointee.header, buffers: 0, to: p, length: 12)
+            var scatter = Scatter(segments)
+            scatter.write(p, UInt32(Packet.headerLength))
+            scatter.write(self)
+        }
+    }
+
+    /// Writes the net header alone, 12 bytes, for a frame that goes out from where it lies.
+    @_noLocks
+    public func writeHeader(to p: UnsafeMutableRawPointer) { storeHeader(pointee.header, buffers: 0, to: p, length: 12) }
+}
