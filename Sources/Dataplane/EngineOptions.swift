@@ -58,7 +58,8 @@ public struct PortOptions: Sendable, Equatable {
     /// What errors and tables call the port: its path or its TAP's name.
     public var name: String {
         switch kind {
-        case .vhostUser(let path, _), .virtioUser(let path, _, _): return path
+        case .virtioUser(let path, _, let tap?): return "\(path),tap=\(tap)"
+        case .vhostUser(let path, _), .virtioUser(let path, _, nil): return path
         case .tap(let name): return "tap:" + name
         }
     }

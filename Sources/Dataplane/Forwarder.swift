@@ -297,7 +297,7 @@ enum Forwarder {
             finish(t, p, burst, n)
             return
         }
-        p.pointee.window = max(4, consumed &* 2)
+        p.pointee.window = min(Burst.maximum, max(4, consumed &* 2))
         if p.pointee.isDevice {
             p.pointee.transmit.queue.unpop(burst.packets + consumed, n &- consumed)
         } else {

@@ -55,7 +55,7 @@ public final class VDPABackend: VhostBackend {
     }
 
     /// For the first object: open, GET_FEATURES, GET_CONFIG (max_virtqueue_pairs), GET_IOVA_RANGE, backend
-    /// features, virtqueue groups, status ACKNOWLEDGE and DRIVER read back, SET_OWNER.
+    /// features, status ACKNOWLEDGE and DRIVER read back, SET_OWNER, virtqueue groups.
     public func open(_ object: VhostObject) throws(VhostError) {
         guard object.isFirst else { return }
         let d = try Device(name, isNonblocking: true, calls)
@@ -74,9 +74,10 @@ public final class VDPABackend: VhostBackend {
         }
         if let bits = try? d.get(.getBackendFeatures, UInt64(0)) { backendFeatures = BackendFeatures(rawValue: bits).intersection(.known) }
         if let count = try? d.get(.vdpaGetVQsCount, UInt32(0)) { queueCount = Int(min(count, 65536)) }
-        try readGroups(d)
         try addStatus(1 | 2)
         try d.request(.setOwner)
+        // Only the owner is told.
+        try readGroups(d)
     }
 
     /// GET_DEVICE_ID: 1, a network device.

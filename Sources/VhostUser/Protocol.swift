@@ -46,6 +46,17 @@ public struct ProtocolFeatures: OptionSet, Sendable, Hashable {
     public static let inbandNotifications = ProtocolFeatures(bit: 14)
     public static let configureMemSlots = ProtocolFeatures(bit: 15)
     public static let status = ProtocolFeatures(bit: 16)
+
+    private static let names = [
+        "MQ", "LOG_SHMFD", "RARP", "REPLY_ACK", "MTU", "BACKEND_REQ", "CROSS_ENDIAN", "CRYPTO_SESSION", "PAGEFAULT", "CONFIG",
+        "BACKEND_SEND_FD", "HOST_NOTIFIER", "INFLIGHT_SHMFD", "RESET_DEVICE", "INBAND_NOTIFICATIONS", "CONFIGURE_MEM_SLOTS", "STATUS",
+        "XEN_MMAP", "SHARED_OBJECT", "DEVICE_STATE", "GET_VRING_BASE_INFLIGHT",
+    ]
+
+    /// The bits by their specification names; `bit N` for those without one.
+    public var bitNames: [String] {
+        (0..<64).filter { rawValue & (1 << UInt64($0)) != 0 }.map { $0 < ProtocolFeatures.names.count ? ProtocolFeatures.names[$0] : "bit \($0)" }
+    }
 }
 
 /// A message of either direction: header and payload ("Message specification"), with its descriptors.

@@ -42,8 +42,9 @@ struct DriverEnd {
         let size = buffers.size
         receive = DriverQueue(size: size, isPacked: buffers.isPacked, memory: memory, features: features, delta: delta)
         transmit = DriverQueue(size: size, isPacked: buffers.isPacked, memory: memory + buffers.ringBytes, features: features, delta: delta)
-        var capacity = 64
-        while capacity < Int(size) { capacity *= 2 }
+        // The whole ring, and room for one more reclaim.
+        var capacity = 128
+        while capacity < Int(size) + Burst.maximum { capacity *= 2 }
         usedMask = capacity - 1
         used = .allocate(capacity: capacity)
         scratch = .allocate(capacity: Burst.maximum)
@@ -97,7 +98,7 @@ struct DriverEnd {
 
     /// Reclaims used buffers behind those that wait already.
     private mutating func gather(_ limit: Int) {
-        while end &- next < limit && end &- first < usedMask &+ 1 &- Burst.maximum {
+        while end &- next < limit && end &- first <= usedMask &+ 1 &- Burst.maximum {
             let n = receive.reclaim(into: completions, max: Burst.maximum)
             var i = 0
             while i < n {
@@ -184,6 +185,8 @@ struct DriverEnd {
     mutating func deliver(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         if freeCount < count &* 2 { reclaim() }
+        // Large packets take many buffers each.
+        var hasReclaimed = false
         while result.consumed < count {
             let packet = burst.packets + Int(list[result.consumed])
             let length = packet.pointee.length
@@ -192,7 +195,12 @@ struct DriverEnd {
                 result.consumed &+= 1
                 continue
             }
-            if n > freeCount || n > Int(transmit.free) { break }
+            if n > freeCount || n > Int(transmit.free) {
+                if hasReclaimed { break }
+                hasReclaimed = true
+                reclaim()
+                continue
+            }
             send(packet, n)
             result.consumed &+= 1
             result.delivered &+= 1

@@ -1,0 +1,134 @@
+import Foundation
+import Testing
+
+/// Ringway as the driver on other people's back-ends.
+@Suite(.serialized) struct DriverPortTests {
+    /// DPDK's vhost PMD, sending everything back.
+    private func peer(_ socket: String, queues: Int = 1) throws -> Program {
+        let p = try Program(
+            "testpmd-vhost",
+            ["stdbuf", "-oL", "dpdk-testpmd", "-l", "0,1", "--main-lcore", "0", "--in-memory", "--no-pci", "--no-telemetry", "-m", "256",
+                "--vdev", "net_vhost0,iface=\(socket),queues=\(queues)", "--", "-i", "--nb-cores=1", "--rxq=\(queues)", "--txq=\(queues)",
+                "--forward-mode=macswap", "--auto-start", "--total-num-mbufs=16384"])
+        _ = try p.wait(for: "testpmd> ", seconds: 30)
+        return p
+    }
+
+    private func drive(_ socket: String, seconds: Int = 1, _ more: [String] = []) throws -> Program {
+        try Program("drive", [Ringway.binary, "drive", socket, "--seconds", "\(seconds)"] + more)
+    }
+
+    @Test("packets to DPDK's vhost PMD and back", arguments: ["in_order=off", "in_order=on", "packed=on,in_order=off", "packed=on", "queues=2", "queue_size=256"])
+    func dpdk(options: String) throws {
+        let f = Folder()
+        let peer = try peer(f("x"), queues: options == "queues=2" ? 2 : 1)
+        let ringway = try Ringway(["vhost-user:\(f("a"))", "virtio-user:\(f("x")),\(options)"], mode: "crossconnect")
+        _ = try ringway.program.wait(for: "connected to vhost-user", seconds: 10)
+        #expect(try drive(f("a")).wait() == 0)
+        let totals = try ringway.totals()
+        #expect(totals[1].txPackets > 10_000 && totals[1].rxPackets > totals[1].txPackets / 2, "\(options): \(totals)")
+        #expect(ringway.log.contains("RING_PACKED") == options.contains("packed=on"))
+        #expect(ringway.complaints == [])
+        #expect(peer.isRunning)
+    }
+
+    @Test("a back-end that is killed under traffic and comes back is used again, with the features of before")
+    func reconnect() throws {
+        let f = Folder()
+        var peer: Program? = try self.peer(f("x"))
+        let ringway = try Ringway(["vhost-user:\(f("a"))", "virtio-user:\(f("x"))"], mode: "crossconnect", ["--stats", "0.5"])
+        _ = try ringway.program.wait(for: "connected to vhost-user", seconds: 10)
+        let load = try drive(f("a"), seconds: 12)
+        usleep(1_000_000)
+        peer!.end(SIGKILL)
+        _ = try ringway.program.wait(for: "the back-end has gone", seconds: 5)
+        let mark = ringway.log.count
+        unlink(f("x"))
+        peer = try self.peer(f("x"))
+        let log = try ringway.program.wait(for: "connected to vhost-user", after: mark, seconds: 10)
+        let first = try #require(ringway.log.components(separatedBy: "connected to vhost-user").dropFirst().first?.components(separatedBy: "features: ").last?.split(separator: "\n").first)
+        #expect(log.contains("features: \(first)"))
+        func received() -> Int { ringway.log.components(separatedBy: "\"port\":\"\(f("x"))\",\"connected\":true,\"rx\":{\"packets\":").last.flatMap { Int($0.prefix { $0.isNumber }) } ?? 0 }
+        usleep(1_500_000)
+        #expect(received() > 1000)
+        #expect(load.isRunning)
+        load.end(SIGKILL)
+        #expect(ringway.complaints == [])
+    }
+
+    @Test("a back-end that comes back with fewer features is an error that names them; with all of them it is used again")
+    func fewer() throws {
+        let f = Folder()
+        var back: Ringway? = try Ringway(["vhost-user:\(f("x")),mtu=1400"], mode: "macswap")
+        let ringway = try Ringway(["vhost-user:\(f("a"))", "virtio-user:\(f("x")),mtu=1400"], mode: "crossconnect")
+        _ = try ringway.program.wait(for: "connected to vhost-user", seconds: 10)
+        back!.program.end()
+        back = try Ringway(["vhost-user:\(f("x"))"], mode: "macswap")
+        _ = try ringway.program.wait(for: "the back-end came back without MTU", seconds: 10)
+        back!.program.end()
+        let mark = ringway.log.count
+        back = try Ringway(["vhost-user:\(f("x")),mtu=1400"], mode: "macswap")
+        _ = try ringway.program.wait(for: "connected to vhost-user", after: mark, seconds: 10)
+    }
+
+    @Test("Ringway on both ends, the driver as the socket's server; two pairs, packed")
+    func own() throws {
+        let f = Folder()
+        let back = try Ringway(["vhost-user:\(f("x")),client=on,queues=2"], mode: "macswap")
+        let ringway = try Ringway(["vhost-user:\(f("a"))", "virtio-user:\(f("x")),server=on,queues=2,packed=on"], mode: "crossconnect")
+        _ = try ringway.program.wait(for: "connected to vhost-user", seconds: 10)
+        #expect(try drive(f("a")).wait() == 0)
+        let totals = try ringway.totals()
+        #expect(totals[1].rxPackets > 10_000, "\(totals)")
+        #expect(back.complaints == [] && ringway.complaints == [])
+    }
+
+    @Test("Open vSwitch with DPDK as back-end of two ports: packets both ways")
+    func ovs() throws {
+        let f = Folder()
+        let ovs = try Program("ovs", [root + "/tools/testbed/ovs", f("ovs")])
+        _ = try ovs.wait(for: "ready", seconds: 40)
+        defer { ovs.end(SIGTERM) }
+        var sides: [Ringway] = []
+        for i in 0..<2 {
+            let side = try Ringway(["vhost-user:\(f("g\(i)"))", "virtio-user:\(f("ovs"))/p\(i)" + (i == 1 ? ",packed=on" : "")], mode: "crossconnect")
+            _ = try side.program.wait(for: "connected to vhost-user", seconds: 10)
+            sides.append(side)
+        }
+        for (from, to) in [(0, 1), (1, 0)] {
+            let sink = try drive(f("g\(to)"), seconds: 4, ["--receive-only"])
+            usleep(300_000)
+            #expect(try drive(f("g\(from)"), seconds: 2).wait() == 0)
+            #expect(sink.wait() == 0)
+            let rates = sink.output.split(separator: "\n").compactMap { $0.split(separator: " ").last }.compactMap { Double($0) }
+            #expect(rates.contains { $0 > 0.01 }, "from \(from) to \(to): \(sink.output)")
+        }
+        for side in sides { #expect(side.complaints == []) }
+    }
+
+    @Test("a TAP of this machine's kernel in a network namespace: ping and TCP with offloads to a QEMU guest")
+    func tap() throws {
+        let f = Folder()
+        let name = "rwtap\(getpid() % 10000)"
+        let space = "rwtest\(getpid())"
+        func sh(_ line: String, seconds: Double = 30) throws -> String {
+            let p = try Program("sh", ["sh", "-c", line])
+            #expect(p.wait(seconds: seconds) == 0, "\(line): \(p.output)")
+            return p.output
+        }
+        let ringway = try Ringway(["tap:\(name)", "vhost-user:\(f("a"))"], mode: "crossconnect")
+        _ = try sh("ip netns add \(space)")
+        defer { _ = try? sh("ip netns pids \(space) | xargs -r kill; ip netns del \(space)") }
+        _ = try sh("ip link set \(name) netns \(space) && ip -n \(space) addr add 10.3.0.2/24 dev \(name) && ip -n \(space) link set \(name) up")
+        let guest = try Guest("guest-tap", [Guest.NIC(socket: f("a"), mac: "52:54:00:00:03:01")])
+        try guest.ready()
+        try guest.configure("10.3.0.1")
+        #expect(try guest.loss(to: "10.3.0.2") == 0)
+        _ = try sh("ip netns exec \(space) iperf3 -s -D")
+        for reverse in [false, true] { #expect(try guest.iperf("10.3.0.2", reverse: reverse) > 20) }
+        let totals = try ringway.totals()
+        // Segmentation offload passes: frames are larger than the MTU.
+        #expect(totals[0].rxBytes / max(1, totals[0].rxPackets) > 1600 || totals[0].txBytes / max(1, totals[0].txPackets) > 1600, "\(totals)")
+        #expect(ringway.complaints == [])
+    }
+}

@@ -1,0 +1,54 @@
+import Foundation
+import Testing
+
+/// Real /dev/vhost-net and a real vDPA device (the kernel's simulator), in a guest that has them.
+@Suite(.serialized) struct KernelTests {
+    private static func boot(_ archives: [String]) throws -> Guest {
+        let initrd = NSTemporaryDirectory() + "ringway-kernel-\(UUID().uuidString.prefix(8))"
+        var image = Data()
+        for name in ["initramfs.gz"] + archives { image.append(try Data(contentsOf: URL(fileURLWithPath: root + "/.testbed/" + name))) }
+        try image.write(to: URL(fileURLWithPath: initrd))
+        defer { try? FileManager.default.removeItem(atPath: initrd) }
+        let guest = try Guest("guest-kernel", [], cpus: 2, memory: 768, initrd: initrd, numa: [])
+        try guest.ready()
+        try guest.run("vdpa dev add name vdpa0 mgmtdev vdpasim_net && ls /dev/vhost-net /dev/vhost-vdpa-0")
+        return guest
+    }
+
+    @Test("VhostNet on the kernel's devices: the suites of VhostTests that need them")
+    func library() throws {
+        let guest = try KernelTests.boot(["tests.cpio"])
+        let text = try guest.run("ringwayPackageTests.xctest --testing-library swift-testing --filter ControlPlane.Real", seconds: 120)
+        #expect(text.contains("Test run with 7 tests"), "\(text)")
+        for name in ["a thousand starts and stops", "looped back byte by byte", "the busyloop timeout is set and read back"] {
+            #expect(text.split(whereSeparator: \.isNewline).contains { $0.contains(name) && $0.contains("passed") }, "\(text)")
+        }
+    }
+
+    @Test("the program's ports on them: ping and TCP through vhost-net with two queue pairs, packets through vDPA, probe")
+    func program() throws {
+        let guest = try KernelTests.boot(["ringway.cpio"])
+        let kernel = try guest.run("ringway probe /dev/vhost-net")
+        #expect(kernel.contains("the kernel's vhost-net") && kernel.contains("VERSION_1"))
+        let vdpa = try guest.run("ringway probe --port virtio-user:/dev/vhost-vdpa-0")
+        #expect(vdpa.contains("CTRL_MAC_ADDR") && vdpa.contains("1500") && vdpa.contains("IOTLB_ASID"))
+
+        try guest.run(
+            "(ringway forward --mode crossconnect --port virtio-user:/dev/vhost-net,tap=t0,queues=2,busyloop=50us "
+                + "--port virtio-user:/dev/vhost-net,tap=t1,queues=2 --json >/tmp/log 2>&1 &); sleep 2; (unshare -n sleep 1000 &); sleep 1; ip link set t1 netns $(pidof sleep)")
+        try guest.run("ip addr add 10.1.0.1/24 dev t0 && ip link set t0 up")
+        try guest.run("nsenter -t $(pidof sleep) -n sh -c 'ip addr add 10.1.0.2/24 dev t1; ip link set t1 up; iperf3 -s -D >/dev/null'")
+        #expect(try guest.loss(to: "10.1.0.2") == 0)
+        for reverse in [false, true] { #expect(try guest.iperf("10.1.0.2", reverse: reverse) > 10) }
+        let log = try guest.run("killall ringway; sleep 1; cat /tmp/log")
+        #expect(log.contains("\"type\":\"totals\"") && !log.contains(" stopped: ") && !log.contains(" broken"), "\(log)")
+
+        // The simulator returns what is addressed to its MAC, which is set through its control queue.
+        try guest.run("(ringway forward --mode crossconnect --port virtio-user:/dev/vhost-vdpa-0,mac=02:00:00:00:00:02 --port vhost-user:/tmp/a --json >/tmp/log 2>&1 &); sleep 2")
+        let drive = try guest.run("ringway drive /tmp/a --seconds 1 --ring-size 256", seconds: 60)
+        let rates = drive.split(whereSeparator: \.isNewline).compactMap { $0.split(separator: " ").last }.compactMap { Double($0) }
+        #expect(rates.contains { $0 > 0.001 }, "\(drive)")
+        let end = try guest.run("killall ringway; sleep 1; cat /tmp/log")
+        #expect(end.contains("\"type\":\"totals\"") && !end.contains(" stopped: "), "\(end)")
+    }
+}

@@ -1,0 +1,111 @@
+import CPlatform
+import Glibc
+import Memory
+import Vhost
+import Virtio
+
+/// The driver's side of a device with one pair (and a control queue), as plainly as can be.
+final class RealDriver {
+    let memory: HostMemory
+    var queues: [DriverQueue] = []
+    let kicks: [OwnedDescriptor]
+    let calls: [OwnedDescriptor]
+    private let room: UnsafeMutableRawPointer
+    static let size: UInt32 = 64
+    private static let ringBytes = 16384
+
+    private let guestAddress: UInt64?
+
+    /// `guestAddress`: of the memory; nil: as in this process.
+    init(queues count: Int, features: Features, guestAddress: UInt64? = nil) throws {
+        self.guestAddress = guestAddress
+        memory = try HostMemory(bytes: count * RealDriver.ringBytes + count * 64 * 2048, wantsHugePages: false, name: "ringway-real")
+        kicks = (0..<count).map { _ in OwnedDescriptor(CPlat_eventfd(0)) }
+        calls = (0..<count).map { _ in OwnedDescriptor(CPlat_eventfd(0)) }
+        room = memory.base + count * RealDriver.ringBytes
+        let delta = guestAddress.map { $0 &- memory.region.userAddress } ?? 0
+        for i in 0..<count {
+            queues.append(DriverQueue(
+                size: RealDriver.size, isPacked: false, memory: memory.base + i * RealDriver.ringBytes, features: features, delta: delta))
+        }
+    }
+
+    deinit { for q in queues { q.deallocate() } }
+
+    var region: VhostRegion {
+        var r = VhostRegion(memory)
+        if let guestAddress { r.guestAddress = guestAddress }
+        return r
+    }
+
+    var rings: [VhostRing] {
+        queues.enumerated().map { i, q in
+            func at(_ p: UnsafeMutableRawPointer) -> UInt64 { UInt64(UInt(bitPattern: p)) }
+            return VhostRing(
+                size: q.size, isPacked: false, base: 0, descriptors: at(q.descriptors), driverArea: at(q.driverArea), deviceArea: at(q.deviceArea),
+                kick: kicks[i], call: calls[i])
+        }
+    }
+
+    /// All rings as at the start, for a device that was stopped.
+    func reset() { for i in queues.indices { queues[i].reset() } }
+
+    private func buffer(_ queue: Int, _ i: Int) -> UnsafeMutableRawPointer { room + (queue * 64 + i) * 2048 }
+
+    func kick(_ queue: Int) {
+        queues[queue].publish()
+        var one: UInt64 = 1
+        _ = write(kicks[queue].fd, &one, 8)
+    }
+
+    /// Receive buffers.
+    func post(_ count: Int = 32) {
+        for i in 0..<count {
+            var b = DriverBuffer(base: buffer(0, i), length: 2048, token: UInt32(i))
+            _ = queues[0].addReceive(&b, 1)
+        }
+        kick(0)
+    }
+
+    private func wait(_ queue: Int, _ seconds: UInt64 = 10) -> DriverCompletion? {
+        var c = DriverCompletion(token: 0, length: 0)
+        let end = CPlat_monotonic_ns() + seconds * 1_000_000_000
+        while queues[queue].reclaim(into: &c, max: 1) == 0 {
+            if CPlat_monotonic_ns() > end || queues[queue].isStopped { return nil }
+            usleep(100)
+        }
+        return c
+    }
+
+    /// Sends a frame and waits until the device has taken it.
+    func send(_ frame: [UInt8]) -> Bool {
+        let bytes = [UInt8](repeating: 0, count: 12) + frame
+        bytes.withUnsafeBytes { buffer(1, 0).copyMemory(from: $0.baseAddress!, byteCount: bytes.count) }
+        var b = DriverBuffer(base: buffer(1, 0), length: UInt32(bytes.count), token: 0)
+        guard queues[1].addTransmit(&b, 1) == 1 else { return false }
+        kick(1)
+        return wait(1) != nil
+    }
+
+    /// The next received frame.
+    func receive() -> [UInt8]? {
+        guard let c = wait(0), c.length >= 12 else { return nil }
+        let p = buffer(0, Int(c.token))
+        let frame = Array(UnsafeRawBufferPointer(start: p + 12, count: Int(c.length) - 12))
+        var b = DriverBuffer(base: p, length: 2048, token: c.token)
+        _ = queues[0].addReceive(&b, 1)
+        kick(0)
+        return frame
+    }
+
+    /// A command of the control queue (5.1.6.5): its answer.
+    func command(_ kind: UInt8, _ command: UInt8, _ data: [UInt8]) -> UInt8? {
+        let p = buffer(2, 0)
+        ([kind, command] + data + [0xff]).withUnsafeBytes { p.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
+        let readable = [Segment(base: p, length: 2), Segment(base: p + 2, length: UInt32(data.count))]
+        var writable = Segment(base: p + 2 + data.count, length: 1)
+        guard queues[2].add(readable: readable, 2, writable: &writable, 1, token: 0) else { return nil }
+        kick(2)
+        return wait(2) == nil ? nil : (p + 2 + data.count).load(as: UInt8.self)
+    }
+}

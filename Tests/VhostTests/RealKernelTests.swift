@@ -1,0 +1,195 @@
+import CPlatform
+import Glibc
+import Memory
+import Testing
+import Vhost
+import Virtio
+
+private func exists(_ path: String) -> Bool { access(path, R_OK | W_OK) == 0 }
+
+/// Runs a line of shell.
+@discardableResult
+private func shell(_ line: String) -> Int32 {
+    var pid = pid_t()
+    var arguments: [UnsafeMutablePointer<CChar>?] = ["sh", "-c", line].map { (s: String) in strdup(s) } + [nil]
+    // The test threads block signals; ping waits for one.
+    var attributes = posix_spawnattr_t()
+    posix_spawnattr_init(&attributes)
+    var none = sigset_t()
+    sigemptyset(&none)
+    posix_spawnattr_setsigmask(&attributes, &none)
+    posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
+    guard posix_spawn(&pid, "/bin/sh", nil, &attributes, &arguments, environ) == 0 else { return -1 }
+    var status: Int32 = 0
+    waitpid(pid, &status, 0)
+    return status
+}
+
+/// On kernels that have the devices: the testbed's guest runs these (IntegrationTests, KernelTests).
+extension ControlPlane {
+@Suite("A real /dev/vhost-net", .enabled(if: exists("/dev/vhost-net")), .serialized) struct RealVhostNet {
+    private func open(_ tap: Tap, _ set: (inout VhostNet.Options) -> Void = { _ in }) throws -> VhostNet {
+        var options = VhostNet.Options()
+        set(&options)
+        return try VhostNet(KernelBackend(tap: tap), options)
+    }
+
+    @Test("the busyloop timeout is set and read back on each queue of two pairs; features are the kernel's")
+    func busyloop() throws {
+        let tap = try Tap(name: "rwreal0", queues: 2)
+        #expect(tap.headerLength == 12 && tap.name == "rwreal0")
+        let vhost = try open(tap) { ($0.queuePairs, $0.busyloopTimeout) = (2, 50) }
+        for ring in 0..<4 { #expect(try vhost.busyloopTimeout(ring: ring) == 50) }
+        try vhost.setBusyloopTimeout(ring: 3, microseconds: 7)
+        #expect(try vhost.busyloopTimeout(ring: 3) == 7)
+        #expect(vhost.backend.offered.isSuperset(of: [.version1, .mrgRxbuf, .eventIdx, .indirectDesc]))
+        #expect(!vhost.features(of: [.version1, .ringPacked, .csum]).contains(.ringPacked))
+    }
+
+    @Test("frames go out of the TAP; a queue is reset and restarted under traffic, or refused with the reason")
+    func traffic() throws {
+        let tap = try Tap(name: "rwreal1")
+        #expect(shell("ip link set rwreal1 up") == 0)
+        let vhost = try open(tap)
+        let hasReset = vhost.backend.offered.contains(.ringReset)
+        try vhost.acknowledge(hasReset ? [.version1, .ringReset] : [.version1])
+        let driver = try RealDriver(queues: 2, features: [.version1])
+        driver.post()
+        try vhost.start(driver.rings, memory: [driver.region])
+        driver.kick(0)
+        let frame = [UInt8](repeating: 0xff, count: 6) + [2, 0, 0, 0, 0, 1, 0x88, 0xb5] + [UInt8](repeating: 7, count: 50)
+        for _ in 0..<50 { #expect(driver.send(frame)) }
+        if hasReset {
+            let base = try vhost.resetQueue(1)
+            #expect(base == 50)
+            driver.queues[1].reset()
+            try vhost.restartQueue(1, driver.rings[1])
+        } else {
+            let error = #expect(throws: VhostError.self) { try vhost.resetQueue(1) }
+            #expect(error?.kind == .unsupported && error!.description.contains("RING_RESET"))
+        }
+        for _ in 0..<50 { #expect(driver.send(frame)) }
+        #expect(!vhost.hasFailed(ring: 1))
+        // Masked calls are pending, unmasked they come.
+        try vhost.mask(ring: 1, true)
+        _ = driver.queues[1].armCalls()
+        #expect(driver.send(frame))
+        #expect(eventually { vhost.isPending(ring: 1) })
+        let bases = vhost.stop()
+        #expect(bases[1] == (hasReset ? 51 : 101))
+    }
+
+    @Test("a thousand starts and stops leave no descriptor")
+    func thousand() throws {
+        let tap = try Tap(name: "rwreal2")
+        let vhost = try open(tap)
+        try vhost.acknowledge([.version1, .mrgRxbuf])
+        let driver = try RealDriver(queues: 2, features: [.version1])
+        let before = openDescriptors()
+        for _ in 0..<1000 {
+            driver.reset()
+            driver.post()
+            try vhost.start(driver.rings, memory: [driver.region])
+            #expect(vhost.stop().count == 2)
+        }
+        #expect(openDescriptors() == before)
+        for _ in 0..<50 { _ = try open(try Tap(name: "rwreal3")) }
+        #expect(openDescriptors() == before)
+    }
+
+    @Test("the kernel's refusals come through, and the device starts afterwards")
+    func refusals() throws {
+        let tap = try Tap(name: "rwreal4")
+        let vhost = try open(tap)
+        try vhost.acknowledge([.version1])
+        let driver = try RealDriver(queues: 2, features: [.version1])
+        var rings = driver.rings
+        rings[1].size = 0
+        let error = #expect(throws: VhostError.self) { try vhost.start(rings, memory: [driver.region]) }
+        #expect(error?.kind == .system(EINVAL) && error!.description.contains("VHOST_SET_VRING_NUM"))
+        #expect(!vhost.isStarted)
+        try vhost.start(driver.rings, memory: [driver.region])
+        #expect(throws: VhostError.self) { try vhost.setBusyloopTimeout(ring: 9, microseconds: 1) }
+        #expect(throws: VhostError.self) { _ = try Tap(name: "rwreal4") }
+    }
+
+    @Test("the dirty log names the pages that vhost has written")
+    func dirty() throws {
+        let tap = try Tap(name: "rwreal5")
+        #expect(shell("ip link set rwreal5 up; ip addr add 10.77.0.1/24 dev rwreal5") == 0)
+        let vhost = try open(tap)
+        try #require(vhost.backend.offered.contains(.vhostLogAll))
+        try vhost.acknowledge([.version1])
+        // A guest's memory begins low: a log covers everything below its end.
+        let driver = try RealDriver(queues: 2, features: [.version1], guestAddress: 1 << 20)
+        driver.post()
+        let region = driver.region
+        try vhost.start(driver.rings, memory: [region])
+        try vhost.setLogging(true)
+        driver.kick(0)
+        // A broadcast of the kernel's own.
+        shell("ping -c 1 -W 1 10.77.0.2 >/dev/null")
+        #expect(eventually { driver.queues[0].hasUsed })
+        let pages = try #require(vhost.dirtyLog).takeDirty()
+        #expect(!pages.isEmpty && pages.allSatisfy { $0 >= 1 << 20 && $0 < (1 << 20) + region.size })
+        try vhost.setLogging(false)
+        #expect(vhost.dirtyLog == nil)
+    }
+}
+
+@Suite("A real /dev/vhost-vdpa-0", .enabled(if: exists("/dev/vhost-vdpa-0")), .serialized) struct RealVDPA {
+    private static let wanted: Features = [.version1, .accessPlatform, .ctrlVQ, .ctrlMACAddr, .mtu]
+
+    private func open() throws -> VhostNet {
+        var options = VhostNet.Options()
+        options.hasControl = true
+        let vhost = try VhostNet(VDPABackend(path: "/dev/vhost-vdpa-0"), options)
+        try vhost.acknowledge(Self.wanted.intersection(vhost.backend.offered))
+        return vhost
+    }
+
+    @Test("configuration, MAC through the control queue, frames looped back byte by byte, stop, start, reset")
+    func loop() throws {
+        let vhost = try open()
+        let backend = try #require(vhost.backend as? VDPABackend)
+        #expect(backend.queueCount == 3 && backend.offered.isSuperset(of: Self.wanted))
+        let mtu = try vhost.readConfiguration(offset: 10, size: 2)
+        #expect(Int(mtu[0]) | Int(mtu[1]) << 8 == 1500)
+        let driver = try RealDriver(queues: 3, features: [.version1])
+        let notifier = OwnedDescriptor(CPlat_eventfd(0))
+        try vhost.setConfigurationNotifier(notifier)
+        for round in 0..<3 {
+            driver.reset()
+            driver.post()
+            let mac: [UInt8] = [2, 0, 0, 0, 7, UInt8(round)]
+            var answer: UInt8?
+            try vhost.start(driver.rings, memory: [driver.region]) { () throws(VhostError) in answer = driver.command(1, 1, mac) }
+            #expect(answer == 0)
+            #expect(try vhost.readConfiguration(offset: 0, size: 6) == mac)
+            driver.kick(0)
+            for n in 0..<50 {
+                let frame = mac + [2, 0, 0, 0, 9, 9, 0x88, 0xb5] + (0..<46 + n * 20).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ n) }
+                #expect(driver.send(frame))
+                #expect(driver.receive() == frame)
+            }
+            let bases = vhost.stop()
+            #expect(bases.count == 3)
+            if backend.hasSuspend { #expect(bases[1] == 50) }
+            if round == 1 { try vhost.resetDevice() }
+        }
+    }
+
+    @Test("a hundred openings leave no descriptor; a second one at a time is refused")
+    func openings() throws {
+        _ = try open()
+        let before = openDescriptors()
+        for _ in 0..<100 { _ = try open() }
+        #expect(openDescriptors() == before)
+        let first = try open()
+        let error = #expect(throws: VhostError.self) { try open() }
+        #expect(error?.kind == .system(EBUSY))
+        first.close()
+        _ = try open()
+    }
+}
+}
