@@ -45,7 +45,7 @@ let package = Package(
         .testTarget(name: "VirtioTests", dependencies: ["Virtio", "CPlatform"]),
         .testTarget(name: "MemoryTests", dependencies: ["Memory", "Virtio", "CPlatform"]),
         .testTarget(name: "VhostUserTests", dependencies: ["VhostUser", "Memory", "Virtio", "CPlatform"]),
-        .testTarget(name: "VhostTests", dependencies: ["Vhost", "VhostUser", "Memory", "Virtio", "CPlatform"]),
+        .testTarget(name: "VhostTests", dependencies: ["Ringway", "CPlatform", .product(name: "Logging", package: "swift-log")]),
         .testTarget(name: "DataplaneTests", dependencies: ["Ringway", "CPlatform", .product(name: "Logging", package: "swift-log")]),
         .testTarget(name: "IntegrationTests", dependencies: ["CPlatform"]),
     ]

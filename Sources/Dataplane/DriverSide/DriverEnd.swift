@@ -96,9 +96,11 @@ struct DriverEnd {
         return n
     }
 
-    /// Reclaims used buffers behind those that wait already.
+    /// Reclaims used buffers behind those that wait already. However few packets are wanted, the first must not lack buffers
+    /// that have been used already: nobody would ask for them again.
     private mutating func gather(_ limit: Int) {
-        while end &- next < limit && end &- first <= usedMask &+ 1 &- Burst.maximum {
+        let wanted = max(limit, DriverEnd.longestChain)
+        while end &- next < wanted && end &- first <= usedMask &+ 1 &- Burst.maximum {
             let n = receive.reclaim(into: completions, max: Burst.maximum)
             var i = 0
             while i < n {
