@@ -116,6 +116,13 @@ public final class Engine: @unchecked Sendable {
     /// Counters as the last `stop` found them.
     private var lastCounters: [PortSnapshot] = []
 
+    /// Poll threads; empty after `stop`.
+    public func threadSnapshots() -> [ThreadSnapshot] {
+        (core?.threads ?? []).map {
+            ThreadSnapshot(cpu: $0.cpu, busyCycles: $0.state.pointee.busyTicks, systemCalls: $0.state.pointee.notifier.submits)
+        }
+    }
+
     /// Counters of all ports; after `stop` those of the moment before.
     public func snapshot() -> [PortSnapshot] {
         guard let core else { return lastCounters }

@@ -112,6 +112,16 @@ public struct PortSnapshot: Sendable, Equatable {
     }
 }
 
+/// A poll thread at one moment.
+public struct ThreadSnapshot: Sendable, Equatable {
+    /// -1: not pinned.
+    public var cpu: Int
+    /// Cycles of the time-stamp counter spent in rounds that had work, since the start.
+    public var busyCycles: UInt64
+    /// System calls of its io_uring since the start: submitting calls and kicks to drivers, sleeping.
+    public var systemCalls: UInt64
+}
+
 /// What an engine cannot start with: one line that says what to do.
 public struct EngineError: Error, Sendable, Equatable, CustomStringConvertible {
     public let description: String

@@ -32,6 +32,10 @@ struct ThreadState {
     var seconds: UInt32 = 0
     var secondsAt: UInt64 = 0
 
+    /// Ticks of rounds in which a pair had work; read relaxed by anybody.
+    var busyTicks: UInt64 = 0
+    var didWork = false
+
     /// Pairs that are looked at each round.
     let polled: UnsafeMutablePointer<PairPointer>
     var polledCount = 0

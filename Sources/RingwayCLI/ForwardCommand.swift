@@ -113,7 +113,8 @@ struct ForwardCommand: ParsableCommand {
             }
         }
         let now = SignalWaiter.now
+        let threads = engine.threadSnapshots()
         engine.stop()
-        report.totals(engine.snapshot(), now)
+        report.totals(engine.snapshot(), threads, now)
     }
 }

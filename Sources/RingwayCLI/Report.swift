@@ -25,18 +25,24 @@ struct Report {
     }
 
     /// What happened since the start.
-    func totals(_ now: [PortSnapshot], _ time: Double) { show("totals", now, since: first, time - start) }
+    func totals(_ now: [PortSnapshot], _ threads: [ThreadSnapshot], _ time: Double) { show("totals", now, since: first, time - start, threads) }
 
-    private func show(_ kind: String, _ now: [PortSnapshot], since: [PortSnapshot], _ seconds: Double) {
+    private func show(_ kind: String, _ now: [PortSnapshot], since: [PortSnapshot], _ seconds: Double, _ threads: [ThreadSnapshot] = []) {
         let rows = zip(now, since).map { Row($0, $1, max(seconds, 1e-9)) }
         if isJSON {
-            print("{\"type\":\"\(kind)\",\"seconds\":\(Report.number(seconds, 3)),\"ports\":[\(rows.map(\.json).joined(separator: ","))]}")
+            print("{\"type\":\"\(kind)\",\"seconds\":\(Report.number(seconds, 3)),\"ports\":[\(rows.map(\.json).joined(separator: ","))]\(Report.json(threads))}")
         } else {
             print(kind == "totals" ? "totals of \(Report.number(seconds, 1)) s" : "after \(Report.number(lastTime + seconds - start, 1)) s")
             print(Row.header)
             for row in rows { print(row.lines) }
         }
         fflush(nil)
+    }
+
+    /// Cycles of work and system calls, where threads are given.
+    private static func json(_ threads: [ThreadSnapshot]) -> String {
+        if threads.isEmpty { return "" }
+        return ",\"threads\":[" + threads.map { "{\"cpu\":\($0.cpu),\"busy_cycles\":\($0.busyCycles),\"system_calls\":\($0.systemCalls)}" }.joined(separator: ",") + "]"
     }
 
     static func number(_ value: Double, _ digits: Int) -> String {

@@ -87,12 +87,13 @@ import Testing
     func ovs() throws {
         let f = Folder()
         let ovs = try Program("ovs", [root + "/tools/testbed/ovs", f("ovs")])
+        // Its children go with it.
+        defer { ovs.end(SIGKILL) }
         _ = try ovs.wait(for: "ready", seconds: 40)
-        defer { ovs.end(SIGTERM) }
         var sides: [Ringway] = []
         for i in 0..<2 {
             let side = try Ringway(["vhost-user:\(f("g\(i)"))", "virtio-user:\(f("ovs"))/p\(i)" + (i == 1 ? ",packed=on" : "")], mode: "crossconnect")
-            _ = try side.program.wait(for: "connected to vhost-user", seconds: 10)
+            _ = try side.program.wait(for: "connected to vhost-user", seconds: 30)
             sides.append(side)
         }
         for (from, to) in [(0, 1), (1, 0)] {

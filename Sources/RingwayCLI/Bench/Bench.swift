@@ -9,6 +9,8 @@ final class Bench {
         var mode = ForwardingMode.crossconnect
         var driver = DriverOptions()
         var busyloop = BusyloopBudget.poll
+        /// Somebody else's back-end for one driver; no engine then takes part.
+        var socket: String?
         /// CPU of the engine's thread and of the drivers; -1: not pinned.
         var engineCPU = -1
         var driverCPU = -1
@@ -32,13 +34,13 @@ final class Bench {
         var logger = Logger(label: "ringway")
         logger.logLevel = .error
         engine = try Engine(
-            EngineOptions(ports: ports, mode: setup.mode, cpus: setup.engineCPU >= 0 ? [setup.engineCPU] : [], busyloop: setup.busyloop),
+            EngineOptions(ports: ports, mode: setup.mode, cpus: setup.engineCPU >= 0 ? [setup.engineCPU] : [], busyloop: setup.socket == nil ? setup.busyloop : .sleep),
             logger: logger)
         do throws(EngineError) {
             try engine.start()
             if setup.driverCPU >= 0 { _ = CPlat_pin_to_cpu(Int32(setup.driverCPU)) }
             var all: [EmbeddedDriver] = []
-            for path in paths { all.append(try EmbeddedDriver(path: path, setup.driver)) }
+            for path in setup.socket.map({ [$0] }) ?? paths { all.append(try EmbeddedDriver(path: path, setup.driver)) }
             drivers = all
         } catch {
             engine.stop()
