@@ -258,6 +258,7 @@ enum Forwarder {
             if d.pointee.receive.queue.defect.kind != .none { report(t, d, &d.pointee.receive) }
             return
         }
+        t.pointee.didWork = true
         d.pointee.counters.txPackets = d.pointee.counters.txPackets &+ UInt64(result.delivered)
         d.pointee.counters.txBytes = d.pointee.counters.txBytes &+ result.bytes
         if result.delivered < result.consumed { drop(d, .tooLong, result.consumed &- result.delivered) }
@@ -324,6 +325,7 @@ enum Forwarder {
         } else {
             OtherEnd.complete(t, p, burst.packets, n)
         }
+        t.pointee.didWork = true
         p.pointee.counters.rxPackets = p.pointee.counters.rxPackets &+ UInt64(n)
         p.pointee.counters.rxBytes = p.pointee.counters.rxBytes &+ (isPart ? bytes(burst, n) : burst.bytes)
         if p.pointee.transmit.callFD >= 0 && p.pointee.transmit.queue.needsCall() {
@@ -356,7 +358,13 @@ enum Forwarder {
     @inline(__always)
     static func generate(_ t: ThreadPointer, _ p: PairPointer, _ template: Burst) -> Bool {
         if !(p.pointee.receive.isRunning && p.pointee.receive.isEnabled) { return false }
+        let leave = p.pointee.receiveLag.leave
+        if leave > 0 && p.pointee.isDevice && !p.pointee.receive.queue.hasAvailable(ahead: Burst.maximum &+ leave &- 1) {
+            p.pointee.receiveLag.note(0)
+            return false
+        }
         let result = put(t, p, template, template.identity, Burst.maximum)
+        p.pointee.receiveLag.note(result.consumed)
         account(t, p, result)
         return result.consumed > 0
     }

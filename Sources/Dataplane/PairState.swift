@@ -96,6 +96,8 @@ struct PairState {
 
     // Staying behind the driver
     var lag = LagState()
+    /// The same for receive buffers, which `generate` uses up as fast as they come.
+    var receiveLag = LagState()
 
     /// Turns spent stalled.
     var retries = 0

@@ -19,20 +19,18 @@ enum PollLoop {
         // The last round, its notifications with it.
         if t.pointee.didWork { t.pointee.busyTicks = t.pointee.busyTicks &+ (start &- t.pointee.now) }
         t.pointee.now = start
-        var didWork = false
+        t.pointee.didWork = false
         if t.pointee.now &- t.pointee.secondsAt > t.pointee.clock.ticksPerMicrosecond &* 250_000 { t.pointee.bringUpToDate() }
         var i = 0
         while i < t.pointee.polledCount {
             let p = t.pointee.polled[i]
             if visit(t, f, p) {
                 p.pointee.lastWork = t.pointee.now
-                didWork = true
                 i &+= 1
             } else if !mayRest(t, p) {
                 i &+= 1
             }
         }
-        t.pointee.didWork = didWork
         if t.pointee.quietCount > 0 { visitQuiet(t, f) }
         t.pointee.notifier.flush()
     }

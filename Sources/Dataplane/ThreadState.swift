@@ -32,8 +32,9 @@ struct ThreadState {
     var seconds: UInt32 = 0
     var secondsAt: UInt64 = 0
 
-    /// Ticks of rounds in which a pair had work; read relaxed by anybody.
+    /// Ticks of rounds in which packets moved; read relaxed by anybody.
     var busyTicks: UInt64 = 0
+    /// Packets have moved in this round: waiting for a receiver is no work.
     var didWork = false
 
     /// Pairs that are looked at each round.

@@ -101,10 +101,28 @@ public struct DeviceQueue: @unchecked Sendable {
     // MARK: Both formats
 
     /// Fills `burst` with up to `limit` packets of the driver's transmit chains, leaving the newest
-    /// `leave` chains for later where the format can tell (split). Returns their number.
+    /// `leave` chains for later (in packed rings: descriptors). Returns their number.
     @_noLocks
     public mutating func popTransmit(_ burst: inout Burst, limit: Int, leave: Int = 0) -> Int {
-        isPacked ? popTransmitPacked(&burst, limit) : popTransmitSplit(&burst, limit, leave)
+        isPacked ? popTransmitPacked(&burst, leave > 0 ? farLimit(limit, leave) : limit) : popTransmitSplit(&burst, limit, leave)
+    }
+
+    /// How many descriptors can be taken while `leave` stay: all, a quarter or none. Looks at one line, which the driver
+    /// is not about to write if the answer is yes.
+    private func farLimit(_ limit: Int, _ leave: Int) -> Int {
+        if hasAvailable(ahead: limit &+ leave &- 1) { return limit }
+        let quarter = limit / 4
+        return quarter > 0 && hasAvailable(ahead: quarter &+ leave &- 1) ? quarter : 0
+    }
+
+    /// Whether the driver has made something available `n` entries (split) or descriptors (packed) further on.
+    @_noLocks
+    public func hasAvailable(ahead n: Int) -> Bool {
+        if n >= Int(size) { return hasWork }
+        if !isPacked { return Int(CPlat_load16_acquire(driverArea + 2) &- available) > n }
+        var cursor = availableCursor
+        cursor.advance(UInt32(truncatingIfNeeded: n), size)
+        return isAvailable(CPlat_load16_acquire(descriptors + 16 * Int(cursor.slot) + 14), cursor.wrap)
     }
 
     /// Takes the last `count` popped chains back into the ring, as if they had not been popped: the
