@@ -35,6 +35,10 @@ public protocol PacketFunction {
     /// each packet is seen once. The default is false.
     static var judgesAgain: Bool { get }
 
+    /// Whether the packets of most bursts are read or delivered; false saves asking for their memory early. The default
+    /// is true.
+    static var wantsData: Bool { get }
+
     /// Judges `packets`: either returns one verdict for all of them, or nil after setting each
     /// packet's `verdict`. Bytes that a decision depends on are read once with `Packet.loadHead`;
     /// changes are made in `Packet.head`. Frames can be of any length here, also 0.
@@ -43,10 +47,13 @@ public protocol PacketFunction {
 
 extension PacketFunction {
     public static var judgesAgain: Bool { false }
+    public static var wantsData: Bool { true }
 }
 
 /// `drop`: received and thrown away.
 struct DropFunction: PacketFunction {
+    static var wantsData: Bool { false }
+
     @inline(__always)
     mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? { .drop }
 }

@@ -38,6 +38,7 @@ final class PollThread: @unchecked Sendable {
     /// the loop calls it directly.
     @inline(__always)
     func start<F: PacketFunction>(_ function: F) {
+        state.pointee.burst.wantsData = F.wantsData
         body = { me in
             let f = UnsafeMutablePointer<F>.allocate(capacity: 1)
             f.initialize(to: function)

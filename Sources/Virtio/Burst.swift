@@ -84,6 +84,8 @@ public struct Burst: @unchecked Sendable {
     public var bytes: UInt64 = 0
     /// Some packet has offload fields, or a length outside `Packet.lengths`.
     public var needsScreening = false
+    /// Somebody will read the frames: their second lines are asked for early, too.
+    public var wantsData = true
     /// 0, 1, 2 …: the list for "all packets in order".
     public let identity: UnsafeMutablePointer<UInt16>
 

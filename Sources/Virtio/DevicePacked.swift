@@ -53,6 +53,7 @@ extension DeviceQueue {
         let ring = descriptors
         var cursor = availableCursor
         var t = translation
+        let wantsData = burst.wantsData
         var gathered: UInt64 = 0
         var i = 0
         while i < n {
@@ -62,6 +63,7 @@ extension DeviceQueue {
                 if host != 0 {
                     let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
                     CPlat_prefetch_read(p)
+                    if wantsData && d.length > 64 { CPlat_prefetch_read(p + 64) }
                     setSimple(packets + i, p, d.length, d.third)
                     cursor.advance(1, size)
                     i &+= 1
@@ -162,6 +164,8 @@ extension DeviceQueue {
         var t = translation
         var n = 0
         while n < limit {
+            // These lines will be written, too: owned from the start, they are fetched once. Eight descriptors ahead.
+            if cursor.slot & 3 == 0 { CPlat_prefetch_write(descriptors + 16 * Int(cursor.slot &+ 8)) }
             let d = Descriptor(at: descriptors + 16 * Int(cursor.slot))
             let length = packets[Int(list[n])].length
             if d.fourth & Self.shapeBits != cursor.availableBits | DescriptorFlag.write { break }

@@ -49,6 +49,7 @@ extension DeviceQueue {
         let headerBytes = headerLength
         let map = self.map
         var t = translation
+        let wantsData = burst.wantsData
         var gathered: UInt64 = 0
         var i = 0
         while i < n {
@@ -59,6 +60,7 @@ extension DeviceQueue {
                 if host != 0 {
                     let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
                     CPlat_prefetch_read(p)
+                    if wantsData && d.length > 64 { CPlat_prefetch_read(p + 64) }
                     setSimple(packets + i, p, d.length, head)
                     i &+= 1
                     continue
