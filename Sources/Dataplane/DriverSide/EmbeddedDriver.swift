@@ -43,7 +43,7 @@ public final class EmbeddedDriver {
         pairCount = options.queuePairs
         do {
             frontEnd = FrontEnd(try EmbeddedDriver.connect(path))
-            try frontEnd.negotiate(EmbeddedDriver.wanted(options), [.mq, .replyAck, .status, .mtu])
+            try frontEnd.negotiate(EmbeddedDriver.wanted(options), [.mq, .replyAck, .mtu])
             let wanted = EmbeddedDriver.wanted(options)
             if options.isPacked && !frontEnd.features.contains(.ringPacked) { throw EngineError("the back-end has no packed rings") }
             if frontEnd.queuePairs < options.queuePairs && options.queuePairs > 1 {

@@ -63,8 +63,8 @@ final class Bench {
         return [Load.Flow(from: first, to: second), Load.Flow(from: second, to: first)]
     }
 
-    /// CPUs of this process, lowest first.
-    static var allowedCPUs: [Int] { (0..<1024).filter { CPlat_cpu_allowed(Int32($0)) } }
+    /// CPUs of this process as it was started, lowest first: later a thread pins itself to one of them.
+    static let allowedCPUs = (0..<1024).filter { CPlat_cpu_allowed(Int32($0)) }
 
     /// One CPU for the engine and one for the drivers, where there are two; else nothing is pinned.
     static func choosePlaces(_ setup: inout Setup) {

@@ -40,7 +40,7 @@ struct TuneCommand: ParsableCommand {
         for name in names {
             do throws(EngineError) {
                 for rate in loads {
-                    let p = try measure(name, rate)
+                    let p = try apart { () throws(EngineError) in try measure(name, rate) }
                     points.append(p)
                     show(p)
                 }
@@ -50,6 +50,20 @@ struct TuneCommand: ParsableCommand {
         }
         recommend(points, names)
         if let svg { draw(points, names, svg) }
+    }
+
+    /// Runs `body` on a thread of its own, which pins itself: the next one may choose its CPUs anew.
+    private func apart(_ body: @escaping () throws(EngineError) -> Point) throws(EngineError) -> Point {
+        nonisolated(unsafe) var result: Result<Point, EngineError>?
+        nonisolated(unsafe) let body = body
+        let done = DispatchSemaphore(value: 0)
+        let thread = Thread {
+            do throws(EngineError) { result = .success(try body()) } catch { result = .failure(error) }
+            done.signal()
+        }
+        thread.start()
+        done.wait()
+        return try result!.get()
     }
 
     private func measure(_ name: String, _ rate: Double) throws(EngineError) -> Point {
