@@ -45,6 +45,9 @@ struct TickClock: BitwiseCopyable, Sendable {
 
     static let shared = TickClock()
 
+    /// A clock of another speed, for `RoundBench`.
+    init(ticksPerMicrosecond: UInt64) { self.ticksPerMicrosecond = ticksPerMicrosecond }
+
     private init() {
         func nanoseconds() -> UInt64 { CPlat_monotonic_ns() }
         let (n0, c0) = (nanoseconds(), CPlat_cycles())

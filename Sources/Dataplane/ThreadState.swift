@@ -24,7 +24,7 @@ struct PairTable {
 struct ThreadState {
     let index: Int
     let table: PairTable
-    let clock = TickClock.shared
+    var clock = TickClock.shared
     var notifier: Notifier
     /// Cycle counter at the start of this round.
     var now: UInt64 = 0

@@ -7,7 +7,7 @@ struct RingwayCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "ringway",
         abstract: "A packet dataplane for virtual machines and NFV appliances.",
-        subcommands: [ForwardCommand.self, ProbeCommand.self, BenchCommand.self, TuneCommand.self, CompareCommand.self, DemoCommand.self, DriveCommand.self])
+        subcommands: [ForwardCommand.self, ProbeCommand.self, BenchCommand.self, TuneCommand.self, CompareCommand.self, DemoCommand.self, DriveCommand.self, RoundsCommand.self])
 
     /// One line for every error, status 1 (64 for usage errors), no stack trace.
     static func main() {
