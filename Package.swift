@@ -26,7 +26,7 @@ let package = Package(
             dependencies: ["VhostUser", "Virtio", "Memory", "CPlatform", .product(name: "Logging", package: "swift-log")]),
         .target(
             name: "Telemetry",
-            dependencies: [.product(name: "Histogram", package: "hdrhistogram-swift")]),
+            dependencies: ["CPlatform", .product(name: "Histogram", package: "hdrhistogram-swift")]),
         .target(
             name: "Dataplane",
             dependencies: [
@@ -44,6 +44,7 @@ let package = Package(
 
         .testTarget(name: "VirtioTests", dependencies: ["Virtio", "CPlatform"]),
         .testTarget(name: "MemoryTests", dependencies: ["Memory", "Virtio", "CPlatform"]),
+        .testTarget(name: "TelemetryTests", dependencies: ["Telemetry"]),
         .testTarget(name: "VhostUserTests", dependencies: ["VhostUser", "Memory", "Virtio", "CPlatform"]),
         .testTarget(name: "VhostTests", dependencies: ["Ringway", "CPlatform", .product(name: "Logging", package: "swift-log")]),
         .testTarget(name: "DataplaneTests", dependencies: ["Ringway", "CPlatform", .product(name: "Logging", package: "swift-log")]),

@@ -5,8 +5,7 @@ struct BudgetState: BitwiseCopyable {
     /// Ticks to poll after the last work; `UInt64.max`: for ever.
     var ticks: UInt64 = UInt64.max
     var isAuto = false
-    /// Learned: mean gap between arrivals in ticks, exponentially weighted.
-    var meanGap: UInt64 = 0
+    private var auto = AutoBudget(ticksPerMicrosecond: 1)
 
     init() {}
 
@@ -17,33 +16,24 @@ struct BudgetState: BitwiseCopyable {
         case .microseconds(let us): ticks = clock.ticks(microseconds: us)
         case .auto:
             isAuto = true
-            ticks = clock.ticks(microseconds: AutoBudget.longest)
+            auto = AutoBudget(ticksPerMicrosecond: clock.ticksPerMicrosecond)
+            ticks = auto.ticks
         }
     }
 
-    /// A gap of `gap` ticks between two arrivals has ended: learn from it.
+    /// Only where `isAuto`; see `AutoBudget.arrived`.
     @inline(__always)
-    mutating func learn(_ gap: UInt64, clock: TickClock) {
-        guard isAuto else { return }
-        meanGap = meanGap &- (meanGap >> 3) &+ (gap >> 3)
-        let longest = clock.ticksPerMicrosecond &* UInt64(AutoBudget.longest)
-        // Where the next arrival is expected within reach, poll long enough to meet it, and some
-        // more for the spread; where it is not, polling would be wasted.
-        ticks = meanGap &* 3 <= longest ? max(meanGap &* 3, clock.ticksPerMicrosecond &* UInt64(AutoBudget.shortest)) : 0
+    mutating func learn(after gap: UInt64, packets: Int, slept: Bool) {
+        auto.arrived(after: gap, packets: packets, slept: slept)
+        ticks = auto.ticks
     }
 }
 
-/// Bounds of the learned budget, in microseconds.
-enum AutoBudget {
-    static let longest = 100
-    static let shortest = 5
-}
-
 /// The cycle counter as a clock. Measured once against CLOCK_MONOTONIC.
-struct TickClock: BitwiseCopyable, Sendable {
-    let ticksPerMicrosecond: UInt64
+public struct TickClock: BitwiseCopyable, Sendable {
+    public let ticksPerMicrosecond: UInt64
 
-    static let shared = TickClock()
+    public static let shared = TickClock()
 
     /// A clock of another speed, for `RoundBench`.
     init(ticksPerMicrosecond: UInt64) { self.ticksPerMicrosecond = ticksPerMicrosecond }

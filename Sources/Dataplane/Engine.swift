@@ -1,6 +1,7 @@
 import CPlatform
 import Glibc
 import Logging
+import Telemetry
 import Virtio
 
 /// A running dataplane: ports, poll threads and forwarding.
@@ -104,7 +105,7 @@ public final class Engine: @unchecked Sendable {
     /// Stops threads, closes connections, removes sockets. Safe to call twice.
     public func stop() {
         guard let core else { return }
-        lastCounters = snapshot()
+        (lastCounters, lastTimes) = (snapshot(), queueTimes())
         for port in ports { port.stop() }
         for thread in core.threads { thread.stop() }
         for port in ports { port.deallocate() }
@@ -115,12 +116,32 @@ public final class Engine: @unchecked Sendable {
 
     /// Counters as the last `stop` found them.
     private var lastCounters: [PortSnapshot] = []
+    private var lastTimes: [QueueTimeSnapshot] = []
 
     /// Poll threads; empty after `stop`.
     public func threadSnapshots() -> [ThreadSnapshot] {
         (core?.threads ?? []).map {
             ThreadSnapshot(cpu: $0.cpu, busyCycles: $0.state.pointee.busyTicks, systemCalls: $0.state.pointee.notifier.submits)
         }
+    }
+
+    /// The times that each queue has kept since the start, of kinds and queues that have any; after `stop` those of the moment before.
+    public func queueTimes() -> [QueueTimeSnapshot] {
+        guard let core else { return lastTimes }
+        var all: [QueueTimeSnapshot] = []
+        for port in ports {
+            for pair in 0..<port.queuePairs {
+                guard let p = core.table[port.index, pair] else { continue }
+                for what in QueueTime.allCases {
+                    let counts = p.pointee.times[what].counts
+                    if counts.count == 0 { continue }
+                    all.append(QueueTimeSnapshot(
+                        port: port.options.name, queue: 2 * pair + (what.isTransmit ? 1 : 0), what: what, counts: counts,
+                        ticksPerMicrosecond: TickClock.shared.ticksPerMicrosecond))
+                }
+            }
+        }
+        return all
     }
 
     /// Counters of all ports; after `stop` those of the moment before.

@@ -23,7 +23,9 @@ final class EngineCore: @unchecked Sendable {
         let exchanges = Exchange.make(boxes)
         var all: [PollThread] = []
         for (i, cpu) in cpus.enumerated() {
-            all.append(try PollThread(index: i, cpu: cpu, mailbox: boxes[i], table: table, exchange: exchanges[i]))
+            let thread = try PollThread(index: i, cpu: cpu, mailbox: boxes[i], table: table, exchange: exchanges[i])
+            thread.state.pointee.notifier.batchesCalls = options.batchesCalls
+            all.append(thread)
         }
         threads = all
     }

@@ -79,6 +79,8 @@ public struct EngineOptions: Sendable, Equatable {
     public var busyloop: BusyloopBudget
     /// Seconds after which the switch forgets a MAC address that was not heard of.
     public var macAgeing = 300
+    /// Calls to drivers are submitted together, one system call a round. False: each by itself, for comparison.
+    public var batchesCalls = true
 
     public init(ports: [PortOptions], mode: ForwardingMode, cpus: [Int] = [], busyloop: BusyloopBudget = .auto) {
         self.ports = ports

@@ -34,6 +34,7 @@ extension EngineCore {
 
     func removePairs(port: Int, _ count: Int) {
         for pair in 0..<count {
+            table[port, pair]?.pointee.times.deallocate()
             table[port, pair]?.deallocate()
             table[port, pair] = nil
         }

@@ -27,6 +27,7 @@ enum Forwarder {
             if p.pointee.transmit.queue.defect.kind != .none { report(t, p, &p.pointee.transmit) }
             return false
         }
+        if QueueTimes.areKept && (p.pointee.kickedAt != 0 || Stamp.isOn(t.pointee.burst.packets, near: F.wantsData)) { QueueTimes.took(t, p, n) }
         p.pointee.transmit.queue.suppressKicks()
         if !p.pointee.transmit.isEnabled {
             // Started but disabled: consumed without effect (vhost-user, "Ring states").
@@ -264,7 +265,7 @@ enum Forwarder {
         if result.delivered < result.consumed { drop(d, .tooLong, result.consumed &- result.delivered) }
         if d.pointee.receive.callFD >= 0 && d.pointee.receive.queue.needsCall() {
             d.pointee.counters.calls = d.pointee.counters.calls &+ 1
-            t.pointee.notifier.call(d.pointee.receive.callFD)
+            t.pointee.notifier.call(d.pointee.receive.callFD, d.pointee.times[.receiveCallDelay])
         }
     }
 
@@ -330,7 +331,7 @@ enum Forwarder {
         p.pointee.counters.rxBytes = p.pointee.counters.rxBytes &+ (isPart ? bytes(burst, n) : burst.bytes)
         if p.pointee.transmit.callFD >= 0 && p.pointee.transmit.queue.needsCall() {
             p.pointee.counters.calls = p.pointee.counters.calls &+ 1
-            t.pointee.notifier.call(p.pointee.transmit.callFD)
+            t.pointee.notifier.call(p.pointee.transmit.callFD, p.pointee.times[.transmitCallDelay])
         }
     }
 

@@ -1,6 +1,7 @@
 import CLiburing
 import CPlatform
 import Glibc
+import Telemetry
 
 /// A poll thread's io_uring: kicks come in as multishot polls of eventfds, calls go out as writes
 /// that one system call submits together. Belongs to the thread that made it.
@@ -11,6 +12,18 @@ struct Notifier {
     private var queued = 0
     /// System calls that submitted or waited.
     private(set) var submits: UInt64 = 0
+
+    /// Off: each call is submitted at once, by a system call of its own. For comparison.
+    var batchesCalls = true
+    /// Calls that are queued: when they were decided on, and where their delay is recorded.
+    private let waiting: UnsafeMutablePointer<WaitingCall>
+    private var waitingCount = 0
+    private static var entries: UInt32 { 1024 }
+
+    private struct WaitingCall: BitwiseCopyable {
+        var since: UInt64
+        var delays: LiveHistogram
+    }
 
     /// user_data of calls: their completions, which come only on errors, are passed over.
     private static let callTag: UInt64 = UInt64.max
@@ -25,10 +38,11 @@ struct Notifier {
         ring.initialize(to: io_uring())
         one = .allocate(capacity: 1)
         one.initialize(to: 1)
+        waiting = .allocate(capacity: Int(Notifier.entries))
         var parameters = io_uring_params()
         parameters.flags = UInt32(IORING_SETUP_CQSIZE)
         parameters.cq_entries = 8192
-        let status = io_uring_queue_init_params(1024, ring, &parameters)
+        let status = io_uring_queue_init_params(Notifier.entries, ring, &parameters)
         if status < 0 {
             throw EngineError(
                 "io_uring_setup: \(String(cString: strerror(-status))); Ringway needs io_uring "
@@ -40,6 +54,7 @@ struct Notifier {
         io_uring_queue_exit(ring)
         ring.deallocate()
         one.deallocate()
+        waiting.deallocate()
     }
 
     /// Room for one more request; submits what is queued when there is none.
@@ -67,6 +82,18 @@ struct Notifier {
         sqe.pointee.user_data = Notifier.cancelTag
     }
 
+    /// Queues a call whose delay is recorded.
+    @inline(__always)
+    mutating func call(_ fd: Int32, _ delays: LiveHistogram) {
+        call(fd)
+        if QueueTimes.areKept {
+            // There is room: each is one of the requests that are queued.
+            waiting[waitingCount] = WaitingCall(since: CPlat_cycles(), delays: delays)
+            waitingCount &+= 1
+        }
+        if !batchesCalls { flush() }
+    }
+
     /// Queues a call.
     @inline(__always)
     mutating func call(_ fd: Int32) {
@@ -85,6 +112,18 @@ struct Notifier {
         queued = 0
         submits &+= 1
         _ = io_uring_submit(ring)
+        if waitingCount > 0 { recordDelays() }
+    }
+
+    /// The queued calls have been made.
+    private mutating func recordDelays() {
+        let now = CPlat_cycles()
+        var i = 0
+        while i < waitingCount {
+            waiting[i].delays.record(now &- waiting[i].since)
+            i &+= 1
+        }
+        waitingCount = 0
     }
 
     /// Submits and sleeps until there is a completion.

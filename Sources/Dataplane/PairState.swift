@@ -84,9 +84,12 @@ struct PairState {
     // Busyloop
     var budget = BudgetState()
     var lastWork: UInt64 = 0
-    /// When it was last taken off the polled pairs.
-    var restedAt: UInt64 = 0
+    /// Its last work before it was woken, until something arrives; 0: it has not slept since its last work.
+    var quietSince: UInt64 = 0
     var isPolled = false
+    /// When its kick was seen, until packets are taken or there are none; 0: not kicked.
+    var kickedAt: UInt64 = 0
+    let times = QueueTimes()
 
     // Backpressure
     /// When the destination had no buffers for the first time, 0: it has.

@@ -25,6 +25,7 @@ enum PollLoop {
         while i < t.pointee.polledCount {
             let p = t.pointee.polled[i]
             if visit(t, f, p) {
+                if p.pointee.budget.isAuto { learn(t, p) }
                 p.pointee.lastWork = t.pointee.now
                 i &+= 1
             } else if !mayRest(t, p) {
@@ -44,9 +45,19 @@ enum PollLoop {
         return worked
     }
 
+    /// How long the pair was without work.
+    @inline(__always)
+    private static func learn(_ t: ThreadPointer, _ p: PairPointer) {
+        let slept = p.pointee.quietSince != 0
+        let since = slept ? p.pointee.quietSince : p.pointee.lastWork
+        p.pointee.budget.learn(after: t.pointee.now &- since, packets: t.pointee.burst.count, slept: slept)
+        p.pointee.quietSince = 0
+    }
+
     /// The pair had nothing to do. True when it was taken off the list (another stands in its place).
     @inline(__always)
     private static func mayRest(_ t: ThreadPointer, _ p: PairPointer) -> Bool {
+        p.pointee.kickedAt = 0
         let idle = t.pointee.now &- p.pointee.lastWork
         if p.pointee.budget.ticks == UInt64.max {
             if t.pointee.polledCount <= fewPairs { return false }
@@ -76,7 +87,6 @@ enum PollLoop {
         }
         if hasWork { return false }
         t.pointee.forget(p)
-        p.pointee.restedAt = t.pointee.now
         return true
     }
 

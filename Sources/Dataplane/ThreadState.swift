@@ -97,10 +97,11 @@ struct ThreadState {
         seconds = clock.seconds(now)
     }
 
-    /// A kick: polls the pair, and learns how long the ring was quiet.
+    /// A kick: polls the pair.
     mutating func wake(_ pair: PairPointer) {
         if pair.pointee.isPolled { return }
-        pair.pointee.budget.learn(now &- pair.pointee.lastWork, clock: clock)
+        pair.pointee.kickedAt = max(1, CPlat_cycles())
+        if pair.pointee.quietSince == 0 { pair.pointee.quietSince = max(1, pair.pointee.lastWork) }
         poll(pair)
     }
 

@@ -11,14 +11,42 @@ public struct LatencyHistogram: Sendable {
     @inline(__always)
     public mutating func record(nanoseconds: UInt64) { histogram.record(min(nanoseconds, 60_000_000_000)) }
 
+    /// The same `count` times.
+    public mutating func record(nanoseconds: UInt64, count: UInt64) {
+        if count > 0 { histogram.record(min(nanoseconds, 60_000_000_000), count: count) }
+    }
+
     public mutating func add(_ other: LatencyHistogram) { histogram.add(other.histogram) }
 
     public var count: UInt64 { histogram.totalCount }
-    /// Nanoseconds.
-    public var maximum: UInt64 { histogram.maxRecorded }
+    /// Nanoseconds; 0 without any.
+    public var maximum: UInt64 { count == 0 ? 0 : histogram.maxRecorded }
     public var mean: Double { histogram.mean }
-    /// Nanoseconds at a percentile, 0…100.
-    public func percentile(_ p: Double) -> UInt64 { histogram.valueAtPercentile(p) }
+    /// Nanoseconds at a percentile, 0…100; 0 without any.
+    public func percentile(_ p: Double) -> UInt64 { count == 0 ? 0 : histogram.valueAtPercentile(p) }
+
+    /// Percentiles that reports show.
+    public static let reported = [50, 75, 90, 99, 99.9, 99.99, 99.999]
+
+    /// `p99.9` and so on.
+    public static func name(_ percentile: Double) -> String {
+        "p" + (percentile == percentile.rounded() ? "\(Int(percentile))" : "\(percentile)")
+    }
+
+    /// The percentiles and the maximum in nanoseconds, as a JSON object.
+    public var json: String {
+        let all = LatencyHistogram.reported.map { "\"\(LatencyHistogram.name($0))\":\(percentile($0))" }
+        return "{\"count\":\(count),\(all.joined(separator: ",")),\"max\":\(maximum)}"
+    }
+
+    /// The curve of a percentile plot: nanoseconds at each percentile, as far as the counts reach.
+    public var curve: [(percentile: Double, nanoseconds: UInt64)] {
+        var all: [(Double, UInt64)] = []
+        for step in histogram.percentiles(ticksPerHalfDistance: 5) where step.percentileLevelIteratedTo < 100 {
+            all.append((step.percentileLevelIteratedTo, step.value))
+        }
+        return all
+    }
 
     /// The percentile distribution in microseconds as HdrHistogram's tools read it (.hgrm).
     public var hgrm: String {

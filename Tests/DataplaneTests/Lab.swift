@@ -11,10 +11,13 @@ final class Lab {
     private let paths: [String]
 
     init(
-        ports: Int, _ mode: ForwardingMode, pairs: [Int] = [], cpus: [Int] = [], busyloop: BusyloopBudget = .auto, ageing: Int = 300
+        ports: Int, _ mode: ForwardingMode, pairs: [Int] = [], cpus: [Int] = [], busyloop: BusyloopBudget = .auto, ageing: Int = 300,
+        batchesCalls: Bool = true
     ) throws {
         (folder, paths) = Lab.places(ports)
-        engine = try Engine(Lab.options(paths, mode, pairs, cpus, busyloop, ageing), logger: Lab.logger)
+        var options = Lab.options(paths, mode, pairs, cpus, busyloop, ageing)
+        options.batchesCalls = batchesCalls
+        engine = try Engine(options, logger: Lab.logger)
         try engine.start()
     }
 

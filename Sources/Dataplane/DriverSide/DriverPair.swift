@@ -23,6 +23,7 @@ public struct DriverPair {
     private let scratch: UnsafeMutablePointer<DriverBuffer>
     private let completions: UnsafeMutablePointer<DriverCompletion>
     private var received = 0
+    private var wantsCalls = false
     private let transmitKick: Int32
     private let receiveKick: Int32
 
@@ -105,6 +106,7 @@ public struct DriverPair {
                 freeCount &+= 1
                 i &+= 1
             }
+            if wantsCalls && n > 0 { _ = transmit.armCalls() }
             if n < DriverPair.burst { return }
         }
     }
@@ -120,6 +122,13 @@ public struct DriverPair {
         freeCount &-= transmit.addTransmit(scratch, count)
         transmit.publish()
         if transmit.needsKick() { DriverPair.kick(transmitKick) }
+    }
+
+    /// The driver polls, but asks for calls all the same, each time that it found nothing more.
+    mutating func wantCalls() {
+        wantsCalls = true
+        _ = transmit.armCalls()
+        _ = receive.armCalls()
     }
 
     /// The pair is polled: no calls are wanted.
@@ -144,6 +153,7 @@ public struct DriverPair {
             i &+= 1
         }
         received = n
+        if wantsCalls && n > 0 { _ = receive.armCalls() }
         return n
     }
 

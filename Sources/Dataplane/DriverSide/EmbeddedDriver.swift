@@ -21,6 +21,8 @@ public struct DriverOptions: Sendable {
     public var frameRoom = 2048
     /// NUMA node for rings and buffers, -1: any.
     public var node = -1
+    /// Asks for a call for each batch of used buffers, as a guest does that sleeps between them. The calls are not waited for.
+    public var wantsCalls = false
 
     public init() {}
 }
@@ -104,7 +106,7 @@ public final class EmbeddedDriver {
         (pairs + i).initialize(to: DriverPair(
             size: options.ringSize, isPacked: options.isPacked, features: features, frameRoom: options.frameRoom, memory: room,
             transmitKick: kicks[1].fd, receiveKick: kicks[0].fd))
-        pairs[i].suppressCalls()
+        if options.wantsCalls { pairs[i].wantCalls() } else { pairs[i].suppressCalls() }
         try start(2 * i, pairs[i].receive.deviceSetup(), kicks[0])
         try start(2 * i + 1, pairs[i].transmit.deviceSetup(), kicks[1])
     }
