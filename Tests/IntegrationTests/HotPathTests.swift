@@ -15,6 +15,7 @@ import Testing
         ("9ForwarderO14toDestinations", 1), ("9ForwarderO9spreadOut", 1), ("9ForwarderO6settle", 1), ("9ForwarderO5stall", 1),
         ("9ForwarderO7discard", 1), ("7OffloadO7deliver", 1), ("7OffloadO6screen", 1), ("7OffloadO7resolve", 1), ("8NotifierV7request", 1),
         ("8NotifierV4next", 1), ("8MACTableV9learnSlow", 1),
+        ("10QueueTimesV4took", 1), ("8NotifierV12recordDelays", 1), ("10AutoBudgetV6choose", 1), ("10AutoBudgetV13arrivedAsleep", 1),
     ]
     static let forbidden = [
         "swift_retain", "swift_release", "swift_allocObject", "swift_slowAlloc", "swift_beginAccess", "swift_bridgeObjectRetain", "swift_once",
