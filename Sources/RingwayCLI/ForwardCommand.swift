@@ -15,6 +15,14 @@ struct ForwardCommand: ParsableCommand {
               busyloop=B    this port's budget instead of --busyloop
               client=on     connect to PATH (and reconnect) instead of listening there
 
+            virtio-user:PATH is the driver's side, on somebody else's back-end: a vhost-user socket,
+            /dev/vhost-net or /dev/vhost-vdpa-N. Besides queues, mtu, mac:
+              server=on     (socket) listen for the back-end instead of connecting to it
+              tap=NAME      (/dev/vhost-net) the TAP interface; made if there is none
+              busyloop=Nus  on /dev/vhost-net, how long vhost itself polls
+              packed=on, in_order=off, queue_size=N   rings (default: split, in order, 1024)
+            tap:NAME is a TAP interface through io_uring; queues=N, busyloop=B.
+
             Example: two QEMU guests with two queue pairs each, on CPU 1
               ringway forward --port vhost-user:/run/vm1.sock,queues=2 \\
                   --port vhost-user:/run/vm2.sock,queues=2 --mode crossconnect --cpus 1 --stats 1

@@ -1,4 +1,5 @@
 import ArgumentParser
+import CPlatform
 import Foundation
 import Glibc
 import Ringway
@@ -10,7 +11,8 @@ struct ProbeCommand: ParsableCommand {
         abstract: "Tell what a vhost back-end offers: features, protocol features, queues, configuration.",
         discussion: """
             PATH is /dev/vhost-net, /dev/vhost-vdpa-N or the socket of a vhost-user back-end. The back-end is
-            initialised as a driver's would be, asked, and let go of; nothing is started.
+            initialised as a driver would do it, asked, and let go of; nothing is started. A port with server=on
+            is listened on until a back-end connects, for ten seconds at most.
             """)
 
     @Argument(help: "The back-end's path.")
@@ -25,7 +27,7 @@ struct ProbeCommand: ParsableCommand {
     func run() throws {
         let rows: [(name: String, values: [String])]
         do {
-            rows = try Probe(try place()).rows()
+            rows = try Probe(try backend()).rows()
         } catch {
             fail("\(error)")
         }
@@ -38,13 +40,33 @@ struct ProbeCommand: ParsableCommand {
         }
     }
 
-    private func place() throws(EngineError) -> String {
-        if let path, port == nil { return path }
+    private func backend() throws -> any VhostBackend {
+        if let path, port == nil { return try ProbeCommand.backend(path) }
         guard let port, path == nil else { throw EngineError("give a path, or --port") }
         switch try PortSyntax.port(port).kind {
-        case .virtioUser(let path, _, _), .vhostUser(let path, _): return path
+        case .virtioUser(let path, let isServer, let tap): return try ProbeCommand.backend(path, isServer: isServer, tap: tap ?? "")
+        case .vhostUser(let path, _): return try ProbeCommand.backend(path)
         case .tap: throw EngineError("--port \(port): a TAP is no vhost back-end; use `ip -d link show`")
         }
+    }
+
+    /// Without a name the kernel chooses one for a TAP that goes with the probe.
+    private static func backend(_ path: String, isServer: Bool = false, tap: String = "") throws -> any VhostBackend {
+        switch try VhostKind.of(path: path) {
+        case .kernel: return KernelBackend(path: path, tap: try Tap(name: tap))
+        case .vdpa: return VDPABackend(path: path)
+        case .user: return UserBackend(isServer ? try accept(path) : try MessageSocket.connect(to: path), name: path)
+        }
+    }
+
+    private static func accept(_ path: String) throws -> MessageSocket {
+        let listener = OwnedDescriptor(try Listener.open(path))
+        defer { unlink(path) }
+        var waiting = pollfd(fd: listener.fd, events: Int16(POLLIN), revents: 0)
+        guard poll(&waiting, 1, 10_000) == 1 else { throw EngineError("\(path): no back-end connected within ten seconds") }
+        let fd = CPlat_accept(listener.fd)
+        guard fd >= 0 else { throw EngineError("\(path): accept: \(String(cString: strerror(errno)))") }
+        return MessageSocket(fd)
     }
 }
 
@@ -52,13 +74,7 @@ struct ProbeCommand: ParsableCommand {
 private struct Probe {
     let vhost: VhostNet
 
-    init(_ path: String) throws {
-        switch try VhostKind.of(path: path) {
-        case .kernel: vhost = try VhostNet(KernelBackend(path: path, tap: try Tap(name: "")))
-        case .vdpa: vhost = try VhostNet(VDPABackend(path: path))
-        case .user: vhost = try VhostNet(UserBackend(try MessageSocket.connect(to: path), name: path))
-        }
-    }
+    init(_ backend: any VhostBackend) throws { vhost = try VhostNet(backend) }
 
     func rows() throws -> [(name: String, values: [String])] {
         var rows: [(String, [String])] = [

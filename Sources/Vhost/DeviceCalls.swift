@@ -175,6 +175,24 @@ final class Device {
         try get(.getVringBase, vhost_vring_state(index: UInt32(index), num: 0)).num
     }
 
+    /// `struct vhost_msg_v2`, written to the device: VHOST_IOTLB_UPDATE, _INVALIDATE, _BATCH_BEGIN, _BATCH_END.
+    func iotlb(_ type: Int32, _ region: VhostRegion?, space: UInt32 = 0) throws(VhostError) {
+        var m = vhost_msg_v2()
+        m.type = UInt32(VHOST_IOTLB_MSG_V2)
+        m.asid = space
+        if let region {
+            m.iotlb.iova = region.guestAddress
+            m.iotlb.size = region.size
+            m.iotlb.uaddr = region.userAddress
+            m.iotlb.perm = UInt8(VHOST_ACCESS_RW)
+        }
+        m.iotlb.type = UInt8(type)
+        let n = withUnsafeBytes(of: &m) { calls.write(descriptor.fd, $0) }
+        if n == MemoryLayout<vhost_msg_v2>.size { return }
+        let names = [VHOST_IOTLB_UPDATE: "update", VHOST_IOTLB_INVALIDATE: "invalidation", VHOST_IOTLB_BATCH_BEGIN: "batch begin", VHOST_IOTLB_BATCH_END: "batch end"]
+        throw .system(name, "IOTLB \(names[type] ?? "message")" + (region.map { " of 0x\(String($0.guestAddress, radix: 16))+\($0.size)" } ?? ""))
+    }
+
     func vringAddress(_ index: Int, _ a: VhostRingAddress) throws(VhostError) {
         try set(.setVringAddr, vhost_vring_addr(
             index: UInt32(index), flags: a.log == nil ? 0 : 1 << UInt32(VHOST_VRING_F_LOG), desc_user_addr: a.descriptors,

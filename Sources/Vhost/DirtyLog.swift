@@ -10,9 +10,12 @@ public final class DirtyLog {
     /// Bytes: covers the highest address, in steps of 8.
     public let size: Int
 
-    /// For all of `regions`. Errors: `.system` without memory.
+    /// For all of `regions`, up to 8 TiB. Errors: `.system` without memory, `.argument` for addresses beyond.
     public init(covering regions: [VhostRegion]) throws(VhostError) {
-        let end = regions.map { $0.guestAddress + $0.size - 1 }.max() ?? 0
+        let end = regions.map { $0.guestAddress &+ ($0.size &- 1) }.max() ?? 0
+        guard end < 1 << 43 else {
+            throw VhostError(.argument, "dirty log: memory ends at 0x\(String(end, radix: 16)); a log covers everything below: give the regions low guest addresses")
+        }
         size = (Int(end / DirtyLog.page / 8) + 8) & ~7
         do { memory = try HostMemory(bytes: size, wantsHugePages: false, name: "dirty log") } catch {
             throw VhostError(.system(ENOMEM), "dirty log: \(error)")

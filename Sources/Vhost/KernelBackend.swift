@@ -13,6 +13,9 @@ public final class KernelBackend: VhostBackend {
     private let calls: any DeviceCalls
     /// By pair.
     private var devices: [Device] = []
+    /// By pair, with ACCESS_PLATFORM: regions that its IOTLB knows.
+    private var mapped: [Int: [VhostRegion]] = [:]
+    private var usesIOTLB = false
 
     /// Nothing is opened yet. `tap` has a queue for each pair.
     public init(path: String = "/dev/vhost-net", tap: Tap, calls: any DeviceCalls = SystemCalls()) {
@@ -36,7 +39,7 @@ public final class KernelBackend: VhostBackend {
         var features = Features(rawValue: try device.get(.getFeatures, UInt64(0)))
         let missing = ownFeatures.subtracting(features)
         if !missing.isEmpty {
-            throw VhostError(.features, "\(name): vhost lacks \(missing.bitNames.joined(separator: " ")), which a TAP without net header needs")
+            throw VhostError(.features, "\(name): vhost lacks \(missing.listed), which a TAP without net header needs")
         }
         // The bit is vhost's own, not the driver's ANY_LAYOUT.
         features.subtract(.vhostNetHeader)
@@ -45,29 +48,45 @@ public final class KernelBackend: VhostBackend {
         devices.append(device)
     }
 
-    public func close() { devices = [] }
+    public func close() { (devices, mapped) = ([], [:]) }
 
     private func device(_ ring: Int) throws(VhostError) -> (Device, Int) {
         guard ring >= 0, ring / 2 < devices.count else { throw VhostError(.argument, "\(name): no queue \(ring)") }
         return (devices[ring / 2], ring % 2)
     }
 
-    /// The IOTLB's message format may be missing: that is no error.
+    /// VHOST_SET_FEATURES, and VHOST_SET_BACKEND_FEATURES: the IOTLB's message format may be missing, that is no error.
     public func setFeatures(_ object: VhostObject, _ features: Features) throws(VhostError) {
         let d = try device(object.firstRing).0
         try d.set(.setFeatures, features.rawValue)
+        usesIOTLB = features.contains(.accessPlatform)
         if let backend = try? d.get(.getBackendFeatures, UInt64(0)) {
             _ = try? d.set(.setBackendFeatures, backend & (1 << UInt64(VHOST_BACKEND_F_IOTLB_MSG_V2)))
         }
+        // With ACCESS_PLATFORM each VHOST_SET_FEATURES makes an empty IOTLB.
+        if usesIOTLB { for r in mapped[object.index] ?? [] { try d.iotlb(VHOST_IOTLB_UPDATE, r) } }
     }
 
+    /// VHOST_SET_MEM_TABLE. With ACCESS_PLATFORM addresses are IOVA, and each region goes into the device's IOTLB beforehand,
+    /// so that vhost never has to ask.
     public func setMemory(_ object: VhostObject, _ regions: [VhostRegion]) throws(VhostError) {
         let most = KernelBackend.maximumRegions
         guard regions.count <= most else { throw VhostError(.argument, "\(name): \(regions.count) memory regions; \(most) are the most (vhost.max_mem_regions)") }
         var words: [UInt64] = [UInt64(regions.count)]
         for r in regions { words += [r.guestAddress, r.size, r.userAddress, 0] }
         var bytes = words.withUnsafeBytes { Array($0) }
-        try device(object.firstRing).0.request(.setMemTable, bytes: &bytes)
+        let d = try device(object.firstRing).0
+        try d.request(.setMemTable, bytes: &bytes)
+        if !usesIOTLB { return }
+        for r in mapped[object.index] ?? [] where !regions.contains(where: r.isSame) { try d.iotlb(VHOST_IOTLB_INVALIDATE, r) }
+        mapped[object.index] = regions
+        for r in regions { try d.iotlb(VHOST_IOTLB_UPDATE, r) }
+    }
+
+    /// The table stays until the next one; what the IOTLB knows goes.
+    public func dropMemory(_ object: VhostObject) throws(VhostError) {
+        let all = mapped.removeValue(forKey: object.index) ?? []
+        for r in all { try device(object.firstRing).0.iotlb(VHOST_IOTLB_INVALIDATE, r) }
     }
 
     private static var maximumRegions: Int {

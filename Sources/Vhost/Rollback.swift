@@ -7,8 +7,9 @@ struct Rollback {
 
     mutating func add(_ name: String, _ undo: @escaping () throws -> Void) { steps.append((name, undo)) }
 
-    mutating func run(_ log: Logger, because error: VhostError) {
-        for step in steps.reversed() {
+    /// A back-end that is gone needs no undoing.
+    mutating func run(_ log: Logger, _ backend: any VhostBackend, because error: VhostError) {
+        for step in steps.reversed() where !backend.isDisconnected {
             do { try step.undo() } catch { log.warning("undoing \(step.name): \(error)") }
         }
         steps = []

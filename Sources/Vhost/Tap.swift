@@ -30,7 +30,8 @@ public final class Tap {
         var devices: [Device] = []
         var actual = name
         var header = 0
-        for i in 0..<queues {
+        guard queues >= 1 else { throw VhostError(.argument, "tap \(name): \(queues) queues") }
+        for _ in 0..<queues {
             let d = try Device("/dev/net/tun", isNonblocking: isNonblocking, calls)
             let features = try d.get(.tunGetFeatures, UInt32(0))
             var flags = UInt32(IFF_TAP) | UInt32(IFF_NO_PI)
@@ -42,11 +43,11 @@ public final class Tap {
             if flags & UInt32(IFF_VNET_HDR) != 0 { header = Tap.setHeader(d) }
             // Without a limit of its own one queue cannot starve the others of the kernel's memory.
             _ = try? d.set(.tunSetSendBuffer, Int32.max)
-            if isPersistent && i == 0 {
-                // TUNSETPERSIST takes its argument by value.
-                if calls.control(d.descriptor.fd, .tunSetPersist, UnsafeMutableRawPointer(bitPattern: 1)) < 0 { throw d.failure(.tunSetPersist) }
-            }
             devices.append(d)
+        }
+        // Last, so that a failure leaves no device behind. TUNSETPERSIST takes its argument by value.
+        if isPersistent, let d = devices.first, calls.control(d.descriptor.fd, .tunSetPersist, UnsafeMutableRawPointer(bitPattern: 1)) < 0 {
+            throw d.failure(.tunSetPersist)
         }
         self.name = actual
         self.devices = devices
@@ -54,8 +55,9 @@ public final class Tap {
         headerLength = header
     }
 
-    /// A TAP device that was opened by somebody else; each descriptor is one queue and is taken over.
-    /// Errors: `.argument` for what is no TAP.
+    /// A TAP device that was opened by somebody else (IFF_TAP, IFF_NO_PI); each descriptor is one queue and is taken over.
+    /// Calls: TUNGETIFF and TUNSETVNETHDRSZ for each. Errors: `.argument` for what is no TAP, has packet information, or for
+    /// queues of different interfaces.
     public init(descriptors: [OwnedDescriptor], calls: any DeviceCalls = SystemCalls()) throws(VhostError) {
         var devices: [Device] = []
         var found: InterfaceRequest?
@@ -64,6 +66,12 @@ public final class Tap {
             var request = InterfaceRequest(name: "", flags: 0)
             do { try d.request(.tunGetIFF, bytes: &request.bytes) } catch {
                 throw VhostError(.argument, "descriptor \(descriptor.fd) is no TAP device (\(error))")
+            }
+            guard request.flags & UInt16(IFF_TAP) != 0, request.flags & UInt16(IFF_NO_PI) != 0 else {
+                throw VhostError(.argument, "descriptor \(descriptor.fd): \(request.name) must be a TAP (IFF_TAP) without packet information (IFF_NO_PI)")
+            }
+            if let found, found.name != request.name {
+                throw VhostError(.argument, "descriptors of two interfaces, \(found.name) and \(request.name); a TAP's queues belong to one")
             }
             found = request
             devices.append(d)
@@ -98,7 +106,8 @@ public final class Tap {
     }
 
     /// What frames read from the device may carry, as the receiver accepted it (GUEST_CSUM, GUEST_TSO4, …):
-    /// TUNSETOFFLOAD. USO is left out where the kernel does not know it.
+    /// TUNSETOFFLOAD on each queue. USO is left out where the kernel does not know it (`hasUSO`), UFO everywhere: Linux has
+    /// given it up.
     public func setOffloads(_ features: Features) throws(VhostError) {
         var bits: UInt32 = 0
         if headerLength > 0 && features.contains(.guestCsum) {

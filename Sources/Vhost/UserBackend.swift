@@ -1,3 +1,4 @@
+import CPlatform
 import Glibc
 import Memory
 import VhostUser
@@ -13,7 +14,8 @@ public final class UserBackend: VhostBackend {
     public static let knownProtocolFeatures: ProtocolFeatures = [
         .mq, .logShmFD, .rarp, .replyAck, .mtu, .backendReq, .config, .inflightShmFD, .resetDevice, .configureMemSlots, .status,
     ]
-    let frontEnd: FrontEnd
+    /// Nil once it is closed.
+    private var frontEnd: FrontEnd?
     /// With PROTOCOL_FEATURES in it where the back-end has it.
     public private(set) var offered = Features(rawValue: 0)
     public private(set) var maximumPairs = 1
@@ -21,28 +23,53 @@ public final class UserBackend: VhostBackend {
     public private(set) var memorySlots = 8
     /// The channel on which the back-end sends CONFIG_CHANGE; nil without BACKEND_REQ.
     private(set) var channel: MessageSocket?
+    /// Called with each CONFIG_CHANGE, also while an answer is waited for.
+    var configurationChanged: (() -> Void)?
+    public private(set) var protocolFeatures = ProtocolFeatures(rawValue: 0)
+    /// What `setMemory` has told; those that went out one by one (ADD_MEM_REG).
     private var regions: [VhostRegion] = []
+    private var slots: [VhostRegion] = []
+    /// ACCESS_PLATFORM was acknowledged: addresses are IOVA, and the back-end is told of each region as an IOTLB entry.
+    private var usesIOTLB = false
+    /// IOVAs that the back-end asked for on its channel.
+    private var misses: [UInt64] = []
     /// The in-flight region: kept by whoever keeps the back-end's successor (see `VhostNet.Saved`).
     var inflight: Inflight?
 
-    /// A connected socket; `name` is its path. Nothing is sent yet.
-    public init(_ socket: MessageSocket, name: String) {
+    /// A connected socket, taken over; `name` is its path. Nothing is sent yet. A back-end that leaves a message without
+    /// its answer for `timeout` milliseconds is taken for gone.
+    public init(_ socket: MessageSocket, name: String, timeout: Int = 5000) {
         self.name = name
-        frontEnd = FrontEnd(socket)
+        frontEnd = FrontEnd(socket, timeout: timeout)
     }
 
-    public var protocolFeatures: ProtocolFeatures { frontEnd.protocolFeatures }
     public var ownFeatures: Features { offered.intersection(.protocolFeatures) }
-    public var isDisconnected: Bool { frontEnd.isBroken }
+    public var isDisconnected: Bool { frontEnd?.isBroken ?? true }
 
     // MARK: Messages
 
+    /// Carries out `body` with the connection; afterwards what the back-end has asked for meanwhile.
+    private func with<R>(_ body: (FrontEnd) throws(VhostUserError) -> R) throws(VhostError) -> R {
+        guard let frontEnd else { throw VhostError(.disconnected, "\(name): the connection is closed") }
+        do throws(VhostUserError) {
+            let result = try body(frontEnd)
+            try answerMisses(frontEnd)
+            return result
+        } catch {
+            throw VhostError(name, error)
+        }
+    }
+
     private func tell(_ request: Request, _ payload: Payload = Payload(), _ fds: [OwnedDescriptor] = []) throws(VhostError) {
-        do throws(VhostUserError) { try frontEnd.tell(request, payload, fds) } catch { throw VhostError(name, error) }
+        try with { f throws(VhostUserError) in try f.tell(request, payload, fds) }
+    }
+
+    private func ask(_ request: Request, _ payload: Payload = Payload(), _ fds: [OwnedDescriptor] = []) throws(VhostError) -> Message {
+        try with { f throws(VhostUserError) in try f.ask(request, payload, fds) }
     }
 
     private func ask64(_ request: Request) throws(VhostError) -> UInt64 {
-        do throws(VhostUserError) { return try frontEnd.ask64(request) } catch { throw VhostError(name, error) }
+        try with { f throws(VhostUserError) in try f.ask64(request) }
     }
 
     private func need(_ feature: ProtocolFeatures, _ operation: String, _ feature2: String) throws(VhostError) {
@@ -51,15 +78,15 @@ public final class UserBackend: VhostBackend {
         }
     }
 
-    /// GET_FEATURES; with PROTOCOL_FEATURES GET_/SET_PROTOCOL_FEATURES, GET_QUEUE_NUM (MQ), GET_MAX_MEM_SLOTS
-    /// (CONFIGURE_MEM_SLOTS), and for the first object SET_BACKEND_REQ_FD (BACKEND_REQ); then SET_OWNER, once,
-    /// and GET_FEATURES.
+    /// GET_FEATURES; with PROTOCOL_FEATURES GET_/SET_PROTOCOL_FEATURES, for the first object GET_QUEUE_NUM (MQ),
+    /// GET_MAX_MEM_SLOTS (CONFIGURE_MEM_SLOTS), and for the first object SET_BACKEND_REQ_FD (BACKEND_REQ); then SET_OWNER,
+    /// once, and GET_FEATURES. ACCESS_PLATFORM is not passed on without BACKEND_REQ and REPLY_ACK, which it needs.
     public func open(_ object: VhostObject) throws(VhostError) {
         let features = Features(rawValue: try ask64(.getFeatures))
         if features.contains(.protocolFeatures) {
             let all = ProtocolFeatures(rawValue: try ask64(.getProtocolFeatures))
             try negotiate(all)
-            if protocolFeatures.contains(.mq) { try readQueueNumber() }
+            if object.isFirst && protocolFeatures.contains(.mq) { try readQueueNumber() }
             if protocolFeatures.contains(.configureMemSlots) { try readMemorySlots() }
             if object.isFirst && protocolFeatures.contains(.backendReq) { try openChannel() }
         }
@@ -69,9 +96,9 @@ public final class UserBackend: VhostBackend {
     }
 
     private func negotiate(_ all: ProtocolFeatures) throws(VhostError) {
-        do throws(VhostUserError) { try frontEnd.setProtocolFeatures(all.intersection(UserBackend.knownProtocolFeatures)) } catch {
-            throw VhostError(name, error)
-        }
+        let chosen = all.intersection(UserBackend.knownProtocolFeatures)
+        try with { f throws(VhostUserError) in try f.setProtocolFeatures(chosen) }
+        protocolFeatures = chosen
     }
 
     private func readQueueNumber() throws(VhostError) {
@@ -84,9 +111,12 @@ public final class UserBackend: VhostBackend {
         let slots = try ask64(.getMaxMemSlots)
         guard slots >= 1 else { throw VhostError(.answer, "\(name): GET_MAX_MEM_SLOTS answered \(slots)") }
         let bounded = Int(min(slots, 509))
-        if bounded < memorySlots && memorySlots != 8 { throw VhostError(.answer, "\(name): memory slots fell from \(memorySlots) to \(slots)") }
-        memorySlots = bounded
+        if hasSlots && bounded < memorySlots { throw VhostError(.answer, "\(name): memory slots fell from \(memorySlots) to \(slots)") }
+        (memorySlots, hasSlots) = (bounded, true)
     }
+
+    /// GET_MAX_MEM_SLOTS has been answered.
+    private var hasSlots = false
 
     private func openChannel() throws(VhostError) {
         var ends: [Int32] = [-1, -1]
@@ -95,33 +125,53 @@ public final class UserBackend: VhostBackend {
         let ours = MessageSocket(ends[0])
         try tell(.setBackendReqFD, Payload(), [OwnedDescriptor(ends[1])])
         channel = ours
+        frontEnd?.meanwhile = (ours.fd, { [unowned self] in try? readChannel() })
     }
 
-    /// What the back-end says on its channel; true for a CONFIG_CHANGE. Everything else is answered with an
-    /// error where it wants an answer. Errors: `.disconnected` when the channel has ended; it is closed then.
-    func serveChannel() throws(VhostError) -> Bool {
-        guard let channel else { return false }
-        var hasChanged = false
+    /// Carries out what the back-end says on its channel. Errors: `.disconnected` when the channel has ended, `.answer` for
+    /// what is no message; it is closed then.
+    func serveChannel() throws(VhostError) {
+        do throws(VhostUserError) { try readChannel() } catch { throw VhostError(name, error) }
+        try with { _ throws(VhostUserError) in }
+    }
+
+    /// CONFIG_CHANGE and IOTLB_MSG (a miss); everything else is answered with an error where it wants an answer.
+    private func readChannel() throws(VhostUserError) {
+        guard let channel else { return }
         do throws(VhostUserError) {
             for _ in 0..<64 {
                 guard let message = try channel.receive() else { break }
-                let isChange = message.request == BackEndRequest.configChange.rawValue
-                hasChanged = hasChanged || isChange
+                let isDone = serve(message)
                 if message.needsReply {
-                    try channel.send(Message(message.request, flags: Message.version | Message.reply, payload: Payload(isChange ? 0 : 1).bytes))
+                    try channel.send(Message(message.request, flags: Message.version | Message.reply, payload: Payload(isDone ? 0 : 1).bytes))
                 }
             }
         } catch {
             self.channel = nil
-            throw VhostError(name, error)
+            frontEnd?.meanwhile = nil
+            throw error
         }
-        return hasChanged
+    }
+
+    private func serve(_ message: Message) -> Bool {
+        switch BackEndRequest(rawValue: message.request) {
+        case .configChange where message.payload.isEmpty:
+            configurationChanged?()
+            return true
+        case .iotlbMsg where usesIOTLB && [26, 32].contains(message.payload.count) && message.payload[25] == UInt8(VHOST_IOTLB_MISS) && misses.count < 1024:
+            // Answered when the message at hand has its own answer.
+            misses.append(message.payload.withUnsafeBytes { $0.loadUnaligned(as: UInt64.self) })
+            return true
+        default: return false
+        }
     }
 
     public func close() {
         channel = nil
-        regions = []
-        frontEnd.close()
+        (regions, slots, misses) = ([], [], [])
+        configurationChanged = nil
+        frontEnd?.close()
+        frontEnd = nil
     }
 
     // MARK: Device
@@ -129,36 +179,53 @@ public final class UserBackend: VhostBackend {
     /// SET_FEATURES; with STATUS also FEATURES_OK, once.
     public func setFeatures(_ object: VhostObject, _ features: Features) throws(VhostError) {
         try tell(.setFeatures, Payload(features.rawValue))
+        usesIOTLB = features.contains(.accessPlatform)
         if object.isFirst { try addStatus(1 | 2 | 8) }
     }
 
     private func addStatus(_ bits: UInt8) throws(VhostError) {
         guard protocolFeatures.contains(.status) else { return }
-        let now = UInt8(truncatingIfNeeded: try ask64(.getStatus))
+        let now = try readStatus()
         if now & bits == bits { return }
         try tell(.setStatus, Payload(UInt64(now | bits)))
         if bits & 8 == 0 { return }
-        if UInt8(truncatingIfNeeded: try ask64(.getStatus)) & 8 == 0 {
-            throw VhostError(.features, "\(name): the back-end does not accept these features (FEATURES_OK)")
-        }
+        if try readStatus() & 8 == 0 { throw VhostError(.features, "\(name): the back-end does not accept these features (FEATURES_OK)") }
     }
 
-    /// Once for the device: SET_MEM_TABLE, or ADD_MEM_REG for each where there are more than eight regions.
-    public func setMemory(_ object: VhostObject, _ regions: [VhostRegion]) throws(VhostError) {
+    private func readStatus() throws(VhostError) -> UInt8 {
+        let status = try ask64(.getStatus)
+        guard status <= 255 else { throw VhostError(.answer, "\(name): GET_STATUS answered \(status)") }
+        return UInt8(status)
+    }
+
+    /// Once for the device: SET_MEM_TABLE; where there are, or were, more than eight regions, REM_MEM_REG for each that is
+    /// gone and ADD_MEM_REG for each that is new. With ACCESS_PLATFORM then IOTLB_MSG, an update for each region.
+    public func setMemory(_ object: VhostObject, _ new: [VhostRegion]) throws(VhostError) {
         guard object.isFirst else { return }
-        guard regions.count <= memorySlots else {
-            throw VhostError(.argument, "\(name): \(regions.count) memory regions; the back-end takes \(memorySlots)")
+        guard new.count <= memorySlots else {
+            throw VhostError(.argument, "\(name): \(new.count) memory regions; the back-end takes \(memorySlots)")
         }
-        if regions.count <= 8 {
+        if usesIOTLB { for r in regions where !new.contains(where: r.isSame) { try iotlb(VHOST_IOTLB_INVALIDATE, r) } }
+        regions = new
+        if new.count <= 8 && slots.isEmpty {
             var payload = Payload()
-            payload.add32(UInt32(regions.count))
+            payload.add32(UInt32(new.count))
             payload.add32(0)
-            for r in regions { payload.add(r.description) }
-            try tell(.setMemTable, payload, regions.map(\.descriptor))
+            for r in new { payload.add(r.description) }
+            try tell(.setMemTable, payload, new.map(\.descriptor))
         } else {
-            for r in regions { try slot(.addMemReg, r, [r.descriptor]) }
-            self.regions = regions
+            for r in slots where !new.contains(where: r.isSame) { try removeSlot(r) }
+            for r in new where !slots.contains(where: r.isSame) {
+                try slot(.addMemReg, r, [r.descriptor])
+                slots.append(r)
+            }
         }
+        if usesIOTLB { for r in new { try iotlb(VHOST_IOTLB_UPDATE, r) } }
+    }
+
+    private func removeSlot(_ region: VhostRegion) throws(VhostError) {
+        slots.removeAll(where: region.isSame)
+        try slot(.remMemReg, region, [])
     }
 
     private func slot(_ request: Request, _ region: VhostRegion, _ fds: [OwnedDescriptor]) throws(VhostError) {
@@ -167,12 +234,38 @@ public final class UserBackend: VhostBackend {
         try tell(request, payload, fds)
     }
 
-    /// REM_MEM_REG for what ADD_MEM_REG told; a table needs no taking back.
+    /// REM_MEM_REG for what ADD_MEM_REG told; a table needs no taking back. With ACCESS_PLATFORM first IOTLB_MSG, an
+    /// invalidation for each region.
     public func dropMemory(_ object: VhostObject) throws(VhostError) {
         guard object.isFirst else { return }
         let all = regions
         regions = []
-        for r in all { try slot(.remMemReg, r, []) }
+        if usesIOTLB { for r in all { try iotlb(VHOST_IOTLB_INVALIDATE, r) } }
+        for r in slots { try removeSlot(r) }
+    }
+
+    // MARK: IOTLB
+
+    private func iotlb(_ type: Int32, _ region: VhostRegion) throws(VhostError) {
+        try tell(.iotlbMsg, UserBackend.iotlbPayload(type, region))
+    }
+
+    /// `struct vhost_iotlb_msg`.
+    private static func iotlbPayload(_ type: Int32, _ region: VhostRegion) -> Payload {
+        var p = Payload(region.guestAddress)
+        p.add64(region.size)
+        p.add64(region.userAddress)
+        p.add([UInt8(VHOST_ACCESS_RW), UInt8(type), 0, 0, 0, 0, 0, 0])
+        return p
+    }
+
+    /// A miss is answered with its whole region; what lies in none stays unanswered, as in QEMU.
+    private func answerMisses(_ frontEnd: FrontEnd) throws(VhostUserError) {
+        while !misses.isEmpty {
+            let address = misses.removeFirst()
+            guard let region = regions.first(where: { address &- $0.guestAddress < $0.size }) else { continue }
+            try frontEnd.tell(.iotlbMsg, UserBackend.iotlbPayload(VHOST_IOTLB_UPDATE, region))
+        }
     }
 
     public func finishStart(_ object: VhostObject) throws(VhostError) { if object.isLast { try addStatus(1 | 2 | 4) } }
@@ -208,7 +301,7 @@ public final class UserBackend: VhostBackend {
     public func setVringErr(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError) { try file(.setVringErr, ring, fd) }
 
     public func getVringBase(_ ring: Int) throws(VhostError) -> UInt32 {
-        do throws(VhostUserError) { return try frontEnd.stopRing(ring) } catch { throw VhostError(name, error) }
+        try with { f throws(VhostUserError) in try f.stopRing(ring) }
     }
 
     /// SET_VRING_ENABLE for each; returns when it has taken effect: acknowledged, or after a GET_FEATURES as barrier.
@@ -224,24 +317,23 @@ public final class UserBackend: VhostBackend {
 
     public func readConfiguration(offset: Int, size: Int) throws(VhostError) -> [UInt8] {
         try need(.config, "configuration read", "CONFIG")
-        guard offset >= 0, size > 0, offset + size <= 256 else { throw VhostError(.argument, "\(name): configuration \(offset)+\(size); 256 bytes are the most") }
+        guard (0...256).contains(offset), (1...256 - offset).contains(size) else { throw VhostError(.argument, "\(name): configuration \(offset)+\(size); 256 bytes are the most") }
         var payload = Payload()
         for v in [UInt32(offset), UInt32(size), 0] { payload.add32(v) }
         payload.add([UInt8](repeating: 0, count: size))
-        let answer: [UInt8]
-        do throws(VhostUserError) { answer = try frontEnd.ask(.getConfig, payload).payload } catch { throw VhostError(name, error) }
+        let answer = try ask(.getConfig, payload).payload
         if answer.isEmpty { throw VhostError(.refused, "\(name): GET_CONFIG: the back-end cannot read \(offset)+\(size)") }
-        guard answer.count == 12 + size else { throw VhostError(.answer, "\(name): GET_CONFIG answered \(answer.count) bytes instead of \(12 + size)") }
+        guard answer.prefix(8) == payload.bytes.prefix(8) else { throw VhostError(.answer, "\(name): GET_CONFIG: the answer is not about \(offset)+\(size)") }
         return Array(answer[12...])
     }
 
-    public func writeConfiguration(offset: Int, _ bytes: [UInt8]) throws(VhostError) {
+    public func writeConfiguration(offset: Int, _ bytes: [UInt8], forMigration: Bool) throws(VhostError) {
         try need(.config, "configuration write", "CONFIG")
-        guard offset >= 0, !bytes.isEmpty, offset + bytes.count <= 256 else {
+        guard (0...256).contains(offset), !bytes.isEmpty, bytes.count <= 256 - offset else {
             throw VhostError(.argument, "\(name): configuration \(offset)+\(bytes.count); 256 bytes are the most")
         }
         var payload = Payload()
-        for v in [UInt32(offset), UInt32(bytes.count), 0] { payload.add32(v) }
+        for v in [UInt32(offset), UInt32(bytes.count), forMigration ? 1 : 0] { payload.add32(v) }
         payload.add(bytes)
         try tell(.setConfig, payload)
     }
@@ -269,12 +361,14 @@ public final class UserBackend: VhostBackend {
         try need(.logShmFD, "dirty log", "LOG_SHMFD")
         var payload = Payload(UInt64(log.size))
         payload.add64(0)
-        do throws(VhostUserError) { _ = try frontEnd.ask(.setLogBase, payload, [log.memory.descriptor]) } catch { throw VhostError(name, error) }
+        let answer = try ask(.setLogBase, payload, [log.memory.descriptor]).payload
+        if answer.contains(where: { $0 != 0 }) { throw VhostError(.refused, "\(name): SET_LOG_BASE: the back-end refused it") }
     }
 
-    public func shareInflight(ringCount: Int, ringSize: UInt16) throws(VhostError) {
+    /// GET_INFLIGHT_FD where there is no region yet, then SET_INFLIGHT_FD.
+    public func shareInflight(ringCount: Int, ringSize: UInt16, isPacked: Bool) throws(VhostError) {
         try need(.inflightShmFD, "in-flight region", "INFLIGHT_SHMFD")
-        if inflight == nil { inflight = try askInflight(ringCount, ringSize) }
+        if inflight == nil { inflight = try askInflight(ringCount, ringSize, isPacked) }
         guard let inflight else { return }
         guard inflight.rings == ringCount, inflight.ringSize == ringSize else {
             throw VhostError(.argument, "\(name): in-flight region for \(inflight.rings) rings of \(inflight.ringSize); \(ringCount) of \(ringSize) are started")
@@ -282,16 +376,21 @@ public final class UserBackend: VhostBackend {
         try tell(.setInflightFD, inflight.payload, [inflight.descriptor])
     }
 
-    private func askInflight(_ rings: Int, _ size: UInt16) throws(VhostError) -> Inflight {
-        let answer: Message
+    private func askInflight(_ rings: Int, _ size: UInt16, _ isPacked: Bool) throws(VhostError) -> Inflight {
         let wanted = Inflight(size: 0, offset: 0, rings: rings, ringSize: size, descriptor: OwnedDescriptor(-1))
-        do throws(VhostUserError) { answer = try frontEnd.ask(.getInflightFD, wanted.payload) } catch { throw VhostError(name, error) }
-        guard answer.payload.count >= 20, answer.descriptors.count == 1 else {
-            throw VhostError(.answer, "\(name): GET_INFLIGHT_FD answered \(answer.payload.count) bytes, \(answer.descriptors.count) descriptors")
-        }
+        let answer = try ask(.getInflightFD, wanted.payload)
+        guard let descriptor = answer.descriptors.first else { throw VhostError(.refused, "\(name): GET_INFLIGHT_FD: no descriptor came with the answer") }
         let (bytes, offset) = answer.payload.withUnsafeBytes { ($0.loadUnaligned(as: UInt64.self), $0.loadUnaligned(fromByteOffset: 8, as: UInt64.self)) }
-        guard bytes > 0, bytes <= 1 << 30, offset <= 1 << 40 else { throw VhostError(.answer, "\(name): GET_INFLIGHT_FD answered a region of \(offset)+\(bytes)") }
-        return Inflight(size: bytes, offset: offset, rings: rings, ringSize: size, descriptor: answer.descriptors[0])
+        let region = Inflight(size: bytes, offset: offset, rings: rings, ringSize: size, descriptor: descriptor)
+        let least = Inflight.leastBytes(rings, size, isPacked)
+        var file = stat()
+        _ = fstat(descriptor.fd, &file)
+        guard answer.payload[16..<20] == wanted.payload.bytes[16..<20], bytes >= least, bytes <= 1 << 30, offset <= 1 << 40,
+            UInt64(file.st_size) >= offset + bytes
+        else {
+            throw VhostError(.answer, "\(name): GET_INFLIGHT_FD answered \(offset)+\(bytes) of a file of \(file.st_size) bytes; \(rings) rings of \(size) need \(least)")
+        }
+        return region
     }
 }
 
@@ -303,6 +402,11 @@ public struct Inflight: Sendable {
     let rings: Int
     let ringSize: UInt16
     let descriptor: OwnedDescriptor
+
+    /// What the specification's structures take ("Inflight I/O tracking"): a head and an entry for each descriptor.
+    static func leastBytes(_ rings: Int, _ size: UInt16, _ isPacked: Bool) -> UInt64 {
+        UInt64(rings) * (isPacked ? 32 + 32 * UInt64(size) : 16 + 16 * UInt64(size))
+    }
 
     var payload: Payload {
         var p = Payload(size)
@@ -316,4 +420,9 @@ public struct Inflight: Sendable {
 
 extension VhostRegion {
     var description: RegionDescription { RegionDescription(guestAddress: guestAddress, size: size, userAddress: userAddress, offset: offset) }
+
+    func isSame(_ other: VhostRegion) -> Bool {
+        guestAddress == other.guestAddress && size == other.size && userAddress == other.userAddress && offset == other.offset
+            && descriptor === other.descriptor && addressSpace == other.addressSpace
+    }
 }

@@ -27,7 +27,7 @@ public final class VDPABackend: VhostBackend {
     /// Address spaces, and the group of each virtqueue where there are groups.
     public private(set) var addressSpaces = 1
     public private(set) var groups: [Int: UInt32] = [:]
-    /// Groups that were moved out of address space 0.
+    /// Groups that belong elsewhere than into address space 0.
     private var spaces: [UInt32: UInt32] = [:]
     private(set) var backendFeatures: BackendFeatures = []
     private let calls: any DeviceCalls
@@ -95,20 +95,27 @@ public final class VDPABackend: VhostBackend {
         }
     }
 
-    /// Puts a group of virtqueues into an address space (VHOST_VDPA_SET_GROUP_ASID), before the start. Errors:
-    /// `.unsupported` without IOTLB_ASID, `.argument` beyond what the device has.
+    /// Puts a group of virtqueues into an address space: VHOST_VDPA_SET_GROUP_ASID goes out with each start, for a reset
+    /// forgets it. Regions are mapped into every space in use, but for those that name one. Errors: `.unsupported`
+    /// without IOTLB_ASID, `.argument` beyond what the device has.
     public func setAddressSpace(group: UInt32, _ space: UInt32) throws(VhostError) {
         guard backendFeatures.contains(.iotlbASID) else { throw VhostError(.unsupported, "\(name): the device has no address spaces (IOTLB_ASID)") }
         guard space < addressSpaces else { throw VhostError(.argument, "\(name): address space \(space); there are \(addressSpaces)") }
-        try opened().vring(.vdpaSetGroupASID, Int(group), space)
+        guard groups.values.contains(group) else { throw VhostError(.argument, "\(name): no virtqueue is in group \(group)") }
         spaces[group] = space
+    }
+
+    /// The group of a control queue that can have an address space of its own: no other ring is in it. Nil if there is none.
+    public func isolatedGroup(control ring: Int) -> UInt32? {
+        guard addressSpaces > 1, let group = groups[ring] else { return nil }
+        return groups.contains { $0.key != ring && $0.value == group } ? nil : group
     }
 
     /// Status 0, then everything is closed: the device is as it was before.
     public func close() {
         if device != nil {
-            _ = try? unmap()
             _ = try? setStatus(0)
+            _ = try? unmap { _, _ in true }
         }
         device = nil
         mapped = []
@@ -129,68 +136,64 @@ public final class VDPABackend: VhostBackend {
 
     // MARK: Device
 
-    /// Once: SET_FEATURES, FEATURES_OK, backend features.
+    /// Once: VHOST_SET_FEATURES, status FEATURES_OK, VHOST_SET_BACKEND_FEATURES, VHOST_VDPA_SET_GROUP_ASID.
     public func setFeatures(_ object: VhostObject, _ features: Features) throws(VhostError) {
         guard object.isFirst else { return }
         let d = try opened()
         try d.set(.setFeatures, features.rawValue)
         try addStatus(8)
         if !backendFeatures.isEmpty { try d.set(.setBackendFeatures, backendFeatures.rawValue) }
+        for (group, space) in spaces.sorted(by: { $0.key < $1.key }) { try d.vring(.vdpaSetGroupASID, Int(group), space) }
     }
 
-    /// Once: IOTLB updates, as one batch where that is offered. Each region must lie in the IOVA range.
+    /// Once: IOTLB messages, as one batch for each address space where IOTLB_BATCH is offered: what is gone is invalidated,
+    /// what is new is mapped. Each region must lie in the IOVA range.
     public func setMemory(_ object: VhostObject, _ regions: [VhostRegion]) throws(VhostError) {
         guard object.isFirst else { return }
-        for r in regions {
-            let last = r.guestAddress &+ (r.size &- 1)
-            guard r.size > 0, last >= r.guestAddress, iovaRange.contains(r.guestAddress), iovaRange.contains(last) else {
-                throw VhostError(.argument, "\(name): region \(r.guestAddress)+\(r.size) lies outside the IOVA range \(iovaRange)")
-            }
-        }
-        for space in Set([0] + spaces.values).sorted() {
+        let used = Set([0] + spaces.values).sorted()
+        for r in regions { try check(r, used) }
+        try unmap { old, space in !regions.contains { $0.isSame(old) && ($0.addressSpace ?? space) == space } }
+        for space in used {
+            let new = regions.filter { r in (r.addressSpace ?? space) == space && !mapped.contains { $0.1 == space && $0.0.isSame(r) } }
+            if new.isEmpty { continue }
             try batch(space) { () throws(VhostError) in
-                for r in regions {
-                    try message(2, space, r)
+                for r in new {
+                    try opened().iotlb(VHOST_IOTLB_UPDATE, r, space: space)
                     mapped.append((r, space))
                 }
             }
         }
     }
 
-    public func dropMemory(_ object: VhostObject) throws(VhostError) { if object.isLast { try unmap() } }
+    private func check(_ r: VhostRegion, _ used: [UInt32]) throws(VhostError) {
+        let last = r.guestAddress &+ (r.size &- 1)
+        guard r.size > 0, last >= r.guestAddress, iovaRange.contains(r.guestAddress), iovaRange.contains(last) else {
+            func hex(_ v: UInt64) -> String { "0x" + String(v, radix: 16) }
+            throw VhostError(.argument, "\(name): region \(hex(r.guestAddress))+\(r.size) lies outside the IOVA range \(hex(iovaRange.lowerBound))-\(hex(iovaRange.upperBound))")
+        }
+        if let space = r.addressSpace, !used.contains(space) {
+            throw VhostError(.argument, "\(name): region 0x\(String(r.guestAddress, radix: 16)): no group is in address space \(space)")
+        }
+    }
 
-    private func unmap() throws(VhostError) {
-        let all = mapped
-        mapped = []
-        for space in Set(all.map(\.1)).sorted() {
-            try batch(space) { () throws(VhostError) in for (r, s) in all where s == space { try message(3, s, r) } }
+    public func dropMemory(_ object: VhostObject) throws(VhostError) { if object.isLast { try unmap { _, _ in true } } }
+
+    /// Invalidates what `isGone` says.
+    private func unmap(_ isGone: (VhostRegion, UInt32) -> Bool) throws(VhostError) {
+        let gone = mapped.filter(isGone)
+        mapped.removeAll(where: isGone)
+        for space in Set(gone.map(\.1)).sorted() {
+            try batch(space) { () throws(VhostError) in
+                for (r, s) in gone where s == space { try opened().iotlb(VHOST_IOTLB_INVALIDATE, r, space: s) }
+            }
         }
     }
 
     private func batch(_ space: UInt32, _ body: () throws(VhostError) -> Void) throws(VhostError) {
         let batches = backendFeatures.contains(.iotlbBatch)
-        if batches { try message(5, space, nil) }
+        if batches { try opened().iotlb(VHOST_IOTLB_BATCH_BEGIN, nil, space: space) }
         try body()
-        if batches { try message(6, space, nil) }
-    }
-
-    /// `struct vhost_msg_v2`: 2 update, 3 invalidate, 5 batch begin, 6 batch end.
-    private func message(_ type: UInt8, _ space: UInt32, _ region: VhostRegion?) throws(VhostError) {
-        var m = vhost_msg_v2()
-        m.type = UInt32(VHOST_IOTLB_MSG_V2)
-        m.asid = space
-        if let region {
-            m.iotlb.iova = region.guestAddress
-            m.iotlb.size = region.size
-            m.iotlb.uaddr = region.userAddress
-            m.iotlb.perm = UInt8(VHOST_ACCESS_RW)
-        }
-        m.iotlb.type = type
-        let d = try opened()
-        let n = withUnsafeBytes(of: &m) { calls.write(d.descriptor.fd, $0) }
-        if n != MemoryLayout<vhost_msg_v2>.size {
-            throw .system(name, "IOTLB message \(type)" + (region.map { " for \($0.guestAddress)+\($0.size)" } ?? ""))
-        }
+        if batches { try opened().iotlb(VHOST_IOTLB_BATCH_END, nil, space: space) }
     }
 
     /// With the last object: the control queue is enabled first, then DRIVER_OK; `enableData` follows when the
@@ -245,7 +248,7 @@ public final class VDPABackend: VhostBackend {
     public func resetDevice() throws(VhostError) {
         isSuspended = false
         try setStatus(0)
-        try unmap()
+        try unmap { _, _ in true }
         try addStatus(1 | 2)
     }
 
@@ -278,7 +281,7 @@ public final class VDPABackend: VhostBackend {
     // MARK: Configuration
 
     private func configuration(_ offset: Int, _ size: Int) throws(VhostError) -> [UInt8] {
-        guard offset >= 0, size > 0, offset + size <= 4096 else { throw VhostError(.argument, "\(name): configuration \(offset)+\(size)") }
+        guard (0...4096).contains(offset), (1...4096).contains(size) else { throw VhostError(.argument, "\(name): configuration \(offset)+\(size)") }
         return withUnsafeBytes(of: (UInt32(offset), UInt32(size))) { Array($0) } + [UInt8](repeating: 0, count: size)
     }
 
@@ -288,7 +291,7 @@ public final class VDPABackend: VhostBackend {
         return Array(bytes[8...])
     }
 
-    public func writeConfiguration(offset: Int, _ new: [UInt8]) throws(VhostError) {
+    public func writeConfiguration(offset: Int, _ new: [UInt8], forMigration: Bool) throws(VhostError) {
         var bytes = try configuration(offset, new.count)
         bytes.replaceSubrange(8..., with: new)
         try opened().request(.vdpaSetConfig, bytes: &bytes)

@@ -18,7 +18,7 @@ public struct VhostObject: Sendable, Equatable {
 
 /// Memory that the back-end may reach. Its user address is where it is mapped in this process.
 public struct VhostRegion: Sendable {
-    /// Guest physical address (kernel and user) or IOVA (vDPA).
+    /// Guest physical address (kernel and user), IOVA (vDPA, and everywhere with ACCESS_PLATFORM).
     public var guestAddress: UInt64
     /// Bytes.
     public var size: UInt64
@@ -26,6 +26,8 @@ public struct VhostRegion: Sendable {
     /// The file behind it, for vhost-user; from `offset` in it.
     public var descriptor: OwnedDescriptor
     public var offset: UInt64
+    /// VDPA: the one address space that it is mapped into; nil: every one in use.
+    public var addressSpace: UInt32?
 
     public init(guestAddress: UInt64, size: UInt64, userAddress: UInt64, descriptor: OwnedDescriptor, offset: UInt64 = 0) {
         self.guestAddress = guestAddress
@@ -78,7 +80,7 @@ public protocol VhostBackend: AnyObject {
 
     func setFeatures(_ object: VhostObject, _ features: Features) throws(VhostError)
     func setMemory(_ object: VhostObject, _ regions: [VhostRegion]) throws(VhostError)
-    /// Takes back what `setMemory` told (vDPA: unmaps).
+    /// Takes back what `setMemory` told (vDPA: unmaps), after the device has stopped.
     func dropMemory(_ object: VhostObject) throws(VhostError)
     func setVringNum(_ ring: Int, _ size: UInt32) throws(VhostError)
     func setVringBase(_ ring: Int, _ base: UInt32) throws(VhostError)
@@ -106,14 +108,14 @@ public protocol VhostBackend: AnyObject {
     func setBusyloopTimeout(_ ring: Int, microseconds: UInt32) throws(VhostError)
     func busyloopTimeout(_ ring: Int) throws(VhostError) -> UInt32
     func readConfiguration(offset: Int, size: Int) throws(VhostError) -> [UInt8]
-    func writeConfiguration(offset: Int, _ bytes: [UInt8]) throws(VhostError)
+    func writeConfiguration(offset: Int, _ bytes: [UInt8], forMigration: Bool) throws(VhostError)
     func setConfigurationCall(_ fd: OwnedDescriptor?) throws(VhostError)
     /// Before the start; the device's MTU in bytes.
     func setMTU(_ mtu: UInt16) throws(VhostError)
     func sendRARP(_ mac: [UInt8]) throws(VhostError)
     func setLogBase(_ object: VhostObject, _ log: DirtyLog) throws(VhostError)
     /// Asks for the in-flight region once, and hands it over before the rings start.
-    func shareInflight(ringCount: Int, ringSize: UInt16) throws(VhostError)
+    func shareInflight(ringCount: Int, ringSize: UInt16, isPacked: Bool) throws(VhostError)
     /// Whether the socket's other end has gone.
     var isDisconnected: Bool { get }
 }
@@ -133,10 +135,10 @@ extension VhostBackend {
     public func setBusyloopTimeout(_ ring: Int, microseconds: UInt32) throws(VhostError) { throw .unsupported(self, "busyloop timeout") }
     public func busyloopTimeout(_ ring: Int) throws(VhostError) -> UInt32 { throw .unsupported(self, "busyloop timeout") }
     public func readConfiguration(offset: Int, size: Int) throws(VhostError) -> [UInt8] { throw .unsupported(self, "configuration read") }
-    public func writeConfiguration(offset: Int, _ bytes: [UInt8]) throws(VhostError) { throw .unsupported(self, "configuration write") }
+    public func writeConfiguration(offset: Int, _ bytes: [UInt8], forMigration: Bool) throws(VhostError) { throw .unsupported(self, "configuration write") }
     public func setConfigurationCall(_ fd: OwnedDescriptor?) throws(VhostError) { throw .unsupported(self, "configuration interrupt") }
     public func setMTU(_ mtu: UInt16) throws(VhostError) { throw .unsupported(self, "set MTU") }
     public func sendRARP(_ mac: [UInt8]) throws(VhostError) { throw .unsupported(self, "migration notice") }
     public func setLogBase(_ object: VhostObject, _ log: DirtyLog) throws(VhostError) { throw .unsupported(self, "dirty log") }
-    public func shareInflight(ringCount: Int, ringSize: UInt16) throws(VhostError) { throw .unsupported(self, "in-flight region") }
+    public func shareInflight(ringCount: Int, ringSize: UInt16, isPacked: Bool) throws(VhostError) { throw .unsupported(self, "in-flight region") }
 }

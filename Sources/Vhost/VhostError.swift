@@ -1,5 +1,6 @@
 import Glibc
 import VhostUser
+import Virtio
 
 /// What went wrong in the control plane: one line that names the back-end and the call.
 public struct VhostError: Error, Sendable, Equatable, CustomStringConvertible {
@@ -49,4 +50,9 @@ public struct VhostError: Error, Sendable, Equatable, CustomStringConvertible {
         }
         self.init(kind, "\(name): \(error)")
     }
+}
+
+extension Features {
+    /// For errors: names and mask.
+    var listed: String { "\(bitNames.joined(separator: " ")) (mask 0x\(String(rawValue, radix: 16)))" }
 }

@@ -7,9 +7,14 @@ import Virtio
 /// The control plane of a virtio-net device on somebody's back-end: the counterpart of QEMU's vhost-net layer.
 ///
 /// It stands for the whole device: an object for each queue pair and one for the control queue, as QEMU has
-/// them, driven together. The driver's side of the rings is the caller's. One thread at a time uses it; calls
-/// block until the back-end has answered (vhost-user: at most five seconds for each message). Every error is a
-/// `VhostError`; an operation that a back-end does not have is one of kind `.unsupported`.
+/// them, driven together. The driver's side of the rings is the caller's, and so are the eventfds of kicks (host
+/// notifiers) and calls (guest notifiers), which come with `VhostRing`.
+///
+/// **Thread**, of every operation: the caller's control thread, one at a time; it has none of its own. Calls block
+/// until the back-end has answered (kernel and vDPA: in the ioctl; vhost-user: at most `UserBackend.init`'s timeout, five
+/// seconds, for each message). **Errors** are `VhostError`s; an operation that a back-end does not have is one of kind
+/// `.unsupported`. Besides those that an operation names it throws what its calls return: `.system` with errno (kernel, vDPA),
+/// `.refused`, `.answer` or `.disconnected` (vhost-user).
 ///
 /// `docs/vhostnet.md` lists for each function of QEMU's layer what does it here.
 public final class VhostNet {
@@ -33,6 +38,8 @@ public final class VhostNet {
         /// By pair: whether its queues were enabled.
         public internal(set) var enabled: [Bool] = []
         public internal(set) var inflight: Inflight?
+        /// What was set through the control queue.
+        public internal(set) var control = ControlState()
         public init() {}
     }
 
@@ -53,6 +60,8 @@ public final class VhostNet {
     var queues: [Queue] = []
     /// By pair, remembered while stopped.
     var enabled: [Bool]
+    /// Vhost-user, by pair: what the back-end was told last.
+    var wired: [Bool]
     /// Features as they were acknowledged to the back-end.
     public internal(set) var acknowledged: Features = []
     /// See `Saved`; kept up to date at every acknowledgement, stop and close.
@@ -68,7 +77,8 @@ public final class VhostNet {
     /// Initialises the device on `backend`: each object is opened in order (kernel: open, VHOST_SET_OWNER, VHOST_GET_FEATURES;
     /// vhost-user: GET_FEATURES, protocol features, GET_QUEUE_NUM, GET_MAX_MEM_SLOTS, SET_BACKEND_REQ_FD, SET_OWNER,
     /// GET_FEATURES; vDPA: see `VDPABackend.open`), then for each of its queues SET_VRING_CALL with the masked eventfd and
-    /// SET_VRING_ERR, then the busyloop timeout. At last what was saved is acknowledged.
+    /// SET_VRING_ERR (not on vDPA), then kernel: VHOST_SET_VRING_BUSYLOOP_TIMEOUT for each, unless it is 0. At last what was
+    /// saved is acknowledged, without a call.
     ///
     /// A failure undoes everything and closes what was opened. Errors: `.argument` for a timeout where there is none or
     /// more pairs than there are; `.features` if the back-end no longer has what was saved; what the calls return.
@@ -76,14 +86,16 @@ public final class VhostNet {
         self.backend = backend
         self.options = options
         log = logger
-        enabled = [Bool](repeating: true, count: options.queuePairs)
+        enabled = [Bool](repeating: true, count: max(0, options.queuePairs))
+        wired = [Bool](repeating: false, count: enabled.count)
         do throws(VhostError) {
-            guard options.queuePairs >= 1 else { throw VhostError(.argument, "\(backend.name): \(options.queuePairs) queue pairs") }
+            guard (1...0x8000).contains(options.queuePairs) else { throw VhostError(.argument, "\(backend.name): \(options.queuePairs) queue pairs") }
             if options.busyloopTimeout != 0 && backend.kind != .kernel {
                 throw VhostError(.argument, "\(backend.name): busyloop timeout: \(backend.kind) has none; leave it 0")
             }
             for object in VhostNet.objects(pairs: options.queuePairs, hasControl: options.hasControl) { try open(object) }
             try restore()
+            (backend as? UserBackend)?.configurationChanged = { [weak self] in self?.configurationChanged() }
         } catch {
             backend.close()
             throw error
@@ -110,8 +122,8 @@ public final class VhostNet {
             queues.append(queue)
             try backend.setVringCall(ring, queue.masked)
             try backend.setVringErr(ring, queue.error)
-            if options.busyloopTimeout != 0 { try backend.setBusyloopTimeout(ring, microseconds: options.busyloopTimeout) }
         }
+        if options.busyloopTimeout != 0 { for ring in object.rings { try backend.setBusyloopTimeout(ring, microseconds: options.busyloopTimeout) } }
         try backend.finishOpen(object)
     }
 
@@ -122,7 +134,7 @@ public final class VhostNet {
         (backend as? UserBackend)?.inflight = old.inflight
         let missing = old.features.subtracting(backend.offered.union(backend.ownFeatures))
         if !missing.isEmpty {
-            throw VhostError(.features, "\(backend.name): the back-end came back without \(missing.bitNames.joined(separator: " "))")
+            throw VhostError(.features, "\(backend.name): the back-end came back without \(missing.listed)")
         }
         acknowledged = old.features
     }
@@ -133,17 +145,22 @@ public final class VhostNet {
         return OwnedDescriptor(fd)
     }
 
-    /// Stops the device if it runs and closes everything. Safe to call twice.
+    /// Stops the device if it runs and closes everything (kernel, vDPA: the devices, vDPA after status 0; vhost-user: the
+    /// socket and the back-end's channel): no descriptor and no mapping of this object is left but what `saved` holds. Safe to
+    /// call twice.
     public func close() {
         if isStarted { stop() }
+        save()
         backend.close()
         queues = []
         dirtyLog = nil
+        configuration = ConfigurationInterrupt()
     }
 
     // MARK: Features
 
-    /// Queue pairs that the back-end has: 1 until it says more.
+    /// Queue pairs that the back-end has: 1 until it says more (kernel: queues of the TAP; vhost-user: GET_QUEUE_NUM; vDPA:
+    /// max_virtqueue_pairs of its configuration). No call.
     public var maximumPairs: Int { backend.maximumPairs }
 
     /// Of what the device model would offer, what the driver may be offered: bits that the back-end's list passes on and the
@@ -153,16 +170,20 @@ public final class VhostNet {
         return model.subtracting(listed.subtracting(backend.offered))
     }
 
-    /// What the driver accepted: the back-end's own bits and, of the driver's, those in the list. They go out with the next
-    /// start. Errors: `.features` for a listed bit that the back-end does not offer; `.state` while started.
+    /// What the driver accepted: the back-end's own bits and, of the driver's, those in the list. No call: they go out with the
+    /// next start. Errors: `.features` for a listed bit that the back-end does not offer; `.state` while started.
     public func acknowledge(_ driver: Features) throws(VhostError) {
         if isStarted { throw VhostError(.state, "\(backend.name): features cannot change while the device runs") }
         let listed = driver.intersection(backend.kind.listedFeatures)
         let extra = listed.subtracting(backend.offered)
-        if !extra.isEmpty { throw VhostError(.features, "\(backend.name): \(extra.bitNames.joined(separator: " ")) was not offered") }
+        if !extra.isEmpty { throw VhostError(.features, "\(backend.name): \(extra.listed) was not offered") }
         acknowledged = backend.ownFeatures.union(listed)
         save()
     }
+
+    /// Remembers what was set on the control queue and accepted by the device: each start says it again. No call: sending is the
+    /// caller's (before the first start there is nothing to send to). Any kind that was opened with a control queue.
+    public func remember(_ command: DriverCommand) { saved.control.note(command) }
 
     /// Never replaces what was saved by nothing.
     func save() {
@@ -173,20 +194,21 @@ public final class VhostNet {
 
     // MARK: Configuration
 
-    /// Reads the device's configuration space (vhost-user GET_CONFIG, VHOST_VDPA_GET_CONFIG). Errors: `.unsupported` on the
-    /// kernel and without CONFIG.
+    /// Reads the device's configuration space, offset and size in bytes (vhost-user GET_CONFIG, VHOST_VDPA_GET_CONFIG). Errors:
+    /// `.unsupported` on the kernel and without CONFIG; `.argument` beyond 256 bytes; `.refused` by an empty answer.
     public func readConfiguration(offset: Int, size: Int) throws(VhostError) -> [UInt8] {
         try backend.readConfiguration(offset: offset, size: size)
     }
 
-    /// Writes it (SET_CONFIG, VHOST_VDPA_SET_CONFIG). Errors as for reading; `.refused`.
-    public func writeConfiguration(offset: Int, _ bytes: [UInt8]) throws(VhostError) {
-        try backend.writeConfiguration(offset: offset, bytes)
+    /// Writes it (SET_CONFIG, VHOST_VDPA_SET_CONFIG). `forMigration` sets SET_CONFIG's flag for fields that the driver cannot
+    /// write, on the destination of a migration; vDPA has no such flag. Errors as for reading.
+    public func writeConfiguration(offset: Int, _ bytes: [UInt8], forMigration: Bool = false) throws(VhostError) {
+        try backend.writeConfiguration(offset: offset, bytes, forMigration: forMigration)
     }
 
-    /// Tells the back-end the MTU in bytes (vhost-user NET_SET_MTU with the protocol feature MTU), before the start. Errors:
-    /// `.refused`; `.unsupported` on the kernel, where the TAP's MTU counts, and on vDPA, whose MTU is in its configuration;
-    /// `.state` while started.
+    /// Tells the back-end the MTU in bytes (vhost-user NET_SET_MTU with the protocol feature MTU), before the start, which
+    /// a refusal shall end. Errors: `.refused` (told by REPLY_ACK); `.unsupported` on the kernel, where the TAP's MTU counts, and
+    /// on vDPA, whose MTU is in its configuration; `.state` while started.
     public func setMTU(_ mtu: UInt16) throws(VhostError) {
         if isStarted { throw VhostError(.state, "\(backend.name): the MTU is set before the start") }
         try backend.setMTU(mtu)
@@ -205,5 +227,6 @@ public final class VhostNet {
     public func resetDevice() throws(VhostError) {
         if isStarted { stop() }
         try backend.resetDevice()
+        wired = wired.map { _ in false }
     }
 }

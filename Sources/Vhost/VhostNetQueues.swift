@@ -16,42 +16,68 @@ struct ConfigurationInterrupt {
 // Single queues, masks, the configuration interrupt, migration.
 extension VhostNet {
     /// Enables or disables the queues of a pair; remembered and restored with the next start. At once: vhost-user
-    /// SET_VRING_ENABLE for each queue of the pair, with its effect waited for; kernel, while started, VHOST_NET_SET_BACKEND;
-    /// vDPA nothing, for there enabling follows DRIVER_OK. Errors: `.argument` for no such pair, or vhost-user without
-    /// PROTOCOL_FEATURES.
+    /// SET_VRING_ENABLE for each queue of the pair, with its effect waited for (REPLY_ACK, or a GET_FEATURES after them); kernel,
+    /// while started, VHOST_NET_SET_BACKEND; vDPA nothing, for there enabling follows DRIVER_OK. A failure leaves both queues as
+    /// they were. Errors: `.argument` for no such pair, or vhost-user without PROTOCOL_FEATURES (EINVAL).
     public func setEnabled(pair: Int, _ isEnabled: Bool) throws(VhostError) {
         guard enabled.indices.contains(pair) else { throw VhostError(.argument, "\(backend.name): no queue pair \(pair)") }
-        let rings = 2 * pair..<2 * pair + 2
-        switch backend.kind {
-        case .user: try backend.setVringEnable(rings, isEnabled)
-        case .kernel: if isStarted { for ring in rings { try backend.bind(ring, isEnabled) } }
-        case .vdpa: break
+        do throws(VhostError) { try switchPair(pair, isEnabled) } catch {
+            let before = backend.kind == .user ? wired[pair] : enabled[pair]
+            if !backend.isDisconnected && error.kind != .argument {
+                do throws(VhostError) { try switchPair(pair, before) } catch { log.warning("undoing the enable of pair \(pair): \(error)") }
+            }
+            throw error
         }
         enabled[pair] = isEnabled
+        wired[pair] = isEnabled
         save()
     }
 
-    /// Resets one queue of a running device (virtio 1.3, 2.6.1): kernel VHOST_NET_SET_BACKEND -1, then GET_VRING_BASE; no
-    /// other queue notices. Returns where it stood. Errors: `.state` unless it runs; `.unsupported` unless RING_RESET was
-    /// acknowledged, and on vDPA.
+    private func switchPair(_ pair: Int, _ isOn: Bool) throws(VhostError) {
+        let rings = 2 * pair..<2 * pair + 2
+        switch backend.kind {
+        case .user: try backend.setVringEnable(rings, isOn)
+        case .kernel:
+            guard isStarted, started.contains(where: { $0.index == pair }) else { return }
+            // A queue that was reset is bound when it is restarted.
+            for ring in rings where queues[ring].ring != nil { try backend.bind(ring, isOn) }
+        case .vdpa: break
+        }
+    }
+
+    /// Resets one queue of a running device (virtio 1.3, 2.6.1): kernel VHOST_NET_SET_BACKEND -1, then GET_VRING_BASE;
+    /// vhost-user GET_VRING_BASE; no other queue notices. Returns where it stood. A failing call leaves the queue as it was. Errors:
+    /// `.state` unless it runs; `.unsupported` unless RING_RESET was acknowledged, and on vDPA.
     @discardableResult
     public func resetQueue(_ ring: Int) throws(VhostError) -> UInt32 {
         try checkReset(ring)
-        guard queues[place(ring)].ring != nil else { throw VhostError(.state, "\(backend.name): queue \(ring) is reset already") }
-        try backend.bind(ring, false)
-        let base = try backend.getVringBase(ring)
-        queues[place(ring)].ring = nil
-        return base
+        guard let running = queues[place(ring)].ring else { throw VhostError(.state, "\(backend.name): queue \(ring) is reset already") }
+        do throws(VhostError) {
+            try backend.bind(ring, false)
+            let base = try position(running, ring)
+            queues[place(ring)].ring = nil
+            return base
+        } catch {
+            // An answer that cannot be, but the queue has stopped.
+            if error.kind == .answer { queues[place(ring)].ring = nil } else if isBound(ring) {
+                do throws(VhostError) { try backend.bind(ring, true) } catch { log.warning("binding queue \(ring) again: \(error)") }
+            }
+            throw error
+        }
     }
 
-    /// Starts a queue again that was reset: NUM, BASE, ADDR, KICK, CALL; kernel: VHOST_NET_SET_BACKEND. If that fails, the queue is
-    /// unbound and the device is stopped. Errors: `.state` unless the device runs (EBUSY) and the queue was reset.
+    /// Whether its pair is enabled.
+    private func isBound(_ ring: Int) -> Bool { ring / 2 >= enabled.count || enabled[ring / 2] }
+
+    /// Starts a queue again that was reset: SET_VRING_NUM, _BASE, _ADDR, _KICK, _CALL; kernel: VHOST_NET_SET_BACKEND. If that
+    /// fails, the queue is unbound and the device is stopped. Errors: `.state` unless the device runs (EBUSY) and the queue was
+    /// reset; `.unsupported` as for `resetQueue`.
     public func restartQueue(_ ring: Int, _ new: VhostRing) throws(VhostError) {
         try checkReset(ring)
         guard queues[place(ring)].ring == nil else { throw VhostError(.state, "\(backend.name): queue \(ring) runs") }
         do throws(VhostError) {
             try startQueue(ring, new)
-            if ring / 2 >= enabled.count || enabled[ring / 2] { try backend.bind(ring, true) }
+            if isBound(ring) { try backend.bind(ring, true) }
         } catch {
             do throws(VhostError) { try backend.bind(ring, false) } catch { log.warning("unbinding queue \(ring): \(error)") }
             stop()
@@ -70,8 +96,9 @@ extension VhostNet {
 
     // MARK: Calls
 
-    /// Masks or unmasks a queue's calls. Masked, the back-end gets an eventfd of ours (SET_VRING_CALL); unmasked, the driver's,
-    /// and what came meanwhile is delivered. While stopped it is remembered. Errors: what SET_VRING_CALL returns.
+    /// Masks or unmasks a queue's calls (SET_VRING_CALL, all kinds). Masked, the back-end gets an eventfd of ours; unmasked, the
+    /// driver's, and what came meanwhile is delivered. While stopped nothing goes out and it is remembered. Errors: `.argument`
+    /// for no such queue.
     public func mask(ring: Int, _ isMasked: Bool) throws(VhostError) {
         let place = isStarted ? self.place(ring) : ring
         guard queues.indices.contains(place) else { throw VhostError(.argument, "\(backend.name): no queue \(ring)") }
@@ -82,7 +109,7 @@ extension VhostNet {
         queues[place].isMasked = isMasked
     }
 
-    /// Whether a call came while the queue was masked; clears it.
+    /// Whether a call came while the queue was masked; clears it. No call, all kinds.
     public func isPending(ring: Int) -> Bool {
         let place = isStarted ? self.place(ring) : ring
         return queues.indices.contains(place) && VhostNet.take(queues[place].masked)
@@ -91,7 +118,7 @@ extension VhostNet {
     /// By queue: readable when `hasFailed`.
     public var errorDescriptors: [Int32] { queues.map(\.error.fd) }
 
-    /// Whether the back-end has reported a broken ring (its ERR eventfd); clears it.
+    /// Whether the back-end has reported a broken ring (the eventfd of SET_VRING_ERR); clears it. Never on vDPA, which has none.
     public func hasFailed(ring: Int) -> Bool {
         let place = isStarted ? self.place(ring) : ring
         return queues.indices.contains(place) && VhostNet.take(queues[place].error)
@@ -109,8 +136,9 @@ extension VhostNet {
 
     // MARK: Configuration interrupt
 
-    /// Who is told when the configuration changes: an eventfd, written by the kernel (VHOST_VDPA_SET_CONFIG_CALL) or by
-    /// `serveBackEnd` (vhost-user CONFIG_CHANGE). Nil: nobody. Errors: `.unsupported` on the kernel and without BACKEND_REQ.
+    /// Who is told when the configuration changes: an eventfd, written by the kernel (VHOST_VDPA_SET_CONFIG_CALL, sent while
+    /// started) or when CONFIG_CHANGE comes on the back-end's channel (vhost-user; `serveBackEnd`). Nil: nobody. Errors:
+    /// `.unsupported` on the kernel's vhost-net and without BACKEND_REQ.
     public func setConfigurationNotifier(_ fd: OwnedDescriptor?) throws(VhostError) {
         if backend.kind == .vdpa && configuration.masked == nil { configuration.masked = try VhostNet.eventfd() }
         let old = configuration.notifier
@@ -127,7 +155,8 @@ extension VhostNet {
         try backend.setConfigurationCall(configuration.notifier == nil ? nil : configuration.isMasked ? configuration.masked : configuration.notifier)
     }
 
-    /// Masks or unmasks the configuration interrupt; unmasking delivers what was pending. Errors: `.state` without a notifier.
+    /// Masks or unmasks the configuration interrupt (vDPA: VHOST_VDPA_SET_CONFIG_CALL while started; vhost-user: no message);
+    /// unmasking delivers what was pending. Errors: `.state` without a notifier.
     public func maskConfiguration(_ isMasked: Bool) throws(VhostError) {
         guard let notifier = configuration.notifier else {
             throw VhostError(.state, "\(backend.name): configuration interrupt: no notifier was set")
@@ -137,7 +166,7 @@ extension VhostNet {
         if !isMasked && isConfigurationPending() { VhostNet.signal(notifier) }
     }
 
-    /// Whether it fired while masked; clears it.
+    /// Whether it fired while masked; clears it. No call.
     public func isConfigurationPending() -> Bool {
         let wasPending = configuration.isPending
         configuration.isPending = false
@@ -147,16 +176,20 @@ extension VhostNet {
     /// Descriptor to wait on for `serveBackEnd`; nil if the back-end has no channel of its own.
     public var backEndDescriptor: Int32? { (backend as? UserBackend)?.channel?.fd }
 
-    /// Serves what a vhost-user back-end says on its channel (CONFIG_CHANGE). Errors: `.disconnected`.
-    public func serveBackEnd() throws(VhostError) {
-        guard let user = backend as? UserBackend, try user.serveChannel() else { return }
+    /// Serves what a vhost-user back-end says on its channel: CONFIG_CHANGE; IOTLB_MSG with ACCESS_PLATFORM (a miss is answered
+    /// with IOTLB_MSG, an update). The other kinds have no such channel: nothing happens. Errors: `.disconnected`, `.answer`: the
+    /// channel has ended, the connection itself need not have.
+    public func serveBackEnd() throws(VhostError) { try (backend as? UserBackend)?.serveChannel() }
+
+    func configurationChanged() {
         if configuration.isMasked { configuration.isPending = true } else if let fd = configuration.notifier { VhostNet.signal(fd) }
     }
 
     // MARK: Migration
 
-    /// After a migration: has the switches behind the back-end learn where `mac` now is (vhost-user SEND_RARP). Nothing goes out
-    /// when the driver announces itself (GUEST_ANNOUNCE). Errors: `.unsupported` without RARP, on the kernel and on vDPA.
+    /// After a migration: has the switches behind the back-end learn where `mac` (6 bytes) now is (vhost-user SEND_RARP, with the
+    /// protocol feature RARP). Nothing goes out when the driver announces itself (GUEST_ANNOUNCE acknowledged). Errors:
+    /// `.unsupported` without RARP, on the kernel and on vDPA; `.argument` for another length.
     public func migrationDone(mac: [UInt8]) throws(VhostError) {
         guard mac.count == 6 else { throw VhostError(.argument, "\(backend.name): a MAC address has 6 bytes, not \(mac.count)") }
         if backend.kind == .user && acknowledged.contains(.guestAnnounce) { return }
@@ -189,7 +222,7 @@ extension VhostNet {
         if let dirtyLog { try backend.setLogBase(object, dirtyLog) }
         try backend.setFeatures(object, featuresOnTheWire)
         for ring in object.rings {
-            if let running = queues[place(ring)].ring { try backend.setVringAddress(ring, try address(running, ring)) }
+            if let running = queues[place(ring)].ring { try backend.setVringAddress(ring, try address(running, ring, regions)) }
         }
     }
 }

@@ -2,7 +2,7 @@ import Memory
 import Virtio
 
 /// The front-end's end of a vhost-user connection, message by message: negotiation, memory, rings.
-/// What the back-end answers is checked. Blocks for its answers, at most five seconds; one thread at a time.
+/// What the back-end answers is checked: request, flags, size, descriptors. Blocks for its answers; one thread at a time.
 public final class FrontEnd {
     public let socket: MessageSocket
     /// What the back-end offers.
@@ -16,7 +16,16 @@ public final class FrontEnd {
     /// The socket failed, or was closed here: nothing can be said any more.
     public private(set) var isBroken = false
 
-    public init(_ socket: MessageSocket) { self.socket = socket }
+    /// Milliseconds to wait for an answer.
+    private let timeout: Int
+    /// The back-end's own channel, served while an answer is waited for.
+    public var meanwhile: (fd: Int32, serve: () -> Void)?
+
+    /// A back-end that does not answer within `timeout` milliseconds is taken for gone.
+    public init(_ socket: MessageSocket, timeout: Int = 5000) {
+        self.socket = socket
+        self.timeout = timeout
+    }
 
     /// Ends the connection.
     public func close() {
@@ -99,8 +108,8 @@ public final class FrontEnd {
         message.descriptors = descriptors
         try send(message)
         if !waits { return }
-        var reader = PayloadReader(try answer(to: request).payload)
-        guard let status = reader.next64() else { throw VhostUserError(.payload, request, "the acknowledgement is too short") }
+        var reader = PayloadReader(try answer(to: request, sizes: [8]).payload)
+        let status = reader.next64() ?? 1
         if status != 0 { throw VhostUserError(.refused, request, "the back-end refused it (\(status))") }
     }
 
@@ -109,12 +118,34 @@ public final class FrontEnd {
         var message = Message(request, payload: payload)
         message.descriptors = descriptors
         try send(message)
-        return try answer(to: request)
+        let answer = try answer(to: request, sizes: FrontEnd.answerSizes(request, sent: payload.bytes.count))
+        let most = request == .getInflightFD ? 1 : 0
+        guard answer.descriptors.count <= most else {
+            throw VhostUserError(.descriptors, request, "answered with \(answer.descriptors.count) descriptors; \(most) can be")
+        }
+        return answer
+    }
+
+    /// Bytes that the payload of an answer may have.
+    private static func answerSizes(_ request: Request, sent: Int) -> [Int] {
+        switch request {
+        // Empty: it failed.
+        case .getConfig: return [0, sent]
+        // libvhost-user sends a zero, the others nothing.
+        case .setLogBase: return [0, 8]
+        // With and without the structure's padding.
+        case .getInflightFD: return [20, 24]
+        default: return [8]
+        }
     }
 
     private func send(_ message: Message) throws(VhostUserError) {
         if isBroken { throw VhostUserError(.socket, "the connection has ended") }
-        do throws(VhostUserError) { try socket.send(message) } catch {
+        do throws(VhostUserError) {
+            // It would be taken for the answer to this message.
+            if let stray = try socket.receive() { throw VhostUserError(.header, "message \(stray.request) came without being asked for") }
+            try socket.send(message)
+        } catch {
             isBroken = true
             throw error
         }
@@ -123,20 +154,24 @@ public final class FrontEnd {
     /// Sends a request that is answered with 64 bits.
     public func ask64(_ request: Request) throws(VhostUserError) -> UInt64 {
         var reader = PayloadReader(try ask(request).payload)
-        guard let value = reader.next64() else { throw VhostUserError(.payload, request, "the answer is too short") }
-        return value
+        return reader.next64() ?? 0
     }
 
-    private func answer(to request: Request) throws(VhostUserError) -> Message {
+    private func answer(to request: Request, sizes: [Int]) throws(VhostUserError) -> Message {
         let message: Message
-        do throws(VhostUserError) { message = try socket.receive(within: 5000) } catch {
+        do throws(VhostUserError) { message = try socket.receive(within: timeout, meanwhile: meanwhile) } catch {
             // Half an answer, or a late one, would be taken for the next.
             isBroken = true
-            throw error
+            throw VhostUserError(error.kind, request, error.description)
         }
-        guard message.request == request.rawValue, message.flags & Message.reply != 0 else {
+        // QEMU takes these flags alone, too.
+        guard message.request == request.rawValue, message.flags == Message.version | Message.reply else {
             isBroken = true
             throw VhostUserError(.header, request, "answered with message \(message.request), flags \(message.flags)")
+        }
+        guard sizes.contains(message.payload.count) else {
+            let wanted = sizes.map(String.init).joined(separator: " or ")
+            throw VhostUserError(.payload, request, "answered with \(message.payload.count) bytes instead of \(wanted)")
         }
         return message
     }

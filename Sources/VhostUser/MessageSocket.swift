@@ -16,13 +16,28 @@ public final class MessageSocket {
     /// Ends the connection both ways; the descriptor goes with the object.
     public func shutdown() { _ = Glibc.shutdown(fd, Int32(SHUT_RDWR)) }
 
-    /// A connection to a listening socket. Errors: `.socket`.
+    /// A connection to a listening socket. Errors: `.socket`, with what to do.
     public static func connect(to path: String) throws(VhostUserError) -> MessageSocket {
         let fd = CPlat_unix_socket()
         guard fd >= 0 else { throw VhostUserError(.socket, "socket: \(String(cString: strerror(errno)))") }
         let socket = MessageSocket(fd)
-        if CPlat_unix_connect(fd, path) != 0 { throw VhostUserError(.socket, "\(path): connect: \(String(cString: strerror(errno)))") }
+        if CPlat_unix_connect(fd, path) != 0 { throw explain(path) }
         return socket
+    }
+
+    private static func explain(_ path: String) -> VhostUserError {
+        let code = errno
+        var status = stat()
+        let hint: String
+        switch code {
+        case ENOENT: hint = "; nobody has made this socket yet: start the other end, or check the path"
+        case ECONNREFUSED where stat(path, &status) == 0 && status.st_mode & S_IFMT != S_IFSOCK: hint = "; it is not a socket"
+        case ECONNREFUSED: hint = "; nobody listens on it any more: start the other end"
+        case EACCES, EPERM: hint = "; this user may not write to it"
+        case ENAMETOOLONG: hint = "; 107 bytes are the most"
+        default: hint = ""
+        }
+        return VhostUserError(.socket, "\(path): connect: \(String(cString: strerror(code)))\(hint)")
     }
 
     /// The next message if it is there, nil if it is not complete yet. Errors: `.socket` when the
@@ -91,15 +106,17 @@ public final class MessageSocket {
         }
     }
 
-    /// Waits up to `milliseconds` for the next message. For front-ends.
-    public func receive(within milliseconds: Int) throws(VhostUserError) -> Message {
+    /// Waits up to `milliseconds` for the next message. For front-ends. `meanwhile.serve` is called when that descriptor
+    /// is readable: a back-end may want an answer on its own channel before it answers here.
+    public func receive(within milliseconds: Int, meanwhile: (fd: Int32, serve: () -> Void)? = nil) throws(VhostUserError) -> Message {
         let end = CPlat_monotonic_ns() + UInt64(milliseconds) * 1_000_000
         while true {
             if let message = try receive() { return message }
             let now = CPlat_monotonic_ns()
             if now >= end { throw VhostUserError(.socket, "no answer within \(milliseconds) ms") }
-            var p = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)
-            _ = poll(&p, 1, Int32((end - now) / 1_000_000 + 1))
+            var p = [pollfd(fd: fd, events: Int16(POLLIN), revents: 0), pollfd(fd: meanwhile?.fd ?? -1, events: Int16(POLLIN), revents: 0)]
+            _ = poll(&p, 2, Int32((end - now) / 1_000_000 + 1))
+            if p[1].revents != 0 { meanwhile?.serve() }
         }
     }
 }

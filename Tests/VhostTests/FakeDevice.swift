@@ -20,6 +20,12 @@ final class FakeDevice: DeviceCalls {
     var deviceID: UInt32 = 1
     var iova: (UInt64, UInt64) = (0, UInt64.max)
     var addressSpaces: UInt32 = 2
+    var maximumRing: UInt16 = 256
+    var tunFeatures = UInt32(IFF_VNET_HDR | IFF_MULTI_QUEUE)
+    /// TUNSETVNETHDRSZ is refused: the header has 10 bytes.
+    var hasShortHeader = false
+    /// TUNSETOFFLOAD: bits that it does not know.
+    var unknownOffloads: UInt = 0
 
     /// What must be as before when an operation has failed.
     struct State: Equatable {
@@ -28,8 +34,19 @@ final class FakeDevice: DeviceCalls {
         var mapped = 0
         var enabled: Set<UInt32> = []
         var persistent = false
+        /// By group of virtqueues.
+        var spaces: [UInt32: UInt32] = [:]
     }
     private(set) var state = State()
+    /// Where calls go, by ring (of the last device that was told), and the configuration interrupt.
+    private(set) var calls: [UInt32: Int32] = [:]
+    private(set) var configurationCall: Int32 = -1
+    private(set) var acknowledged = Features()
+    private(set) var offloads: UInt = 0
+    /// Of the ring that was told last.
+    private(set) var descriptorAddress: UInt64 = 0
+    /// Regions that were told last.
+    private(set) var table: [(UInt64, UInt64)] = []
     var bases: [UInt32: UInt32] = [:]
     var busyloop: [UInt32: UInt32] = [:]
 
@@ -59,14 +76,36 @@ final class FakeDevice: DeviceCalls {
         return bytes.count
     }
 
+    /// The back-end's side of a call, or of a configuration interrupt.
+    func fire(_ fd: Int32?) {
+        var one: UInt64 = 1
+        _ = Glibc.write(fd!, &one, 8)
+    }
+
     func control(_ fd: Int32, _ request: DeviceRequest, _ argument: UnsafeMutableRawPointer?) -> Int32 {
         let pair = argument.map { UInt(bitPattern: $0) > 4096 ? $0.loadUnaligned(as: vhost_vring_state.self) : vhost_vring_state() } ?? vhost_vring_state()
         guard step(describe(fd, request, pair, argument)) else { return -1 }
         switch request {
         case .getFeatures: argument!.storeBytes(of: features, as: UInt64.self)
         case .getBackendFeatures: argument!.storeBytes(of: backendFeatures, as: UInt64.self)
-        case .tunGetFeatures: argument!.storeBytes(of: UInt32(IFF_VNET_HDR | IFF_MULTI_QUEUE), as: UInt32.self)
-        case .tunSetPersist: state.persistent = true
+        case .setFeatures: acknowledged = Features(rawValue: argument!.loadUnaligned(as: UInt64.self))
+        case .setVringAddr: descriptorAddress = argument!.loadUnaligned(as: vhost_vring_addr.self).desc_user_addr
+        case .setVringCall: calls[pair.index] = Int32(bitPattern: pair.num)
+        case .setMemTable:
+            let words = argument!.bindMemory(to: UInt64.self, capacity: 1)
+            table = (0..<Int(words[0])).map { (words[1 + 4 * $0], words[2 + 4 * $0]) }
+        case .tunGetFeatures: argument!.storeBytes(of: tunFeatures, as: UInt32.self)
+        case .tunSetPersist: state.persistent = UInt(bitPattern: argument) == 1
+        case .tunSetHeaderSize where hasShortHeader:
+            errno = EINVAL
+            return -1
+        case .tunGetHeaderSize: argument!.storeBytes(of: 10, as: Int32.self)
+        case .tunSetOffload:
+            if UInt(bitPattern: argument) & unknownOffloads != 0 {
+                errno = EINVAL
+                return -1
+            }
+            offloads = UInt(bitPattern: argument)
         case .netSetBackend:
             let name = "\(paths[fd] ?? "")#\(fd).\(pair.index)"
             if Int32(bitPattern: pair.num) == -1 { state.bound.remove(name) } else { state.bound.insert(name) }
@@ -85,7 +124,11 @@ final class FakeDevice: DeviceCalls {
         case .vdpaGetStatus: argument!.storeBytes(of: state.status, as: UInt8.self)
         case .vdpaSetStatus:
             state.status = argument!.load(as: UInt8.self)
-            if state.status == 0 { state.enabled = [] }
+            // A reset forgets the address spaces, as the simulator's does.
+            if state.status == 0 { (state.enabled, state.spaces) = ([], [:]) }
+        case .vdpaSetGroupASID: state.spaces[pair.index] = pair.num
+        case .vdpaSetConfigCall: configurationCall = argument!.loadUnaligned(as: Int32.self)
+        case .vdpaGetVringNum: argument!.storeBytes(of: maximumRing, as: UInt16.self)
         case .vdpaGetIOVARange: argument!.storeBytes(of: vhost_vdpa_iova_range(first: iova.0, last: iova.1), as: vhost_vdpa_iova_range.self)
         case .vdpaGetVQsCount: argument!.storeBytes(of: UInt32(3), as: UInt32.self)
         case .vdpaGetASNum: argument!.storeBytes(of: addressSpaces, as: UInt32.self)
@@ -129,6 +172,10 @@ final class Rings {
     /// Where a guest would have it: low. (A dirty log covers everything below the highest address.)
     var region: VhostRegion {
         VhostRegion(guestAddress: 1 << 20, size: memory.region.size, userAddress: memory.region.userAddress, descriptor: memory.descriptor)
+    }
+    /// A second region, above the first.
+    var more: VhostRegion {
+        VhostRegion(guestAddress: 1 << 32, size: memory.region.size, userAddress: memory.region.userAddress, descriptor: memory.descriptor)
     }
     var count: Int { kicks.count }
 

@@ -21,8 +21,21 @@ final class Locked<Value>: @unchecked Sendable {
 }
 
 /// A vhost-user back-end on one end of a socket pair, in a thread of its own: writes down the messages, answers them,
-/// and refuses the one it is told to, or hangs up at it.
+/// and refuses the one it is told to, or hangs up at it, or lies.
 final class FakePeer: Sendable {
+    /// How an answer goes wrong.
+    enum Lie {
+        /// Other bytes in the payload.
+        case bytes([UInt8])
+        case flags(UInt32)
+        /// The answer to another request.
+        case request(UInt32)
+        /// A descriptor that nobody asked for.
+        case descriptor
+        case twice
+        case silence
+    }
+
     struct State {
         var trace: [String] = []
         var count = 0
@@ -33,15 +46,26 @@ final class FakePeer: Sendable {
         var features: Features = [.version1, .mrgRxbuf, .eventIdx, .ringReset, .vhostLogAll, .protocolFeatures, .mtu, .mq]
         var protocolFeatures: ProtocolFeatures = [.mq, .replyAck, .status, .mtu, .rarp, .config, .backendReq, .logShmFD, .inflightShmFD, .resetDevice]
         var pairs: UInt64 = 2
+        var slots: UInt64 = 64
         var status: UInt64 = 0
-        /// Rings with a kick, and those that are enabled.
+        /// What rings answer to GET_VRING_BASE.
+        var base: UInt32 = 7
+        /// Rings with a kick, those that are enabled, and where their calls go.
         var running: Set<UInt32> = []
         var enabled: Set<UInt32> = []
-        /// Answers of this request are replaced by these bytes.
-        var lies: [Request: [UInt8]] = [:]
+        var calls: [UInt32: OwnedDescriptor] = [:]
+        var lies: [Request: Lie] = [:]
+        /// Bytes of the in-flight region's file, and its size in the answer (0: the file's).
+        var inflightFile = 32768
+        var inflightSize: UInt64 = 0
         var inflightSeen: [UInt8]?
         var rarp: [UInt8]?
+        var logSizes: [UInt64] = []
+        var configFlags: UInt32?
         var logAll = false
+        /// Wants an answer on its own channel before it acknowledges NET_SET_MTU, and what that was.
+        var asksFirst = false
+        var channelAnswers: [[UInt8]] = []
     }
     let state = Locked(State())
     private let ends: (Int32, Int32)
@@ -65,15 +89,33 @@ final class FakePeer: Sendable {
 
     var trace: [String] { state.withLock { $0.trace } }
 
-    private final class Channel { var socket: MessageSocket? }
+    /// The back-end's side of a call.
+    func call(_ ring: UInt32) {
+        state.withLock { s in
+            var one: UInt64 = 1
+            _ = write(s.calls[ring]!.fd, &one, 8)
+        }
+    }
+
+    /// A message of the back-end on its own channel.
+    func say(_ message: Message) {
+        let socket = channel.withLock { $0 }
+        _ = try? socket?.send(message)
+    }
+
+    private let channel = Locked<MessageSocket?>(nil)
 
     private func loop() {
         let socket = MessageSocket(ends.1)
-        let channel = Channel()
+        // Its descriptors go before the front-end hears of the end.
+        defer {
+            state.withLock { $0.calls = [:] }
+            channel.withLock { $0 = nil }
+        }
         while true {
             do throws(VhostUserError) {
                 let m = try socket.receive(within: 20_000)
-                guard let answer = handle(m, channel) else { return }
+                guard let answer = handle(m) else { return }
                 for a in answer { try socket.send(a) }
             } catch {
                 return
@@ -82,64 +124,98 @@ final class FakePeer: Sendable {
     }
 
     /// Nil: hangs up.
-    private func handle(_ m: Message, _ channel: Channel) -> [Message]? {
-        state.withLock { s in
-            let request = Request(rawValue: m.request)!
+    private func handle(_ m: Message) -> [Message]? {
+        let request = Request(rawValue: m.request)!
+        if request == .netSetMTU { speak() }
+        return state.withLock { s in
             s.count += 1
             s.trace.append(describe(request, m))
-            let words = m.payload.withUnsafeBytes { p in (0..<p.count / 4).map { p.loadUnaligned(fromByteOffset: 4 * $0, as: UInt32.self) } }
             let isFailing = s.count == s.failAt
             if isFailing && s.hangsUp { return nil }
-            func reply(_ bytes: [UInt8], _ fds: [OwnedDescriptor] = []) -> [Message] {
-                var r = Message(m.request, flags: 5, payload: s.lies[request] ?? bytes)
-                r.descriptors = fds
-                // Two bytes are an answer to nothing.
-                if isFailing { r.payload = [1, 2] }
-                return [r]
-            }
-            switch request {
-            case .getFeatures: return reply(Payload(s.features.rawValue).bytes)
-            case .getProtocolFeatures: return reply(Payload(s.protocolFeatures.rawValue).bytes)
-            case .getQueueNum: return reply(Payload(s.pairs).bytes)
-            case .getMaxMemSlots: return reply(Payload(64).bytes)
-            case .getStatus: return reply(Payload(s.status).bytes)
-            case .getVringBase:
-                if !isFailing { s.running.remove(words[0]) }
-                return reply(Payload(index: Int(words[0]), 7).bytes)
-            case .getConfig: return reply(m.payload.enumerated().map { $0 < 12 ? $1 : UInt8($0 - 12) })
-            case .setLogBase: return reply([])
-            case .getInflightFD:
-                let region = try! HostMemory(bytes: 4096, wantsHugePages: false, name: "inflight")
-                var p = Payload(4096)
-                p.add64(0)
-                return reply(p.bytes + m.payload[16...], [region.descriptor])
-            default: break
-            }
-            if !isFailing {
-                switch request {
-                case .setStatus: s.status = UInt64(words[0])
-                case .setVringKick: s.running.insert(words[0])
-                case .setVringEnable: if words[1] == 1 { s.enabled.insert(words[0]) } else { s.enabled.remove(words[0]) }
-                case .setInflightFD: s.inflightSeen = m.payload
-                case .sendRARP: s.rarp = Array(m.payload.prefix(6))
-                case .setFeatures: s.logAll = Features(rawValue: UInt64(words[0]) | UInt64(words[1]) << 32).contains(.vhostLogAll)
-                case .setBackendReqFD: channel.socket = m.descriptors.first.map { MessageSocket(dup($0.fd)) }
-                case .netSetMTU:
-                    // A configuration change comes with it.
-                    if let c = channel.socket { _ = try? c.send(Message(2)) }
-                default: break
-                }
-            }
-            return m.needsReply ? [Message(m.request, flags: 5, payload: Payload(isFailing ? 1 : 0).bytes)] : []
+            if !isFailing { apply(request, m, &s) }
+            var answer = own(request, m, s) ?? (m.needsReply ? Message(m.request, flags: 5, payload: Payload(isFailing ? 1 : 0).bytes) : nil)
+            // Two bytes are an answer to nothing.
+            if isFailing, own(request, m, s) != nil { answer?.payload = [1, 2] }
+            guard let answer else { return [] }
+            return s.lies[request].map { lie($0, answer) } ?? [answer]
         }
     }
 
+    private func lie(_ lie: Lie, _ answer: Message) -> [Message] {
+        var a = answer
+        switch lie {
+        case .bytes(let bytes): a.payload = bytes
+        case .flags(let flags): a.flags = flags
+        case .request(let n): a.request = n
+        case .descriptor: a.descriptors = [OwnedDescriptor(CPlat_eventfd(0))]
+        case .twice: return [a, a]
+        case .silence: return []
+        }
+        return [a]
+    }
+
+    /// Answers of their own, as the specification has them.
+    private func own(_ request: Request, _ m: Message, _ s: State) -> Message? {
+        func reply(_ bytes: [UInt8], _ fds: [OwnedDescriptor] = []) -> Message {
+            var r = Message(m.request, flags: 5, payload: bytes)
+            r.descriptors = fds
+            return r
+        }
+        switch request {
+        case .getFeatures: return reply(Payload(s.features.rawValue).bytes)
+        case .getProtocolFeatures: return reply(Payload(s.protocolFeatures.rawValue).bytes)
+        case .getQueueNum: return reply(Payload(s.pairs).bytes)
+        case .getMaxMemSlots: return reply(Payload(s.slots).bytes)
+        case .getStatus: return reply(Payload(s.status).bytes)
+        case .getVringBase: return reply(Payload(index: Int(word(m, 0)), s.base).bytes)
+        case .getConfig: return reply(m.payload.enumerated().map { $0 < 12 ? $1 : UInt8($0 - 12) })
+        case .setLogBase: return reply([])
+        case .getInflightFD:
+            let region = try! HostMemory(bytes: s.inflightFile, wantsHugePages: false, name: "inflight")
+            var p = Payload(s.inflightSize == 0 ? UInt64(s.inflightFile) : s.inflightSize)
+            p.add64(0)
+            return reply(p.bytes + m.payload[16...], [region.descriptor])
+        default: return nil
+        }
+    }
+
+    private func apply(_ request: Request, _ m: Message, _ s: inout State) {
+        let (first, second) = (word(m, 0), word(m, 1))
+        switch request {
+        case .getVringBase: s.running.remove(first)
+        case .setStatus: s.status = UInt64(first)
+        case .setVringKick: s.running.insert(first & 0xff)
+        case .setVringCall: s.calls[first & 0xff] = m.descriptors.first.map { OwnedDescriptor(fcntl($0.fd, F_DUPFD_CLOEXEC, 0)) }
+        case .setVringEnable: if second == 1 { s.enabled.insert(first) } else { s.enabled.remove(first) }
+        case .setInflightFD: s.inflightSeen = m.payload
+        case .sendRARP: s.rarp = Array(m.payload.prefix(6))
+        case .setLogBase: s.logSizes.append(UInt64(first) | UInt64(second) << 32)
+        case .setConfig: s.configFlags = word(m, 2)
+        case .setFeatures: s.logAll = Features(rawValue: UInt64(first) | UInt64(second) << 32).contains(.vhostLogAll)
+        case .setBackendReqFD: channel.withLock { $0 = m.descriptors.first.map { MessageSocket(fcntl($0.fd, F_DUPFD_CLOEXEC, 0)) } }
+        default: break
+        }
+    }
+
+    /// A configuration change comes with the MTU.
+    private func speak() {
+        guard let socket = channel.withLock({ $0 }) else { return }
+        let asks = state.withLock { $0.asksFirst }
+        _ = try? socket.send(Message(2, flags: asks ? 9 : 1))
+        guard asks, let answer = try? socket.receive(within: 3000) else { return }
+        state.withLock { $0.channelAnswers.append(answer.payload) }
+    }
+
+    private func word(_ m: Message, _ i: Int) -> UInt32 {
+        m.payload.withUnsafeBytes { $0.count >= 4 * i + 4 ? $0.loadUnaligned(fromByteOffset: 4 * i, as: UInt32.self) : 0 }
+    }
+
     private func describe(_ r: Request, _ m: Message) -> String {
-        func word(_ i: Int) -> UInt32 { m.payload.withUnsafeBytes { $0.count >= 4 * i + 4 ? $0.loadUnaligned(fromByteOffset: 4 * i, as: UInt32.self) : 0 } }
         switch r {
-        case .setVringNum, .setVringBase, .setVringEnable: return "\(r.name) \(word(0)) \(word(1))"
-        case .getVringBase, .setVringKick, .setVringCall, .setVringErr, .setStatus: return "\(r.name) \(word(0))"
-        case .setVringAddr: return "\(r.name) \(word(0))\(word(1) == 1 ? " LOG" : "")"
+        case .setVringNum, .setVringBase, .setVringEnable: return "\(r.name) \(word(m, 0)) \(word(m, 1))"
+        case .getVringBase, .setVringKick, .setVringCall, .setVringErr, .setStatus: return "\(r.name) \(word(m, 0))"
+        case .setVringAddr: return "\(r.name) \(word(m, 0))\(word(m, 1) == 1 ? " LOG" : "")"
+        case .iotlbMsg: return "\(r.name) \(m.payload[25] == 2 ? "UPDATE" : "INVALIDATE")"
         default: return r.name
         }
     }

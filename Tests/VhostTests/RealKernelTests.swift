@@ -163,7 +163,11 @@ extension ControlPlane {
             driver.post()
             let mac: [UInt8] = [2, 0, 0, 0, 7, UInt8(round)]
             var answer: UInt8?
-            try vhost.start(driver.rings, memory: [driver.region]) { () throws(VhostError) in answer = driver.command(1, 1, mac) }
+            vhost.remember(.mac(mac))
+            try vhost.start(driver.rings, memory: [driver.region]) { c in
+                answer = driver.command(c.kind, c.command, c.data)
+                return answer
+            }
             #expect(answer == 0)
             #expect(try vhost.readConfiguration(offset: 0, size: 6) == mac)
             driver.kick(0)

@@ -32,33 +32,50 @@ final class DriverLink {
         o.queuePairs = options.queuePairs
         o.hasControl = wantsControl
         o.saved = saved
-        if backend.kind == .kernel, case .microseconds(let us)? = options.busyloop { o.busyloopTimeout = UInt32(us) }
+        if backend.kind == .kernel { o.busyloopTimeout = try DriverLink.kernelTimeout(options) }
         vhost = try VhostNet(backend, o)
         let size = try DriverLink.ringSize(options, backend)
         // After a reconnection: what was acknowledged before, less the back-end's own bits.
-        let features = saved != nil
+        var features = saved != nil
             ? vhost.acknowledged.subtracting(backend.ownFeatures) : try DriverLink.choose(options, vhost, backend, wantsControl)
         if saved == nil { try vhost.acknowledge(features) }
-        receiveOffloads = features.asReceiver
         pairs = options.queuePairs
+        if options.wantsPacked && !features.contains(.ringPacked) { log("\(options.name): packed=on: the back-end has no packed rings; split ones are used") }
+        if options.mac != nil && !wantsControl { log("\(options.name): mac= is told to vDPA devices only; \(backend.kind) has no message for it") }
         try DriverLink.tellMTU(options, vhost, log)
-        if let kernel = backend as? KernelBackend { try kernel.tap.setOffloads(features) }
+        if let kernel = backend as? KernelBackend {
+            try kernel.tap.setOffloads(features)
+            // The TAP's own business, so that no list has it.
+            if !kernel.tap.hasUSO { features.subtract([.guestUSO4, .guestUSO6, .hostUSO]) }
+            if o.busyloopTimeout > 0 { log("\(options.name): vhost polls for \(try vhost.busyloopTimeout(ring: 0)) us before it sleeps") }
+        }
+        receiveOffloads = features.asReceiver
 
         let isPacked = features.contains(.ringPacked)
         let longest = features.contains(.mrgRxbuf) ? 0 : features.isDisjoint(with: [.guestTSO4, .guestTSO6, .guestUSO4]) ? Int(options.mtu ?? 1500) + 18 : 65536 + 64
         let buffers = DriverBuffers(size: size, isPacked: isPacked, longest: longest)
         let controlBytes = wantsControl ? ControlDriver.bytes(isPacked: isPacked) : 0
         memory = try HostMemory(bytes: buffers.bytes * pairs + controlBytes, node: node)
-        let region = DriverLink.region(memory, backend)
-        let delta = region.guestAddress &- region.userAddress
+        let regions = try DriverLink.regions(memory, backend, controlAt: wantsControl ? pairs * buffers.bytes : nil, controlRing: 2 * pairs)
+        let delta = regions[0].guestAddress &- regions[0].userAddress
+        for _ in 0..<2 * pairs { kicks.append(try DriverLink.eventfd()) }
         ends = .allocate(capacity: pairs)
         for i in 0..<pairs {
-            let (receive, transmit) = (try eventfd(), try eventfd())
-            kicks += [receive, transmit]
             (ends + i).initialize(to: DriverEnd(
-                buffers, features: features, memory: memory.base + i * buffers.bytes, delta: delta, receiveKick: receive.fd, transmitKick: transmit.fd))
+                buffers, features: features, memory: memory.base + i * buffers.bytes, delta: delta, receiveKick: kicks[2 * i].fd,
+                transmitKick: kicks[2 * i + 1].fd))
         }
-        try start(options, features, region, delta, at: memory.base + pairs * buffers.bytes, wantsControl)
+        for command in DriverLink.commands(options, features) { vhost.remember(command) }
+        try start(features, regions, delta, at: memory.base + pairs * buffers.bytes, wantsControl)
+    }
+
+    /// Of the kernel's vhost: microseconds; 0, its default, by `0`. Errors: other budgets are Ringway's, and not for a kernel port.
+    private static func kernelTimeout(_ options: PortOptions) throws -> UInt32 {
+        switch options.busyloop {
+        case nil, .sleep: return 0
+        case .microseconds(let us): return UInt32(us)
+        case .poll, .auto: throw EngineError("\(options.name): busyloop= is vhost's own timeout here; write microseconds as in 50us, or 0")
+        }
     }
 
     deinit {
@@ -68,7 +85,7 @@ final class DriverLink {
         control?.deallocate()
     }
 
-    private func eventfd() throws -> OwnedDescriptor {
+    private static func eventfd() throws -> OwnedDescriptor {
         let fd = CPlat_eventfd(0)
         guard fd >= 0 else { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
         return OwnedDescriptor(fd)
@@ -118,56 +135,58 @@ final class DriverLink {
         }
     }
 
-    /// Addresses as in this process where the back-end can map them so, as DPDK's virtio-user has it.
-    private static func region(_ memory: HostMemory, _ backend: any VhostBackend) -> VhostRegion {
-        var region = VhostRegion(memory)
-        guard let vdpa = backend as? VDPABackend else { return region }
-        let last = region.guestAddress &+ (region.size &- 1)
-        if !vdpa.iovaRange.contains(region.guestAddress) || !vdpa.iovaRange.contains(last) {
-            region.guestAddress = (vdpa.iovaRange.lowerBound &+ 4095) & ~4095
+    /// Addresses as in this process where the back-end can map them so, as DPDK's virtio-user has it. Where a vDPA device can keep
+    /// its control queue apart, the end of the memory, which is the control queue's, goes into an address space of its own: the
+    /// data queues cannot reach it, nor it the packets.
+    private static func regions(_ memory: HostMemory, _ backend: any VhostBackend, controlAt: Int?, controlRing: Int) throws -> [VhostRegion] {
+        var data = VhostRegion(memory)
+        guard let vdpa = backend as? VDPABackend else { return [data] }
+        let last = data.guestAddress &+ (data.size &- 1)
+        if !vdpa.iovaRange.contains(data.guestAddress) || !vdpa.iovaRange.contains(last) {
+            data.guestAddress = (vdpa.iovaRange.lowerBound &+ 4095) & ~4095
         }
-        return region
+        guard let controlAt, let group = vdpa.isolatedGroup(control: controlRing) else { return [data] }
+        try vdpa.setAddressSpace(group: group, 1)
+        let at = UInt64(controlAt)
+        var control = data
+        (control.guestAddress, control.userAddress, control.offset) = (data.guestAddress + at, data.userAddress + at, at)
+        (control.size, control.addressSpace) = (data.size - at, 1)
+        (data.size, data.addressSpace) = (at, 0)
+        return [data, control]
     }
 
     // MARK: Start
 
-    private func start(
-        _ options: PortOptions, _ features: Features, _ region: VhostRegion, _ delta: UInt64, at room: UnsafeMutableRawPointer, _ wantsControl: Bool
-    ) throws {
+    private func start(_ features: Features, _ regions: [VhostRegion], _ delta: UInt64, at room: UnsafeMutableRawPointer, _ wantsControl: Bool) throws {
         var rings: [VhostRing] = []
         for i in 0..<pairs {
             for (queue, kick) in [(ends[i].receive, kicks[2 * i]), (ends[i].transmit, kicks[2 * i + 1])] {
-                let call = try eventfd()
+                let call = try DriverLink.eventfd()
                 rings.append(DriverLink.ring(queue, kick, call))
                 if rings.count % 2 == 1 { incoming.append(call) } else { calls.append(call) }
             }
         }
         if wantsControl {
-            let kick = try eventfd()
+            let kick = try DriverLink.eventfd()
             kicks.append(kick)
             let driver = ControlDriver(isPacked: features.contains(.ringPacked), features: features, memory: room, kick: kick.fd, delta: delta)
             control = driver
-            rings.append(DriverLink.ring(driver.queue, kick, try eventfd()))
+            rings.append(DriverLink.ring(driver.queue, kick, try DriverLink.eventfd()))
         }
-        let commands = DriverLink.commands(options, features)
-        try vhost.start(rings, memory: [region]) { [unowned self] () throws(VhostError) in
-            for (name, kind, command, data) in commands where self.control?.send(kind, command, data) != 0 {
-                throw VhostError(.refused, "\(options.name): the device refused \(name) on its control queue")
-            }
-        }
+        try vhost.start(rings, memory: regions) { [unowned self] command in control?.send(command.kind, command.command, command.data) }
     }
 
     /// Calls of transmit rings: nobody waits for them, but the back-end writes there.
     private var calls: [OwnedDescriptor] = []
 
-    /// What the control queue is told before the data queues run (5.1.6.5): the MAC, the number of pairs, and that packets
-    /// for any address are wanted.
-    private static func commands(_ options: PortOptions, _ features: Features) -> [(String, UInt8, UInt8, [UInt8])] {
+    /// What the control queue is told with each start, before the data queues run (5.1.6.5): the MAC, the number of pairs, and
+    /// that packets for any address are wanted.
+    private static func commands(_ options: PortOptions, _ features: Features) -> [DriverCommand] {
         guard features.contains(.ctrlVQ) else { return [] }
-        var all: [(String, UInt8, UInt8, [UInt8])] = []
-        if let mac = options.mac, features.contains(.ctrlMACAddr) { all.append(("the MAC address", 1, 1, mac)) }
-        if features.contains(.mq) { all.append(("\(options.queuePairs) queue pairs", 4, 0, [UInt8(options.queuePairs & 255), UInt8(options.queuePairs >> 8)])) }
-        if features.contains(.ctrlRX) { all.append(("promiscuous mode", 0, 0, [1])) }
+        var all: [DriverCommand] = []
+        if let mac = options.mac, features.contains(.ctrlMACAddr) { all.append(.mac(mac)) }
+        if features.contains(.mq) { all.append(.pairs(UInt16(options.queuePairs))) }
+        if features.contains(.ctrlRX) { all.append(.receive(.promiscuous, true)) }
         return all
     }
 

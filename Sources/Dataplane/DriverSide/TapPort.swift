@@ -38,8 +38,9 @@ final class TapPort: EnginePort {
         if tap.hasUSO { offloads.formUnion([.guestUSO4, .guestUSO6]) }
         self.tap = tap
         for (pair, queue) in tap.queues.enumerated() {
+            let made = try TapEnd(fd: queue.fd)
             let end = UnsafeMutablePointer<TapEnd>.allocate(capacity: 1)
-            end.initialize(to: try TapEnd(fd: queue.fd))
+            end.initialize(to: made)
             ends.append(end)
             _ = core.startOther(
                 port: index, pair: pair, driver: nil, tap: end, incoming: end.pointee.incoming, offloads: offloads, memory: UnsafeMutableRawPointer(end),

@@ -1,0 +1,78 @@
+import Virtio
+
+/// A command of the control queue (virtio 1.3, 5.1.6.5): class, command and its data.
+public struct DriverCommand: Sendable, Equatable, CustomStringConvertible {
+    public var kind: UInt8
+    public var command: UInt8
+    public var data: [UInt8]
+
+    public init(kind: UInt8, command: UInt8, data: [UInt8]) { (self.kind, self.command, self.data) = (kind, command, data) }
+
+    /// VIRTIO_NET_CTRL_RX_…: which frames are wanted.
+    public enum ReceiveMode: UInt8, Sendable { case promiscuous, allMulticast, allUnicast, noMulticast, noUnicast, noBroadcast }
+
+    public static func receive(_ mode: ReceiveMode, _ isOn: Bool) -> DriverCommand { DriverCommand(kind: 0, command: mode.rawValue, data: [isOn ? 1 : 0]) }
+    public static func mac(_ address: [UInt8]) -> DriverCommand { DriverCommand(kind: 1, command: 1, data: address) }
+    /// VIRTIO_NET_CTRL_MAC_TABLE_SET: addresses of six bytes.
+    public static func macTable(unicast: [[UInt8]], multicast: [[UInt8]]) -> DriverCommand {
+        func part(_ list: [[UInt8]]) -> [UInt8] { little(UInt32(list.count)) + list.flatMap { $0 } }
+        return DriverCommand(kind: 1, command: 0, data: part(unicast) + part(multicast))
+    }
+    public static func vlan(_ id: UInt16, _ isWanted: Bool) -> DriverCommand { DriverCommand(kind: 2, command: isWanted ? 0 : 1, data: little(id)) }
+    /// Queue pairs that the driver uses (MQ).
+    public static func pairs(_ count: UInt16) -> DriverCommand { DriverCommand(kind: 4, command: 0, data: little(count)) }
+    /// `struct virtio_net_rss_config`, as it is.
+    public static func rss(_ configuration: [UInt8]) -> DriverCommand { DriverCommand(kind: 4, command: 1, data: configuration) }
+    /// GUEST_* offloads that are switched on.
+    public static func offloads(_ features: Features) -> DriverCommand { DriverCommand(kind: 5, command: 0, data: little(features.rawValue)) }
+
+    private static func little<T: FixedWidthInteger>(_ v: T) -> [UInt8] { withUnsafeBytes(of: v.littleEndian) { Array($0) } }
+
+    /// For errors.
+    public var description: String {
+        switch (kind, command) {
+        case (0, _): return "receive mode \(command)"
+        case (1, 0): return "the table of MAC addresses"
+        case (1, 1): return "the MAC address"
+        case (2, _): return "the VLAN filter"
+        case (4, 0) where data.count == 2: return "\(Int(data[0]) | Int(data[1]) << 8) queue pairs"
+        case (4, _): return "the RSS configuration"
+        case (5, _): return "the offloads"
+        default: return "command \(kind).\(command)"
+        }
+    }
+}
+
+/// The shadow of a device's control queue: what its driver has set there and the device accepted. A reset forgets all of it,
+/// so a start says it again.
+public struct ControlState: Sendable, Equatable {
+    private var mac: DriverCommand?
+    private var table: DriverCommand?
+    /// The number of pairs or the RSS configuration, whichever came last: each sets both.
+    private var steering: DriverCommand?
+    private var offloads: DriverCommand?
+    private var modes: [UInt8: DriverCommand] = [:]
+    private var vlans: [[UInt8]: DriverCommand] = [:]
+
+    public init() {}
+
+    /// Remembers a command. Those that leave no state (ANNOUNCE_ACK) change nothing.
+    public mutating func note(_ c: DriverCommand) {
+        switch (c.kind, c.command) {
+        case (0, _): modes[c.command] = c
+        case (1, 0): table = c
+        case (1, 1): mac = c
+        case (2, 0): vlans[c.data] = c
+        case (2, 1): vlans[c.data] = nil
+        case (4, 0), (4, 1): steering = c
+        case (5, 0): offloads = c
+        default: break
+        }
+    }
+
+    /// In the order in which a start says it: MAC addresses, pairs or RSS, offloads, receive modes, VLANs.
+    public var commands: [DriverCommand] {
+        [mac, table, steering, offloads].compactMap { $0 } + modes.sorted { $0.key < $1.key }.map(\.value)
+            + vlans.sorted { $0.key.lexicographicallyPrecedes($1.key) }.map(\.value)
+    }
+}

@@ -1,0 +1,215 @@
+import CPlatform
+import Glibc
+import Memory
+import Testing
+import Vhost
+import VhostUser
+import Virtio
+
+/// Memory that changes while the device runs, the dirty log, and IOVA.
+extension ControlPlane {
+@Suite("Memory and migration") struct SharedMemoryTests {
+    private func region(_ rings: Rings, _ guest: UInt64, offset: UInt64 = 0, size: UInt64 = 4096) -> VhostRegion {
+        VhostRegion(guestAddress: guest, size: size, userAddress: rings.memory.region.userAddress + offset, descriptor: rings.memory.descriptor, offset: offset)
+    }
+
+    @Test("migration's order (vhost-user): log, growth before the table, shrinking after it, stop; then RARP on the other side")
+    func migration() throws {
+        let peer = FakePeer()
+        defer { peer.release() }
+        let vhost = try VhostNet(UserBackend(peer.socket, name: "fake"))
+        let rings = try Rings(2)
+        try vhost.acknowledge([.version1])
+        try vhost.start(rings.all, memory: [rings.region])
+        var mark = peer.trace.count
+        func added() -> [String] {
+            defer { mark = peer.trace.count }
+            return Array(peer.trace[mark...])
+        }
+        try vhost.setLogging(true)
+        #expect(added() == ["SET_LOG_BASE", "SET_FEATURES", "GET_STATUS", "SET_VRING_ADDR 0 LOG", "SET_VRING_ADDR 1 LOG"])
+        let log = try #require(vhost.dirtyLog)
+        log.memory.base.storeBytes(of: 1, toByteOffset: 32, as: UInt8.self)
+        try vhost.updateMemory([rings.region, rings.more])
+        #expect(added() == ["SET_LOG_BASE", "SET_MEM_TABLE"])
+        // What was dirty is dirty in the larger log.
+        #expect(vhost.dirtyLog !== log && vhost.dirtyLog!.takeDirty() == [32 * 8 * 4096])
+        try vhost.updateMemory([rings.region])
+        #expect(added() == ["SET_MEM_TABLE", "SET_LOG_BASE"])
+        let sizes = peer.state.withLock { $0.logSizes }
+        #expect(sizes.count == 3 && sizes[0] == sizes[2] && sizes[1] > sizes[0])
+        try vhost.setLogging(false)
+        #expect(added() == ["SET_FEATURES", "GET_STATUS", "SET_VRING_ADDR 0", "SET_VRING_ADDR 1"])
+        vhost.stop()
+        _ = added()
+        try vhost.migrationDone(mac: [2, 0, 0, 0, 0, 1])
+        #expect(added() == ["SEND_RARP"])
+    }
+
+    @Test("a log that was switched on before the start covers that start's memory")
+    func early() throws {
+        let fake = FakeDevice()
+        let vhost = try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake))
+        let rings = try Rings(2)
+        try vhost.acknowledge([.version1])
+        try vhost.setLogging(true)
+        #expect(vhost.dirtyLog!.size == 8)
+        try vhost.start(rings.all, memory: [rings.region, rings.more])
+        #expect(vhost.dirtyLog!.size >= (1 << 32) / 4096 / 8)
+        let high = VhostRegion(guestAddress: 1 << 46, size: 4096, userAddress: 0, descriptor: rings.memory.descriptor)
+        let error = #expect(throws: VhostError.self) { try DirtyLog(covering: [high]) }
+        #expect(error?.kind == .argument)
+    }
+
+    @Test("the dirty log covers the highest address, and pages come once")
+    func dirty() throws {
+        let rings = try Rings(1)
+        let region = VhostRegion(guestAddress: 1 << 30, size: 8 << 20, userAddress: 0, descriptor: rings.memory.descriptor)
+        let log = try DirtyLog(covering: [region])
+        #expect(log.size == (1 << 30 + 8 << 20) / 4096 / 8)
+        log.memory.base.storeBytes(of: 5, toByteOffset: log.size - 1, as: UInt8.self)
+        #expect(log.takeDirty() == [UInt64(log.size - 1) * 8 * 4096, UInt64(log.size - 1) * 8 * 4096 + 2 * 4096])
+        #expect(log.takeDirty() == [])
+    }
+
+    @Test("more than eight regions go by ADD_MEM_REG, and a change says only what changed; too many are refused")
+    func slots() throws {
+        let peer = FakePeer()
+        defer { peer.release() }
+        peer.state.withLock { ($0.protocolFeatures, $0.slots) = ($0.protocolFeatures.union(.configureMemSlots), 10) }
+        let vhost = try VhostNet(UserBackend(peer.socket, name: "fake"))
+        let rings = try Rings(2)
+        var all = [rings.region]
+        for i in 1..<10 { all.append(region(rings, UInt64(i) << 32)) }
+        try vhost.acknowledge([.version1])
+        try vhost.start(rings.all, memory: all)
+        #expect(peer.trace.filter { $0 == "ADD_MEM_REG" }.count == 10 && !peer.trace.contains("SET_MEM_TABLE"))
+        var mark = peer.trace.count
+        try vhost.updateMemory(Array(all.dropLast(3)) + [region(rings, 99 << 32)])
+        #expect(Array(peer.trace[mark...]) == ["REM_MEM_REG", "REM_MEM_REG", "REM_MEM_REG", "ADD_MEM_REG"])
+        mark = peer.trace.count
+        let error = #expect(throws: VhostError.self) { try vhost.updateMemory(all + [region(rings, 98 << 32)]) }
+        #expect(error?.kind == .argument && error!.description.contains("10"))
+        mark = peer.trace.count
+        vhost.stop()
+        #expect(peer.trace[mark...].filter { $0 == "REM_MEM_REG" }.count == 8)
+        // Without CONFIGURE_MEM_SLOTS eight are the most.
+        let old = FakePeer()
+        defer { old.release() }
+        let other = try VhostNet(UserBackend(old.socket, name: "fake"))
+        #expect(throws: VhostError.self) { try other.start(rings.all, memory: all) }
+        #expect(!old.trace.contains("SET_MEM_TABLE"))
+    }
+
+    @Test("vDPA: a change of memory unmaps what is gone and maps what is new, in one batch each")
+    func vdpaUpdate() throws {
+        let fake = FakeDevice()
+        let vhost = try VhostNet(VDPABackend(path: "/dev/vhost-vdpa-0", calls: fake))
+        let rings = try Rings(2)
+        try vhost.start(rings.all, memory: [rings.region, rings.more])
+        let mark = fake.trace.count
+        try vhost.updateMemory([rings.region, region(rings, 7 << 32)])
+        let batch = ["IOTLB BATCH_BEGIN asid 0", "IOTLB INVALIDATE asid 0", "IOTLB BATCH_END asid 0"]
+        #expect(Array(fake.trace[mark...]) == batch + [batch[0], "IOTLB UPDATE asid 0", batch[2]])
+        #expect(fake.state.mapped == 2)
+        vhost.stop()
+        #expect(fake.state.mapped == 0)
+    }
+
+    @Test("memory that is empty or wraps, or does not hold a ring whole, is refused before anything is said", arguments: [VhostKind.kernel, .vdpa])
+    func wrong(kind: VhostKind) throws {
+        let fake = FakeDevice()
+        let vhost = try VhostNet(kind == .kernel ? KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake) : VDPABackend(path: "/dev/vhost-vdpa-0", calls: fake))
+        let rings = try Rings(2)
+        let mark = fake.trace.count
+        for bad in [region(rings, 0, size: 0), region(rings, UInt64.max - 4094), region(rings, 1 << 20, size: 5130), region(rings, 1 << 20, offset: 16, size: 8192)] {
+            let error = #expect(throws: VhostError.self) { try vhost.start(rings.all, memory: [bad]) }
+            #expect(error?.kind == .argument)
+        }
+        #expect(fake.trace.count == mark && !vhost.isStarted)
+        try vhost.start(rings.all, memory: [rings.region])
+        #expect(throws: VhostError.self) { try vhost.updateMemory([region(rings, 1 << 20)]) }
+    }
+
+    @Test("a control queue of its own group has an address space of its own; regions go where they say")
+    func isolated() throws {
+        let fake = FakeDevice()
+        fake.features |= Features.ctrlVQ.rawValue
+        var options = VhostNet.Options()
+        options.hasControl = true
+        let backend = VDPABackend(path: "/dev/vhost-vdpa-0", calls: fake)
+        let vhost = try VhostNet(backend, options)
+        #expect(backend.isolatedGroup(control: 2) == 1 && backend.isolatedGroup(control: 1) == nil)
+        let rings = try Rings(3)
+        var (data, control) = (region(rings, 1 << 20, size: 16384), region(rings, 2 << 20, offset: 16384, size: 8192))
+        (data.addressSpace, control.addressSpace) = (0, 1)
+        // Nobody is in space 1 yet.
+        #expect(throws: VhostError.self) { try vhost.start(rings.all, memory: [data, control]) }
+        try backend.setAddressSpace(group: 1, 1)
+        #expect(throws: VhostError.self) { try backend.setAddressSpace(group: 7, 1) }
+        let mark = fake.trace.count
+        try vhost.start(rings.all, memory: [data, control])
+        #expect(fake.trace[mark...].filter { $0.hasPrefix("IOTLB UPDATE") } == ["IOTLB UPDATE asid 0", "IOTLB UPDATE asid 1"])
+        #expect(fake.trace[mark...].contains("VHOST_VDPA_SET_GROUP_ASID 1 1"))
+        vhost.stop()
+        #expect(fake.state.mapped == 0)
+        // All rings in one group: no isolation.
+        let plain = FakeDevice()
+        plain.addressSpaces = 1
+        let single = VDPABackend(path: "/dev/vhost-vdpa-0", calls: plain)
+        _ = try VhostNet(single, options)
+        #expect(single.isolatedGroup(control: 2) == nil)
+    }
+
+    @Test("ACCESS_PLATFORM on the kernel: IOVA as ring addresses, each region in the IOTLB, again after each SET_FEATURES")
+    func kernelIOTLB() throws {
+        let fake = FakeDevice()
+        fake.features |= Features.accessPlatform.rawValue
+        let vhost = try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake))
+        let rings = try Rings(2)
+        try vhost.acknowledge([.version1, .accessPlatform])
+        try vhost.start(rings.all, memory: [rings.region])
+        let order = ["VHOST_SET_FEATURES", "VHOST_SET_MEM_TABLE", "IOTLB UPDATE asid 0", "VHOST_SET_VRING_ADDR 0"].map { fake.trace.firstIndex(of: $0) ?? -1 }
+        #expect(order == order.sorted() && order[0] >= 0)
+        #expect(fake.descriptorAddress == rings.region.guestAddress + 8192)
+        let mark = fake.trace.count
+        try vhost.setLogging(true)
+        #expect(fake.trace[mark...].contains("IOTLB UPDATE asid 0"))
+        vhost.stop()
+        #expect(fake.trace.last == "IOTLB INVALIDATE asid 0")
+    }
+
+    @Test("ACCESS_PLATFORM on vhost-user: IOTLB_MSG for each region, and for what the back-end asks for; not without REPLY_ACK")
+    func userIOTLB() throws {
+        let peer = FakePeer()
+        defer { peer.release() }
+        peer.state.withLock { $0.features.insert(.accessPlatform) }
+        let vhost = try VhostNet(UserBackend(peer.socket, name: "fake"))
+        let rings = try Rings(2)
+        try vhost.acknowledge([.version1, .accessPlatform])
+        try vhost.start(rings.all, memory: [rings.region])
+        let order = ["SET_FEATURES", "SET_MEM_TABLE", "IOTLB_MSG UPDATE", "SET_VRING_ADDR 0"].map { peer.trace.firstIndex(of: $0) ?? -1 }
+        #expect(order == order.sorted() && order[0] >= 0)
+        func miss(_ address: UInt64) {
+            var p = Payload(address)
+            p.add64(0)
+            p.add64(0)
+            peer.say(Message(1, payload: p.bytes + [1, 1, 0, 0, 0, 0, 0, 0]))
+        }
+        miss(rings.region.guestAddress + 100)
+        // Of no region: nothing can be said.
+        miss(5)
+        try vhost.serveBackEnd()
+        #expect(peer.trace.filter { $0 == "IOTLB_MSG UPDATE" }.count == 2)
+        vhost.stop()
+        #expect(peer.trace.last == "IOTLB_MSG INVALIDATE")
+        let lesser = FakePeer()
+        defer { lesser.release() }
+        lesser.state.withLock { s in
+            s.features.insert(.accessPlatform)
+            s.protocolFeatures.remove(.replyAck)
+        }
+        #expect(!(try VhostNet(UserBackend(lesser.socket, name: "fake"))).backend.offered.contains(.accessPlatform))
+    }
+}
+}
