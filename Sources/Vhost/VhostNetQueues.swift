@@ -115,6 +115,9 @@ extension VhostNet {
         return queues.indices.contains(place) && VhostNet.take(queues[place].masked)
     }
 
+    /// By queue: readable when `isPending`.
+    public var maskedDescriptors: [Int32] { queues.map(\.masked.fd) }
+
     /// By queue: readable when `hasFailed`.
     public var errorDescriptors: [Int32] { queues.map(\.error.fd) }
 

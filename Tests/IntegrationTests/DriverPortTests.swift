@@ -32,25 +32,28 @@ import Testing
         #expect(peer.isRunning)
     }
 
-    @Test("a back-end that is killed under traffic and comes back is used again, with the features of before")
-    func reconnect() throws {
+    @Test("a back-end that is killed under traffic and comes back is used again, with the features of before", arguments: ["in_order=off", "packed=on,in_order=on", "queues=2"])
+    func reconnect(options: String) throws {
         let f = Folder()
-        var peer: Program? = try self.peer(f("x"))
-        let ringway = try Ringway(["vhost-user:\(f("a"))", "virtio-user:\(f("x"))"], mode: "crossconnect", ["--stats", "0.5"])
+        let queues = options == "queues=2" ? 2 : 1
+        var peer: Program? = try self.peer(f("x"), queues: queues)
+        let ringway = try Ringway(["vhost-user:\(f("a"))", "virtio-user:\(f("x")),\(options)"], mode: "crossconnect", ["--stats", "0.5"])
         _ = try ringway.program.wait(for: "connected to vhost-user", seconds: 10)
         let load = try drive(f("a"), seconds: 12)
-        usleep(1_000_000)
+        usleep(500_000)
         peer!.end(SIGKILL)
         _ = try ringway.program.wait(for: "the back-end has gone", seconds: 5)
         let mark = ringway.log.count
         unlink(f("x"))
-        peer = try self.peer(f("x"))
+        peer = try self.peer(f("x"), queues: queues)
         let log = try ringway.program.wait(for: "connected to vhost-user", after: mark, seconds: 10)
         let first = try #require(ringway.log.components(separatedBy: "connected to vhost-user").dropFirst().first?.components(separatedBy: "features: ").last?.split(separator: "\n").first)
         #expect(log.contains("features: \(first)"))
+        #expect(first.contains("RING_PACKED") == options.contains("packed") && first.contains("IN_ORDER") == !options.contains("in_order=off"))
         func received() -> Int { ringway.log.components(separatedBy: "\"port\":\"\(f("x"))\",\"connected\":true,\"rx\":{\"packets\":").last.flatMap { Int($0.prefix { $0.isNumber }) } ?? 0 }
+        // Of the last half second.
         usleep(1_500_000)
-        #expect(received() > 1000)
+        #expect(received() > 1000, "\(ringway.log.suffix(1000))")
         #expect(load.isRunning)
         load.end(SIGKILL)
         #expect(ringway.complaints == [])
@@ -71,16 +74,55 @@ import Testing
         _ = try ringway.program.wait(for: "connected to vhost-user", after: mark, seconds: 10)
     }
 
-    @Test("Ringway on both ends, the driver as the socket's server; two pairs, packed")
-    func own() throws {
+    @Test("Ringway on both ends, the driver as the socket's server; the back-end killed under traffic and started again", arguments: ["packed=off,in_order=off", "packed=on,in_order=on"])
+    func own(options: String) throws {
         let f = Folder()
-        let back = try Ringway(["vhost-user:\(f("x")),client=on,queues=2"], mode: "macswap")
-        let ringway = try Ringway(["vhost-user:\(f("a"))", "virtio-user:\(f("x")),server=on,queues=2,packed=on"], mode: "crossconnect")
+        var back: Ringway? = try Ringway(["vhost-user:\(f("x")),client=on,queues=2"], mode: "macswap")
+        let ringway = try Ringway(["vhost-user:\(f("a"))", "virtio-user:\(f("x")),server=on,queues=2,\(options)"], mode: "crossconnect")
         _ = try ringway.program.wait(for: "connected to vhost-user", seconds: 10)
-        #expect(try drive(f("a")).wait() == 0)
+        let load = try drive(f("a"), seconds: 3)
+        usleep(700_000)
+        back!.program.end(SIGKILL)
+        _ = try ringway.program.wait(for: "the back-end has gone", seconds: 5)
+        let mark = ringway.log.count
+        back = try Ringway(["vhost-user:\(f("x")),client=on,queues=2"], mode: "macswap")
+        let log = try ringway.program.wait(for: "features: ", after: mark, seconds: 10)
+        #expect(load.wait() == 0)
+        // What the second back-end has sent back.
+        let later = try back!.totals()
+        #expect(later[0].rxPackets > 10_000 && later[0].txPackets > 10_000, "\(later)")
         let totals = try ringway.totals()
-        #expect(totals[1].rxPackets > 10_000, "\(totals)")
-        #expect(back.complaints == [] && ringway.complaints == [])
+        #expect(totals[1].rxPackets > later[0].txPackets, "\(totals)")
+        #expect((ringway.log.components(separatedBy: "RING_PACKED").count == 3) == options.contains("packed=on"), "\(log)")
+        #expect(back!.complaints == [] && ringway.complaints == [])
+    }
+
+    @Test("probe tells what DPDK's and Ringway's own back-end offer, as text and JSON, and waits where it is the socket's server")
+    func probe() throws {
+        let f = Folder()
+        func probe(_ arguments: String...) throws -> (Int32?, String) {
+            let p = try Program("probe", [Ringway.binary, "probe"] + arguments)
+            return (p.wait(), p.output)
+        }
+        let peer = try peer(f("x"), queues: 2)
+        let (status, text) = try probe(f("x"))
+        #expect(status == 0 && text.contains("queue pairs          2") && text.contains("RING_PACKED") && text.contains("REPLY_ACK"), "\(text)")
+        #expect(peer.isRunning)
+        let own = try Ringway(["vhost-user:\(f("y")),queues=3,mtu=1400,mac=02:00:00:00:00:07"], mode: "drop")
+        let (jsonStatus, json) = try probe("--port", "virtio-user:\(f("y"))", "--json")
+        #expect(jsonStatus == 0 && json.contains("\"MTU\":\"1400\"") && json.contains("\"MAC\":\"02:00:00:00:00:07\"") && json.contains("\"queue pairs\":\"3\""), "\(json)")
+        #expect(own.complaints == [])
+        let waiting = try Program("probe", [Ringway.binary, "probe", "--port", "virtio-user:\(f("z")),server=on"])
+        usleep(300_000)
+        let client = try Ringway(["vhost-user:\(f("z")),client=on"], mode: "drop")
+        #expect(waiting.wait() == 0 && waiting.output.contains("VERSION_1"), "\(waiting.output)")
+        #expect(client.complaints == [])
+        // What cannot be reached is one line that says what to do.
+        try "no socket".write(toFile: f("file"), atomically: true, encoding: .utf8)
+        for (place, wanted) in [(f("none"), "nobody has made this socket yet"), (f("file"), "not a socket"), ("/dev/vhost-blk", "unknown kind")] {
+            let (status, text) = try probe(place)
+            #expect(status != 0 && text.contains(wanted) && text.split(separator: "\n").count == 1, "\(text)")
+        }
     }
 
     @Test("Open vSwitch with DPDK as back-end of two ports: packets both ways")
@@ -92,8 +134,10 @@ import Testing
         _ = try ovs.wait(for: "ready", seconds: 40)
         var sides: [Ringway] = []
         for i in 0..<2 {
-            let side = try Ringway(["vhost-user:\(f("g\(i)"))", "virtio-user:\(f("ovs"))/p\(i)" + (i == 1 ? ",packed=on" : "")], mode: "crossconnect")
-            _ = try side.program.wait(for: "connected to vhost-user", seconds: 30)
+            // One split and with two pairs, the other packed.
+            let side = try Ringway(["vhost-user:\(f("g\(i)"))", "virtio-user:\(f("ovs"))/p\(i)" + (i == 1 ? ",packed=on" : ",queues=2")], mode: "crossconnect")
+            let log = try side.program.wait(for: "features: ", seconds: 30)
+            #expect(log.contains("IN_ORDER"), "\(log)")
             sides.append(side)
         }
         for (from, to) in [(0, 1), (1, 0)] {
@@ -105,6 +149,7 @@ import Testing
             #expect(rates.contains { $0 > 0.01 }, "from \(from) to \(to): \(sink.output)")
         }
         for side in sides { #expect(side.complaints == []) }
+        #expect(sides[0].log.contains("queue pair 1 on") && sides[1].log.contains("RING_PACKED"))
     }
 
     @Test("a TAP of this machine's kernel in a network namespace: ping and TCP with offloads to a QEMU guest")

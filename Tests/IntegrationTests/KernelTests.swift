@@ -19,13 +19,13 @@ import Testing
     func library() throws {
         let guest = try KernelTests.boot(["tests.cpio"])
         let text = try guest.run("ringwayPackageTests.xctest --testing-library swift-testing --filter ControlPlane.RealV", seconds: 120)
-        #expect(text.contains("Test run with 7 tests"), "\(text)")
-        for name in ["a thousand starts and stops", "looped back byte by byte", "the busyloop timeout is set and read back"] {
+        #expect(text.contains("Test run with 10 tests"), "\(text)")
+        for name in ["a thousand starts and stops", "looped back byte by byte", "the busyloop timeout is set and read back", "address space of its own", "through its IOTLB"] {
             #expect(text.split(whereSeparator: \.isNewline).contains { $0.contains(name) && $0.contains("passed") }, "\(text)")
         }
     }
 
-    @Test("the program's ports on them: ping and TCP through vhost-net with two queue pairs, packets through vDPA, probe")
+    @Test("the program's ports on them: ping and TCP from the kernel's stack through vhost-net, a vhost-user port, a driver and vhost-net again, with two queue pairs; packets through vDPA; probe; what cannot be opened")
     func program() throws {
         let guest = try KernelTests.boot(["ringway.cpio"])
         let kernel = try guest.run("ringway probe /dev/vhost-net")
@@ -33,15 +33,23 @@ import Testing
         let vdpa = try guest.run("ringway probe --port virtio-user:/dev/vhost-vdpa-0")
         #expect(vdpa.contains("CTRL_MAC_ADDR") && vdpa.contains("1500") && vdpa.contains("IOTLB_ASID"))
 
+        for (place, text) in [("/dev/vhost-vdpa-7", "vdpa dev show"), ("/dev/vhost-scsi", "unknown kind"), ("/tmp", "not a socket")] {
+            #expect(try guest.run("ringway probe \(place)", anyStatus: true).contains(text))
+        }
+        #expect(try guest.run("ringway forward --port virtio-user:/dev/vhost-net,busyloop=auto --mode drop", anyStatus: true).contains("vhost's own timeout"))
+
+        // The kernel's stack - t0 - vhost-net - Ringway - vhost-user - Ringway as its driver - vhost-net - t1 - the stack of another name space.
+        try guest.run("(ringway forward --port vhost-user:/tmp/v,queues=2 --port virtio-user:/dev/vhost-net,tap=t0,queues=2,busyloop=50us --json >/tmp/log 2>&1 &)")
         try guest.run(
-            "(ringway forward --mode crossconnect --port virtio-user:/dev/vhost-net,tap=t0,queues=2,busyloop=50us "
-                + "--port virtio-user:/dev/vhost-net,tap=t1,queues=2 --json >/tmp/log 2>&1 &); sleep 2; (unshare -n sleep 1000 &); sleep 1; ip link set t1 netns $(pidof sleep)")
+            "(ringway forward --port virtio-user:/tmp/v,queues=2 --port virtio-user:/dev/vhost-net,tap=t1,queues=2 --json >/tmp/log2 2>&1 &); "
+                + "sleep 3; (unshare -n sleep 1000 &); sleep 1; ip link set t1 netns $(pidof sleep)")
         try guest.run("ip addr add 10.1.0.1/24 dev t0 && ip link set t0 up")
         try guest.run("nsenter -t $(pidof sleep) -n sh -c 'ip addr add 10.1.0.2/24 dev t1; ip link set t1 up; iperf3 -s -D >/dev/null'")
         #expect(try guest.loss(to: "10.1.0.2") == 0)
         for reverse in [false, true] { #expect(try guest.iperf("10.1.0.2", reverse: reverse) > 10) }
-        let log = try guest.run("killall ringway; sleep 1; cat /tmp/log")
-        #expect(log.contains("\"type\":\"totals\"") && !log.contains(" stopped: ") && !log.contains(" broken"), "\(log)")
+        let log = try guest.run("killall ringway; sleep 1; cat /tmp/log /tmp/log2")
+        #expect(log.components(separatedBy: "\"type\":\"totals\"").count == 3 && !log.contains(" stopped: ") && !log.contains(" broken"), "\(log)")
+        #expect(log.contains("vhost polls for 50 us") && log.contains("queue pair 1 on"), "\(log)")
 
         // The simulator returns what is addressed to its MAC, which is set through its control queue.
         try guest.run("(ringway forward --mode crossconnect --port virtio-user:/dev/vhost-vdpa-0,mac=02:00:00:00:00:02 --port vhost-user:/tmp/a --json >/tmp/log 2>&1 &); sleep 2")

@@ -38,6 +38,18 @@ final class RealDriver {
         return r
     }
 
+    /// Of three queues: the control queue's ring and buffers in address space 1, the rest in 0.
+    var isolated: [VhostRegion] {
+        let (ring, buffers) = (UInt64(RealDriver.ringBytes), UInt64(64 * 2048))
+        func part(_ offset: UInt64, _ size: UInt64, _ space: UInt32) -> VhostRegion {
+            var r = region
+            (r.guestAddress, r.userAddress, r.offset) = (r.guestAddress + offset, r.userAddress + offset, offset)
+            (r.size, r.addressSpace) = (size, space)
+            return r
+        }
+        return [part(0, 2 * ring, 0), part(2 * ring, ring, 1), part(3 * ring, 2 * buffers, 0), part(3 * ring + 2 * buffers, buffers, 1)]
+    }
+
     var rings: [VhostRing] {
         queues.enumerated().map { i, q in
             func at(_ p: UnsafeMutableRawPointer) -> UInt64 { UInt64(UInt(bitPattern: p)) }
@@ -67,9 +79,9 @@ final class RealDriver {
         kick(0)
     }
 
-    private func wait(_ queue: Int, _ seconds: UInt64 = 10) -> DriverCompletion? {
+    private func wait(_ queue: Int, _ seconds: Double = 10) -> DriverCompletion? {
         var c = DriverCompletion(token: 0, length: 0)
-        let end = CPlat_monotonic_ns() + seconds * 1_000_000_000
+        let end = CPlat_monotonic_ns() + UInt64(seconds * 1e9)
         while queues[queue].reclaim(into: &c, max: 1) == 0 {
             if CPlat_monotonic_ns() > end || queues[queue].isStopped { return nil }
             usleep(100)
@@ -99,13 +111,13 @@ final class RealDriver {
     }
 
     /// A command of the control queue (5.1.6.5): its answer.
-    func command(_ kind: UInt8, _ command: UInt8, _ data: [UInt8]) -> UInt8? {
+    func command(_ kind: UInt8, _ command: UInt8, _ data: [UInt8], seconds: Double = 10) -> UInt8? {
         let p = buffer(2, 0)
         ([kind, command] + data + [0xff]).withUnsafeBytes { p.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
         let readable = [Segment(base: p, length: 2), Segment(base: p + 2, length: UInt32(data.count))]
         var writable = Segment(base: p + 2 + data.count, length: 1)
         guard queues[2].add(readable: readable, 2, writable: &writable, 1, token: 0) else { return nil }
         kick(2)
-        return wait(2) == nil ? nil : (p + 2 + data.count).load(as: UInt8.self)
+        return wait(2, seconds) == nil ? nil : (p + 2 + data.count).load(as: UInt8.self)
     }
 }

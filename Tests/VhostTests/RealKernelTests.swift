@@ -75,8 +75,59 @@ extension ControlPlane {
         _ = driver.queues[1].armCalls()
         #expect(driver.send(frame))
         #expect(eventually { vhost.isPending(ring: 1) })
+        _ = driver.queues[1].armCalls()
+        #expect(driver.send(frame) && eventually { poll(vhost, 1) } && !fired(driver.calls[1]))
+        try vhost.mask(ring: 1, false)
+        #expect(fired(driver.calls[1]) && !vhost.isPending(ring: 1))
         let bases = vhost.stop()
-        #expect(bases[1] == (hasReset ? 51 : 101))
+        #expect(bases[1] == (hasReset ? 52 : 102))
+    }
+
+    /// Whether the masked eventfd has fired, without taking it.
+    private func poll(_ vhost: VhostNet, _ ring: Int) -> Bool {
+        var p = pollfd(fd: vhost.maskedDescriptors[ring], events: Int16(POLLIN), revents: 0)
+        return Glibc.poll(&p, 1, 0) == 1
+    }
+
+    @Test("with ACCESS_PLATFORM the kernel takes IOVA: rings and frames are found through its IOTLB, before and after the log is on")
+    func iotlb() throws {
+        let tap = try Tap(name: "rwreal6")
+        #expect(shell("ip link set rwreal6 up") == 0)
+        let vhost = try open(tap)
+        try #require(vhost.backend.offered.contains(.accessPlatform))
+        try vhost.acknowledge([.version1, .accessPlatform])
+        // Not an address of this process: without the IOTLB nothing would be found.
+        let driver = try RealDriver(queues: 2, features: [.version1], guestAddress: 1 << 24)
+        driver.post()
+        try vhost.start(driver.rings, memory: [driver.region])
+        let frame = [UInt8](repeating: 0xff, count: 6) + [2, 0, 0, 0, 0, 1, 0x88, 0xb5] + [UInt8](repeating: 7, count: 50)
+        for _ in 0..<10 { #expect(driver.send(frame)) }
+        try vhost.setLogging(true)
+        for _ in 0..<10 { #expect(driver.send(frame)) }
+        #expect(!vhost.hasFailed(ring: 1) && vhost.stop()[1] == 20)
+    }
+
+    @Test("memory is added and taken away under traffic, and the log grows and shrinks with it")
+    func memory() throws {
+        let tap = try Tap(name: "rwreal7")
+        #expect(shell("ip link set rwreal7 up") == 0)
+        let vhost = try open(tap)
+        try vhost.acknowledge([.version1])
+        let driver = try RealDriver(queues: 2, features: [.version1], guestAddress: 1 << 20)
+        let more = try HostMemory(bytes: 1 << 20, wantsHugePages: false, name: "more")
+        var region = VhostRegion(more)
+        region.guestAddress = 1 << 30
+        driver.post()
+        try vhost.start(driver.rings, memory: [driver.region])
+        try vhost.setLogging(true)
+        let size = vhost.dirtyLog!.size
+        let frame = [UInt8](repeating: 0xff, count: 6) + [2, 0, 0, 0, 0, 1, 0x88, 0xb5] + [UInt8](repeating: 7, count: 50)
+        for round in 0..<10 {
+            try vhost.updateMemory(round % 2 == 0 ? [driver.region, region] : [driver.region])
+            #expect(round % 2 == 0 ? vhost.dirtyLog!.size > size : vhost.dirtyLog!.size == size)
+            #expect(driver.send(frame))
+        }
+        #expect(vhost.stop()[1] == 10)
     }
 
     @Test("a thousand starts and stops leave no descriptor")
@@ -181,6 +232,43 @@ extension ControlPlane {
             if backend.hasSuspend { #expect(bases[1] == 50) }
             if round == 1 { try vhost.resetDevice() }
         }
+    }
+
+    @Test("the control queue in an address space of its own; calls are masked, pending and delivered; addresses are IOVA")
+    func isolated() throws {
+        let vhost = try open()
+        let backend = try #require(vhost.backend as? VDPABackend)
+        let group = try #require(backend.isolatedGroup(control: 2))
+        try backend.setAddressSpace(group: group, 1)
+        let mac: [UInt8] = [2, 0, 0, 0, 8, 1]
+        vhost.remember(.mac(mac))
+        let driver = try RealDriver(queues: 3, features: [.version1], guestAddress: 1 << 24)
+        // Each start sets the group's space anew, for the reset of a stop forgets it.
+        for _ in 0..<2 {
+            driver.reset()
+            driver.post()
+            try vhost.start(driver.rings, memory: driver.isolated) { driver.command($0.kind, $0.command, $0.data) }
+            #expect(try vhost.readConfiguration(offset: 0, size: 6) == mac)
+            let frame = mac + [2, 0, 0, 0, 9, 9, 0x88, 0xb5] + [UInt8](repeating: 5, count: 46)
+            #expect(driver.send(frame) && driver.receive() == frame)
+            try vhost.mask(ring: 0, true)
+            _ = fired(driver.calls[0])
+            _ = driver.queues[0].armCalls()
+            #expect(driver.send(frame) && driver.receive() == frame)
+            #expect(!fired(driver.calls[0]))
+            try vhost.mask(ring: 0, false)
+            #expect(fired(driver.calls[0]) && !vhost.isPending(ring: 0))
+            vhost.stop()
+        }
+        // Mapped where the control queue is not, its memory does not answer.
+        driver.reset()
+        driver.post()
+        var wrong = driver.isolated
+        for i in wrong.indices { wrong[i].addressSpace = 0 }
+        let error = #expect(throws: VhostError.self) {
+            try vhost.start(driver.rings, memory: wrong) { driver.command($0.kind, $0.command, $0.data, seconds: 0.5) }
+        }
+        #expect(error?.kind == .disconnected && !vhost.isStarted)
     }
 
     @Test("a hundred openings leave no descriptor; a second one at a time is refused")

@@ -167,8 +167,11 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         link.kickAll()
         core.setActivePairs(UInt16(options.queuePairs), port: index)
         CPlat_store32_relaxed(flags, 1)
-        log.info("\(options.name): connected to \(kind); memory: \(link.memory.summary); features: \(link.vhost.acknowledged.bitNames.joined(separator: " "))")
+        log.info("\(options.name): connected to \(kind)\(interface); memory: \(link.memory.summary); features: \(link.vhost.acknowledged.bitNames.joined(separator: " "))")
     }
+
+    /// The kernel may have chosen its name.
+    private var interface: String { (link?.vhost.backend as? KernelBackend).map { " and interface \($0.tap.name)" } ?? "" }
 
     /// Of the first poll thread: its memory shall be near.
     private var node: Int { core.threads[0].cpu >= 0 ? NUMA.node(ofCPU: core.threads[0].cpu) : -1 }
