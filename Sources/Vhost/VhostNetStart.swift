@@ -218,8 +218,8 @@ extension VhostNet {
         queues[place(ring)].ring = nil
         if !backend.isDisconnected {
             do throws(VhostError) { return try position(old, ring) } catch {
-                // Without SUSPEND that is how it goes.
-                if error.kind != .state { log.warning("where queue \(ring) stands is taken from memory: \(error)") }
+                // Without SUSPEND that is how it goes, and when the back-end has gone.
+                if error.kind != .state { log.log(level: error.kind == .disconnected ? .info : .warning, "where queue \(ring) stands is taken from memory: \(error)") }
             }
         }
         guard !old.isPacked, let used = UnsafeRawPointer(bitPattern: UInt(old.deviceArea) + 2) else { return nil }

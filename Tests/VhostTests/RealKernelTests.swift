@@ -75,6 +75,7 @@ extension ControlPlane {
         _ = driver.queues[1].armCalls()
         #expect(driver.send(frame))
         #expect(eventually { vhost.isPending(ring: 1) })
+        _ = fired(driver.calls[1])
         _ = driver.queues[1].armCalls()
         #expect(driver.send(frame) && eventually { poll(vhost, 1) } && !fired(driver.calls[1]))
         try vhost.mask(ring: 1, false)

@@ -37,6 +37,7 @@ extension ControlPlane {
         }
         // Masked calls are pending; unmasked they come.
         try vhost.mask(ring: 0, true)
+        _ = fired(driver.calls[0])
         _ = driver.queues[0].armCalls()
         #expect(driver.send(frame) && driver.receive() == swapped)
         #expect(eventually { vhost.isPending(ring: 0) } && !fired(driver.calls[0]))
