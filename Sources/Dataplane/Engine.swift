@@ -85,7 +85,7 @@ public final class Engine: @unchecked Sendable {
         switch options.kind {
         case .vhostUser: return try Port(index: index, options: options, core: core, logger: logger)
         case .virtioUser: return try DriverPort(index: index, options: options, core: core, logger: logger)
-        case .tap: return TapPort(index: index, options: options, core: core, logger: logger)
+        case .tap: return try TapPort(index: index, options: options, core: core, logger: logger)
         }
     }
 

@@ -262,7 +262,7 @@ enum Forwarder {
         t.pointee.didWork = true
         d.pointee.counters.txPackets = d.pointee.counters.txPackets &+ UInt64(result.delivered)
         d.pointee.counters.txBytes = d.pointee.counters.txBytes &+ result.bytes
-        if result.delivered < result.consumed { drop(d, .tooLong, result.consumed &- result.delivered) }
+        if result.delivered < result.consumed { drop(d, d.pointee.tap == nil ? .tooLong : .notTaken, result.consumed &- result.delivered) }
         if d.pointee.receive.callFD >= 0 && d.pointee.receive.queue.needsCall() {
             d.pointee.counters.calls = d.pointee.counters.calls &+ 1
             t.pointee.notifier.call(d.pointee.receive.callFD, d.pointee.times[.receiveCallDelay])

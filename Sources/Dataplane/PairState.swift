@@ -3,7 +3,7 @@ import Virtio
 
 /// Why a packet did not get where it should. The raw value indexes a pair's counters.
 enum DropCause: Int, CaseIterable {
-    case notReady, receiverFull, tooLong, badLength, badOffload, noDestination
+    case notReady, receiverFull, tooLong, badLength, badOffload, noDestination, notTaken
 
     var text: String {
         switch self {
@@ -13,6 +13,7 @@ enum DropCause: Int, CaseIterable {
         case .badLength: return "frame length"
         case .badOffload: return "offload fields"
         case .noDestination: return "no such port"
+        case .notTaken: return "not taken by the interface"
         }
     }
 }
@@ -24,7 +25,7 @@ struct PairCounters: BitwiseCopyable {
     var txPackets: UInt64 = 0
     var txBytes: UInt64 = 0
     /// By `DropCause`.
-    var drops: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0)
+    var drops: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0, 0)
     var kicks: UInt64 = 0
     var calls: UInt64 = 0
 }

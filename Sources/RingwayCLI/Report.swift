@@ -113,7 +113,7 @@ private struct Row {
 
     var lines: String {
         let causes = drops.map { "\($0.cause): \($0.count)" }.joined(separator: ", ")
-        let name = port.name + (port.isConnected ? "" : " (no front-end)")
+        let name = port.name + (port.isConnected ? "" : " (not connected)")
         return Row.line(name, "rx", "\(rx.packets)", "\(rx.bytes)", Report.number(mpps(rx), 3), Report.number(gbps(rx), 3), causes) + "\n"
             + Row.line("", "tx", "\(tx.packets)", "\(tx.bytes)", Report.number(mpps(tx), 3), Report.number(gbps(tx), 3), "")
     }

@@ -26,7 +26,9 @@ public final class Tap {
     public init(
         name: String, queues: Int = 1, isPersistent: Bool = false, isNonblocking: Bool = true, calls: any DeviceCalls = SystemCalls()
     ) throws(VhostError) {
-        guard name.utf8.count < Int(IFNAMSIZ) else { throw VhostError(.argument, "\(name): names of interfaces have at most 15 bytes") }
+        guard name.utf8.count < Int(IFNAMSIZ), !name.contains(where: { $0 == "/" || $0.isWhitespace }), name != ".", name != ".." else {
+            throw VhostError(.argument, "tap '\(name)': names of interfaces have at most 15 bytes, without slashes and spaces")
+        }
         var devices: [Device] = []
         var actual = name
         var header = 0
@@ -97,12 +99,12 @@ public final class Tap {
         let hint: String
         switch error.kind {
         case .system(EINVAL):
-            hint = "; it exists with other flags: make it with `ip tuntap add \(name) mode tap vnet_hdr\(queues > 1 ? " multi_queue" : "")`"
+            hint = "; an interface of this name is no TAP, or has other flags: make it with `ip tuntap add \(name) mode tap vnet_hdr\(queues > 1 ? " multi_queue" : "")`"
         case .system(EBUSY): hint = "; another program has it open"
         case .system(EPERM): hint = "; run as root or with CAP_NET_ADMIN"
         default: hint = ""
         }
-        return VhostError(error.kind, "tap \(name): \(error)\(hint)")
+        return VhostError(error.kind, "tap\(name.isEmpty ? "" : " " + name): \(error)\(hint)")
     }
 
     /// What frames read from the device may carry, as the receiver accepted it (GUEST_CSUM, GUEST_TSO4, …):

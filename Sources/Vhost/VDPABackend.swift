@@ -181,10 +181,12 @@ public final class VDPABackend: VhostBackend {
     /// Invalidates what `isGone` says.
     private func unmap(_ isGone: (VhostRegion, UInt32) -> Bool) throws(VhostError) {
         let gone = mapped.filter(isGone)
-        mapped.removeAll(where: isGone)
         for space in Set(gone.map(\.1)).sorted() {
             try batch(space) { () throws(VhostError) in
-                for (r, s) in gone where s == space { try opened().iotlb(VHOST_IOTLB_INVALIDATE, r, space: s) }
+                for (r, s) in gone where s == space {
+                    try opened().iotlb(VHOST_IOTLB_INVALIDATE, r, space: s)
+                    mapped.removeAll { $0.1 == s && $0.0.isSame(r) }
+                }
             }
         }
     }
@@ -238,6 +240,7 @@ public final class VDPABackend: VhostBackend {
         isSuspended = true
     }
 
+    /// VHOST_VDPA_RESUME: a suspended device goes on where it was. Errors: `.unsupported`.
     public func resume() throws(VhostError) {
         guard backendFeatures.contains(.resume) else { throw VhostError(.unsupported, "\(name): the device cannot be resumed") }
         try opened().request(.vdpaResume)

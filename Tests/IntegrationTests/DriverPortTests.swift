@@ -188,4 +188,15 @@ import Testing
         #expect(totals[0].rxBytes / max(1, totals[0].rxPackets) > 1600 || totals[0].txBytes / max(1, totals[0].txPackets) > 1600, "\(totals)")
         #expect(ringway.complaints == [])
     }
+
+    @Test("a TAP interface that is deleted is an error in the log, and its port is not connected any more")
+    func tapGone() throws {
+        let f = Folder()
+        let name = "rwgone\(getpid() % 10000)"
+        let ringway = try Ringway(["tap:\(name)", "vhost-user:\(f("a"))"], mode: "crossconnect")
+        #expect(try Program("sh", ["sh", "-c", "ip link set \(name) up; sleep 0.3; ip link del \(name)"]).wait() == 0)
+        _ = try ringway.program.wait(for: "the interface has gone", seconds: 5)
+        _ = try ringway.totals()
+        #expect(ringway.log.contains("\"port\":\"tap:\(name)\",\"connected\":false"), "\(ringway.log)")
+    }
 }

@@ -66,16 +66,29 @@ final class FakePeer: Sendable {
         /// Wants an answer on its own channel before it acknowledges NET_SET_MTU, and what that was.
         var asksFirst = false
         var channelAnswers: [[UInt8]] = []
+        var isOver = false
     }
-    let state = Locked(State())
+    let state: Locked<State>
     private let ends: (Int32, Int32)
     /// The front-end's end.
     var socket: MessageSocket { MessageSocket(dup(ends.0)) }
 
-    init() {
+    convenience init() {
         var pair: [Int32] = [0, 0]
         _ = socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0, &pair)
-        ends = (pair[0], pair[1])
+        self.init((pair[0], pair[1]), State())
+    }
+
+    /// Connects to a socket that the front-end serves.
+    convenience init(connectingTo path: String, _ state: State) {
+        let fd = CPlat_unix_socket()
+        _ = CPlat_unix_connect(fd, path)
+        self.init((-1, fd), state)
+    }
+
+    private init(_ ends: (Int32, Int32), _ state: State) {
+        self.ends = ends
+        self.state = Locked(state)
         var thread = pthread_t()
         pthread_create(&thread, nil, { raw in
             Unmanaged<FakePeer>.fromOpaque(raw!).takeRetainedValue().loop()
@@ -85,7 +98,13 @@ final class FakePeer: Sendable {
     }
 
     /// Closes our copy of the front-end's end: the thread ends when the other is closed, too.
-    func release() { close(ends.0) }
+    func release() { if ends.0 >= 0 { close(ends.0) } }
+
+    /// Ends the connection from its side.
+    func hangUp() { shutdown(ends.1, Int32(SHUT_RDWR)) }
+
+    /// The connection has ended.
+    var isOver: Bool { state.withLock { $0.isOver } }
 
     var trace: [String] { state.withLock { $0.trace } }
 
@@ -109,7 +128,7 @@ final class FakePeer: Sendable {
         let socket = MessageSocket(ends.1)
         // Its descriptors go before the front-end hears of the end.
         defer {
-            state.withLock { $0.calls = [:] }
+            state.withLock { ($0.calls, $0.isOver) = ([:], true) }
             channel.withLock { $0 = nil }
         }
         while true {

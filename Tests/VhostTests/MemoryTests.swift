@@ -101,6 +101,18 @@ extension ControlPlane {
         #expect(!old.trace.contains("SET_MEM_TABLE"))
     }
 
+    @Test("more regions than the kernel's vhost takes are refused with the parameter's name")
+    func kernelRegions() throws {
+        let fake = FakeDevice()
+        let vhost = try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake))
+        let rings = try Rings(2)
+        let many = [rings.region] + (1..<65).map { region(rings, UInt64($0) << 32) }
+        let error = #expect(throws: VhostError.self) { try vhost.start(rings.all, memory: many) }
+        #expect(error?.kind == .argument && error!.description.contains("max_mem_regions"))
+        try vhost.start(rings.all, memory: many.dropLast())
+        #expect(fake.table.count == 64)
+    }
+
     @Test("vDPA: a change of memory unmaps what is gone and maps what is new, in one batch each")
     func vdpaUpdate() throws {
         let fake = FakeDevice()

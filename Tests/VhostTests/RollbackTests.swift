@@ -144,6 +144,36 @@ extension ControlPlane {
         }
     }
 
+    @Test("vDPA: a change of memory that fails at any call leaves the old memory mapped")
+    func vdpaMemory() throws {
+        let rings = try Rings(2)
+        func region(_ guest: UInt64) -> VhostRegion {
+            VhostRegion(guestAddress: guest, size: 4096, userAddress: rings.memory.region.userAddress, descriptor: rings.memory.descriptor)
+        }
+        let (old, new) = ([rings.region, region(1 << 32)], [rings.region, region(2 << 32), region(3 << 32)])
+        var n = 0
+        while true {
+            n += 1
+            let fake = FakeDevice()
+            let vhost = try VhostNet(VDPABackend(path: "/dev/vhost-vdpa-0", calls: fake))
+            try vhost.start(rings.all, memory: old)
+            let state = fake.state
+            fake.failAt = fake.count + n
+            let error = { () -> VhostError? in
+                do throws(VhostError) { try vhost.updateMemory(new) } catch { return error }
+                return nil
+            }()
+            if fake.count < fake.failAt {
+                #expect(error == nil && fake.state.mapped == 3)
+                break
+            }
+            #expect(error != nil && fake.state == state, "after a failure of \(fake.trace[fake.failAt - 1])")
+            vhost.stop()
+            #expect(fake.state.mapped == 0)
+        }
+        #expect(n > 6)
+    }
+
     @Test("vhost-user: enable, reset and dirty log that are refused at any message leave the queues as they were")
     func userOperations() throws {
         let rings = try Rings(4)

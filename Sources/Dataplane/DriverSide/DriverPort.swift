@@ -20,6 +20,8 @@ final class DriverPort: EnginePort, @unchecked Sendable {
     private let log: Logger
     private let defectFD: Int32
     private let wakeFD: Int32
+    /// Written when the back-end's configuration has changed.
+    private var configuration: OwnedDescriptor?
     /// Read by snapshots and by the thread: connected, stopping.
     private let flags: UnsafeMutablePointer<UInt32>
     private var thread: pthread_t?
@@ -118,13 +120,13 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         var fds = [
             pollfd(fd: wakeFD, events: Int16(POLLIN), revents: 0), pollfd(fd: defectFD, events: Int16(POLLIN), revents: 0),
             pollfd(fd: link == nil ? listener : -1, events: Int16(POLLIN), revents: 0), pollfd(fd: socket?.fd ?? -1, events: hangUp, revents: 0),
-            pollfd(fd: channel, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: channel, events: Int16(POLLIN), revents: 0), pollfd(fd: configuration?.fd ?? -1, events: Int16(POLLIN), revents: 0),
         ]
         let errors = link?.vhost.errorDescriptors ?? []
         for fd in errors { fds.append(pollfd(fd: fd, events: Int16(POLLIN), revents: 0)) }
         if poll(&fds, nfds_t(fds.count), timeout) <= 0 { return }
         if fds[1].revents != 0 { reportDefects() }
-        for (ring, f) in fds[5...].enumerated() where f.revents != 0 && link?.vhost.hasFailed(ring: ring) == true {
+        for (ring, f) in fds[6...].enumerated() where f.revents != 0 && link?.vhost.hasFailed(ring: ring) == true {
             log.error("\(options.name): the back-end reports that queue \(ring) is broken")
         }
         // Between requests a back-end has nothing to say: it hangs up, or talks nonsense.
@@ -132,6 +134,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         if fds[4].revents != 0 {
             do throws(VhostError) { try link?.vhost.serveBackEnd() } catch { log.info("\(options.name): the back-end's channel: \(error)") }
         }
+        if fds[5].revents != 0 { reportConfiguration() }
         if fds[2].revents != 0 {
             let fd = CPlat_accept(listener)
             if fd >= 0 { tryConnect { () throws(VhostUserError) in MessageSocket(fd) } }
@@ -158,6 +161,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         let link = try DriverLink(options, try backend(socket), saved: saved, node: node) { [log] in log.info("\($0)") }
         self.link = link
         saved = link.vhost.saved
+        watchConfiguration(link)
         for pair in 0..<options.queuePairs {
             let reason = core.startOther(
                 port: index, pair: pair, driver: link.ends + pair, tap: nil, incoming: link.incoming[pair].fd, offloads: link.receiveOffloads,
@@ -193,8 +197,37 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         saved = link.vhost.saved
         self.link = nil
         socket = nil
+        configuration = nil
         core.forgetAddresses(port: index)
         log.info("\(options.name): connection ended: \(reason)")
+    }
+
+    /// Where the back-end tells of changes. Those that do not cannot be asked to.
+    private func watchConfiguration(_ link: DriverLink) {
+        let fd = CPlat_eventfd(0)
+        guard fd >= 0 else { return }
+        let notifier = OwnedDescriptor(fd)
+        do throws(VhostError) {
+            try link.vhost.setConfigurationNotifier(notifier)
+            configuration = notifier
+        } catch {
+            if error.kind != .unsupported { log.warning("\(options.name): changes of the configuration will not be seen: \(error)") }
+        }
+    }
+
+    /// The link's state is all that a switch wants to know; the MTU is negotiated.
+    private func reportConfiguration() {
+        var count: UInt64 = 0
+        _ = read(configuration?.fd ?? -1, &count, 8)
+        guard let vhost = link?.vhost else { return }
+        guard vhost.backend.offered.contains(.status) else { return log.info("\(options.name): the back-end's configuration has changed") }
+        do throws(VhostError) {
+            // struct virtio_net_config: status at 6, bit 0 VIRTIO_NET_S_LINK_UP.
+            let isUp = try vhost.readConfiguration(offset: 6, size: 2)[0] & 1 == 1
+            log.info("\(options.name): the back-end's link is \(isUp ? "up" : "down")")
+        } catch {
+            log.warning("\(options.name): the changed configuration: \(error)")
+        }
     }
 
     private func reportDefects() {

@@ -8,6 +8,9 @@ import Virtio
 /// they go out straight from the sender's memory. Belongs to the poll thread that owns the pair.
 struct TapEnd {
     let fd: Int32
+    /// Eventfd that is written, once, when the interface has gone.
+    private let goneFD: Int32
+    private var isGone = false
     private let reads: UnsafeMutablePointer<io_uring>
     private let writes: UnsafeMutablePointer<io_uring>
     private let buffers: UnsafeMutableRawPointer
@@ -31,8 +34,9 @@ struct TapEnd {
     private static var cancelTag: UInt64 { 1 << 32 }
 
     /// `fd` blocks: a read without a frame waits in the kernel.
-    init(fd: Int32) throws(EngineError) {
+    init(fd: Int32, goneFD: Int32) throws(EngineError) {
         self.fd = fd
+        self.goneFD = goneFD
         reads = try TapEnd.ring()
         writes = try TapEnd.ring()
         buffers = .allocate(byteCount: TapEnd.frames * TapEnd.room, alignment: 64)
@@ -122,16 +126,27 @@ struct TapEnd {
         outstanding &+= 1
     }
 
-    /// Takes finished reads over; no system call. A read that failed (the device has gone) is not tried again.
+    /// Takes finished reads over; no system call but when a read failed: the device has gone, and is not tried again.
     private mutating func collect() {
         while let (tag, result) = TapEnd.completion(reads) {
             if tag >= UInt64(TapEnd.frames) { continue }
             outstanding &-= 1
-            if result < 0 { continue }
+            if result < 0 {
+                if result != -ECANCELED { reportGone() }
+                continue
+            }
             lengths[Int(tag)] = result
             order[end % TapEnd.frames] = Int(tag)
             end &+= 1
         }
+    }
+
+    @inline(never)
+    private mutating func reportGone() {
+        if isGone { return }
+        isGone = true
+        var one: UInt64 = 1
+        _ = Glibc.write(goneFD, &one, 8)
     }
 
     /// The next completion of a ring, if it is there.

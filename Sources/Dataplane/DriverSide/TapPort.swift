@@ -4,24 +4,33 @@ import Logging
 import Vhost
 import Virtio
 
-/// A TAP device of this machine's kernel as a port: frames go through io_uring. No control thread: nothing changes.
-final class TapPort: EnginePort {
+/// A TAP device of this machine's kernel as a port: frames go through io_uring. Its control thread waits for one thing, that
+/// the interface goes away.
+final class TapPort: EnginePort, @unchecked Sendable {
     let index: Int
     let options: PortOptions
     private let core: EngineCore
     private let log: Logger
+    private let goneFD: Int32
+    /// Read by snapshots: the interface is there; and by the thread: stopping.
+    private let flags: UnsafeMutablePointer<UInt32>
+    private var thread: pthread_t?
     private var tap: Tap?
     private var ends: [UnsafeMutablePointer<TapEnd>] = []
 
-    init(index: Int, options: PortOptions, core: EngineCore, logger: Logger) {
+    init(index: Int, options: PortOptions, core: EngineCore, logger: Logger) throws(EngineError) {
         self.index = index
         self.options = options
         self.core = core
         log = logger
+        goneFD = CPlat_eventfd(0)
+        if goneFD < 0 { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        flags = .allocate(capacity: 2)
+        flags.initialize(repeating: 0, count: 2)
         core.addPairs(port: index, options, defectFD: -1)
     }
 
-    var isConnected: Bool { tap != nil }
+    var isConnected: Bool { CPlat_load32_relaxed(flags) != 0 }
 
     /// Opens or makes the device with a queue for each pair.
     func start() throws(EngineError) {
@@ -38,7 +47,7 @@ final class TapPort: EnginePort {
         if tap.hasUSO { offloads.formUnion([.guestUSO4, .guestUSO6]) }
         self.tap = tap
         for (pair, queue) in tap.queues.enumerated() {
-            let made = try TapEnd(fd: queue.fd)
+            let made = try TapEnd(fd: queue.fd, goneFD: goneFD)
             let end = UnsafeMutablePointer<TapEnd>.allocate(capacity: 1)
             end.initialize(to: made)
             ends.append(end)
@@ -46,11 +55,45 @@ final class TapPort: EnginePort {
                 port: index, pair: pair, driver: nil, tap: end, incoming: end.pointee.incoming, offloads: offloads, memory: UnsafeMutableRawPointer(end),
                 budget: core.budget(options))
         }
+        CPlat_store32_relaxed(flags, 1)
         core.setActivePairs(UInt16(options.queuePairs), port: index)
+        try watch()
         log.info("\(options.name): interface \(tap.name) with \(options.queuePairs) queue(s)")
     }
 
+    private func watch() throws(EngineError) {
+        var created = pthread_t()
+        let me = Unmanaged.passRetained(self)
+        let status = pthread_create(&created, nil, { raw in
+            let me = Unmanaged<TapPort>.fromOpaque(raw!).takeRetainedValue()
+            CPlat_set_thread_name("ringway-ctl")
+            me.waitForEnd()
+            return nil
+        }, me.toOpaque())
+        if status != 0 {
+            me.release()
+            throw EngineError("pthread_create: \(String(cString: strerror(status)))")
+        }
+        thread = created
+    }
+
+    private func waitForEnd() {
+        var waiting = pollfd(fd: goneFD, events: Int16(POLLIN), revents: 0)
+        while poll(&waiting, 1, -1) < 0 {}
+        CPlat_store32_relaxed(flags, 0)
+        if CPlat_load32_acquire(flags + 1) != 0 { return }
+        core.setActivePairs(0, port: index)
+        log.error("\(options.name): the interface has gone; start Ringway anew when it is there again")
+    }
+
     func stop() {
+        if let thread {
+            CPlat_store32_release(flags + 1, 1)
+            var one: UInt64 = 1
+            _ = write(goneFD, &one, 8)
+            pthread_join(thread, nil)
+        }
+        thread = nil
         core.stopOther(port: index, pairs: options.queuePairs)
         for end in ends {
             end.pointee.deallocate()
@@ -60,5 +103,9 @@ final class TapPort: EnginePort {
         tap = nil
     }
 
-    func deallocate() { core.removePairs(port: index, options.queuePairs) }
+    func deallocate() {
+        core.removePairs(port: index, options.queuePairs)
+        close(goneFD)
+        flags.deallocate()
+    }
 }
