@@ -4,11 +4,11 @@ import Testing
 /// Ringway as the driver on other people's back-ends.
 @Suite(.serialized) struct DriverPortTests {
     /// DPDK's vhost PMD, sending everything back.
-    private func peer(_ socket: String, queues: Int = 1) throws -> Program {
+    private func peer(_ socket: String, queues: Int = 1, iommu: Bool = false) throws -> Program {
         let p = try Program(
             "testpmd-vhost",
             ["stdbuf", "-oL", "dpdk-testpmd", "-l", "0,1", "--main-lcore", "0", "--in-memory", "--no-pci", "--no-telemetry", "-m", "256",
-                "--vdev", "net_vhost0,iface=\(socket),queues=\(queues)", "--", "-i", "--nb-cores=1", "--rxq=\(queues)", "--txq=\(queues)",
+                "--vdev", "net_vhost0,iface=\(socket),queues=\(queues),iommu-support=\(iommu ? 1 : 0)", "--", "-i", "--nb-cores=1", "--rxq=\(queues)", "--txq=\(queues)",
                 "--forward-mode=macswap", "--auto-start", "--total-num-mbufs=16384"])
         _ = try p.wait(for: "testpmd> ", seconds: 30)
         return p
@@ -18,16 +18,19 @@ import Testing
         try Program("drive", [Ringway.binary, "drive", socket, "--seconds", "\(seconds)"] + more)
     }
 
-    @Test("packets to DPDK's vhost PMD and back", arguments: ["in_order=off", "in_order=on", "packed=on,in_order=off", "packed=on", "queues=2", "queue_size=256"])
+    @Test("packets to DPDK's vhost PMD and back, with an IOMMU (ACCESS_PLATFORM) too", arguments: [
+        "in_order=off", "in_order=on", "packed=on,in_order=off", "packed=on", "queues=2", "queue_size=256", "iommu", "iommu,packed=on",
+    ])
     func dpdk(options: String) throws {
         let f = Folder()
-        let peer = try peer(f("x"), queues: options == "queues=2" ? 2 : 1)
-        let ringway = try Ringway(["vhost-user:\(f("a"))", "virtio-user:\(f("x")),\(options)"], mode: "crossconnect")
+        let iommu = options.hasPrefix("iommu")
+        let peer = try peer(f("x"), queues: options == "queues=2" ? 2 : 1, iommu: iommu)
+        let ringway = try Ringway(["vhost-user:\(f("a"))", "virtio-user:\(f("x"))" + (iommu ? String(options.dropFirst(5)) : "," + options)], mode: "crossconnect")
         _ = try ringway.program.wait(for: "connected to vhost-user", seconds: 10)
         #expect(try drive(f("a")).wait() == 0)
         let totals = try ringway.totals()
         #expect(totals[1].txPackets > 10_000 && totals[1].rxPackets > totals[1].txPackets / 2, "\(options): \(totals)")
-        #expect(ringway.log.contains("RING_PACKED") == options.contains("packed=on"))
+        #expect(ringway.log.contains("RING_PACKED") == options.contains("packed=on") && ringway.log.contains("ACCESS_PLATFORM") == iommu)
         #expect(ringway.complaints == [])
         #expect(peer.isRunning)
     }

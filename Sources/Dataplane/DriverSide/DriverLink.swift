@@ -100,7 +100,8 @@ final class DriverLink {
         if options.wantsInOrder { wanted.insert(.inOrder) }
         if options.queuePairs > 1 { wanted.insert(.mq) }
         if options.mtu != nil { wanted.insert(.mtu) }
-        if backend.kind == .vdpa { wanted.insert(.accessPlatform) }
+        // A driver should accept it (6.1). The kernel offers it always, and looks every address up then.
+        if backend.kind != .kernel { wanted.insert(.accessPlatform) }
         if wantsControl { wanted.formUnion([.ctrlVQ, .ctrlMACAddr, .ctrlRX]) }
         var features = vhost.features(of: wanted)
         if let kernel = backend as? KernelBackend {
