@@ -121,7 +121,22 @@ public final class Engine: @unchecked Sendable {
     /// Poll threads; empty after `stop`.
     public func threadSnapshots() -> [ThreadSnapshot] {
         (core?.threads ?? []).map {
-            ThreadSnapshot(cpu: $0.cpu, busyCycles: $0.state.pointee.busyTicks, systemCalls: $0.state.pointee.notifier.submits)
+            ThreadSnapshot(cpu: $0.cpu, busyCycles: $0.state.pointee.busyTicks, systemCalls: $0.state.pointee.notifier.submits, cpuNanoseconds: $0.cpuNanoseconds)
+        }
+    }
+
+    /// Gives every queue another busyloop budget from now on. Not from `poll`, whose queues watch no kicks, to any other.
+    public func setBusyloop(_ budget: BusyloopBudget) {
+        guard let core, options.busyloop != .poll || budget == .poll else { return }
+        for port in ports {
+            for pair in 0..<port.queuePairs {
+                guard let p = core.table[port.index, pair] else { continue }
+                let thread = core.threads[Int(CPlat_load32_relaxed(&p.pointee.owner))]
+                thread.mailbox.run {
+                    p.pointee.budget = BudgetState(budget, clock: TickClock.shared)
+                    if p.pointee.isRunning { thread.state.pointee.poll(p) }
+                }
+            }
         }
     }
 

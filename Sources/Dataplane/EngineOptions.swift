@@ -122,6 +122,8 @@ public struct ThreadSnapshot: Sendable, Equatable {
     public var busyCycles: UInt64
     /// System calls of its io_uring since the start: submitting calls and kicks to drivers, sleeping.
     public var systemCalls: UInt64
+    /// CPU time since the start.
+    public var cpuNanoseconds: UInt64
 }
 
 /// What an engine cannot start with: one line that says what to do.

@@ -115,6 +115,8 @@ struct PairState {
     @inline(__always)
     var isDevice: Bool { driver == nil && tap == nil }
 
+    var isRunning: Bool { transmit.isRunning || receive.isRunning }
+
     init(port: Int, pair: Int, defectFD: Int32) {
         self.defectFD = defectFD
         self.port = port

@@ -63,6 +63,13 @@ final class PollThread: @unchecked Sendable {
         mailbox.closeForGood()
     }
 
+    /// CPU time of the thread, which must run.
+    var cpuNanoseconds: UInt64 {
+        var (clock, time) = (clockid_t(), timespec())
+        guard pthread_getcpuclockid(thread, &clock) == 0, clock_gettime(clock, &time) == 0 else { return 0 }
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+    }
+
     /// Ends the thread; its rings must have been stopped.
     func stop() {
         mailbox.run { self.isStopping = true }

@@ -116,13 +116,13 @@ struct ForwardCommand: ParsableCommand {
             let now = SignalWaiter.now
             if let end, now >= end { break }
             if let due = next, now >= due {
-                report.interval(engine.snapshot(), now)
+                report.interval(engine.snapshot(), engine.queueTimes(), now)
                 next = due + (stats ?? 1)
             }
         }
         let now = SignalWaiter.now
         let threads = engine.threadSnapshots()
         engine.stop()
-        report.totals(engine.snapshot(), threads, now)
+        report.totals(engine.snapshot(), engine.queueTimes(), threads, now)
     }
 }

@@ -8,6 +8,7 @@ struct Report {
     private var last: [PortSnapshot]
     private var lastTime: Double
     private var first: [PortSnapshot]
+    private var lastTimes: [QueueTimeSnapshot] = []
 
     init(isJSON: Bool, start: Double, _ snapshot: [PortSnapshot]) {
         self.isJSON = isJSON
@@ -18,31 +19,73 @@ struct Report {
     }
 
     /// What happened since the last interval.
-    mutating func interval(_ now: [PortSnapshot], _ time: Double) {
-        show("interval", now, since: last, time - lastTime)
-        last = now
+    mutating func interval(_ now: [PortSnapshot], _ times: [QueueTimeSnapshot], _ time: Double) {
+        let new = times.compactMap { t in
+            var t = t
+            if let before = lastTimes.first(where: { $0.port == t.port && $0.queue == t.queue && $0.what == t.what }) { t.counts = t.counts.since(before.counts) }
+            return t.counts.count > 0 ? t : nil
+        }
+        show("interval", now, since: last, time - lastTime, new)
+        (last, lastTimes) = (now, times)
         lastTime = time
     }
 
     /// What happened since the start.
-    func totals(_ now: [PortSnapshot], _ threads: [ThreadSnapshot], _ time: Double) { show("totals", now, since: first, time - start, threads) }
+    func totals(_ now: [PortSnapshot], _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot], _ time: Double) {
+        show("totals", now, since: first, time - start, times, threads)
+    }
 
-    private func show(_ kind: String, _ now: [PortSnapshot], since: [PortSnapshot], _ seconds: Double, _ threads: [ThreadSnapshot] = []) {
+    private func show(_ kind: String, _ now: [PortSnapshot], since: [PortSnapshot], _ seconds: Double, _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot] = []) {
         let rows = zip(now, since).map { Row($0, $1, max(seconds, 1e-9)) }
         if isJSON {
-            print("{\"type\":\"\(kind)\",\"seconds\":\(Report.number(seconds, 3)),\"ports\":[\(rows.map(\.json).joined(separator: ","))]\(Report.json(threads))}")
+            print("{\"type\":\"\(kind)\",\"seconds\":\(Report.number(seconds, 3)),\"ports\":[\(rows.map(\.json).joined(separator: ","))]\(Report.json(times))\(Report.json(threads))}")
         } else {
             print(kind == "totals" ? "totals of \(Report.number(seconds, 1)) s" : "after \(Report.number(lastTime + seconds - start, 1)) s")
             print(Row.header)
             for row in rows { print(row.lines) }
+            for line in Report.lines(times) { print(line) }
         }
         fflush(nil)
+    }
+
+    /// What each queue has timed, where there is any.
+    private static func json(_ times: [QueueTimeSnapshot]) -> String {
+        if times.isEmpty { return "" }
+        let all = times.map { "{\"port\":\(quote($0.port)),\"queue\":\($0.queue),\"what\":\"\($0.what.text)\",\"nanoseconds\":\($0.latencies.json)}" }
+        return ",\"queue_times\":[\(all.joined(separator: ","))]"
+    }
+
+    private static func lines(_ times: [QueueTimeSnapshot]) -> [String] {
+        if times.isEmpty { return [] }
+        let header = Text.left("queue times in µs", 36) + Text.right("count", 12) + [50, 99, 99.9, 99.99].map { Text.right(LatencyHistogram.name($0), 10) }.joined() + Text.right("max", 10)
+        return [header] + times.map { t in
+            let h = t.latencies
+            let name = t.port + " queue \(t.queue), " + t.what.text
+            return Text.left(name, 36) + Text.right("\(h.count)", 12) + [50, 99, 99.9, 99.99].map { Text.right(Text.microseconds(h.percentile($0)), 10) }.joined()
+                + Text.right(Text.microseconds(h.maximum), 10)
+        }
     }
 
     /// Cycles of work and system calls, where threads are given.
     private static func json(_ threads: [ThreadSnapshot]) -> String {
         if threads.isEmpty { return "" }
-        return ",\"threads\":[" + threads.map { "{\"cpu\":\($0.cpu),\"busy_cycles\":\($0.busyCycles),\"system_calls\":\($0.systemCalls)}" }.joined(separator: ",") + "]"
+        return ",\"threads\":[" + threads.map { "{\"cpu\":\($0.cpu),\"busy_cycles\":\($0.busyCycles),\"system_calls\":\($0.systemCalls),\"cpu_seconds\":\(number(Double($0.cpuNanoseconds) / 1e9, 6))}" }.joined(separator: ",") + "]"
+    }
+
+    /// A JSON string.
+    static func quote(_ text: String) -> String {
+        var out = "\""
+        for c in text.unicodeScalars {
+            switch c {
+            case "\"": out += "\\\""
+            case "\\": out += "\\\\"
+            case _ where c.value < 32:
+                let digits = String(c.value, radix: 16)
+                out += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+            default: out.unicodeScalars.append(c)
+            }
+        }
+        return out + "\""
     }
 
     static func number(_ value: Double, _ digits: Int) -> String {
@@ -90,23 +133,8 @@ private struct Row {
         func direction(_ d: DirectionCounters) -> String {
             "{\"packets\":\(d.packets),\"bytes\":\(d.bytes),\"mpps\":\(Report.number(mpps(d), 6)),\"gbps\":\(Report.number(gbps(d), 6))}"
         }
-        let causes = drops.map { "\(Row.quote($0.cause)):\($0.count)" }.joined(separator: ",")
-        return "{\"port\":\(Row.quote(port.name)),\"connected\":\(port.isConnected),\"rx\":\(direction(rx)),\"tx\":\(direction(tx)),\"drops\":{\(causes)}}"
-    }
-
-    private static func quote(_ text: String) -> String {
-        var out = "\""
-        for c in text.unicodeScalars {
-            switch c {
-            case "\"": out += "\\\""
-            case "\\": out += "\\\\"
-            case _ where c.value < 32:
-                let digits = String(c.value, radix: 16)
-                out += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
-            default: out.unicodeScalars.append(c)
-            }
-        }
-        return out + "\""
+        let causes = drops.map { "\(Report.quote($0.cause)):\($0.count)" }.joined(separator: ",")
+        return "{\"port\":\(Report.quote(port.name)),\"connected\":\(port.isConnected),\"rx\":\(direction(rx)),\"tx\":\(direction(tx)),\"drops\":{\(causes)}}"
     }
 
     static let header = line("port", "", "packets", "bytes", "Mpps", "Gbit/s", "drops")

@@ -73,7 +73,10 @@ public struct LiveCounts: Sendable, Equatable {
 
     /// What was counted after `earlier`, a reading of the same histogram.
     public func since(_ earlier: LiveCounts) -> LiveCounts {
-        LiveCounts(counts: zip(counts, earlier.counts).map { $0 &- $1 }, longest: longest)
+        let difference = zip(counts, earlier.counts).map { $0 &- $1 }
+        // The longest may be an older one: then it is at most as long as its bucket allows.
+        let top = difference.lastIndex { $0 > 0 }.map { LiveHistogram.lowest($0 + 1) - 1 } ?? 0
+        return LiveCounts(counts: difference, longest: min(longest, top))
     }
 
     /// The same as nanoseconds: each count at its bucket's middle, none above the longest duration.

@@ -9,6 +9,9 @@ final class Bench {
         var mode = ForwardingMode.crossconnect
         var driver = DriverOptions()
         var busyloop = BusyloopBudget.poll
+        var batchesCalls = true
+        /// Two drivers exchange packets; else one gets its own back.
+        var hasTwoPorts: Bool { mode == .crossconnect || mode == .switch }
         /// Somebody else's back-end for one driver; no engine then takes part.
         var socket: String?
         /// CPU of the engine's thread and of the drivers; -1: not pinned.
@@ -25,7 +28,7 @@ final class Bench {
         var template = Array("/tmp/ringway-bench-XXXXXX".utf8CString)
         guard let made = mkdtemp(&template) else { throw EngineError("mkdtemp: \(String(cString: strerror(errno)))") }
         folder = String(cString: made)
-        let paths = (0..<(setup.mode == .crossconnect ? 2 : 1)).map { [folder] in "\(folder)/\($0).sock" }
+        let paths = (0..<(setup.hasTwoPorts ? 2 : 1)).map { [folder] in "\(folder)/\($0).sock" }
         let ports = paths.map { path in
             var port = PortOptions(.vhostUser(path: path, isClient: false))
             port.queuePairs = setup.driver.queuePairs
@@ -33,9 +36,9 @@ final class Bench {
         }
         var logger = Logger(label: "ringway")
         logger.logLevel = .error
-        engine = try Engine(
-            EngineOptions(ports: ports, mode: setup.mode, cpus: setup.engineCPU >= 0 ? [setup.engineCPU] : [], busyloop: setup.socket == nil ? setup.busyloop : .sleep),
-            logger: logger)
+        var options = EngineOptions(ports: ports, mode: setup.mode, cpus: setup.engineCPU >= 0 ? [setup.engineCPU] : [], busyloop: setup.socket == nil ? setup.busyloop : .sleep)
+        options.batchesCalls = setup.batchesCalls
+        engine = try Engine(options, logger: logger)
         do throws(EngineError) {
             try engine.start()
             if setup.driverCPU >= 0 { _ = CPlat_pin_to_cpu(Int32(setup.driverCPU)) }
@@ -63,6 +66,19 @@ final class Bench {
         return [Load.Flow(from: first, to: second), Load.Flow(from: second, to: first)]
     }
 
+    /// The same for every queue pair, one way unless `bothWays`: then those back follow those there.
+    func flows(bothWays: Bool) -> [Load.Flow] {
+        let (first, last) = (drivers[0], drivers[drivers.count - 1])
+        let there = (0..<first.pairCount).map { Load.Flow(from: first.pairs + $0, to: last.pairs + $0) }
+        if drivers.count == 1 || !bothWays { return there }
+        return there + (0..<first.pairCount).map { Load.Flow(from: last.pairs + $0, to: first.pairs + $0) }
+    }
+
+    /// The ring sojourns of all queues so far.
+    var sojourn: LiveCounts {
+        engine.queueTimes().filter { $0.what == .ringSojourn }.reduce(into: LiveCounts()) { $0.add($1.counts) }
+    }
+
     /// CPUs of this process as it was started, lowest first: later a thread pins itself to one of them.
     static let allowedCPUs = (0..<1024).filter { CPlat_cpu_allowed(Int32($0)) }
 
@@ -71,6 +87,6 @@ final class Bench {
         let cpus = allowedCPUs
         guard cpus.count >= 2 else { return }
         (setup.driverCPU, setup.engineCPU) = (cpus[0], cpus[1])
-        setup.driver.node = NUMA.node(ofCPU: cpus[1])
+        setup.driver.node = NUMA.node(ofCPU: setup.engineCPU)
     }
 }

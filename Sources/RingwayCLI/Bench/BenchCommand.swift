@@ -2,19 +2,18 @@ import ArgumentParser
 import CPlatform
 import Foundation
 import Ringway
-import Telemetry
 
 /// Measurements with embedded drivers on real sockets and real rings.
 struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench",
         abstract: "Measure throughput or latency with embedded virtio drivers.",
-        subcommands: [ThroughputCommand.self, LatencyCommand.self])
+        subcommands: [ThroughputCommand.self, LatencyCommand.self, PeerLatencyCommand.self])
 }
 
-/// What both measurements have in common.
+/// What the measurements have in common.
 struct BenchOptions: ParsableArguments {
-    @Option(help: "crossconnect (from one driver to another), macswap (round trip), drop or generate.")
+    @Option(help: "crossconnect or switch (from one driver to another), macswap (back to the sender), drop or generate.")
     var mode = "crossconnect"
 
     @Flag(help: "Packed rings.")
@@ -23,17 +22,29 @@ struct BenchOptions: ParsableArguments {
     @Flag(help: "IN_ORDER.")
     var inOrder = false
 
-    @Option(help: ArgumentHelp("Frame size without CRC.", valueName: "bytes"))
-    var size = 64
+    @Option(help: ArgumentHelp("Frame size in bytes without CRC, or imix: 64, 570 and 1518 as 7:4:1.", valueName: "bytes"))
+    var size = "64"
 
-    @Option(help: "Frames of a driver's burst, 1 to 64.")
-    var burst = 32
+    @Option(help: "Frames that the driver sends at once, 1 to 64 (default: 1 for latency, 32 for throughput).")
+    var burst: Int?
+
+    @Option(help: ArgumentHelp("Queue pairs of each driver, used in turn; one engine thread serves them all.", valueName: "pairs"))
+    var queues = 1
 
     @Option(help: ArgumentHelp("Descriptors of each ring.", valueName: "entries"))
     var ringSize: UInt32 = 1024
 
+    @Flag(help: "crossconnect and switch: half of the packets go the other way.")
+    var bothWays = false
+
     @Option(help: ArgumentHelp("The engine's budget: poll, 0, microseconds, auto.", valueName: "budget"))
     var busyloop = "poll"
+
+    @Option(help: ArgumentHelp("CPU of the engine's thread (default: the second of this process).", valueName: "cpu"))
+    var engineCPU: Int?
+
+    @Option(help: ArgumentHelp("CPU of the drivers' thread (default: the first of this process).", valueName: "cpu"))
+    var driverCPU: Int?
 
     @Option(help: ArgumentHelp("Length of each measurement.", valueName: "seconds"))
     var seconds = 2.0
@@ -41,151 +52,107 @@ struct BenchOptions: ParsableArguments {
     @Option(help: ArgumentHelp("Somebody else's vhost-user back-end, which sends packets back, instead of an engine of our own.", valueName: "path"))
     var socket: String?
 
+    /// Frame sizes in turn.
+    func sizes() throws(EngineError) -> [Int] { try LoadSyntax.sizes(size) }
+
     func setup() throws(EngineError) -> Bench.Setup {
-        guard (60...9216).contains(size) else { throw EngineError("--size \(size): give 60 to 9216 bytes") }
-        guard (1...DriverPair.burst).contains(burst) else { throw EngineError("--burst \(burst): give 1 to \(DriverPair.burst)") }
+        let largest = try sizes().max() ?? 64
+        if let burst, !(1...DriverPair.burst).contains(burst) { throw EngineError("--burst \(burst): give 1 to \(DriverPair.burst)") }
         guard seconds >= 0.1, seconds <= 3600 else { throw EngineError("--seconds \(seconds): give 0.1 to 3600") }
+        guard (1...64).contains(queues) else { throw EngineError("--queues \(queues): give 1 to 64 queue pairs") }
         guard RingLayout.isValid(size: ringSize, isPacked: packed) else { throw EngineError("--ring-size \(ringSize): 2 to 32768, a power of two for split rings") }
         var s = Bench.Setup()
         switch mode {
         case "crossconnect": s.mode = .crossconnect
+        case "switch": s.mode = .switch
         case "macswap": s.mode = .macswap
         case "drop": s.mode = .drop
-        case "generate": s.mode = .generate(size: size)
-        default: throw EngineError("--mode \(mode): write crossconnect, macswap, drop or generate")
+        case "generate": s.mode = .generate(size: largest)
+        default: throw EngineError("--mode \(mode): write crossconnect, switch, macswap, drop or generate")
         }
+        if case .generate = s.mode, try sizes().count > 1 { throw EngineError("--size imix: generate sends frames of one size") }
         s.socket = socket
         if socket != nil { s.mode = .macswap }
+        if bothWays && !s.hasTwoPorts { throw EngineError("--both-ways: for crossconnect and switch, which have two drivers") }
         s.driver.isPacked = packed
         s.driver.isInOrder = inOrder
         s.driver.ringSize = ringSize
-        s.driver.frameRoom = max(2048, size)
+        s.driver.queuePairs = queues
+        s.driver.frameRoom = max(2048, largest)
         s.busyloop = try PortSyntax.busyloop(busyloop)
-        Bench.choosePlaces(&s)
+        try choosePlaces(&s)
         return s
     }
 
-    var length: UInt64 { UInt64(seconds * 1e9) }
-    var title: String { "\(socket ?? mode), \(packed ? "packed" : "split")\(inOrder ? " in-order" : ""), \(size) bytes, busyloop \(busyloop)" }
-}
+    private func choosePlaces(_ s: inout Bench.Setup) throws(EngineError) {
+        Bench.choosePlaces(&s)
+        for (name, cpu) in [("--engine-cpu", engineCPU), ("--driver-cpu", driverCPU)] {
+            if let cpu, !Bench.allowedCPUs.contains(cpu) { throw EngineError("\(name) \(cpu): this process may run on \(Bench.allowedCPUs)") }
+        }
+        s.engineCPU = engineCPU ?? s.engineCPU
+        s.driverCPU = driverCPU ?? s.driverCPU
+        if s.engineCPU >= 0 { s.driver.node = NUMA.node(ofCPU: s.engineCPU) }
+    }
 
-/// As many packets as go, and the highest rate without loss.
-struct ThroughputCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "throughput",
-        abstract: "The rate of full rings, and the highest rate without loss (found by bisection, as RFC 2544 does).",
-        discussion: "Example: ringway bench throughput --mode macswap --packed --size 1518")
+    /// What was measured, in a line.
+    func title(_ s: Bench.Setup, burst: Int) -> String {
+        let rings = "\(packed ? "packed" : "split")\(inOrder ? " in-order" : "") rings of \(ringSize)"
+        let places = s.driverCPU < 0 ? "not pinned" : "driver on CPU \(s.driverCPU)\(socket == nil ? ", engine on CPU \(s.engineCPU)" : "")"
+        return "\(socket ?? mode)\(bothWays ? " both ways" : ""), \(rings), \(queues) queue pair\(queues == 1 ? "" : "s"), \(size)\(size == "imix" ? "" : " bytes"), burst \(burst)"
+            + "\(socket == nil ? ", busyloop \(busyloop)" : ""), \(places)"
+    }
 
-    @OptionGroup var options: BenchOptions
-    @Flag(help: "One JSON object.") var json = false
+    /// The same as members of a JSON object.
+    func json(_ s: Bench.Setup, burst: Int) -> String {
+        "\"machine\":\(Machine.json),\"mode\":\"\(socket == nil ? mode : "socket")\",\"both_ways\":\(bothWays),\"packed\":\(packed),\"in_order\":\(inOrder),\"ring_size\":\(ringSize),"
+            + "\"queue_pairs\":\(queues),\"size\":\"\(size)\",\"burst\":\(burst),\"busyloop\":\"\(busyloop)\",\"seconds\":\(Report.number(seconds, 2)),"
+            + "\"engine_cpu\":\(s.engineCPU),\"driver_cpu\":\(s.driverCPU)"
+    }
 
-    func run() throws {
-        do throws(EngineError) {
-            let setup = try options.setup()
-            let bench = try Bench(setup)
-            defer { bench.close() }
-            let flows = bench.flows
-            if !isGenerate(setup) { Load.prepare(flows, size: options.size) }
-            var counts = [Load.Count](repeating: .init(), count: flows.count)
-            Load.saturate(flows, size: options.size, burst: options.burst, until: CPlat_monotonic_ns() + options.length, counts: &counts, sends: !isGenerate(setup))
-            let full = counts.reduce(0.0) { $0 + (setup.mode == .drop ? Double($1.sent) * 1000 / Double(max(1, $1.nanoseconds)) : $1.mpps) }
+    /// The highest rate without loss; each trial is told to `show`.
+    func search(_ bench: Bench, _ pace: Load.Pace, highest: Double, resolution: Double, tolerance: Double, confirmation: Double, show: (Int, RateSearch.Outcome) -> Void) -> RateSearch {
+        let flows = bench.flows(bothWays: bothWays)
+        var search = RateSearch(lowest: 1000, highest: highest, resolution: resolution, tolerance: tolerance)
+        while let trial = search.next {
+            var pace = pace
+            pace.rate = trial.rate
+            if trial.isConfirmation { pace.seconds = confirmation }
+            let result = Load.paced(flows, pace)
             for flow in flows { Load.settle(flow) }
-            let lossless = setup.mode == .drop || isGenerate(setup) ? nil : search(flows[0], upTo: full * 1e6)
-            show(full, lossless)
-        } catch {
-            fail(error.description)
+            search.record(trial, offered: result.offered, arrived: result.arrived)
+            show(search.outcomes.count, search.outcomes[search.outcomes.count - 1])
         }
+        return search
     }
 
-    private func isGenerate(_ s: Bench.Setup) -> Bool { if case .generate = s.mode { return true } else { return false } }
-
-    /// Packets a second on the first flow.
-    private func search(_ flow: Load.Flow, upTo: Double) -> Double {
-        var (low, high) = (0.0, upTo)
-        for _ in 0..<8 {
-            let rate = (low + high) / 2
-            var histogram = LatencyHistogram()
-            let count = Load.paced(flow, size: options.size, rate: rate, until: CPlat_monotonic_ns() + options.length / 4, into: &histogram)
-            // Without loss, and as many as were wanted.
-            let reached = Double(count.sent) >= rate * Double(options.length / 4) / 1e9 * 0.99
-            if count.received >= count.sent && reached { low = rate } else { high = rate }
-            Load.settle(flow)
-            if !json { print("  tried \(Report.number(rate / 1e6, 3)) Mpps: \(count.received >= count.sent && reached ? "no loss" : "lost or late \(count.sent - min(count.sent, count.received))")") }
-        }
-        return low
-    }
-
-    private func show(_ full: Double, _ lossless: Double?) {
-        let gbps = full * Double(options.size) * 8 / 1000
-        if json {
-            print("{\"mode\":\"\(options.mode)\",\"packed\":\(options.packed),\"in_order\":\(options.inOrder),\"size\":\(options.size),\"mpps\":\(Report.number(full, 4)),"
-                + "\"gbps\":\(Report.number(gbps, 4)),\"lossless_mpps\":\(lossless.map { Report.number($0 / 1e6, 4) } ?? "null")}")
-            return
-        }
-        print("\(options.title)\n  full rings        \(Report.number(full, 2)) Mpps, \(Report.number(gbps, 2)) Gbit/s (all flows)")
-        if let lossless { print("  without loss      \(Report.number(lossless / 1e6, 3)) Mpps one way") }
+    /// Full rings: packets a second that arrive, over all flows.
+    func saturate(_ bench: Bench, _ setup: Bench.Setup, seconds: Double, burst: Int) throws(EngineError) -> Double {
+        let flows = bench.flows(bothWays: bothWays)
+        var counts = [Load.Count](repeating: .init(), count: flows.count)
+        var generates = false
+        if case .generate = setup.mode { generates = true }
+        let before = bench.engine.snapshot().reduce(0) { $0 + $1.rx.packets + $1.tx.packets }
+        Load.saturate(flows, sizes: try sizes(), burst: burst, until: CPlat_monotonic_ns() + UInt64(seconds * 1e9), counts: &counts, sends: !generates)
+        for flow in flows { Load.settle(flow) }
+        // The engine must have seen what the drivers did.
+        let (moved, seen) = (counts.reduce(0) { $0 + $1.sent + $1.received }, bench.engine.snapshot().reduce(0) { $0 + $1.rx.packets + $1.tx.packets } - before)
+        if socket == nil && moved > seen { throw EngineError("the drivers counted \(moved) packets sent and received, the engine \(seen)") }
+        return counts.reduce(0) { $0 + (setup.mode == .drop ? $1.sentMpps : $1.mpps) } * 1e6
     }
 }
 
-/// Latency at given loads.
-struct LatencyCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "latency",
-        abstract: "Latency at given loads, to 99.999 %, counted from when each packet was due.",
-        discussion: """
-            crossconnect: one way, from the sender's ring to the receiver. macswap, and --socket: the round trip.
-            A stall counts for every packet that it delays (no coordinated omission).
-            Example: ringway bench latency --rates 10000,100000,1000000 --svg latency.svg
-            """)
-
-    @OptionGroup var options: BenchOptions
-    @Option(help: "Packets a second; several with commas.") var rates = "10000,100000,1000000"
-    @Flag(help: "One JSON object a line.") var json = false
-    @Option(help: ArgumentHelp("Writes each rate's distribution to PREFIX-RATE.hgrm.", valueName: "prefix")) var hgrm: String?
-    @Option(help: ArgumentHelp("Draws the percentiles.", valueName: "file")) var svg: String?
-
-    static let percentiles = [50, 90, 99, 99.9, 99.99, 99.999]
-
-    func run() throws {
-        var lines: [(name: String, points: [(Double, Double)])] = []
-        do throws(EngineError) {
-            let setup = try options.setup()
-            if setup.mode == .drop { throw EngineError("--mode drop: nothing comes back; use crossconnect or macswap") }
-            if case .generate = setup.mode { throw EngineError("--mode generate: it has no sender; use crossconnect or macswap") }
-            let wanted = rates.split(separator: ",").map { Double($0) }
-            guard !wanted.isEmpty, !wanted.contains(where: { $0 == nil || $0! < 1 || $0! > 1e8 }) else { throw EngineError("--rates \(rates): packets a second, as in 10000,100000") }
-            let bench = try Bench(setup)
-            defer { bench.close() }
-            Load.prepare(bench.flows, size: options.size)
-            if !json { print("\(options.title); µs\n" + Text.right("packets/s", 11) + LatencyCommand.percentiles.map { Text.right("p\(Report.number($0, $0 == $0.rounded() ? 0 : $0 < 99.95 ? 1 : $0 < 99.995 ? 2 : 3))", 10) }.joined() + Text.right("max", 10) + Text.right("lost", 8)) }
-            for rate in wanted.compactMap({ $0 }) {
-                var histogram = LatencyHistogram()
-                // The first moments, when caches and budgets are cold, are not counted.
-                var cold = LatencyHistogram()
-                _ = Load.paced(bench.flows[0], size: options.size, rate: rate, until: CPlat_monotonic_ns() + 100_000_000, into: &cold)
-                let count = Load.paced(bench.flows[0], size: options.size, rate: rate, until: CPlat_monotonic_ns() + options.length, into: &histogram)
-                show(rate, histogram, count)
-                lines.append(("\(Report.number(rate, 0))/s", LatencyCommand.percentiles.map { (1 / (1 - $0 / 100), Double(histogram.percentile($0)) / 1000) }))
-                if let hgrm { try? histogram.hgrm.write(toFile: "\(hgrm)-\(Report.number(rate, 0)).hgrm", atomically: true, encoding: .utf8) }
-            }
-        } catch {
-            fail(error.description)
-        }
-        if let svg {
-            let plot = Plot.lines(title: "Latency: \(options.title)", x: "1 / (1 - percentile): 10 is p90, 100 is p99 …", y: "µs", series: lines)
-            do { try plot.write(toFile: svg, atomically: true, encoding: .utf8) } catch { fail("\(svg): \(error.localizedDescription)") }
-        }
+/// What a measurement was made on.
+enum Machine {
+    static var summary: String {
+        let info = (try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8)) ?? ""
+        let model = info.split(separator: "\n").first { $0.hasPrefix("model name") }?.split(separator: ":").last.map { $0.trimmingCharacters(in: .whitespaces) }
+        return "\(model ?? "unknown CPU"), \(Bench.allowedCPUs.count) CPUs"
     }
 
-    private func show(_ rate: Double, _ h: LatencyHistogram, _ count: Load.Count) {
-        let lost = count.sent - min(count.sent, count.received)
-        if json {
-            let all = LatencyCommand.percentiles.map { "\"p\($0)\":\(h.percentile($0))" }.joined(separator: ",")
-            print("{\"rate\":\(Report.number(rate, 0)),\"sent\":\(count.sent),\"received\":\(count.received),\"nanoseconds\":{\(all),\"max\":\(h.maximum)}}")
-        } else {
-            print(Text.right(Report.number(rate, 0), 11) + LatencyCommand.percentiles.map { Text.right(Text.microseconds(h.percentile($0)), 10) }.joined()
-                + Text.right(Text.microseconds(h.maximum), 10) + Text.right("\(lost)", 8))
-        }
-        fflush(nil)
-    }
+    static var json: String { Report.quote(summary) }
+}
+
+/// Writes a report's file, or ends the program with its path and the reason.
+func writeFile(_ path: String, _ text: String) {
+    do { try text.write(toFile: path, atomically: true, encoding: .utf8) } catch { fail("\(path): \(error.localizedDescription)") }
 }

@@ -68,8 +68,7 @@ struct DemoCommand: ParsableCommand {
             var counts = [Load.Count](repeating: .init(), count: flows.count)
             Load.saturate(flows, size: size, burst: 32, until: CPlat_monotonic_ns() + 1_000_000_000, counts: &counts)
             for flow in flows { Load.settle(flow) }
-            var histogram = LatencyHistogram()
-            _ = Load.paced(flows[0], size: size, rate: 100_000, until: CPlat_monotonic_ns() + 1_000_000_000, into: &histogram)
+            let histogram = Load.paced([flows[0]], Load.Pace(rate: 100_000, seconds: 1, sizes: [size])).roundTrip
             let mpps = counts[0].mpps + counts[1].mpps
             print(Text.right("\(size)", 7) + Text.right(Report.number(mpps, 2), 10) + Text.right(Report.number(mpps * Double(size) * 8 / 1000, 2), 10)
                 + "             " + [50, 99, 99.9].map { Text.right(Text.microseconds(histogram.percentile($0)), 9) }.joined().dropFirst(3)

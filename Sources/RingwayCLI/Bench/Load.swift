@@ -1,7 +1,6 @@
 import CPlatform
 import Glibc
 import Ringway
-import Telemetry
 
 /// Loops that drive embedded drivers, on the calling thread.
 enum Load {
@@ -14,32 +13,24 @@ enum Load {
     struct Count {
         var sent: UInt64 = 0
         var received: UInt64 = 0
-        /// Received frames whose number or filling was not what was sent.
-        var wrong: UInt64 = 0
         var nanoseconds: UInt64 = 0
 
         var mpps: Double { nanoseconds == 0 ? 0 : Double(received) * 1000 / Double(nanoseconds) }
-        mutating func add(_ o: Count) {
-            sent &+= o.sent
-            received &+= o.received
-            wrong &+= o.wrong
-        }
+        var sentMpps: Double { nanoseconds == 0 ? 0 : Double(sent) * 1000 / Double(nanoseconds) }
     }
 
-    /// Offset of the time stamp in a frame: behind the Ethernet, IP and UDP headers.
-    static let stamp = 42
-
-    /// Writes the headers of a UDP frame of `size` bytes into every buffer that a burst can use.
+    /// Writes the headers of a UDP frame of `size` bytes.
     static func write(_ frame: UnsafeMutableRawPointer, size: Int, isForward: Bool) {
         memset(frame, 0, size)
         let macs: [UInt8] = isForward ? [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1] : [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]
         for (i, b) in (macs + [0x08, 0x00, 0x45]).enumerated() { frame.storeBytes(of: b, toByteOffset: i, as: UInt8.self) }
     }
 
-    /// As many packets as the rings take until `end`, with bursts of `burst`; what comes back is counted.
-    static func saturate(_ flows: [Flow], size: Int, burst: Int, until end: UInt64, counts: inout [Count], sends: Bool = true) {
+    /// As many packets as the rings take until `end`, with bursts of `burst`; what comes back is counted. `sizes` are
+    /// taken in turn.
+    static func saturate(_ flows: [Flow], sizes: [Int], burst: Int, until end: UInt64, counts: inout [Count], sends: Bool = true) {
         let start = CPlat_monotonic_ns()
-        var rounds = 0
+        var (rounds, turn) = (0, 0)
         while true {
             rounds &+= 1
             if rounds & 63 == 0 && CPlat_monotonic_ns() >= end { break }
@@ -47,7 +38,10 @@ enum Load {
                 if sends {
                     let n = flow.from.pointee.prepare(burst)
                     let outgoing = flow.from.pointee.outgoing
-                    for k in 0..<n { outgoing[k].length = UInt32(truncatingIfNeeded: size) }
+                    for k in 0..<n {
+                        outgoing[k].length = UInt32(truncatingIfNeeded: sizes[turn])
+                        turn = turn &+ 1 == sizes.count ? 0 : turn &+ 1
+                    }
                     if n > 0 { flow.from.pointee.send(n) }
                     counts[i].sent &+= UInt64(n)
                 }
@@ -58,48 +52,120 @@ enum Load {
         for i in flows.indices { counts[i].nanoseconds &+= CPlat_monotonic_ns() &- start }
     }
 
-    /// Sends at `rate` packets a second on the first flow until `end`, whatever comes back: each frame
-    /// carries the time at which it was due, so a stall counts for every packet that it delays
-    /// (no coordinated omission). Records what passed until it was received.
-    static func paced(_ flow: Flow, size: Int, rate: Double, until end: UInt64, into histogram: inout LatencyHistogram) -> Count {
-        var count = Count()
-        let interval = 1e9 / rate
-        let start = CPlat_monotonic_ns()
-        var due = Double(start)
-        while true {
-            let now = CPlat_monotonic_ns()
-            if now >= end { break }
-            if Double(now) >= due {
-                let n = flow.from.pointee.prepare(min(DriverPair.burst, Int((Double(now) - due) / interval) + 1))
-                for k in 0..<n {
-                    let frame = flow.from.pointee.outgoing + k
-                    frame.pointee.length = UInt32(truncatingIfNeeded: size)
-                    (frame.pointee.base + stamp).storeBytes(of: UInt64(due), as: UInt64.self)
-                    due += interval
-                }
-                if n > 0 { flow.from.pointee.send(n) }
-                count.sent &+= UInt64(n)
-            }
-            count.received &+= take(flow, &histogram)
+    static func saturate(_ flows: [Flow], size: Int, burst: Int, until end: UInt64, counts: inout [Count], sends: Bool = true) {
+        saturate(flows, sizes: [size], burst: burst, until: end, counts: &counts, sends: sends)
+    }
+
+    /// Frames at an offered rate.
+    struct Pace {
+        /// Packets a second over all flows.
+        var rate: Double
+        /// Frames that are due at the same moment.
+        var burst = 1
+        var seconds: Double
+        var sizes = [64]
+        /// Each frame carries the moment at which it was due (`Stamp`).
+        var isStamped = true
+        /// Frames come back; else they are dropped.
+        var comesBack = true
+    }
+
+    struct Paced {
+        var offered: UInt64 = 0
+        var sent: UInt64 = 0
+        /// Received, or where nothing comes back taken by the device.
+        var arrived: UInt64 = 0
+        /// Received without the stamp that was sent.
+        var wrong: UInt64 = 0
+        var nanoseconds: UInt64 = 0
+        /// From when each frame was due until it was received.
+        var roundTrip = LatencyHistogram()
+        /// From when each frame was due until this thread sent it: full rings, and its own stalls.
+        var lateness = LatencyHistogram()
+
+        var lost: UInt64 { offered - min(offered, arrived) }
+    }
+
+    /// Frames that were due and could not be sent within this time after the end are lost, in seconds.
+    static let grace = 0.01
+
+    /// Offers frames at a rate whatever comes back: one that is late, because a ring was full or this thread was held
+    /// up, still counts from when it was due (no coordinated omission).
+    static func paced(_ flows: [Flow], _ pace: Pace) -> Paced {
+        var result = Paced()
+        result.offered = UInt64(max(1, (pace.rate * pace.seconds / Double(pace.burst)).rounded()) * Double(pace.burst))
+        flows.withUnsafeBufferPointer { flows in
+            pace.sizes.withUnsafeBufferPointer { sizes in paced(flows, sizes, pace, &result) }
         }
+        return result
+    }
+
+    private static func paced(_ flows: UnsafeBufferPointer<Flow>, _ sizes: UnsafeBufferPointer<Int>, _ pace: Pace, _ result: inout Paced) {
+        let perMicrosecond = TickClock.shared.ticksPerMicrosecond
+        let ticksPerSecond = Double(perMicrosecond) * 1e6
+        // Ticks from one burst to the next.
+        let step = Double(pace.burst) / pace.rate * ticksPerSecond
+        let burst = pace.burst
+        let start = CPlat_cycles()
+        let last = UInt64((pace.seconds + grace) * ticksPerSecond)
+        var (due, inBurst, flow, turn) = (0.0, 0, 0, 0)
+        var left = result.offered
+        while left > 0 {
+            let now = CPlat_cycles() &- start
+            if now > last { break }
+            if Double(now) >= due {
+                let bursts = min(DriverPair.burst, Int((Double(now) - due) / step) + 1)
+                let pair = flows[flow].from
+                let n = pair.pointee.prepare(min(Int(min(left, UInt64(DriverPair.burst))), bursts &* burst &- inBurst))
+                for k in 0..<n {
+                    let frame = pair.pointee.outgoing + k
+                    frame.pointee.length = UInt32(truncatingIfNeeded: sizes[turn])
+                    turn = turn &+ 1 == sizes.count ? 0 : turn &+ 1
+                    if pace.isStamped {
+                        Stamp.write(start &+ UInt64(due), to: frame.pointee.base)
+                        result.lateness.record(nanoseconds: (now &- UInt64(due)) &* 1000 / perMicrosecond)
+                    }
+                    inBurst &+= 1
+                    if inBurst == burst { (inBurst, due) = (0, due + step) }
+                }
+                if n > 0 { pair.pointee.send(n) }
+                left &-= UInt64(n)
+                flow = flow &+ 1 == flows.count ? 0 : flow &+ 1
+            }
+            for f in flows { take(f, pace, &result) }
+        }
+        result.sent = result.offered &- left
         // What is still under way.
-        let last = CPlat_monotonic_ns() &+ 100_000_000
-        while count.received < count.sent && CPlat_monotonic_ns() < last { count.received &+= take(flow, &histogram) }
-        count.nanoseconds = CPlat_monotonic_ns() &- start
-        return count
+        let end = CPlat_monotonic_ns() &+ 100_000_000
+        while CPlat_monotonic_ns() < end {
+            for f in flows { take(f, pace, &result) }
+            var outstanding = 0
+            for f in flows {
+                f.from.pointee.reclaim()
+                outstanding &+= f.from.pointee.outstanding
+            }
+            if !pace.comesBack { result.arrived = result.sent &- UInt64(outstanding) }
+            if outstanding == 0 && result.arrived >= result.sent { break }
+        }
+        result.nanoseconds = UInt64(Double(CPlat_cycles() &- start) / ticksPerSecond * 1e9)
     }
 
     @inline(__always)
-    private static func take(_ flow: Flow, _ histogram: inout LatencyHistogram) -> UInt64 {
+    private static func take(_ flow: Flow, _ pace: Pace, _ result: inout Paced) {
         let n = flow.to.pointee.receiveBurst()
-        if n == 0 { return 0 }
-        let now = CPlat_monotonic_ns()
-        for k in 0..<n {
-            let sent = (flow.to.pointee.incoming[k].base + stamp).loadUnaligned(as: UInt64.self)
-            histogram.record(nanoseconds: now > sent ? now &- sent : 0)
+        if n == 0 { return }
+        if pace.isStamped {
+            let (now, perMicrosecond) = (CPlat_cycles(), TickClock.shared.ticksPerMicrosecond)
+            for k in 0..<n {
+                if let due = Stamp.read(flow.to.pointee.incoming[k].base) {
+                    result.roundTrip.record(nanoseconds: (now > due ? now &- due : 0) &* 1000 / perMicrosecond)
+                } else {
+                    result.wrong &+= 1
+                }
+            }
         }
         flow.to.pointee.giveBack()
-        return UInt64(n)
+        result.arrived &+= UInt64(n)
     }
 
     /// Fills every transmit buffer once; later bursts only change lengths and stamps. Nothing may be under way.
@@ -112,7 +178,7 @@ enum Load {
                 let n = flow.from.pointee.prepare(min(left, DriverPair.burst))
                 for k in 0..<n {
                     flow.from.pointee.outgoing[k].length = UInt32(truncatingIfNeeded: size)
-                    write(flow.from.pointee.outgoing[k].base, size: size, isForward: i == 0)
+                    write(flow.from.pointee.outgoing[k].base, size: size, isForward: i < (flows.count + 1) / 2)
                 }
                 if n > 0 { flow.from.pointee.send(n) }
                 left -= n
@@ -122,14 +188,19 @@ enum Load {
         }
     }
 
-    /// Waits until everything that was sent has been dealt with, at most 100 ms.
+    /// Waits until everything that was sent has been dealt with and nothing has come back for a millisecond (a back-end may
+    /// hold packets after it has taken them), at most 100 ms.
     static func settle(_ flow: Flow) {
-        let end = CPlat_monotonic_ns() &+ 100_000_000
-        while CPlat_monotonic_ns() < end {
+        var now = CPlat_monotonic_ns()
+        let end = now &+ 100_000_000
+        var last = now
+        while now < end {
             flow.from.pointee.reclaim()
             let n = flow.to.pointee.receiveBurst()
             flow.to.pointee.giveBack()
-            if flow.from.pointee.outstanding == 0 && n == 0 { return }
+            now = CPlat_monotonic_ns()
+            if n > 0 || flow.from.pointee.outstanding > 0 { last = now }
+            if now &- last > 1_000_000 { return }
         }
     }
 }

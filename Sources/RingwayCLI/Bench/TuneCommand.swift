@@ -2,129 +2,262 @@ import ArgumentParser
 import CPlatform
 import Foundation
 import Ringway
-import Telemetry
 
-/// CPU use against latency for busyloop budgets and loads.
+/// CPU use against latency and throughput for busyloop budgets and loads.
 struct TuneCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "tune",
-        abstract: "Sweep the busyloop budget over loads: CPU use against latency, and a recommendation.",
+        abstract: "Sweep the busyloop budget over loads: CPU use against latency and throughput, and a recommendation.",
         discussion: """
-            For each budget and load two embedded drivers exchange packets through an engine; its poll thread's CPU time, the
-            latency and the system calls are counted. The recommendation is the cheapest budget whose p99 is within
-            twice that of `poll` at every load.
+            For each load and budget an embedded driver exchanges packets with an engine; the poll thread's CPU time and system calls are
+            counted, and the latency from when each packet was due (see bench latency). Samples of all budgets and loads are
+            interleaved, and medians are shown.
+
+            Recommended is the budget that uses the least CPU over all loads among those whose p99 is at every load within --accept of
+            poll's, or within 1.2 times it (at full load: whose packets take at most 1.2 times as long).
+
+            auto is judged at each load: its p99 is within 1.2 times poll's or its CPU within 1.2 times budget 0's; and no fixed
+            budget is better in both p99 and CPU by more than 1.2 times. At full load the time per packet stands for p99.
+
+            At the end the engine serves drivers that ask for calls, with all calls of a round in one system call and with
+            one system call for each.
+
+            Example: ringway tune --rates 1k,20k,500k,full --svg tune
             """)
 
     @Option(help: "Budgets: poll, 0, microseconds, auto; several with commas.") var budgets = "0,5,20,50,100,200,auto,poll"
-    @Option(help: "Packets a second; several with commas.") var rates = "1000,10000,50000,200000,1000000"
-    @Option(help: ArgumentHelp("Length of each measurement.", valueName: "seconds")) var seconds = 1.0
+    @Option(help: "Packets a second (1000, 20k, 1.5M) or full, several with commas.") var rates = "1k,10k,50k,200k,1M,full"
+    @Option(help: "crossconnect, macswap or switch.") var mode = "macswap"
+    @Option(help: ArgumentHelp("Frame size in bytes without CRC, or imix.", valueName: "bytes")) var size = "64"
+    @Option(help: "Frames that the driver sends at once, 1 to 64.") var burst = 1
+    @Option(help: ArgumentHelp("Length of a sample.", valueName: "seconds")) var seconds = 0.3
+    @Option(help: "Samples of each budget at each load.") var samples = 5
+    @Option(help: ArgumentHelp("What a p99 may be worse than poll's for the recommendation.", valueName: "microseconds")) var accept = 50.0
+    @Option(help: ArgumentHelp("Queue pairs of the part about calls.", valueName: "pairs")) var callQueues = 4
     @Flag(help: "Packed rings.") var packed = false
-    @Flag(help: "One JSON object a line.") var json = false
-    @Option(help: ArgumentHelp("Writes PREFIX-latency.svg and PREFIX-cpu.svg.", valueName: "prefix")) var svg: String?
+    @Flag(help: "One JSON object.") var json = false
+    @Option(help: ArgumentHelp("Writes PREFIX-latency.svg, PREFIX-cpu.svg and PREFIX-latency-cpu.svg.", valueName: "prefix")) var svg: String?
 
-    private struct Point {
-        var budget: String
-        var rate: Double
-        var cpu: Double
-        var p50: Double
-        var p99: Double
-        var calls: Double
+    /// One engine with its drivers, whose budget changes.
+    private struct Station {
+        let bench: Bench
+        let flows: [Load.Flow]
+        let sizes: [Int]
+    }
+
+    private struct Sample {
+        var cpu = 0.0
+        var p50 = 0.0
+        var p99 = 0.0
+        var throughput = 0.0
+        var systemCalls = 0.0
+        var calls = 0.0
+        var busyCycles = 0.0
     }
 
     func run() throws {
-        var points: [Point] = []
-        let loads = rates.split(separator: ",").compactMap { Double($0) }.filter { $0 >= 1 && $0 <= 1e8 }
-        let names = budgets.split(separator: ",").map(String.init)
-        if loads.isEmpty || names.isEmpty || !(0.1...600).contains(seconds) { fail("--rates 1000,10000 --budgets 0,50,auto --seconds 0.1 or more", status: 64) }
-        if !json { print(Text.right("budget", 8) + Text.right("packets/s", 11) + Text.right("CPU %", 8) + Text.right("p50 µs", 10) + Text.right("p99 µs", 10) + Text.right("syscalls/s", 12) + Text.right("per packet", 12)) }
-        for name in names {
-            do throws(EngineError) {
-                for rate in loads {
-                    let p = try apart { () throws(EngineError) in try measure(name, rate) }
-                    points.append(p)
-                    show(p)
-                }
-            } catch {
-                fail(error.description)
-            }
+        do throws(EngineError) { try measure() } catch { fail(error.description) }
+    }
+
+    private func measure() throws(EngineError) {
+        guard (0.1...60).contains(seconds), (1...1000).contains(samples), (1...DriverPair.burst).contains(burst), (1...64).contains(callQueues) else {
+            throw EngineError("--seconds 0.1 to 60, --samples 1 to 1000, --burst 1 to \(DriverPair.burst), --call-queues 1 to 64")
         }
-        recommend(points, names)
-        if let svg { draw(points, names, svg) }
+        let loads = try LoadSyntax.rates(rates, allowsFull: true)
+        if loads.contains(where: { if case .share = $0 { return true } else { return false } }) { throw EngineError("--rates \(rates): give packets a second, or full") }
+        var names: [(String, BusyloopBudget)] = []
+        for name in budgets.split(separator: ",").map(String.init) { names.append((name, try PortSyntax.busyloop(name))) }
+        if names.isEmpty { throw EngineError("--budgets: give at least one, as in 0,50,auto,poll") }
+        let points = try apart { () throws(EngineError) in try sweep(loads.map { $0.packets(lossless: 0) }, names) }
+        let report = BudgetReport(points)
+        let calls = try apart { () throws(EngineError) in try compareCalls(loads.map { $0.packets(lossless: 0) }) }
+        if json { print(text(report, calls)) } else { conclude(report, calls) }
+        if let svg { draw(report, svg) }
     }
 
     /// Runs `body` on a thread of its own, which pins itself: the next one may choose its CPUs anew.
-    private func apart(_ body: @escaping () throws(EngineError) -> Point) throws(EngineError) -> Point {
-        nonisolated(unsafe) var result: Result<Point, EngineError>?
+    private func apart<T>(_ body: @escaping () throws(EngineError) -> T) throws(EngineError) -> T {
+        nonisolated(unsafe) var result: Result<T, EngineError>?
         nonisolated(unsafe) let body = body
         let done = DispatchSemaphore(value: 0)
-        let thread = Thread {
+        Thread {
             do throws(EngineError) { result = .success(try body()) } catch { result = .failure(error) }
             done.signal()
-        }
-        thread.start()
+        }.start()
         done.wait()
-        return try result!.get()
+        return try result.unsafelyUnwrapped.get()
     }
 
-    private func measure(_ name: String, _ rate: Double) throws(EngineError) -> Point {
+    private func station(queues: Int, wantsCalls: Bool, batches: Bool) throws(EngineError) -> Station {
+        let modes: [String: ForwardingMode] = ["crossconnect": .crossconnect, "macswap": .macswap, "switch": .switch]
+        guard let mode = modes[mode] else { throw EngineError("--mode \(mode): write crossconnect, macswap or switch") }
+        let sizes = try LoadSyntax.sizes(size)
         var setup = Bench.Setup()
-        setup.busyloop = try PortSyntax.busyloop(name)
-        setup.driver.isPacked = packed
+        (setup.mode, setup.busyloop, setup.batchesCalls) = (mode, .sleep, batches)
+        (setup.driver.isPacked, setup.driver.queuePairs, setup.driver.wantsCalls) = (packed, queues, wantsCalls)
+        setup.driver.frameRoom = max(2048, sizes.max() ?? 64)
         Bench.choosePlaces(&setup)
         let bench = try Bench(setup)
-        defer { bench.close() }
-        let flow = bench.flows[0]
-        Load.prepare(bench.flows, size: 64)
-        var (cold, histogram) = (LatencyHistogram(), LatencyHistogram())
-        _ = Load.paced(flow, size: 64, rate: rate, until: CPlat_monotonic_ns() + 200_000_000, into: &cold)
-        let (cpu, calls) = (TuneCommand.engineCPU, bench.engine.threadSnapshots()[0].systemCalls)
-        let count = Load.paced(flow, size: 64, rate: rate, until: CPlat_monotonic_ns() + UInt64(seconds * 1e9), into: &histogram)
-        let elapsed = Double(count.nanoseconds) / 1e9
-        return Point(
-            budget: name, rate: rate, cpu: (TuneCommand.engineCPU - cpu) / elapsed * 100, p50: Double(histogram.percentile(50)) / 1000,
-            p99: Double(histogram.percentile(99)) / 1000, calls: Double(bench.engine.threadSnapshots()[0].systemCalls &- calls) / elapsed)
+        Load.prepare(bench.flows(bothWays: true), size: sizes.max() ?? 64)
+        return Station(bench: bench, flows: bench.flows(bothWays: false), sizes: sizes)
     }
 
-    /// CPU seconds of this process's poll threads.
-    private static var engineCPU: Double {
-        let base = "/proc/self/task/"
-        var sum = 0.0
-        for task in (try? FileManager.default.contentsOfDirectory(atPath: base)) ?? [] {
-            guard let name = try? String(contentsOfFile: base + task + "/comm", encoding: .utf8), name.hasPrefix("ringway-"), !name.hasPrefix("ringway-ctl") else { continue }
-            let stat = (try? String(contentsOfFile: base + task + "/schedstat", encoding: .utf8)) ?? ""
-            sum += (Double(stat.split(separator: " ").first ?? "0") ?? 0) / 1e9
+    private func sweep(_ loads: [Double], _ names: [(String, BusyloopBudget)]) throws(EngineError) -> [BudgetReport.Point] {
+        let station = try station(queues: 1, wantsCalls: false, batches: true)
+        defer { station.bench.close() }
+        var all: [String: [Sample]] = [:]
+        for n in 0..<samples {
+            for load in loads {
+                for k in names.indices {
+                    // Each time another one is first.
+                    let (name, budget) = names[(k + n) % names.count]
+                    station.bench.engine.setBusyloop(budget)
+                    all["\(name) \(load)", default: []].append(sample(station, load))
+                }
+            }
+            FileHandle.standardError.write(Data("tune: sample \(n + 1) of \(samples)\n".utf8))
         }
-        return sum
+        return names.flatMap { name in
+            loads.map { load in
+                let s = all["\(name.0) \(load)"] ?? []
+                func median(_ key: KeyPath<Sample, Double>) -> Double { BudgetReport.median(s.map { $0[keyPath: key] }) }
+                return BudgetReport.Point(
+                    budget: name.0, load: load, cpu: median(\.cpu), p50: median(\.p50), p99: median(\.p99), throughput: median(\.throughput), systemCalls: median(\.systemCalls))
+            }
+        }
     }
 
-    private func show(_ p: Point) {
-        if json {
-            print("{\"budget\":\"\(p.budget)\",\"rate\":\(Report.number(p.rate, 0)),\"cpu_percent\":\(Report.number(p.cpu, 2)),\"p50_us\":\(Report.number(p.p50, 2)),\"p99_us\":\(Report.number(p.p99, 2)),\"system_calls_per_second\":\(Report.number(p.calls, 0))}")
+    /// The engine's budget has just been set: some time to learn, then the sample.
+    private func sample(_ s: Station, _ load: Double) -> Sample {
+        func offer(_ seconds: Double) -> Load.Paced {
+            if load.isFinite { return Load.paced(s.flows, Load.Pace(rate: load, burst: burst, seconds: seconds, sizes: s.sizes)) }
+            var counts = [Load.Count](repeating: .init(), count: s.flows.count)
+            Load.saturate(s.flows, sizes: s.sizes, burst: 32, until: CPlat_monotonic_ns() + UInt64(seconds * 1e9), counts: &counts)
+            var paced = Load.Paced()
+            for c in counts { (paced.arrived, paced.nanoseconds) = (paced.arrived + c.received, c.nanoseconds) }
+            return paced
+        }
+        _ = offer(max(0.15, min(1, 400 / load)))
+        for f in s.flows { Load.settle(f) }
+        let (before, calls) = (s.bench.engine.threadSnapshots()[0], callCount(s))
+        let paced = offer(seconds)
+        let after = s.bench.engine.threadSnapshots()[0]
+        for f in s.flows { Load.settle(f) }
+        let elapsed = Double(max(1, paced.nanoseconds)) / 1e9
+        return Sample(
+            cpu: Double(after.cpuNanoseconds - before.cpuNanoseconds) / 1e9 / elapsed * 100, p50: Double(paced.roundTrip.percentile(50)) / 1000,
+            p99: Double(paced.roundTrip.percentile(99)) / 1000, throughput: Double(paced.arrived) / elapsed,
+            systemCalls: Double(after.systemCalls - before.systemCalls) / elapsed, calls: Double(callCount(s) - calls) / elapsed,
+            busyCycles: Double(after.busyCycles &- before.busyCycles) / Double(max(1, paced.arrived)))
+    }
+
+    private func callCount(_ s: Station) -> UInt64 {
+        s.bench.engine.queueTimes().filter { $0.what == .receiveCallDelay || $0.what == .transmitCallDelay }.reduce(0) { $0 + $1.counts.count }
+    }
+
+    /// Drivers that ask for calls, all polled: with and without batching, in turn.
+    private func compareCalls(_ loads: [Double]) throws(EngineError) -> [(load: Double, batched: Sample, single: Sample)] {
+        let stations = [try station(queues: callQueues, wantsCalls: true, batches: true), try station(queues: callQueues, wantsCalls: true, batches: false)]
+        defer { for s in stations { s.bench.close() } }
+        var all: [String: [Sample]] = [:]
+        for _ in 0..<samples {
+            for load in loads {
+                for (i, s) in stations.enumerated() {
+                    s.bench.engine.setBusyloop(.poll)
+                    all["\(i) \(load)", default: []].append(sample(s, load))
+                    // The other one has the CPU to itself.
+                    s.bench.engine.setBusyloop(.sleep)
+                }
+            }
+        }
+        func median(_ i: Int, _ load: Double) -> Sample {
+            let s = all["\(i) \(load)"] ?? []
+            func m(_ key: KeyPath<Sample, Double>) -> Double { BudgetReport.median(s.map { $0[keyPath: key] }) }
+            return Sample(
+                cpu: m(\.cpu), p50: m(\.p50), p99: m(\.p99), throughput: m(\.throughput), systemCalls: m(\.systemCalls), calls: m(\.calls), busyCycles: m(\.busyCycles))
+        }
+        return loads.map { ($0, median(0, $0), median(1, $0)) }
+    }
+
+    private static func name(_ load: Double) -> String { load.isFinite ? Report.number(load, 0) : "full" }
+
+    private static func line(_ columns: [String]) -> String { zip(columns, [11, 8, 8, 10, 10, 12, 13, 13]).map { Text.right($0, $1) }.joined() }
+
+    private func conclude(_ report: BudgetReport, _ calls: [(load: Double, batched: Sample, single: Sample)]) {
+        print("\(mode), \(packed ? "packed" : "split") rings, \(size)\(size == "imix" ? "" : " bytes"), burst \(burst); medians of \(samples) samples of \(Report.number(seconds, 2)) s; \(Machine.summary)")
+        print(TuneCommand.line(["packets/s", "budget", "CPU %", "p50 µs", "p99 µs", "Mpps", "syscalls/s", "per packet"]))
+        for load in report.loads {
+            for budget in report.budgets {
+                guard let p = report.point(budget, load) else { continue }
+                print(TuneCommand.line([
+                    TuneCommand.name(load), budget, Report.number(p.cpu, 1), load.isFinite ? Report.number(p.p50, 1) : "-", load.isFinite ? Report.number(p.p99, 1) : "-",
+                    Report.number(p.throughput / 1e6, 4), Report.number(p.systemCalls, 0), Report.number(p.systemCalls / max(1, p.throughput), 4),
+                ]))
+            }
+        }
+        if !report.verdicts.isEmpty { print("\nauto:  p99 against poll's (at most 1.2), or CPU against 0's (at most 1.2);  fixed budgets better in both") }
+        for v in report.verdicts {
+            print(Text.right(TuneCommand.name(v.load), 11) + Text.right("p99 x\(Report.number(v.delayToPoll, 2))", 12) + Text.right("CPU x\(Report.number(v.cpuToZero, 2))", 12)
+                + "  \(v.isNearEither ? "pass" : "FAIL")   \(v.betterInBoth.isEmpty ? "none: pass" : v.betterInBoth.joined(separator: ", ") + ": FAIL")")
+        }
+        print("\ncalls of \(callQueues) queue pairs whose drivers ask for them, poll")
+        print(TuneCommand.line(["packets/s", "calls", "calls/s", "syscalls/s", "per packet", "p50 µs", "p99 µs", "busy cycles"]) + " a packet")
+        for c in calls {
+            for (name, s) in [("batched", c.batched), ("single", c.single)] {
+                print(TuneCommand.line([
+                    TuneCommand.name(c.load), name, Report.number(s.calls, 0), Report.number(s.systemCalls, 0), Report.number(s.systemCalls / max(1, s.throughput), 4),
+                    c.load.isFinite ? Report.number(s.p50, 1) : "-", c.load.isFinite ? Report.number(s.p99, 1) : "-", Report.number(s.busyCycles, 0),
+                ]))
+            }
+        }
+        if let chosen = report.recommended(allowed: accept) {
+            print("\nrecommended: --busyloop \(chosen) (\(Report.number(report.cost(chosen), 1)) % CPU, the mean over these loads: the least among the budgets whose p99 is within \(Report.number(accept, 0)) µs of poll's, or 1.2 times it)")
         } else {
-            print(Text.right(p.budget, 8) + Text.right(Report.number(p.rate, 0), 11) + Text.right(Report.number(p.cpu, 1), 8) + Text.right(Report.number(p.p50, 1), 10)
-                + Text.right(Report.number(p.p99, 1), 10) + Text.right(Report.number(p.calls, 0), 12) + Text.right(Report.number(p.calls / p.rate, 3), 12))
+            print("\nno recommendation: poll was not among the budgets")
         }
-        fflush(nil)
     }
 
-    private func recommend(_ points: [Point], _ names: [String]) {
-        guard !json, names.contains("poll") else { return }
-        func best(_ rate: Double) -> Double { points.first { $0.budget == "poll" && $0.rate == rate }?.p99 ?? 0 }
-        let good = names.filter { name in points.filter { $0.budget == name }.allSatisfy { $0.p99 <= 2 * best($0.rate) } }
-        func cost(_ name: String) -> Double { points.filter { $0.budget == name }.reduce(0) { $0 + $1.cpu } }
-        let chosen = good.min { cost($0) < cost($1) } ?? "poll"
-        print("\nrecommended: --busyloop \(chosen)  (the least CPU, \(Report.number(cost(chosen) / Double(max(1, points.filter { $0.budget == chosen }.count)), 0)) % on average, with p99 within twice that of poll at every load)")
+    private func text(_ report: BudgetReport, _ calls: [(load: Double, batched: Sample, single: Sample)]) -> String {
+        func load(_ l: Double) -> String { l.isFinite ? Report.number(l, 0) : "\"full\"" }
+        let points = report.points.map {
+            "{\"load\":\(load($0.load)),\"budget\":\"\($0.budget)\",\"cpu_percent\":\(Report.number($0.cpu, 2)),\"p50_us\":\(Report.number($0.p50, 2)),\"p99_us\":\(Report.number($0.p99, 2)),"
+                + "\"mpps\":\(Report.number($0.throughput / 1e6, 6)),\"system_calls_per_second\":\(Report.number($0.systemCalls, 1)),\"system_calls_per_packet\":\(Report.number($0.systemCalls / max(1, $0.throughput), 6))}"
+        }
+        let verdicts = report.verdicts.map {
+            "{\"load\":\(load($0.load)),\"p99_to_poll\":\(Report.number($0.delayToPoll, 3)),\"cpu_to_zero\":\(Report.number($0.cpuToZero, 3)),\"near_either\":\($0.isNearEither),"
+                + "\"better_in_both\":[\($0.betterInBoth.map { "\"\($0)\"" }.joined(separator: ","))],\"passed\":\($0.passed)}"
+        }
+        let batching = calls.flatMap { c in
+            [(true, c.batched), (false, c.single)].map { batched, s in
+                "{\"load\":\(load(c.load)),\"batched\":\(batched),\"calls_per_second\":\(Report.number(s.calls, 1)),\"system_calls_per_second\":\(Report.number(s.systemCalls, 1)),"
+                    + "\"system_calls_per_packet\":\(Report.number(s.systemCalls / max(1, s.throughput), 6)),\"p50_us\":\(Report.number(s.p50, 2)),\"p99_us\":\(Report.number(s.p99, 2)),\"busy_cycles_per_packet\":\(Report.number(s.busyCycles, 1))}"
+            }
+        }
+        return "{\"machine\":\(Machine.json),\"mode\":\"\(mode)\",\"packed\":\(packed),\"size\":\"\(size)\",\"burst\":\(burst),\"samples\":\(samples),\"sample_seconds\":\(Report.number(seconds, 2)),"
+            + "\"points\":[\(points.joined(separator: ","))],\"auto\":[\(verdicts.joined(separator: ","))],\"calls\":[\(batching.joined(separator: ","))],"
+            + "\"recommended\":\(report.recommended(allowed: accept).map { "\"\($0)\"" } ?? "null")}"
     }
 
-    private func draw(_ points: [Point], _ names: [String], _ prefix: String) {
-        func series(_ key: KeyPath<Point, Double>) -> [(name: String, points: [(Double, Double)])] {
-            names.map { n in (n, points.filter { $0.budget == n }.map { ($0.rate, max(0.01, $0[keyPath: key])) }) }
+    private func draw(_ report: BudgetReport, _ prefix: String) {
+        let finite = report.loads.filter { $0.isFinite }
+        let subtitle = "\(mode), \(packed ? "packed" : "split") rings, \(size) bytes; medians of \(samples) samples; \(Machine.summary)"
+        func series(_ key: KeyPath<BudgetReport.Point, Double>) -> [Plot.Series] {
+            report.budgets.map { budget in
+                var s = Plot.Series(budget == "auto" || budget == "poll" ? budget : "\(budget) µs", finite.compactMap { load in report.point(budget, load).map { (load, $0[keyPath: key]) } })
+                s.isBold = budget == "auto"
+                return s
+            }
         }
-        do {
-            try Plot.lines(title: "p99 latency by busyloop budget", x: "packets a second", y: "µs", series: series(\.p99)).write(toFile: prefix + "-latency.svg", atomically: true, encoding: .utf8)
-            try Plot.lines(title: "CPU use of the poll thread by busyloop budget", x: "packets a second", y: "%", series: series(\.cpu)).write(toFile: prefix + "-cpu.svg", atomically: true, encoding: .utf8)
-        } catch {
-            fail("\(prefix): \(error.localizedDescription)")
+        writeFile(prefix + "-latency.svg", Plot.lines(title: "p99 of the latency by busyloop budget", subtitle: subtitle, x: .init("packets a second", .log), y: .init("p99, µs", .log), series: series(\.p99)))
+        writeFile(prefix + "-cpu.svg", Plot.lines(title: "CPU use of the poll thread by busyloop budget", subtitle: subtitle, x: .init("packets a second", .log), y: .init("CPU, %", .linear), series: series(\.cpu)))
+        let loads = finite.map { load in
+            var s = Plot.Series("\(TuneCommand.name(load))/s", [])
+            let points = report.budgets.compactMap { report.point($0, load) }.sorted { $0.cpu < $1.cpu }
+            s.points = points.map { ($0.cpu, $0.p99) }
+            s.labels = points.map(\.budget)
+            return s
         }
+        writeFile(prefix + "-latency-cpu.svg", Plot.lines(
+            title: "p99 against CPU use: a line for each load, a point for each budget", subtitle: subtitle, x: .init("CPU, %", .linear), y: .init("p99, µs", .log), series: loads))
     }
 }

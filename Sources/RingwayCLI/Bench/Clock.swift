@@ -1,0 +1,7 @@
+import CPlatform
+
+/// The time-stamp counter and the monotonic clock.
+enum CPlatClock {
+    static var nanoseconds: UInt64 { CPlat_monotonic_ns() }
+    static var cycles: UInt64 { CPlat_cycles() }
+}

@@ -1,0 +1,233 @@
+import ArgumentParser
+import CPlatform
+import Foundation
+import Ringway
+
+/// The round trip through Ringway beside that through DPDK's vhost PMD.
+struct PeerLatencyCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "peer-latency",
+        abstract: "Round trips through Ringway and DPDK's vhost PMD, alternately, from the same driver.",
+        discussion: """
+            Both back-ends (ringway forward --mode macswap --busyloop poll, and testpmd's net_vhost in macswap) run for the whole case
+            on the same CPU, each with an embedded driver of this process on the other; one of them is stopped (SIGSTOP) while the
+            other is measured, so that samples alternate quickly within one session. Frames are counted from when they were due.
+            No sample is discarded; what is compared are the medians of the samples' percentiles. Needs DPDK's testpmd and
+            huge pages (tools/setup tests) and two CPUs with nothing else on them.
+
+            Example: ringway bench peer-latency --rates 10k --output latency-peer
+            """)
+
+    @Option(help: "Packets a second; several with commas.")
+    var rates = "10000"
+
+    @Option(help: "split, packed; several with commas.")
+    var formats = "split,packed"
+
+    @Option(help: ArgumentHelp("Frame size in bytes without CRC.", valueName: "bytes"))
+    var size = 64
+
+    @Option(help: "Samples of each side for each case.")
+    var samples = 100
+
+    @Option(help: ArgumentHelp("Length of a sample.", valueName: "seconds"))
+    var seconds = 0.05
+
+    @Option(help: ArgumentHelp("The peer's testpmd.", valueName: "path"))
+    var peer = "dpdk-testpmd"
+
+    @Flag(help: "One JSON object at the end.")
+    var json = false
+
+    @Option(help: ArgumentHelp("Writes PREFIX.json, PREFIX.svg and the merged distributions as .hgrm.", valueName: "prefix"))
+    var output: String?
+
+    private struct Side {
+        var name: String
+        var samples: [LatencyHistogram] = []
+        /// How late the driver itself was, of the same packets.
+        var lateness: [LatencyHistogram] = []
+        var lost: UInt64 = 0
+        func values(_ p: Double) -> [Double] { samples.map { Double($0.percentile(p)) / 1000 } }
+        var merged: LatencyHistogram { samples.reduce(into: LatencyHistogram()) { $0.add($1) } }
+    }
+
+    private struct Case {
+        var format: String
+        var rate: Double
+        var sides: [Side]
+    }
+
+    private static let shown = [50, 99, 99.9]
+
+    func run() throws {
+        do {
+            let cpus = Bench.allowedCPUs
+            guard cpus.count >= 2 else { throw EngineError("two CPUs are needed, this process may use \(cpus.count)") }
+            guard (1...1000).contains(samples), (0.05...60).contains(seconds), (60...1518).contains(size) else { throw EngineError("--samples 1 to 1000, --seconds 0.05 to 60, --size 60 to 1518") }
+            let names = formats.split(separator: ",").map(String.init)
+            if let odd = names.first(where: { !["split", "packed"].contains($0) }) { throw EngineError("--formats: '\(odd)' is not split or packed") }
+            var cases: [Case] = []
+            for format in names { cases += try apart { try measure(format, LoadSyntax.rates(rates), (cpus[0], cpus[1])) } }
+            report(cases)
+        } catch {
+            fail("\(error)")
+        }
+    }
+
+    /// Runs `body` on a thread of its own, which pins itself: processes that the main thread starts may still choose.
+    private func apart(_ body: @escaping () throws -> [Case]) throws -> [Case] {
+        nonisolated(unsafe) var result: Result<[Case], any Error>?
+        nonisolated(unsafe) let body = body
+        let done = DispatchSemaphore(value: 0)
+        Thread {
+            result = Result(catching: body)
+            done.signal()
+        }.start()
+        done.wait()
+        return try result.unsafelyUnwrapped.get()
+    }
+
+    private func measure(_ format: String, _ loads: [LoadSyntax.Rate], _ cpus: (driver: Int, device: Int)) throws -> [Case] {
+        let folder = NSTemporaryDirectory() + "ringway-peer-\(getpid())"
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        let peers = [
+            try PausedPeer("DPDK", "\(folder)/dpdk.sock", [
+                "stdbuf", "-oL", peer, "-l", "\(cpus.driver),\(cpus.device)", "--main-lcore", "\(cpus.driver)", "--in-memory", "--no-pci", "--no-telemetry", "-m", "256",
+                "--file-prefix", "peer", "--vdev", "net_vhost0,iface=\(folder)/dpdk.sock,queues=1", "--", "-i", "--nb-cores=1", "--forward-mode=macswap", "--auto-start",
+                "--total-num-mbufs=16384",
+            ], until: "testpmd> ", log: "\(folder)/dpdk.log"),
+            try PausedPeer("Ringway", "\(folder)/ringway.sock", [
+                CommandLine.arguments[0], "forward", "--mode", "macswap", "--cpus", "\(cpus.device)", "--busyloop", "poll", "--port", "vhost-user:\(folder)/ringway.sock",
+            ], until: "ready\n", log: "\(folder)/ringway.log"),
+        ]
+        _ = CPlat_pin_to_cpu(Int32(cpus.driver))
+        var options = DriverOptions()
+        options.isPacked = format == "packed"
+        options.node = NUMA.node(ofCPU: cpus.device)
+        let drivers = try peers.map { try EmbeddedDriver(path: $0.socket, options) }
+        defer { withExtendedLifetime(drivers) {} }
+        let flows = drivers.map { [Load.Flow(from: $0.pairs, to: $0.pairs)] }
+        for (i, peer) in peers.enumerated() {
+            Load.prepare(flows[i], size: size)
+            // Its first packets, and whether they come back as they were sent.
+            let first = Load.paced(flows[i], Load.Pace(rate: 100_000, seconds: 0.2, sizes: [size]))
+            if first.lost > 0 || first.wrong > 0 { throw EngineError("\(peer.name), \(format): \(first.lost) of \(first.offered) frames lost, \(first.wrong) not as they were sent") }
+            peer.pause()
+        }
+        return try loads.map { load in try alternate(format, load.packets(lossless: 0), peers, flows) }
+    }
+
+    private func alternate(_ format: String, _ rate: Double, _ peers: [PausedPeer], _ flows: [[Load.Flow]]) throws -> Case {
+        var sides = peers.map { Side(name: $0.name) }
+        for n in 1...samples {
+            // Alternating who is first.
+            for i in n % 2 == 0 ? [1, 0] : [0, 1] {
+                peers[i].resume()
+                _ = Load.paced(flows[i], Load.Pace(rate: rate, seconds: 0.02, sizes: [size]))
+                let paced = Load.paced(flows[i], Load.Pace(rate: rate, seconds: seconds, sizes: [size]))
+                Load.settle(flows[i][0])
+                peers[i].pause()
+                if paced.wrong > 0 { throw EngineError("\(peers[i].name): \(paced.wrong) frames came back without the stamp that was sent") }
+                sides[i].samples.append(paced.roundTrip)
+                sides[i].lateness.append(paced.lateness)
+                sides[i].lost += paced.lost
+                if !json {
+                    print("\(format) \(Report.number(rate, 0))/s, sample \(n)/\(samples) \(Text.left(peers[i].name, 8))" + PeerLatencyCommand.shown.map { " \(LatencyHistogram.name($0)) \(Text.microseconds(paced.roundTrip.percentile($0)))" }.joined()
+                        + " late \(Text.microseconds(paced.lateness.percentile(99)))"
+                        + " max \(Text.microseconds(paced.roundTrip.maximum)) µs, lost \(paced.lost)")
+                    fflush(nil)
+                }
+            }
+        }
+        return Case(format: format, rate: rate, sides: sides)
+    }
+
+    private func report(_ cases: [Case]) {
+        if json { print(text(cases)) } else { print("\n" + markdown(cases)) }
+        guard let output else { return }
+        writeFile(output + ".json", text(cases))
+        var series: [Plot.Series] = []
+        for c in cases {
+            for s in c.sides {
+                var line = Plot.Series("\(s.name), \(c.format)\(cases.count > 2 ? ", \(Report.number(c.rate, 0))/s" : "")", s.merged.curve.map { ($0.percentile, Double($0.nanoseconds) / 1000) })
+                (line.hasMarkers, line.isDashed) = (false, s.name == "DPDK")
+                series.append(line)
+                writeFile("\(output)-\(s.name.lowercased())-\(c.format)-\(Report.number(c.rate, 0)).hgrm", s.merged.hgrm)
+            }
+        }
+        writeFile(output + ".svg", Plot.lines(
+            title: "Round trip through macswap, all samples together", subtitle: "\(rates) packets/s of \(size) bytes, poll; \(Machine.summary)",
+            x: .init("packets that took at most this long", .percentile), y: .init("µs", .log), series: series))
+    }
+
+    private func markdown(_ cases: [Case]) -> String {
+        var out = "| rings | packets/s | percentile | DPDK µs | (spread) | Ringway µs | (spread) | Ringway / DPDK |\n|---|---|---|---|---|---|---|---|\n"
+        for c in cases {
+            for p in PeerLatencyCommand.shown {
+                let (dpdk, ringway) = (c.sides[0].values(p), c.sides[1].values(p))
+                func cell(_ v: [Double]) -> String { "\(Report.number(BudgetReport.median(v), 2)) | \(Report.number(v.min() ?? 0, 2))–\(Report.number(v.max() ?? 0, 2))" }
+                out += "| \(c.format) | \(Report.number(c.rate, 0)) | \(LatencyHistogram.name(p)) | \(cell(dpdk)) | \(cell(ringway)) | **\(Report.number(BudgetReport.median(ringway) / max(1e-9, BudgetReport.median(dpdk)), 2))** |\n"
+            }
+        }
+        for c in cases {
+            let late = c.sides.map { s in Report.number(BudgetReport.median(s.lateness.map { Double($0.percentile(99)) / 1000 }), 2) }
+            out += "\n\(c.format), \(Report.number(c.rate, 0))/s: the driver itself was late by \(late[0]) µs with DPDK and \(late[1]) µs with Ringway (medians of the p99), which is part of the round trips.\n"
+        }
+        return out + "\nMedians of \(samples) alternating samples of \(Report.number(seconds, 2)) s a side; none discarded. \(Machine.summary).\n"
+    }
+
+    private func text(_ cases: [Case]) -> String {
+        let all = cases.map { c in
+            let sides = c.sides.map { s in "\"\(s.name.lowercased())\":{\"lost\":\(s.lost),\"samples\":[\(s.samples.map(\.json).joined(separator: ","))],\"driver_late\":[\(s.lateness.map(\.json).joined(separator: ","))],\"merged\":\(s.merged.json)}" }
+            return "{\"rings\":\"\(c.format)\",\"rate\":\(Report.number(c.rate, 0)),\(sides.joined(separator: ","))}"
+        }
+        return "{\"machine\":\(Machine.json),\"size\":\(size),\"sample_seconds\":\(Report.number(seconds, 2)),\"unit\":\"ns\",\"cases\":[\(all.joined(separator: ","))]}"
+    }
+}
+
+/// A back-end in a process of its own that can be stopped while another is measured; ended with the object.
+private final class PausedPeer {
+    let name: String
+    let socket: String
+    private let process = Process()
+    private let input = Pipe()
+    private let log: String
+
+    /// Returns when it has printed `text`.
+    init(_ name: String, _ socket: String, _ arguments: [String], until text: String, log: String) throws {
+        (self.name, self.socket, self.log) = (name, socket, log)
+        FileManager.default.createFile(atPath: log, contents: nil)
+        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+        process.arguments = arguments
+        process.standardInput = input
+        let output = try FileHandle(forWritingTo: URL(fileURLWithPath: log))
+        (process.standardOutput, process.standardError) = (output, output)
+        try process.run()
+        let end = SignalWaiter.now + 30
+        while !printed.contains(text) {
+            if !process.isRunning || SignalWaiter.now > end { throw EngineError("\(arguments.prefix(3).joined(separator: " ")): did not start:\n\(printed.suffix(800))") }
+            usleep(5_000)
+        }
+    }
+
+    deinit {
+        resume()
+        process.terminate()
+        let end = SignalWaiter.now + 5
+        while process.isRunning && SignalWaiter.now < end { usleep(5_000) }
+        if process.isRunning { kill(process.processIdentifier, SIGKILL) }
+        process.waitUntilExit()
+    }
+
+    private var printed: String { String(decoding: FileManager.default.contents(atPath: log) ?? Data(), as: UTF8.self) }
+
+    func pause() { kill(process.processIdentifier, SIGSTOP) }
+
+    /// Returns when it has had time to run again.
+    func resume() {
+        kill(process.processIdentifier, SIGCONT)
+        usleep(5_000)
+    }
+}

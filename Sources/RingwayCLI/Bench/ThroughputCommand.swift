@@ -1,0 +1,106 @@
+import ArgumentParser
+import CPlatform
+import Foundation
+import Ringway
+
+/// As many packets as go, and the highest rate without loss.
+struct ThroughputCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "throughput",
+        abstract: "The rate of full rings, and the highest rate without loss as RFC 2544 finds it.",
+        discussion: """
+            Frames are offered at a rate whatever comes back. A trial passes when every frame that was due has been sent (at the
+            latest 10 ms after the trial's end: a full ring makes the sender wait) and has arrived, but for the share of
+            --loss-tolerance. The first trial is at the rate of full rings; then the interval between the highest rate that
+            passed and the lowest that failed is halved until it is narrower than --resolution; a longer trial confirms the rate,
+            or the search goes on below it. generate has no sender, so no search.
+
+            Example: ringway bench throughput --mode macswap --packed --size imix --json
+            """)
+
+    @OptionGroup var options: BenchOptions
+
+    @Option(help: ArgumentHelp("Length of a trial of the search.", valueName: "seconds"))
+    var trial = 0.5
+
+    @Option(help: ArgumentHelp("Length of the confirmation (default: that of --seconds).", valueName: "seconds"))
+    var confirmation: Double?
+
+    @Option(help: ArgumentHelp("Share of the frames that may be lost.", valueName: "percent"))
+    var lossTolerance = 0.0
+
+    @Option(help: ArgumentHelp("How exactly the rate is found.", valueName: "percent"))
+    var resolution = 1.0
+
+    @Flag(help: "One JSON object.")
+    var json = false
+
+    @Option(help: ArgumentHelp("Draws the trials.", valueName: "file"))
+    var svg: String?
+
+    func run() throws {
+        do throws(EngineError) { try measure() } catch { fail(error.description) }
+    }
+
+    private func measure() throws(EngineError) {
+        guard trial >= 0.05, trial <= 3600 else { throw EngineError("--trial \(trial): give 0.05 to 3600 seconds") }
+        guard lossTolerance >= 0, lossTolerance < 100 else { throw EngineError("--loss-tolerance \(lossTolerance): give percent, 0 or more") }
+        guard resolution >= 0.01, resolution <= 50 else { throw EngineError("--resolution \(resolution): give 0.01 to 50 percent") }
+        let (setup, sizes, burst) = (try options.setup(), try options.sizes(), options.burst ?? 32)
+        let bench = try Bench(setup)
+        defer { bench.close() }
+        var generates = false
+        if case .generate = setup.mode { generates = true }
+        if !generates { Load.prepare(bench.flows(bothWays: true), size: sizes.max() ?? 64) }
+        if !json { print(options.title(setup, burst: burst)) }
+        _ = try options.saturate(bench, setup, seconds: 0.1, burst: burst)
+        let full = try options.saturate(bench, setup, seconds: options.seconds, burst: burst)
+        let pingPong = setup.driverCPU >= 0 && setup.engineCPU >= 0 && setup.driverCPU != setup.engineCPU ? PingPong.cycles(setup.driverCPU, setup.engineCPU) : 0
+        if !json {
+            if pingPong > 0 { print("a cache line between the CPUs and back: \(Report.number(pingPong, 0)) cycles, which every figure depends on") }
+            print("full rings: \(rate(full, sizes))\n")
+        }
+        var search: RateSearch?
+        if !generates {
+            let pace = Load.Pace(rate: 0, burst: burst, seconds: trial, sizes: sizes, isStamped: false, comesBack: setup.mode != .drop)
+            if !json { print("trial   offered Mpps   frames offered          lost    loss %") }
+            search = options.search(
+                bench, pace, highest: full, resolution: resolution / 100, tolerance: lossTolerance / 100, confirmation: confirmation ?? options.seconds, show: show)
+        }
+        report(full, search, sizes, setup, burst, pingPong)
+    }
+
+    private func rate(_ packets: Double, _ sizes: [Int]) -> String {
+        "\(Report.number(packets / 1e6, 3)) Mpps, \(Report.number(gbps(packets, sizes), 2)) Gbit/s"
+    }
+
+    private func gbps(_ packets: Double, _ sizes: [Int]) -> Double { packets * Double(sizes.reduce(0, +)) / Double(sizes.count) * 8 / 1e9 }
+
+    private func show(_ number: Int, _ o: RateSearch.Outcome) {
+        if json { return }
+        print(Text.right("\(number)", 5) + Text.right(Report.number(o.trial.rate / 1e6, 4), 15) + Text.right("\(o.offered)", 17)
+            + Text.right("\(o.offered - min(o.offered, o.arrived))", 14) + Text.right(Report.number(o.loss * 100, 4), 10)
+            + "  \(o.passed ? "passed" : "failed")\(o.trial.isConfirmation ? " (confirmation)" : "")")
+        fflush(nil)
+    }
+
+    private func report(_ full: Double, _ search: RateSearch?, _ sizes: [Int], _ setup: Bench.Setup, _ burst: Int, _ pingPong: Double) {
+        if json {
+            let trials = (search?.outcomes ?? []).map {
+                "{\"mpps\":\(Report.number($0.trial.rate / 1e6, 6)),\"offered\":\($0.offered),\"arrived\":\($0.arrived),\"passed\":\($0.passed),\"confirmation\":\($0.trial.isConfirmation)}"
+            }
+            let lossless = search?.result
+            print("{\(options.json(setup, burst: burst)),\"trial_seconds\":\(Report.number(trial, 2)),\"resolution_percent\":\(Report.number(resolution, 2)),"
+                + "\"loss_tolerance_percent\":\(Report.number(lossTolerance, 4)),\"ping_pong_cycles\":\(Report.number(pingPong, 0)),\"full_mpps\":\(Report.number(full / 1e6, 6)),\"full_gbps\":\(Report.number(gbps(full, sizes), 4)),"
+                + "\"lossless_mpps\":\(lossless.map { Report.number($0 / 1e6, 6) } ?? "null"),\"lossless_gbps\":\(lossless.map { Report.number(gbps($0, sizes), 4) } ?? "null"),"
+                + "\"trials\":[\(trials.joined(separator: ","))]}")
+        } else if let search {
+            print("\n" + (search.result.map { "highest rate without loss: \(rate($0, sizes))" } ?? "no rate passed: even \(Report.number((search.outcomes.last?.trial.rate ?? 0) / 1e6, 4)) Mpps had loss"))
+        }
+        if let svg, let search {
+            writeFile(svg, Plot.bars(
+                title: "\(options.title(setup, burst: burst)): trials, Mpps", labels: search.outcomes.enumerated().map { "trial \($0 + 1) \($1.passed ? "passed" : "failed")" },
+                series: [("offered", search.outcomes.map { $0.trial.rate / 1e6 }), ("arrived", search.outcomes.map { $0.trial.rate / 1e6 * (1 - $0.loss) })]))
+        }
+    }
+}
