@@ -1,10 +1,17 @@
 import Foundation
+import Glibc
 
 /// A program that is driven by lines, with its output in a file; ended with the object.
 final class Child {
     private let process = Process()
     private let input = Pipe()
     private let log: String
+    private let reader: FileHandle
+    /// What was read and not yet answered for.
+    private var unread = Data()
+    private var isPaused = false
+    /// What is paused with it: a child of its own, where it is only a wrapper.
+    var worker: pid_t
 
     init(_ arguments: [String], log: String) throws {
         self.log = log
@@ -15,32 +22,59 @@ final class Child {
         let output = try FileHandle(forWritingTo: URL(fileURLWithPath: log))
         process.standardOutput = output
         process.standardError = output
+        reader = try FileHandle(forReadingFrom: URL(fileURLWithPath: log))
+        worker = 0
         try process.run()
+        worker = process.processIdentifier
     }
 
     deinit { end() }
 
     var output: String { String(decoding: FileManager.default.contents(atPath: log) ?? Data(), as: UTF8.self) }
 
-    /// Sends a line; what was printed until `text` came after it.
+    /// Sends a line, and waits for `text` in what is printed after it; returns what came until then.
     @discardableResult
     func say(_ line: String?, until text: String, seconds: Double = 30) throws -> String {
-        let mark = output.utf8.count
-        if let line { input.fileHandleForWriting.write(Data((line + "\n").utf8)) }
+        if let line {
+            _ = take()
+            unread.removeAll()
+            input.fileHandleForWriting.write(Data((line + "\n").utf8))
+        }
         let end = SignalWaiter.now + seconds
         while true {
-            let new = String(decoding: Data(output.utf8.dropFirst(line == nil ? 0 : mark)), as: UTF8.self)
+            take()
+            let new = String(decoding: unread, as: UTF8.self)
             if new.contains(text) { return new }
             if !process.isRunning || SignalWaiter.now > end {
-                throw CompareError("\(process.arguments?.first ?? ""): no '\(text)':\n\(output.suffix(800))")
+                throw CompareError("\(process.arguments?.first { $0 != "stdbuf" && $0 != "-oL" } ?? ""): no '\(text)':\n\(output.suffix(800))")
             }
-            usleep(2_000)
+            usleep(1_000)
         }
+    }
+
+    private func take() { if let more = try? reader.readToEnd() { unread.append(more) } }
+
+    /// Takes it off its CPU until `resume`.
+    func pause() {
+        kill(worker, SIGSTOP)
+        isPaused = true
+    }
+
+    func resume() {
+        kill(worker, SIGCONT)
+        isPaused = false
+    }
+
+    /// Until it ends by itself, or `seconds` have passed.
+    func wait(seconds: Double) {
+        let end = SignalWaiter.now + seconds
+        while process.isRunning && SignalWaiter.now < end { usleep(2_000) }
     }
 
     /// SIGTERM, then SIGKILL.
     func end() {
         guard process.isRunning else { return }
+        if isPaused { resume() }
         process.terminate()
         let end = SignalWaiter.now + 5
         while process.isRunning && SignalWaiter.now < end { usleep(5_000) }

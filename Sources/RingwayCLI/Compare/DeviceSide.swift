@@ -1,0 +1,103 @@
+import Foundation
+
+/// A device side that takes part: a program on the second CPU, paused while another is measured.
+final class DeviceSide {
+    enum Kind {
+        case ringway(String)
+        /// DPDK's vhost PMD in testpmd.
+        case testpmd(String)
+        /// The script that starts Open vSwitch with DPDK.
+        case ovs(String)
+    }
+
+    let name: String
+    let kind: Kind
+    let sockets: [String]
+    private let child: Child
+    private let folder: String
+
+    /// Starts it with the ports that the case wants. `folder` is its own.
+    init(_ name: String, _ kind: Kind, _ c: CompareCase, cpus: (driver: Int, device: Int), folder: String) throws {
+        self.name = name
+        self.kind = kind
+        self.folder = folder
+        try? FileManager.default.removeItem(atPath: folder)
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        let sockets = (0..<c.ports).map { "\(folder)/p\($0)" }
+        self.sockets = sockets
+        let log = folder + "/log"
+        switch kind {
+        case .ringway(let path):
+            child = try Child(
+                [path, "forward", "--json", "--mode", c.mode, "--size", "\(c.size ?? 64)", "--cpus", "\(cpus.device)", "--busyloop", "poll"]
+                    + sockets.flatMap { ["--port", "vhost-user:\($0),queues=\(c.queues)"] }, log: log)
+            try child.say(nil, until: "ready\n")
+        case .testpmd(let path):
+            let devices = sockets.enumerated().flatMap { ["--vdev", "net_vhost\($0),iface=\($1),queues=\(c.queues)"] }
+            child = try Child(
+                ["stdbuf", "-oL", path, "-l", "\(cpus.driver),\(cpus.device)", "--main-lcore", "\(cpus.driver)", "--in-memory", "--no-pci", "--no-telemetry",
+                    "-m", "256", "--file-prefix", "peer"] + devices
+                    + ["--", "-i", "--nb-cores=1", "--rxq=\(c.queues)", "--txq=\(c.queues)", "--record-core-cycles", "--forward-mode=\(c.peer)",
+                        "--txpkts=\(c.size ?? 64)", "--auto-start", "--total-num-mbufs=16384"],
+                log: log)
+            try child.say(nil, until: "testpmd> ")
+        case .ovs(let script):
+            child = try Child([script, folder, "\(cpus.driver)", "\(cpus.device)", "crossconnect"], log: log)
+            try child.say(nil, until: "ready\n", seconds: 60)
+            let id = (try? String(contentsOfFile: folder + "/vswitchd.pid", encoding: .utf8))?.trimmingCharacters(in: .whitespacesAndNewlines)
+            guard let id, let worker = pid_t(id) else { throw CompareError("\(script) left no \(folder)/vswitchd.pid") }
+            child.worker = worker
+        }
+    }
+
+    func pause() { child.pause() }
+    func resume() { child.resume() }
+
+    /// Forgets the cycles counted so far, where it can.
+    func clearCycles() throws {
+        switch kind {
+        case .ringway: break
+        case .testpmd: try child.say("clear fwd stats all", until: "testpmd> ")
+        case .ovs: _ = try appctl("dpif-netdev/pmd-stats-clear")
+        }
+    }
+
+    /// Ends it; cycles a packet of its busy rounds over its whole life, 0 if it does not tell.
+    func end() throws -> Double {
+        defer { child.end() }
+        switch kind {
+        case .ringway:
+            child.end()
+            return try totals()
+        case .testpmd:
+            let text = try child.say("show fwd stats all", until: "CPU cycles/packet", seconds: 5)
+            _ = try child.say("", until: "testpmd> ")
+            return DeviceSide.number(in: text, after: "CPU cycles/packet=")
+        case .ovs:
+            return DeviceSide.number(in: try appctl("dpif-netdev/pmd-stats-show"), after: "avg processing cycles per packet: ")
+        }
+    }
+
+    private func totals() throws -> Double {
+        guard let line = child.output.split(separator: "\n").last(where: { $0.hasPrefix("{\"type\":\"totals\"") }),
+            let object = try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any],
+            let ports = object["ports"] as? [[String: Any]], let threads = object["threads"] as? [[String: Any]]
+        else { throw CompareError("ringway printed no totals:\n\(child.output.suffix(800))") }
+        func packets(_ way: String) -> Double { ports.reduce(0) { $0 + ((($1[way] as? [String: Any])?["packets"] as? Double) ?? 0) } }
+        let count = max(packets("rx"), packets("tx"))
+        return count > 0 ? threads.reduce(0.0) { $0 + (($1["busy_cycles"] as? Double) ?? 0) } / count : 0
+    }
+
+    private func appctl(_ command: String) throws -> String {
+        let log = folder + "/appctl"
+        let control = try FileManager.default.contentsOfDirectory(atPath: folder).first { $0.hasPrefix("ovs-vswitchd") && $0.hasSuffix(".ctl") }
+        let asked = try Child(["ovs-appctl", "-t", "\(folder)/\(control ?? "")", command], log: log)
+        asked.wait(seconds: 10)
+        return asked.output
+    }
+
+    private static func number(in text: String, after key: String) -> Double {
+        guard let at = text.range(of: key) else { return 0 }
+        return Double(text[at.upperBound...].prefix { $0.isNumber || $0 == "." }) ?? 0
+    }
+}
