@@ -124,6 +124,12 @@ public struct ThreadSnapshot: Sendable, Equatable {
     public var systemCalls: UInt64
     /// CPU time since the start.
     public var cpuNanoseconds: UInt64
+
+    /// What was added after `earlier`.
+    public func since(_ earlier: ThreadSnapshot) -> ThreadSnapshot {
+        ThreadSnapshot(cpu: cpu, busyCycles: busyCycles &- earlier.busyCycles, systemCalls: systemCalls &- earlier.systemCalls,
+            cpuNanoseconds: cpuNanoseconds &- earlier.cpuNanoseconds)
+    }
 }
 
 /// What an engine cannot start with: one line that says what to do.

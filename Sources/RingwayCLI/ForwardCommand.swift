@@ -108,7 +108,7 @@ struct ForwardCommand: ParsableCommand {
         fflush(nil)
         let start = SignalWaiter.now
         let end = duration.map { start + $0 }
-        var report = Report(isJSON: json, start: start, engine.snapshot())
+        var report = Report(isJSON: json, start: start, engine.snapshot(), engine.threadSnapshots())
         var next = stats.map { start + $0 }
         while true {
             let wake = [end, next].compactMap { $0 }.min()
@@ -116,7 +116,7 @@ struct ForwardCommand: ParsableCommand {
             let now = SignalWaiter.now
             if let end, now >= end { break }
             if let due = next, now >= due {
-                report.interval(engine.snapshot(), engine.queueTimes(), now)
+                report.interval(engine.snapshot(), engine.queueTimes(), engine.threadSnapshots(), now)
                 next = due + (stats ?? 1)
             }
         }

@@ -9,24 +9,26 @@ struct Report {
     private var lastTime: Double
     private var first: [PortSnapshot]
     private var lastTimes: [QueueTimeSnapshot] = []
+    private var lastThreads: [ThreadSnapshot]
 
-    init(isJSON: Bool, start: Double, _ snapshot: [PortSnapshot]) {
+    init(isJSON: Bool, start: Double, _ snapshot: [PortSnapshot], _ threads: [ThreadSnapshot]) {
         self.isJSON = isJSON
         self.start = start
         last = snapshot
         first = snapshot
+        lastThreads = threads
         lastTime = start
     }
 
     /// What happened since the last interval.
-    mutating func interval(_ now: [PortSnapshot], _ times: [QueueTimeSnapshot], _ time: Double) {
+    mutating func interval(_ now: [PortSnapshot], _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot], _ time: Double) {
         let new = times.compactMap { t in
             var t = t
             if let before = lastTimes.first(where: { $0.port == t.port && $0.queue == t.queue && $0.what == t.what }) { t.counts = t.counts.since(before.counts) }
             return t.counts.count > 0 ? t : nil
         }
-        show("interval", now, since: last, time - lastTime, new)
-        (last, lastTimes) = (now, times)
+        show("interval", now, since: last, time - lastTime, new, zip(threads, lastThreads).map { $0.since($1) })
+        (last, lastTimes, lastThreads) = (now, times, threads)
         lastTime = time
     }
 
@@ -35,7 +37,7 @@ struct Report {
         show("totals", now, since: first, time - start, times, threads)
     }
 
-    private func show(_ kind: String, _ now: [PortSnapshot], since: [PortSnapshot], _ seconds: Double, _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot] = []) {
+    private func show(_ kind: String, _ now: [PortSnapshot], since: [PortSnapshot], _ seconds: Double, _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot]) {
         let rows = zip(now, since).map { Row($0, $1, max(seconds, 1e-9)) }
         if isJSON {
             print("{\"type\":\"\(kind)\",\"seconds\":\(Report.number(seconds, 3)),\"ports\":[\(rows.map(\.json).joined(separator: ","))]\(Report.json(times))\(Report.json(threads))}")

@@ -36,8 +36,7 @@ final class Child {
     @discardableResult
     func say(_ line: String?, until text: String, seconds: Double = 30) throws -> String {
         if let line {
-            _ = take()
-            unread.removeAll()
+            skip()
             input.fileHandleForWriting.write(Data((line + "\n").utf8))
         }
         let end = SignalWaiter.now + seconds
@@ -50,6 +49,14 @@ final class Child {
             }
             usleep(1_000)
         }
+    }
+
+    /// What was printed and not asked for yet.
+    @discardableResult
+    func skip() -> String {
+        take()
+        defer { unread.removeAll() }
+        return String(decoding: unread, as: UTF8.self)
     }
 
     private func take() { if let more = try? reader.readToEnd() { unread.append(more) } }

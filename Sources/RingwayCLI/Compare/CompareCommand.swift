@@ -12,7 +12,7 @@ struct CompareCommand: ParsableCommand {
             runs on the first, the device side on the second. All sides are started at once and have ports of the same
             driver process; all but the one that is measured are stopped (SIGSTOP). No sample is discarded; each is printed
             with the cycles that a cache line takes between the CPUs and back, which every figure depends on. Packets are
-            those that the driver counted; cycles a packet those of the device side's busy rounds, over the whole session.
+            those that the driver counted; cycles a packet those of the device side's busy rounds.
             Before a case is measured an embedded driver checks the payloads of each side.
             """)
 
@@ -85,20 +85,20 @@ struct CompareCommand: ParsableCommand {
     private func measure(_ c: CompareCase, _ cpus: (driver: Int, device: Int), _ folder: String, _ place: String) throws -> CompareResult {
         let kinds = sides(c)
         let session = try CompareSession(c, kinds, testpmd: "dpdk-testpmd", cpus: cpus, folder: folder)
-        var result = CompareResult(what: c, names: kinds.map(\.name), samples: kinds.map { _ in [] }, cycles: [])
+        var result = CompareResult(what: c, names: kinds.map(\.name), samples: kinds.map { _ in [] })
         for i in 1...samples {
             // Alternating who is first.
             for k in i % 2 == 0 ? Array(kinds.indices) : kinds.indices.reversed() {
                 let s = try session.sample(k, seconds: seconds)
                 result.samples[k].append(s)
                 let name = kinds[k].name + String(repeating: " ", count: 8 - kinds[k].name.count)
-                print("\(place) \(c.name), sample \(i)/\(samples) \(name) \(Report.number(s.mpps, 2)) Mpps, ping-pong \(Report.number(s.pingPong, 0)) cycles")
+                print("\(place) \(c.name), sample \(i)/\(samples) \(name) \(Report.number(s.mpps, 2)) Mpps, \(Report.number(s.cycles, 0)) cycles/packet, ping-pong \(Report.number(s.pingPong, 0)) cycles")
                 fflush(nil)
             }
         }
-        result.cycles = try session.end()
+        session.end()
         print("    median: " + kinds.indices.map { k in
-            "\(kinds[k].name) \(Report.number(result.median(k), 2)) Mpps, \(Report.number(result.cycles[k], 0)) cycles" + (k > 0 ? " (ratio \(Report.number(result.ratio(k), 2)), of cycles \(Report.number(result.cycleRatio(k), 2)))" : "")
+            "\(kinds[k].name) \(Report.number(result.median(k), 2)) Mpps, \(Report.number(result.cycles(k), 0)) cycles" + (k > 0 ? " (ratio \(Report.number(result.ratio(k), 2)), of cycles \(Report.number(result.cycleRatio(k), 2)))" : "")
         }.joined(separator: "; "))
         return result
     }

@@ -1,18 +1,18 @@
 import Foundation
 import Ringway
 
-/// What was measured of one case: a list of samples and the cycles a packet for each side.
+/// What was measured of one case: a list of samples for each side.
 struct CompareResult {
     let what: CompareCase
     let names: [String]
     var samples: [[Sample]]
-    var cycles: [Double]
 
+    func cycles(_ side: Int) -> Double { CompareResult.median(samples[side].map(\.cycles)) }
     func median(_ side: Int) -> Double { CompareResult.median(samples[side].map(\.mpps)) }
     /// Ringway, which is the first side, against another.
     func ratio(_ side: Int) -> Double { median(side) > 0 ? median(0) / median(side) : 0 }
     /// How many times more cycles a packet takes there.
-    func cycleRatio(_ side: Int) -> Double { cycles[0] > 0 ? cycles[side] / cycles[0] : 0 }
+    func cycleRatio(_ side: Int) -> Double { cycles(0) > 0 ? cycles(side) / cycles(0) : 0 }
     func spread(_ side: Int) -> String {
         let all = samples[side].map(\.mpps)
         return "\(Report.number(all.min() ?? 0, 1))–\(Report.number(all.max() ?? 0, 1))"
@@ -53,8 +53,8 @@ struct CompareReport {
 
     /// Who could not do more: the device side, where it had work for nearly all of the time.
     private func limit(_ r: CompareResult, _ side: Int) -> String {
-        if r.cycles[side] == 0 { return "–" }
-        let busy = r.median(side) * 1e6 * r.cycles[side] / clock
+        if r.cycles(side) == 0 { return "–" }
+        let busy = r.median(side) * 1e6 * r.cycles(side) / clock
         return busy > 0.85 ? "device" : "driver (\(Report.number(busy * 100, 0)) %)"
     }
 
@@ -76,7 +76,7 @@ struct CompareReport {
             + "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
         for (r, k) in rows {
             text += "| \(r.what.mode) | \(r.what.format) | \(r.what.sizeName) | \(r.what.queues) | \(r.what.burst) | \(Report.number(r.median(k), 2)) | \(r.spread(k)) "
-                + "| \(Report.number(r.median(0), 2)) | \(r.spread(0)) | **\(Report.number(r.ratio(k), 2))** | \(Report.number(r.cycles[k], 0)) | \(Report.number(r.cycles[0], 0)) "
+                + "| \(Report.number(r.median(0), 2)) | \(r.spread(0)) | **\(Report.number(r.ratio(k), 2))** | \(Report.number(r.cycles(k), 0)) | \(Report.number(r.cycles(0), 0)) "
                 + "| \(Report.number(r.cycleRatio(k), 2)) | \(limit(r, k)) | \(limit(r, 0)) |\n"
         }
         return text
@@ -85,8 +85,8 @@ struct CompareReport {
     var json: String {
         let cases: [[String: Any]] = results.map { r in
             let sides = r.names.indices.map { k -> [String: Any] in
-                ["name": r.names[k], "median_mpps": r.median(k), "cycles_per_packet": r.cycles[k], "ratio": r.ratio(k), "cycle_ratio": r.cycleRatio(k), "limit": limit(r, k),
-                    "samples": r.samples[k].map { ["mpps": $0.mpps, "ping_pong_cycles": $0.pingPong] }]
+                ["name": r.names[k], "median_mpps": r.median(k), "cycles_per_packet": r.cycles(k), "ratio": r.ratio(k), "cycle_ratio": r.cycleRatio(k), "limit": limit(r, k),
+                    "samples": r.samples[k].map { ["mpps": $0.mpps, "cycles_per_packet": $0.cycles, "ping_pong_cycles": $0.pingPong] }]
             }
             return ["mode": r.what.mode, "rings": r.what.format, "bytes": r.what.sizeName, "queues": r.what.queues, "burst": r.what.burst, "sides": sides]
         }

@@ -3,6 +3,8 @@ import Foundation
 struct Sample {
     /// Packets a second that the driver counted, in millions.
     var mpps: Double
+    /// Cycles a packet of the device side's busy rounds; 0: not known.
+    var cycles: Double
     /// Cycles of a cache line's way between the two CPUs and back, before the sample.
     var pingPong: Double
 }
@@ -32,10 +34,7 @@ final class CompareSession {
         for s in sides { s.resume() }
         driver = try CompareSession.startDriver(c, sides.flatMap(\.sockets), sources: sources, testpmd: testpmd, cpus: cpus, folder: folder)
         usleep(100_000)
-        for s in sides {
-            try s.clearCycles()
-            s.pause()
-        }
+        for s in sides { s.pause() }
     }
 
     private static func startDriver(
@@ -67,14 +66,16 @@ final class CompareSession {
         defer { sides[side].pause() }
         try driver.say("set portlist \(ports(side).map(String.init).joined(separator: ","))", until: "testpmd> ")
         try driver.say("start", until: "testpmd> ")
-        usleep(100_000)
+        usleep(120_000)
+        try sides[side].beginCounting()
         try driver.say("clear port stats all", until: "testpmd> ")
         let start = SignalWaiter.now
         usleep(UInt32(seconds * 1e6))
         let text = try driver.say("show port stats all", until: "testpmd> ")
         let elapsed = SignalWaiter.now - start
+        let cycles = try sides[side].cycles()
         try driver.say("stop", until: "Done.")
-        return Sample(mpps: Double(packets(text, side)) / elapsed / 1e6, pingPong: pingPong)
+        return Sample(mpps: Double(packets(text, side)) / elapsed / 1e6, cycles: cycles, pingPong: pingPong)
     }
 
     private func packets(_ text: String, _ side: Int) -> Int {
@@ -88,10 +89,9 @@ final class CompareSession {
         return sum
     }
 
-    /// Ends everything; each side's cycles a packet.
-    func end() throws -> [Double] {
+    func end() {
         for s in sides { s.resume() }
         driver.end()
-        return try sides.map { try $0.end() }
+        for s in sides { s.end() }
     }
 }

@@ -29,7 +29,7 @@ final class DeviceSide {
         switch kind {
         case .ringway(let path):
             child = try Child(
-                [path, "forward", "--json", "--mode", c.mode, "--size", "\(c.size ?? 64)", "--cpus", "\(cpus.device)", "--busyloop", "poll"]
+                [path, "forward", "--json", "--mode", c.mode, "--size", "\(c.size ?? 64)", "--cpus", "\(cpus.device)", "--busyloop", "poll", "--stats", "0.05"]
                     + sockets.flatMap { ["--port", "vhost-user:\($0),queues=\(c.queues)"] }, log: log)
             try child.say(nil, until: "ready\n")
         case .testpmd(let path):
@@ -53,39 +53,37 @@ final class DeviceSide {
     func pause() { child.pause() }
     func resume() { child.resume() }
 
-    /// Forgets the cycles counted so far, where it can.
-    func clearCycles() throws {
+    /// Begins to count cycles. It runs since more than one interval of its counters.
+    func beginCounting() throws {
         switch kind {
-        case .ringway: break
+        case .ringway: child.skip()
         case .testpmd: try child.say("clear fwd stats all", until: "testpmd> ")
         case .ovs: _ = try appctl("dpif-netdev/pmd-stats-clear")
         }
     }
 
-    /// Ends it; cycles a packet of its busy rounds over its whole life, 0 if it does not tell.
-    func end() throws -> Double {
-        defer { child.end() }
+    /// Cycles a packet of its busy rounds since then; 0 where nothing was counted.
+    func cycles() throws -> Double {
         switch kind {
-        case .ringway:
-            child.end()
-            return try totals()
-        case .testpmd:
-            let text = try child.say("show fwd stats all", until: "CPU cycles/packet", seconds: 5)
-            _ = try child.say("", until: "testpmd> ")
-            return DeviceSide.number(in: text, after: "CPU cycles/packet=")
-        case .ovs:
-            return DeviceSide.number(in: try appctl("dpif-netdev/pmd-stats-show"), after: "avg processing cycles per packet: ")
+        case .ringway: return DeviceSide.cycles(inIntervals: child.skip())
+        case .testpmd: return DeviceSide.number(in: try child.say("show fwd stats all", until: "testpmd> ", seconds: 5), after: "CPU cycles/packet=")
+        case .ovs: return DeviceSide.number(in: try appctl("dpif-netdev/pmd-stats-show"), after: "avg processing cycles per packet: ")
         }
     }
 
-    private func totals() throws -> Double {
-        guard let line = child.output.split(separator: "\n").last(where: { $0.hasPrefix("{\"type\":\"totals\"") }),
-            let object = try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any],
-            let ports = object["ports"] as? [[String: Any]], let threads = object["threads"] as? [[String: Any]]
-        else { throw CompareError("ringway printed no totals:\n\(child.output.suffix(800))") }
-        func packets(_ way: String) -> Double { ports.reduce(0) { $0 + ((($1[way] as? [String: Any])?["packets"] as? Double) ?? 0) } }
-        let count = max(packets("rx"), packets("tx"))
-        return count > 0 ? threads.reduce(0.0) { $0 + (($1["busy_cycles"] as? Double) ?? 0) } / count : 0
+    func end() { child.end() }
+
+    private static func cycles(inIntervals text: String) -> Double {
+        var (busy, packets) = (0.0, 0.0)
+        for line in text.split(separator: "\n") where line.hasPrefix("{\"type\":\"interval\"") && line.hasSuffix("}") {
+            guard let object = try? JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any],
+                let ports = object["ports"] as? [[String: Any]], let threads = object["threads"] as? [[String: Any]]
+            else { continue }
+            func count(_ way: String) -> Double { ports.reduce(0) { $0 + ((($1[way] as? [String: Any])?["packets"] as? Double) ?? 0) } }
+            packets += max(count("rx"), count("tx"))
+            busy += threads.reduce(0.0) { $0 + (($1["busy_cycles"] as? Double) ?? 0) }
+        }
+        return packets > 0 ? busy / packets : 0
     }
 
     private func appctl(_ command: String) throws -> String {
