@@ -17,14 +17,16 @@ enum Forwarder {
         if t.pointee.exchange.threadCount > 1 && t.pointee.exchange.freeCount == 0 { return true }
         let n: Int
         if p.pointee.isDevice {
+            if p.pointee.lag.isWaiting(t.pointee.now) { return false }
             n = p.pointee.transmit.queue.popTransmit(
-                &t.pointee.burst, limit: p.pointee.window, leave: p.pointee.lag.leave)
-            p.pointee.lag.note(n)
+                &t.pointee.burst, limit: p.pointee.window, leave: p.pointee.lag.leave, least: min(p.pointee.lag.least, p.pointee.window))
+            p.pointee.lag.note(n, t.pointee.now, t.pointee.clock)
         } else {
             n = OtherEnd.pop(t, p)
         }
         if n == 0 {
             if p.pointee.transmit.queue.defect.kind != .none { report(t, p, &p.pointee.transmit) }
+            if !p.pointee.lag.isBusy && p.pointee.transmit.queue.held > 0 { tell(t, p) }
             return false
         }
         if QueueTimes.areKept && (p.pointee.kickedAt != 0 || Stamp.isOn(t.pointee.burst.packets, near: F.wantsData)) { QueueTimes.took(t, p, n) }
@@ -300,6 +302,7 @@ enum Forwarder {
             return
         }
         p.pointee.window = min(Burst.maximum, max(4, consumed &* 2))
+        if consumed == 0 && p.pointee.transmit.queue.held > 0 { tell(t, p) }
         if p.pointee.isDevice {
             p.pointee.transmit.queue.unpop(burst.packets + consumed, n &- consumed)
         } else {
@@ -322,17 +325,31 @@ enum Forwarder {
     @inline(__always)
     private static func finish(_ t: ThreadPointer, _ p: PairPointer, _ burst: Burst, _ n: Int, isPart: Bool = false) {
         if p.pointee.isDevice {
-            p.pointee.transmit.queue.complete(burst.packets, n)
+            let hold = !isPart && p.pointee.lag.mayHold(p.pointee.transmit.queue.held &+ n)
+            p.pointee.transmit.queue.complete(burst.packets, n, hold: hold)
+            if !hold { callSender(t, p) }
         } else {
             OtherEnd.complete(t, p, burst.packets, n)
         }
         t.pointee.didWork = true
         p.pointee.counters.rxPackets = p.pointee.counters.rxPackets &+ UInt64(n)
         p.pointee.counters.rxBytes = p.pointee.counters.rxBytes &+ (isPart ? bytes(burst, n) : burst.bytes)
+    }
+
+    /// Calls the sender if it wants to know of its chains.
+    @inline(__always)
+    private static func callSender(_ t: ThreadPointer, _ p: PairPointer) {
         if p.pointee.transmit.callFD >= 0 && p.pointee.transmit.queue.needsCall() {
             p.pointee.counters.calls = p.pointee.counters.calls &+ 1
             t.pointee.notifier.call(p.pointee.transmit.callFD, p.pointee.times[.transmitCallDelay])
         }
+    }
+
+    /// Tells the sender of the completions that were held back.
+    @inline(never)
+    static func tell(_ t: ThreadPointer, _ p: PairPointer) {
+        p.pointee.transmit.queue.publishHeld()
+        callSender(t, p)
     }
 
     private static func bytes(_ burst: Burst, _ n: Int) -> UInt64 {
@@ -359,13 +376,14 @@ enum Forwarder {
     @inline(__always)
     static func generate(_ t: ThreadPointer, _ p: PairPointer, _ template: Burst) -> Bool {
         if !(p.pointee.receive.isRunning && p.pointee.receive.isEnabled) { return false }
+        if p.pointee.receiveLag.isWaiting(t.pointee.now) { return false }
         let leave = p.pointee.receiveLag.leave
-        if leave > 0 && p.pointee.isDevice && !p.pointee.receive.queue.hasAvailable(ahead: Burst.maximum &+ leave &- 1) {
-            p.pointee.receiveLag.note(0)
+        if leave > 0 && p.pointee.isDevice && !p.pointee.receive.queue.hasAvailable(ahead: p.pointee.receiveLag.least &+ leave &- 1) {
+            p.pointee.receiveLag.note(0, t.pointee.now, t.pointee.clock)
             return false
         }
         let result = put(t, p, template, template.identity, Burst.maximum)
-        p.pointee.receiveLag.note(result.consumed)
+        p.pointee.receiveLag.note(result.consumed, t.pointee.now, t.pointee.clock)
         account(t, p, result)
         return result.consumed > 0
     }

@@ -137,33 +137,3 @@ extension PairCounters {
         }
     }
 }
-
-/// Staying behind a busy driver: taking entries that it has only just written makes both cores fight
-/// over the same cache lines, so the newest are left until there are more, or until the thread has
-/// looked a few times in vain.
-struct LagState: BitwiseCopyable {
-    /// Entries left alone while the ring is busy.
-    static var entries: Int { 32 }
-    /// Looks in vain after which they are taken.
-    static var patience: Int { 24 }
-    /// The ring filled whole bursts lately.
-    var isBusy = false
-    var looks = 0
-
-    /// How many of the newest entries to leave this time.
-    @inline(__always)
-    var leave: Int { isBusy && looks < LagState.patience ? LagState.entries : 0 }
-
-    /// What came of it. `took` of at most `limit`.
-    @inline(__always)
-    mutating func note(_ took: Int) {
-        if took > 0 {
-            // A full burst's worth arrived in one go: busy; a trickle switches the lag off at once.
-            isBusy = took >= LagState.entries || (isBusy && looks < LagState.patience)
-            looks = 0
-        } else if isBusy {
-            looks &+= 1
-            if looks > LagState.patience { isBusy = false; looks = 0 }
-        }
-    }
-}

@@ -92,7 +92,7 @@ final class PollThread: @unchecked Sendable {
                 if isStopping { return }
             }
             PollLoop.round(t, f, mailbox)
-            if t.pointee.isIdle { sleep(t) }
+            if t.pointee.isIdle { sleep(t) } else if !t.pointee.didWork { CPlat_pause() }
         }
     }
 
@@ -117,7 +117,12 @@ final class PollThread: @unchecked Sendable {
         q.pointee = ring
         q.pointee.isRunning = true
         if watchesKick && ring.kickFD >= 0 { watch(p, isReceive, q) }
-        if isReceive { q.pointee.queue.suppressKicks() }
+        if isReceive {
+            q.pointee.queue.suppressKicks()
+            p.pointee.receiveLag = LagState(size: ring.queue.size)
+        } else {
+            p.pointee.lag = LagState(size: ring.queue.size, canHold: ring.queue.canHold)
+        }
         state.pointee.poll(p)
     }
 
@@ -132,6 +137,7 @@ final class PollThread: @unchecked Sendable {
     func stopRing(_ p: PairPointer, isReceive: Bool) -> RingPosition {
         if !isReceive { drain(p) }
         let q = PollThread.queue(p, isReceive)
+        q.pointee.queue.publishHeld()
         let position = q.pointee.queue.position
         if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }
         q.pointee = QueueState()

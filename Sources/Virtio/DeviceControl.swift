@@ -23,7 +23,7 @@ extension DeviceQueue {
             id = last
         } else {
             // waitingSplit checks the index; hasWork has seen that it moved.
-            guard waitingSplit() > 0 else { return nil }
+            guard waitingSplit(1) > 0 else { return nil }
             let slot = Int(available & UInt16(truncatingIfNeeded: size &- 1))
             id = CPlat_load16_relaxed(driverArea + 4 + 2 * slot)
             if UInt32(id) >= size { fail(.descriptorIndex, UInt32(slot), UInt64(id)); return nil }

@@ -93,7 +93,7 @@ extension DeviceQueue {
     }
 
     @inline(never) @_noLocks
-    mutating func completePacked(_ packets: UnsafePointer<Packet>, _ count: Int) {
+    mutating func completePacked(_ packets: UnsafePointer<Packet>, _ count: Int, _ hold: Bool) {
         if count <= 0 { return }
         let size = self.size
         let first = usedCursor
@@ -101,10 +101,11 @@ extension DeviceQueue {
         var slots: UInt32 = 0
         var i = 0
         if isInOrder {
-            // One descriptor, with the id of the last, stands for the whole batch (2.8.9).
             while i < count { slots &+= UInt32(packets[i].slots); i &+= 1 }
             cursor.advance(slots, size)
-            publishUsedPacked(first, packets[count &- 1].id, 0)
+            if heldFrom == nil { heldFrom = first }
+            heldId = packets[count &- 1].id
+            if !hold { publishHeldPacked() }
         } else {
             while i < count {
                 // The first descriptor is written last: until then the driver sees none of them.
@@ -117,6 +118,14 @@ extension DeviceQueue {
         }
         usedCursor = cursor
         slotsSinceCall &+= slots
+    }
+
+    /// One descriptor, with the id of the last, stands for all that the driver is told of together (2.8.9).
+    @inline(__always)
+    mutating func publishHeldPacked() {
+        guard let from = heldFrom else { return }
+        heldFrom = nil
+        publishUsedPacked(from, heldId, 0)
     }
 
     /// With WRITE where something was written: without it drivers ignore the length (2.8.4).

@@ -46,6 +46,14 @@ public struct DeviceQueue: @unchecked Sendable {
     var usedAtCall: UInt16
     /// Packed: slots used since then.
     var slotsSinceCall: UInt32
+    /// Split: the driver's available index as it was read last: while it tells enough, the line that the driver
+    /// writes for each of its bursts is left to it.
+    var seen: UInt16
+    /// Split: the used index that the driver was told; behind `used` while completions are held back.
+    var published: UInt16
+    /// Packed and in order: where the completions that are held back begin, and the id of the last.
+    var heldFrom: PackedCursor?
+    var heldId: UInt16
     /// Split: whether the driver was told not to kick (used.flags); packed: what the device area says.
     var kicksSuppressed: Bool
 
@@ -73,11 +81,15 @@ public struct DeviceQueue: @unchecked Sendable {
         usedWrap = setup.position.usedWrap
         usedAtCall = setup.position.used
         slotsSinceCall = 0
+        seen = setup.position.available
+        published = setup.position.used
+        heldFrom = nil
+        heldId = 0
         kicksSuppressed = false
         defect = .none
     }
 
-    /// Where the ring stands; valid when every popped chain was completed.
+    /// Where the ring stands; valid when every popped chain was completed and nothing is held back.
     public var position: RingPosition {
         RingPosition(available: available, used: used, availableWrap: availableWrap, usedWrap: usedWrap)
     }
@@ -100,26 +112,21 @@ public struct DeviceQueue: @unchecked Sendable {
 
     // MARK: Both formats
 
-    /// Fills `burst` with up to `limit` packets of the driver's transmit chains, leaving the newest
-    /// `leave` chains for later (in packed rings: descriptors). Returns their number.
+    /// Fills `burst` with up to `limit` packets of the driver's transmit chains. With `leave` the newest chains (in
+    /// packed rings: descriptors) are left for later, and nothing is taken unless `least` can be. Returns the number.
     @_noLocks
-    public mutating func popTransmit(_ burst: inout Burst, limit: Int, leave: Int = 0) -> Int {
-        isPacked ? popTransmitPacked(&burst, leave > 0 ? farLimit(limit, leave) : limit) : popTransmitSplit(&burst, limit, leave)
-    }
-
-    /// How many descriptors can be taken while `leave` stay: all, a quarter or none. Looks at one line, which the driver
-    /// is not about to write if the answer is yes.
-    private func farLimit(_ limit: Int, _ leave: Int) -> Int {
-        if hasAvailable(ahead: limit &+ leave &- 1) { return limit }
-        let quarter = limit / 4
-        return quarter > 0 && hasAvailable(ahead: quarter &+ leave &- 1) ? quarter : 0
+    public mutating func popTransmit(_ burst: inout Burst, limit: Int, leave: Int = 0, least: Int = 1) -> Int {
+        if !isPacked { return popTransmitSplit(&burst, limit, leave, least) }
+        // Looks at one line, which the driver is not about to write if the answer is yes.
+        if leave > 0 && !hasAvailable(ahead: least &+ leave &- 1) { return 0 }
+        return popTransmitPacked(&burst, leave > 0 ? min(limit, least) : limit)
     }
 
     /// Whether the driver has made something available `n` entries (split) or descriptors (packed) further on.
     @_noLocks
     public func hasAvailable(ahead n: Int) -> Bool {
         if n >= Int(size) { return hasWork }
-        if !isPacked { return Int(CPlat_load16_acquire(driverArea + 2) &- available) > n }
+        if !isPacked { return Int(seen &- available) > n || Int(CPlat_load16_acquire(driverArea + 2) &- available) > n }
         var cursor = availableCursor
         cursor.advance(UInt32(truncatingIfNeeded: n), size)
         return isAvailable(CPlat_load16_acquire(descriptors + 16 * Int(cursor.slot) + 14), cursor.wrap)
@@ -141,10 +148,24 @@ public struct DeviceQueue: @unchecked Sendable {
         availableCursor = cursor
     }
 
-    /// Hands `count` popped chains back to the driver, in the order they were popped, and publishes.
+    /// Hands `count` popped chains back to the driver, in the order they were popped. It is told at once, unless they are
+    /// held back (`canHold`) until `publishHeld`.
     @_noLocks
-    public mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int) {
-        if isPacked { completePacked(packets, count) } else { completeSplit(packets, count) }
+    public mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int, hold: Bool = false) {
+        if isPacked { completePacked(packets, count, hold) } else { completeSplit(packets, count, hold) }
+    }
+
+    /// Whether completions can be held back: telling the driver of many at a time then takes fewer writes.
+    public var canHold: Bool { !isPacked || isInOrder }
+
+    /// Chains (split) or descriptors (packed) that were completed and that the driver was not told.
+    @inline(__always)
+    public var held: Int { isPacked ? (heldFrom == nil ? 0 : Int(slotsSinceCall)) : Int(used &- published) }
+
+    /// Tells the driver of what is held back.
+    @_noLocks
+    public mutating func publishHeld() {
+        if isPacked { publishHeldPacked() } else if used != published { publishUsedSplit(used) }
     }
 
     /// Copies the listed packets of `burst` into the driver's receive buffers and publishes them once.

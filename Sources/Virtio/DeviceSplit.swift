@@ -2,12 +2,16 @@ import CPlatform
 
 /// Split rings, virtio 1.3 section 2.7: the device side's bursts.
 extension DeviceQueue {
-    /// Chains that wait, after checking that the index is not further ahead than the queue is long.
+    /// Chains that wait: at least as many as are `wanted`, or all. The index is read only when the last reading told of
+    /// fewer, and must not be further ahead than the queue is long.
     @inline(__always)
-    mutating func waitingSplit() -> UInt32 {
+    mutating func waitingSplit(_ wanted: Int) -> UInt32 {
         if defect.kind != .none { return 0 }
+        let known = UInt32(seen &- available)
+        if Int(known) >= wanted && known <= size { return known }
         // Acquire: the ring entries and descriptors were written before the index (2.7.13.3).
-        let n = UInt32(CPlat_load16_acquire(driverArea + 2) &- available)
+        seen = CPlat_load16_acquire(driverArea + 2)
+        let n = UInt32(seen &- available)
         if n > size {
             fail(.availableIndexJump, UInt32(available), UInt64(available) &+ UInt64(n))
             return 0
@@ -16,12 +20,12 @@ extension DeviceQueue {
     }
 
     @inline(never) @_noLocks
-    mutating func popTransmitSplit(_ burst: inout Burst, _ limit: Int, _ leave: Int) -> Int {
+    mutating func popTransmitSplit(_ burst: inout Burst, _ limit: Int, _ leave: Int, _ least: Int) -> Int {
         burst.count = 0
         burst.segmentCount = 0
-        let waiting = Int(waitingSplit())
+        let waiting = Int(waitingSplit(leave &+ limit))
         let n = min(waiting &- leave, min(limit, burst.capacity))
-        if n <= 0 { return 0 }
+        if n < least { return 0 }
         let packets = burst.packets
         let mask = UInt16(truncatingIfNeeded: size &- 1)
         let ring = driverArea + 4
@@ -124,14 +128,14 @@ extension DeviceQueue {
     }
 
     @inline(never) @_noLocks
-    mutating func completeSplit(_ packets: UnsafePointer<Packet>, _ count: Int) {
+    mutating func completeSplit(_ packets: UnsafePointer<Packet>, _ count: Int, _ hold: Bool) {
         if count <= 0 { return }
         let ring = deviceArea + 4
         let mask = UInt16(truncatingIfNeeded: size &- 1)
         let first = used
         if isInOrder {
-            // One entry, with the id of the last, stands for the whole batch (2.7.9).
-            storeUsed(ring, first & mask, packets[count &- 1].id, 0)
+            // One entry, with the id of the last, stands for all that the driver is told of together (2.7.9).
+            storeUsed(ring, published & mask, packets[count &- 1].id, 0)
         } else {
             var i = 0
             while i < count {
@@ -139,7 +143,8 @@ extension DeviceQueue {
                 i &+= 1
             }
         }
-        publishUsedSplit(first &+ UInt16(truncatingIfNeeded: count))
+        used = first &+ UInt16(truncatingIfNeeded: count)
+        if !hold { publishUsedSplit(used) }
     }
 
     @inline(__always)
@@ -150,6 +155,7 @@ extension DeviceQueue {
     @inline(__always)
     mutating func publishUsedSplit(_ index: UInt16) {
         used = index
+        published = index
         // Release: entries and buffers are visible before the index (2.7.8.2).
         CPlat_store16_release(deviceArea + 2, index)
     }
@@ -164,7 +170,11 @@ extension DeviceQueue {
             // 2.7.7.2: crossed since the last decision?
             return new &- event &- 1 < new &- old
         }
-        return new != old && CPlat_load16_relaxed(driverArea) & 1 == 0
+        if new == old { return false }
+        let flags = CPlat_load16_relaxed(driverArea)
+        // The index is in the same line, which is here now.
+        seen = CPlat_load16_acquire(driverArea + 2)
+        return flags & 1 == 0
     }
 
     // MARK: Receive
@@ -172,7 +182,7 @@ extension DeviceQueue {
     @inline(never) @_noLocks
     mutating func deliverSplit(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
-        var waiting = Int(waitingSplit())
+        var waiting = Int(waitingSplit(count))
         while result.consumed < count && waiting > 0 {
             let n = deliverSplitFast(burst, list + result.consumed, min(count &- result.consumed, waiting), &result)
             waiting &-= n

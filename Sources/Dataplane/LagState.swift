@@ -1,0 +1,81 @@
+import Virtio
+
+/// Staying behind a busy driver: taking entries that it has only just written makes both cores fight over the same cache
+/// lines, and so does looking all the time whether there are more.
+///
+/// While whole bursts come, the newest entries are left alone, only whole bursts are taken, the ring is looked at once a
+/// microsecond when there is none, and the driver is told of many completions at a time. It lasts as long as it pays: a
+/// trickle ends it at once. So does a driver that sends no whole burst while it is waited for (it may wait for us); the
+/// next attempts are made the more rarely, the more often they failed.
+struct LagState: BitwiseCopyable {
+    /// Looks in vain, a microsecond apart, after which what is there is taken.
+    static var patience: Int { 20 }
+    /// Bursts without an attempt, at most.
+    static var longestPause: Int { 1024 }
+
+    /// Newest entries that are left alone.
+    private let entries: Int
+    /// What is taken at least.
+    private let whole: Int
+    /// Completions that are held back at most; 0: none.
+    private let holds: Int
+
+    private(set) var isBusy = false
+    private var looks = 0
+    /// When to look again, in ticks.
+    private var nextLook: UInt64 = 0
+    /// Bursts until the next attempt, and after the next failure.
+    private var pause = 0
+    private var nextPause = 1
+
+    /// For a ring of `size` entries: short ones are never left with less than half of them.
+    init(size: UInt32 = 0, canHold: Bool = false) {
+        let size = Int(size)
+        entries = min(32, size / 16)
+        whole = max(1, min(Burst.maximum, size / 8))
+        holds = canHold ? min(256, size / 4) : 0
+    }
+
+    /// How many of the newest entries to leave this time, and how many to take at least.
+    @inline(__always)
+    var leave: Int { isBusy ? entries : 0 }
+    @inline(__always)
+    var least: Int { isBusy ? whole : 1 }
+
+    /// It is too early to look again.
+    @inline(__always)
+    func isWaiting(_ now: UInt64) -> Bool { nextLook > now }
+
+    /// Whether `n` completions may be held back.
+    @inline(__always)
+    func mayHold(_ n: Int) -> Bool { isBusy && n < holds }
+
+    /// What came of a look: `took` entries.
+    @inline(__always)
+    mutating func note(_ took: Int, _ now: UInt64, _ clock: TickClock) {
+        if took == 0 {
+            if isBusy { wait(now, clock) }
+            return
+        }
+        if isBusy { nextPause = 1 }
+        isBusy = false
+        if took >= whole / 2 {
+            if pause > 0 { pause &-= 1 } else { isBusy = whole > 1 }
+        }
+        looks = 0
+        nextLook = 0
+    }
+
+    private mutating func wait(_ now: UInt64, _ clock: TickClock) {
+        looks &+= 1
+        if looks < LagState.patience {
+            nextLook = now &+ clock.ticksPerMicrosecond
+            return
+        }
+        isBusy = false
+        looks = 0
+        nextLook = 0
+        pause = nextPause
+        nextPause = min(LagState.longestPause, nextPause &* 2)
+    }
+}
