@@ -48,7 +48,7 @@ final class CompareSession {
             ["stdbuf", "-oL", testpmd, "-l", "\(cpus.driver),\(cpus.device)", "--main-lcore", "\(cpus.device)", "--in-memory", "--single-file-segments",
                 "--no-pci", "--no-telemetry", "-m", "384", "--file-prefix", "driver"] + devices
                 + ["--", "-i", "--nb-cores=1", "--rxq=\(sources > 0 ? 1 : c.queues)", "--txq=\(sources > 0 ? 1 : c.queues)", "--burst=\(c.burst)",
-                    "--txpkts=\(c.size ?? 64)", "--forward-mode=\(c.driver)", "--total-num-mbufs=32768"],
+                    "--txpkts=\(c.size ?? 64)", "--forward-mode=\(c.driver)", "--no-flush-rx", "--total-num-mbufs=32768"],
             log: folder + "/driver.log")
         try driver.say(nil, until: "testpmd> ", seconds: 60)
         return driver
@@ -68,17 +68,18 @@ final class CompareSession {
         try driver.say("start", until: "testpmd> ")
         usleep(120_000)
         try sides[side].beginCounting()
-        try driver.say("clear port stats all", until: "testpmd> ")
-        let start = SignalWaiter.now
+        let first = try count(side)
         usleep(UInt32(seconds * 1e6))
-        let text = try driver.say("show port stats all", until: "testpmd> ")
-        let elapsed = SignalWaiter.now - start
+        let last = try count(side)
         let cycles = try sides[side].cycles()
         try driver.say("stop", until: "Done.")
-        return Sample(mpps: Double(packets(text, side)) / elapsed / 1e6, cycles: cycles, pingPong: pingPong)
+        return Sample(mpps: Double(last.packets - first.packets) / (last.time - first.time) / 1e6, cycles: cycles, pingPong: pingPong)
     }
 
-    private func packets(_ text: String, _ side: Int) -> Int {
+    /// What the driver has counted on the side so far, and when. (Clearing its counters would race with its adding to them.)
+    private func count(_ side: Int) throws -> (packets: Int, time: Double) {
+        let text = try driver.say("show port stats all", until: "testpmd> ")
+        let time = SignalWaiter.now
         let key = what.mode == "drop" ? "TX-packets:" : "RX-packets:"
         let mine = ports(side).filter { $0 >= sources }
         var sum = 0
@@ -86,7 +87,7 @@ final class CompareSession {
             guard let port = Int(block.prefix { $0.isNumber }), mine.contains(port), let at = block.range(of: key) else { continue }
             sum += Int(block[at.upperBound...].drop { $0 == " " }.prefix { $0.isNumber }) ?? 0
         }
-        return sum
+        return (sum, time)
     }
 
     func end() {
