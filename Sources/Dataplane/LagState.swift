@@ -3,13 +3,15 @@ import Virtio
 /// Staying behind a busy driver: taking entries that it has only just written makes both cores fight over the same cache
 /// lines, and so does looking all the time whether there are more.
 ///
-/// While whole bursts come, the newest entries are left alone, only whole bursts are taken, the ring is looked at once a
-/// microsecond when there is none, and the driver is told of many completions at a time. It lasts as long as it pays: a
+/// While whole bursts come, the newest entries are left alone, only whole bursts are taken, the ring is looked at every
+/// other microsecond when there is none, and the driver is told of many completions at a time. It lasts as long as it pays: a
 /// trickle ends it at once. So does a driver that sends no whole burst while it is waited for (it may wait for us); the
 /// next attempts are made the more rarely, the more often they failed.
 struct LagState: BitwiseCopyable {
-    /// Looks in vain, a microsecond apart, after which what is there is taken.
-    static var patience: Int { 20 }
+    /// Looks in vain after which what is there is taken.
+    static var patience: Int { 10 }
+    /// Microseconds from one to the next.
+    static var spacing: UInt64 { 2 }
     /// Bursts without an attempt, at most.
     static var longestPause: Int { 1024 }
 
@@ -69,7 +71,7 @@ struct LagState: BitwiseCopyable {
     private mutating func wait(_ now: UInt64, _ clock: TickClock) {
         looks &+= 1
         if looks < LagState.patience {
-            nextLook = now &+ clock.ticksPerMicrosecond
+            nextLook = now &+ clock.ticksPerMicrosecond &* LagState.spacing
             return
         }
         isBusy = false

@@ -58,7 +58,7 @@ enum PollLoop {
     @inline(__always)
     private static func mayRest(_ t: ThreadPointer, _ p: PairPointer) -> Bool {
         p.pointee.kickedAt = 0
-        // It has stopped for a microsecond only.
+        // It waits for a whole burst, a moment only.
         if p.pointee.lag.isWaiting(t.pointee.now) || p.pointee.receiveLag.isWaiting(t.pointee.now) { return false }
         let idle = t.pointee.now &- p.pointee.lastWork
         if p.pointee.budget.ticks == UInt64.max {
