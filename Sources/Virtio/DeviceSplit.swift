@@ -183,13 +183,20 @@ extension DeviceQueue {
     mutating func deliverSplit(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         var waiting = Int(waitingSplit(count))
-        while result.consumed < count && waiting > 0 {
+        var isFresh = false
+        while result.consumed < count {
+            if waiting == 0 {
+                // What was known is used up, or too little for one packet: the index may have moved on.
+                if isFresh { break }
+                isFresh = true
+                waiting = Int(waitingSplit(Int.max))
+                if waiting == 0 { break }
+            }
             let n = deliverSplitFast(burst, list + result.consumed, min(count &- result.consumed, waiting), &result)
             waiting &-= n
-            if result.consumed == count || waiting == 0 { break }
+            if result.consumed == count || waiting == 0 { continue }
             let chains = deliverSplitSlow(burst, burst.packets + Int(list[result.consumed]), waiting, &result)
-            if chains < 0 { break }
-            waiting &-= chains
+            waiting = chains < 0 ? 0 : waiting &- chains
         }
         if result.delivered > 0 { publishUsedSplit(used) }
         return result
