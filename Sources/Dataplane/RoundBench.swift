@@ -53,6 +53,9 @@ public final class RoundBench {
             thread.state.pointee.burst.wantsData = functions.wantsData(shape.mode)
         }
         for (i, port) in options.enumerated() { try start(i, port, isBusy: i < (twoPorts ? 2 : 1)) }
+        // Busy rings are taken a whole burst at a time, and the newest entries left alone: a burst more than is taken keeps
+        // every round the same.
+        for port in ports where port.isBusy { port.drive(shape, sends: !core.generates) }
         rest()
     }
 
