@@ -24,7 +24,7 @@ extension EngineCore {
     /// Makes a port's entries of the table.
     func addPairs(port: Int, _ options: PortOptions, defectFD: Int32) {
         for pair in 0..<options.queuePairs {
-            let p = PairPointer.allocate(capacity: 1)
+            let p = PairPointer.allocateApart(capacity: 1)
             p.initialize(to: PairState(port: port, pair: pair, defectFD: defectFD))
             p.pointee.owner = UInt32(pair % threads.count)
             p.pointee.budget = BudgetState(budget(options), clock: TickClock.shared)

@@ -29,16 +29,17 @@ struct ParcelRing {
     private let tail: UnsafeMutablePointer<UInt32>
 
     init() {
-        slots = .allocate(capacity: Exchange.parcels)
+        slots = .allocateApart(capacity: Exchange.parcels)
         slots.initialize(repeating: nil, count: Exchange.parcels)
-        head = .allocate(capacity: 64)
-        head.initialize(repeating: 0, count: 64)
-        tail = head + 32
+        (head, tail) = (.allocateApart(capacity: 1), .allocateApart(capacity: 1))
+        head.initialize(to: 0)
+        tail.initialize(to: 0)
     }
 
     func deallocate() {
         slots.deallocate()
         head.deallocate()
+        tail.deallocate()
     }
 
     @inline(__always)
@@ -70,9 +71,12 @@ struct Exchange {
     /// This thread's parcels that are not under way.
     private let free: UnsafeMutablePointer<ParcelPointer>
     private(set) var freeCount = 0
-    /// Rings by the number of the other thread.
+    /// 1 when parcels have come: one look a round tells, however many threads there are.
+    private let bell: UnsafeMutablePointer<UInt32>
+    /// Rings and bells by the number of the other thread.
     let incoming: UnsafeMutablePointer<ParcelRing?>
     let outgoing: UnsafeMutablePointer<ParcelRing?>
+    private let bells: UnsafeMutablePointer<UnsafeMutablePointer<UInt32>>
     /// Mailboxes of all threads, which live as long as the engine.
     let mailboxes: UnsafeMutablePointer<Unmanaged<Mailbox>>
 
@@ -80,7 +84,9 @@ struct Exchange {
     static func make(_ mailboxes: [Mailbox]) -> [Exchange] {
         let all = mailboxes.map { _ in Exchange(mailboxes) }
         for a in all.indices {
-            for b in all.indices where a != b {
+            for b in all.indices {
+                all[a].bells[b] = all[b].bell
+                if a == b { continue }
                 let ring = ParcelRing()
                 all[a].outgoing[b] = ring
                 all[b].incoming[a] = ring
@@ -91,7 +97,11 @@ struct Exchange {
 
     private init(_ boxes: [Mailbox]) {
         threadCount = boxes.count
-        free = .allocate(capacity: Exchange.parcels)
+        free = .allocateApart(capacity: Exchange.parcels)
+        bell = .allocateApart(capacity: 1)
+        bell.initialize(to: 0)
+        bells = .allocate(capacity: threadCount)
+        bells.initialize(repeating: bell, count: threadCount)
         incoming = .allocate(capacity: threadCount)
         incoming.initialize(repeating: nil, count: threadCount)
         outgoing = .allocate(capacity: threadCount)
@@ -100,7 +110,7 @@ struct Exchange {
         for (i, box) in boxes.enumerated() { (mailboxes + i).initialize(to: .passUnretained(box)) }
         if threadCount > 1 {
             for i in 0..<Exchange.parcels {
-                let parcel = ParcelPointer.allocate(capacity: 1)
+                let parcel = ParcelPointer.allocateApart(capacity: 1)
                 parcel.initialize(to: Parcel())
                 free[i] = parcel
             }
@@ -116,12 +126,22 @@ struct Exchange {
         }
         for i in 0..<threadCount { incoming[i]?.deallocate() }
         free.deallocate()
+        bell.deallocate()
+        bells.deallocate()
         incoming.deallocate()
         outgoing.deallocate()
         mailboxes.deallocate()
     }
 
     var hasUnderWay: Bool { threadCount > 1 && freeCount < Exchange.parcels }
+
+    /// Whether parcels have come since the last question; then look into every ring.
+    @inline(__always)
+    var rings: Bool {
+        if CPlat_load32_relaxed(bell) == 0 { return false }
+        // Taken back before the rings are looked at (a full barrier): a parcel that comes later rings again.
+        return CPlat_exchange32(bell, 0) != 0
+    }
 
     var hasIncoming: Bool {
         var i = 0
@@ -150,6 +170,8 @@ struct Exchange {
             let i = left.trailingZeroBitCount
             left &= left &- 1
             outgoing[i].unsafelyUnwrapped.push(parcel)
+            // Release: who hears the bell finds the parcel.
+            CPlat_store32_release(bells[i], 1)
             mailboxes[i]._withUnsafeGuaranteedRef { $0.wake() }
         }
     }

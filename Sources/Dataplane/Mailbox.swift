@@ -19,9 +19,10 @@ final class Mailbox: @unchecked Sendable {
     init() throws(EngineError) {
         wakeFD = CPlat_eventfd(0)
         if wakeFD < 0 { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
-        flag = .allocate(capacity: 32)
-        isAsleep = flag + 16
-        flag.initialize(repeating: 0, count: 32)
+        flag = .allocateApart(capacity: 1)
+        isAsleep = .allocateApart(capacity: 1)
+        flag.initialize(to: 0)
+        isAsleep.initialize(to: 0)
         pthread_mutex_init(&mutex, nil)
         pthread_cond_init(&condition, nil)
     }
@@ -29,6 +30,7 @@ final class Mailbox: @unchecked Sendable {
     deinit {
         close(wakeFD)
         flag.deallocate()
+        isAsleep.deallocate()
         pthread_mutex_destroy(&mutex)
         pthread_cond_destroy(&condition)
     }

@@ -34,7 +34,7 @@ struct Notifier {
 
     init(wakeFD: Int32) throws(EngineError) {
         self.wakeFD = wakeFD
-        ring = .allocate(capacity: 1)
+        ring = .allocateApart(capacity: 1)
         ring.initialize(to: io_uring())
         one = .allocate(capacity: 1)
         one.initialize(to: 1)

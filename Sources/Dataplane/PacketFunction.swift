@@ -103,7 +103,7 @@ final class TypedFunctionBox<F: PacketFunction>: FunctionBox {
     let function: UnsafeMutablePointer<F>
 
     init(_ function: F) {
-        self.function = .allocate(capacity: 1)
+        self.function = .allocateApart(capacity: 1)
         self.function.initialize(to: function)
     }
 

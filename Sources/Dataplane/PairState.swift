@@ -87,7 +87,10 @@ struct PairState {
     var lastWork: UInt64 = 0
     /// Its last work before it was woken, until something arrives; 0: it has not slept since its last work.
     var quietSince: UInt64 = 0
+    /// It is on one of the thread's lists, at this place: the quiet ones' or that of those looked at each round.
     var isPolled = false
+    var isQuiet = false
+    var place = 0
     /// When its kick was seen, until packets are taken or there are none; 0: not kicked.
     var kickedAt: UInt64 = 0
     let times = QueueTimes()

@@ -3,18 +3,18 @@ import Virtio
 
 /// One round of a poll thread.
 enum PollLoop {
-    /// With more polled pairs than this, quiet ones are visited rarely.
-    static var fewPairs: Int { 8 }
-    /// Microseconds without work after which a pair is quiet.
-    static var quietAfter: Int { 10_000 }
-    /// Quiet pairs visited each round.
-    static var visits: Int { 4 }
+    /// Microseconds without work after which a pair that is never to sleep is quiet.
+    static var quietAfter: Int { 1000 }
+    /// Quiet pairs visited in a round, after which the next has its turn: one where there was work, so that they cost
+    /// the busy ones next to nothing; else some more, so that each has its turn soon.
+    static var visitsAtWork: Int { 1 }
+    static var visits: Int { 8 }
 
     /// Not inlined, so that a test can look at what each specialisation calls.
     @inline(never)
     static func round<F: PacketFunction>(_ t: ThreadPointer, _ f: UnsafeMutablePointer<F>, _ mailbox: Mailbox) {
         if t.pointee.notifier.hasCompletions { acceptEvents(t) }
-        if t.pointee.exchange.threadCount > 1 { acceptParcels(t) }
+        if t.pointee.exchange.rings { acceptParcels(t) }
         let start = CPlat_cycles()
         // The last round, its notifications with it.
         if t.pointee.didWork { t.pointee.busyTicks = t.pointee.busyTicks &+ (start &- t.pointee.now) }
@@ -62,9 +62,8 @@ enum PollLoop {
         if p.pointee.lag.isWaiting(t.pointee.now) || p.pointee.receiveLag.isWaiting(t.pointee.now) { return false }
         let idle = t.pointee.now &- p.pointee.lastWork
         if p.pointee.budget.ticks == UInt64.max {
-            if t.pointee.polledCount <= fewPairs { return false }
             if idle <= t.pointee.clock.ticks(microseconds: quietAfter) { return false }
-            retire(t, p)
+            t.pointee.quieten(p)
             return true
         }
         if idle <= p.pointee.budget.ticks { return false }
@@ -92,18 +91,9 @@ enum PollLoop {
         return true
     }
 
-    /// Among the quiet ones, which are visited a few each round.
-    @inline(never)
-    private static func retire(_ t: ThreadPointer, _ p: PairPointer) {
-        t.pointee.forget(p)
-        p.pointee.isPolled = true
-        t.pointee.quiet[t.pointee.quietCount] = p
-        t.pointee.quietCount &+= 1
-    }
-
     @inline(never)
     private static func visitQuiet<F: PacketFunction>(_ t: ThreadPointer, _ f: UnsafeMutablePointer<F>) {
-        var left = min(visits, t.pointee.quietCount)
+        var left = min(t.pointee.didWork ? visitsAtWork : visits, t.pointee.quietCount)
         while left > 0 && t.pointee.quietCount > 0 {
             left &-= 1
             t.pointee.quietNext &+= 1
@@ -136,6 +126,7 @@ enum PollLoop {
     }
 
     /// Parcels of other threads.
+    @inline(never)
     static func acceptParcels(_ t: ThreadPointer) {
         var i = 0
         while i < t.pointee.exchange.threadCount {

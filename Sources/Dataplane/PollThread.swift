@@ -22,7 +22,7 @@ final class PollThread: @unchecked Sendable {
         self.cpu = cpu
         self.mailbox = mailbox
         let notifier = try Notifier(wakeFD: mailbox.wakeFD)
-        state = .allocate(capacity: 1)
+        state = .allocateApart(capacity: 1)
         state.initialize(to: ThreadState(index: index, table: table, notifier: notifier, exchange: exchange))
         submits = .allocate(capacity: 1)
         submits.initialize(to: 0)
@@ -40,7 +40,7 @@ final class PollThread: @unchecked Sendable {
     func start<F: PacketFunction>(_ function: F) {
         state.pointee.burst.wantsData = F.wantsData
         body = { me in
-            let f = UnsafeMutablePointer<F>.allocate(capacity: 1)
+            let f = UnsafeMutablePointer<F>.allocateApart(capacity: 1)
             f.initialize(to: function)
             me.loop(f)
             f.deinitialize(count: 1)

@@ -13,6 +13,8 @@ public final class RoundBench {
         public var isInOrder = false
         /// Bytes of a frame.
         public var size = 64
+        /// Descriptors of the busy pairs' rings.
+        public var ringSize: UInt32 = 1024
         /// Frames that each busy driver adds before a round, 1…64.
         public var burst = 64
         /// Poll threads; each has one busy queue pair of each port (two ports in `crossconnect` and `switch`, else one).
@@ -20,23 +22,26 @@ public final class RoundBench {
         /// Further queue pairs, on ports of their own, whose drivers do nothing.
         public var idlePairs = 0
         public var busyloop = BusyloopBudget.poll
+        /// The second port's pairs belong to the next thread each, so that every packet crosses from one to the other.
+        public var crossesThreads = false
 
         public init() {}
     }
 
     private let shape: Shape
     private let core: EngineCore
-    private let functions: Functions
     private var ports: [BenchPort] = []
-    private let event: Int32
+    /// Kicks of busy drivers, calls, kicks of idle ones: an event on the last would wake a thousand pairs.
+    private let events: [Int32]
+    /// One for each poll thread. Different ones may be stepped by different threads at a time.
+    public let lanes: [Lane]
 
     /// Starts every ring; idle pairs have come to rest when it returns.
     public init(_ shape: Shape) throws(EngineError) {
         self.shape = shape
-        let twoPorts = shape.mode == .crossconnect || shape.mode == .switch
+        let busy = shape.mode == .crossconnect || shape.mode == .switch ? 2 : 1
         let each = PairTable.pairsPerPort
-        let pairs = [Int](repeating: shape.threads, count: twoPorts ? 2 : 1)
-            + (0..<(shape.idlePairs + each - 1) / each).map { min(each, shape.idlePairs - $0 * each) }
+        let pairs = [Int](repeating: shape.threads, count: busy) + stride(from: 0, to: shape.idlePairs, by: each).map { min(each, shape.idlePairs - $0) }
         let options = pairs.enumerated().map { i, count in
             var port = PortOptions(.vhostUser(path: "\(i)", isClient: false))
             port.queuePairs = count
@@ -44,91 +49,81 @@ public final class RoundBench {
         }
         core = try EngineCore(
             EngineOptions(ports: options, mode: shape.mode, busyloop: shape.busyloop), cpus: [Int](repeating: -1, count: shape.threads))
-        functions = Functions(core)
-        event = CPlat_eventfd(0)
-        if event < 0 { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
-        for thread in core.threads {
-            thread.state.pointee.clock = TickClock.standing
-            if case .generate(let size) = shape.mode { thread.state.pointee.template = Frames.template(size: size) }
-            thread.state.pointee.burst.wantsData = functions.wantsData(shape.mode)
-        }
-        for (i, port) in options.enumerated() { try start(i, port, isBusy: i < (twoPorts ? 2 : 1)) }
-        // Busy rings are taken a whole burst at a time, and the newest entries left alone: a burst more than is taken keeps
-        // every round the same.
-        for port in ports where port.isBusy { port.drive(shape, sends: !core.generates) }
-        rest()
+        events = (0..<3).map { _ in CPlat_eventfd(0) }
+        if events.contains(-1) { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        lanes = core.threads.map { [core] in Lane($0, core, shape) }
+        for (i, port) in options.enumerated() { try start(i, port, isBusy: i < busy) }
+        try rest()
     }
 
     deinit {
+        for lane in lanes { lane.deallocate() }
         for (i, port) in ports.enumerated() {
             port.deallocate()
-            core.removePairs(port: i, port.count)
+            core.removePairs(port: i, port.pairs.count)
         }
         core.table.pairs.deallocate()
-        functions.deallocate()
-        close(event)
+        for fd in events { close(fd) }
     }
 
     private func start(_ index: Int, _ options: PortOptions, isBusy: Bool) throws(EngineError) {
-        core.addPairs(port: index, options, defectFD: event)
-        let port = try BenchPort(index, options.queuePairs, shape, isBusy: isBusy, event: event)
+        let kick = events[isBusy ? 0 : 2]
+        core.addPairs(port: index, options, defectFD: events[1])
+        let port = try BenchPort(options.queuePairs, shape, isBusy: isBusy, kick: kick)
         ports.append(port)
         for k in 0..<options.queuePairs {
             let p = core.table[index, k].unsafelyUnwrapped
+            if shape.crossesThreads && index == 1 { p.pointee.owner = UInt32((k + 1) % shape.threads) }
             let thread = core.threads[Int(p.pointee.owner)]
             for isReceive in [true, false] {
                 var state = QueueState()
-                state.queue = DeviceQueue(isReceive ? port.pairs[k].receive.deviceSetup(map: port.map) : port.pairs[k].transmit.deviceSetup(map: port.map))
+                let pair = port.pairs[k]
+                state.queue = DeviceQueue(isReceive ? pair.pointee.receive.deviceSetup(map: port.map) : pair.pointee.transmit.deviceSetup(map: port.map))
                 state.isEnabled = true
-                (state.kickFD, state.callFD) = (event, event)
+                (state.kickFD, state.callFD) = (kick, events[1])
                 thread.startRing(p, isReceive: isReceive, state, watchesKick: shape.busyloop != .poll && !isReceive)
             }
+            if isBusy { lanes[k].add(BenchEnd(port.pairs[k], p, Frames.udp(size: shape.size), isBackward: index == 1)) }
         }
         for thread in core.threads { thread.state.pointee.activePairs[index] = UInt16(options.queuePairs) }
     }
 
     /// Lets the clock run until idle pairs are where they are after a while, then has it stand.
-    private func rest() {
+    private func rest() throws(EngineError) {
         let end = CPlat_monotonic_ns() &+ 10_000_000_000
-        for thread in core.threads { thread.state.pointee.clock = TickClock(ticksPerMicrosecond: 1) }
-        while CPlat_monotonic_ns() < end {
+        for lane in lanes { lane.state.pointee.clock = TickClock(ticksPerMicrosecond: 1) }
+        let busy = lanes.reduce(0) { $0 + $1.count }
+        while lanes.reduce(0, { $0 + $1.state.pointee.polledCount }) > busy {
             step()
-            let polled = core.threads.reduce(0) { $0 + $1.state.pointee.polledCount }
-            if polled <= shape.threads * 2 + PollLoop.fewPairs { break }
+            if CPlat_monotonic_ns() > end { throw EngineError("idle pairs do not come to rest") }
         }
-        for thread in core.threads { thread.state.pointee.clock = TickClock.standing }
+        for lane in lanes {
+            lane.state.pointee.clock = TickClock.standing
+            // Busy rings are taken a whole burst at a time, and the newest entries left alone: a burst more than is taken
+            // keeps every round the same.
+            lane.drive()
+        }
     }
 
-    /// Each busy driver takes what it was sent and adds a burst, then each thread runs a round.
+    /// Steps each lane once.
     public func step() {
-        for port in ports where port.isBusy { port.drive(shape, sends: !core.generates) }
-        for thread in core.threads { functions.round(thread, core.mode) }
+        for lane in lanes { lane.step() }
     }
 
     /// Packets that the threads have dealt with so far: taken from drivers, in `generate` delivered to them.
-    public var packets: UInt64 {
-        var sum: UInt64 = 0
-        for (i, port) in ports.enumerated() where port.isBusy {
-            for k in 0..<port.count {
-                let counters = core.table[i, k].unsafelyUnwrapped.pointee.counters
-                sum &+= core.generates ? counters.txPackets : counters.rxPackets
-            }
-        }
-        return sum
-    }
+    public var packets: UInt64 { lanes.reduce(0) { $0 &+ $1.packets } }
 
     /// What is wrong with what the drivers have received, or with a ring; nil if nothing is.
     public var complaint: String? {
         for (i, port) in ports.enumerated() {
-            if port.wrong > 0 { return "port \(i): \(port.wrong) frames of a wrong length or destination" }
-            for k in 0..<port.count {
+            for k in port.pairs.indices {
                 let p = core.table[i, k].unsafelyUnwrapped
                 for q in [p.pointee.transmit.queue, p.pointee.receive.queue] where q.defect.kind != .none { return "port \(i), pair \(k): \(q.defect)" }
             }
         }
-        let receives = shape.mode != .drop
-        let received = ports.reduce(0) { $0 + $1.received }
-        return receives == (received > 0) ? nil : "\(received) packets were received in \(shape.mode)"
+        let (received, wrong) = lanes.reduce((0, 0)) { ($0.0 + $1.received.all, $0.1 + $1.received.wrong) }
+        if wrong > 0 { return "\(wrong) frames of a wrong length or destination" }
+        return (shape.mode != .drop) == (received > 0) ? nil : "\(received) packets were received in \(shape.mode)"
     }
 
     /// Where counting tools begin and end: callgrind zeroes its counters at the one and writes them out at the other.
@@ -136,6 +131,65 @@ public final class RoundBench {
     public func beginCounting() { CPlat_fence_full() }
     @inline(never)
     public func endCounting() { CPlat_fence_acquire() }
+
+    /// For tools that see each store: word *k* is written before each round of lane *k* from now on, the one behind the last lane's after it.
+    public func markRounds() -> UnsafeMutablePointer<UInt64> {
+        let marks = UnsafeMutablePointer<UInt64>.allocateApart(capacity: lanes.count + 1)
+        marks.initialize(repeating: 0, count: lanes.count + 1)
+        for (k, lane) in lanes.enumerated() { lane.marks = (marks + k, marks + lanes.count) }
+        return marks
+    }
+
+    /// A poll thread with its busy drivers.
+    public final class Lane: @unchecked Sendable {
+        let state: ThreadPointer
+        private let mailbox: Mailbox
+        private let mode: ForwardingMode
+        private let burst: Int
+        private let functions: Functions
+        private let ends = UnsafeMutablePointer<BenchEnd>.allocateApart(capacity: 2)
+        private(set) var count = 0
+        fileprivate var marks: (before: UnsafeMutablePointer<UInt64>, after: UnsafeMutablePointer<UInt64>)?
+
+        fileprivate init(_ thread: PollThread, _ core: EngineCore, _ shape: Shape) {
+            (state, mailbox, mode, burst, functions) = (thread.state, thread.mailbox, shape.mode, shape.burst, Functions(core))
+            state.pointee.clock = TickClock.standing
+            if case .generate(let size) = mode { state.pointee.template = Frames.template(size: size) }
+            state.pointee.burst.wantsData = functions.wantsData(mode)
+        }
+
+        fileprivate func add(_ end: BenchEnd) {
+            (ends + count).initialize(to: end)
+            count += 1
+        }
+
+        fileprivate func deallocate() {
+            for i in 0..<count { ends[i].frame.deallocate() }
+            ends.deallocate()
+            functions.deallocate()
+        }
+
+        private var generates: Bool { if case .generate = mode { return true } else { return false } }
+
+        /// Each busy driver takes what it was sent and adds a burst, then the thread's loop goes round once.
+        public func step() {
+            drive()
+            if let marks { CPlat_store64_relaxed(marks.before, 1) }
+            functions.round(state, mailbox, mode)
+            if let marks { CPlat_store64_relaxed(marks.after, 1) }
+        }
+
+        fileprivate func drive() {
+            for i in 0..<count { (ends + i).pointee.drive(burst: generates ? 0 : burst, checksAddresses: !generates) }
+        }
+
+        /// As `RoundBench.packets`, of this lane's drivers.
+        public var packets: UInt64 {
+            (0..<count).reduce(0) { $0 &+ (generates ? ends[$1].device.pointee.counters.txPackets : ends[$1].device.pointee.counters.rxPackets) }
+        }
+
+        fileprivate var received: (all: Int, wrong: Int) { (0..<count).reduce((0, 0)) { ($0.0 + ends[$1].received, $0.1 + ends[$1].wrong) } }
+    }
 }
 
 extension TickClock {
@@ -143,28 +197,56 @@ extension TickClock {
     fileprivate static var standing: TickClock { TickClock(ticksPerMicrosecond: 1 << 40) }
 }
 
+/// A driver that sends one frame over and over, and what it has received.
+private struct BenchEnd {
+    private let pair: UnsafeMutablePointer<DriverPair>
+    let device: PairPointer
+    let frame: UnsafeMutableRawBufferPointer
+    var received = 0
+    var wrong = 0
+
+    /// Frames go from 02:…:01 to 02:…:02, or back.
+    init(_ pair: UnsafeMutablePointer<DriverPair>, _ device: PairPointer, _ bytes: [UInt8], isBackward: Bool) {
+        (self.pair, self.device) = (pair, device)
+        frame = .allocate(byteCount: bytes.count, alignment: CacheLines.pair)
+        frame.copyBytes(from: bytes)
+        if isBackward { (frame[5], frame[11]) = (frame[11], frame[5]) }
+    }
+
+    mutating func drive(burst: Int, checksAddresses: Bool) {
+        let n = pair.pointee.receiveBurst()
+        for i in 0..<n {
+            // Every mode but `generate` brings frames to the address that this driver's own come from.
+            let f = pair.pointee.incoming[i]
+            let isExpected = f.length == UInt32(frame.count)
+                && (!checksAddresses || f.base.load(fromByteOffset: 5, as: UInt8.self) == frame[11] && f.base.load(fromByteOffset: 11, as: UInt8.self) == frame[5])
+            if !isExpected { wrong += 1 }
+        }
+        received += n
+        pair.pointee.giveBack()
+        let m = pair.pointee.prepare(burst)
+        for i in 0..<m {
+            let out = pair.pointee.outgoing + i
+            out.pointee.base.copyMemory(from: frame.baseAddress.unsafelyUnwrapped, byteCount: frame.count)
+            out.pointee.length = UInt32(frame.count)
+        }
+        if m > 0 { pair.pointee.send(m) }
+    }
+}
+
 /// A port's drivers, with rings and buffers in memory of their own.
 private final class BenchPort {
-    let isBusy: Bool
-    let count: Int
-    let pairs: UnsafeMutablePointer<DriverPair>
+    let pairs: [UnsafeMutablePointer<DriverPair>]
     let map: MemoryMap
     private let memory: HostMemory
     private let regions: UnsafeMutablePointer<MappedRegion>
-    private let frame: [UInt8]
-    private(set) var received = 0
-    private(set) var wrong = 0
 
-    init(_ index: Int, _ count: Int, _ shape: RoundBench.Shape, isBusy: Bool, event: Int32) throws(EngineError) {
-        self.isBusy = isBusy
-        self.count = count
-        // Frames go from 02:…:01 to 02:…:02, those of the second port back.
-        var frame = Frames.udp(size: shape.size)
-        if index == 1 { (frame[5], frame[11]) = (frame[11], frame[5]) }
-        self.frame = frame
-        let ringSize: UInt32 = isBusy ? 1024 : 16
+    init(_ count: Int, _ shape: RoundBench.Shape, isBusy: Bool, kick: Int32) throws(EngineError) {
+        let ringSize: UInt32 = isBusy ? shape.ringSize : 16
         let room = isBusy ? max(2048, shape.size) : 64
-        let each = DriverPair.bytes(size: ringSize, isPacked: shape.isPacked, frameRoom: room)
+        // Busy pairs lie in pages of their own: what a processor prefetches beyond one's buffers is not another's rings.
+        let apart = isBusy ? 2 << 20 : 64
+        let each = (DriverPair.bytes(size: ringSize, isPacked: shape.isPacked, frameRoom: room) + apart - 1) / apart * apart
         do { memory = try HostMemory(bytes: each * count) } catch { throw EngineError("\(error)") }
         regions = .allocate(capacity: 1)
         let address = UInt64(UInt(bitPattern: memory.base))
@@ -173,51 +255,31 @@ private final class BenchPort {
         var features: Features = [.version1, .mrgRxbuf, .indirectDesc, .eventIdx]
         if shape.isPacked { features.insert(.ringPacked) }
         if shape.isInOrder { features.insert(.inOrder) }
-        pairs = .allocate(capacity: count)
-        for k in 0..<count {
-            (pairs + k).initialize(to: DriverPair(
+        pairs = (0..<count).map { [memory] k in
+            let pair = UnsafeMutablePointer<DriverPair>.allocateApart(capacity: 1)
+            pair.initialize(to: DriverPair(
                 size: ringSize, isPacked: shape.isPacked, features: features, frameRoom: room, memory: memory.base + k * each,
-                transmitKick: event, receiveKick: event))
-            pairs[k].suppressCalls()
+                transmitKick: kick, receiveKick: kick))
+            pair.pointee.suppressCalls()
+            return pair
         }
     }
 
     func deallocate() {
-        for k in 0..<count { pairs[k].deallocate() }
-        pairs.deallocate()
-        regions.deallocate()
-    }
-
-    func drive(_ shape: RoundBench.Shape, sends: Bool) {
-        for k in 0..<count {
-            let n = pairs[k].receiveBurst()
-            for i in 0..<n where !isExpected(pairs[k].incoming[i], shape) { wrong += 1 }
-            received += n
-            pairs[k].giveBack()
-            if !sends { continue }
-            let m = pairs[k].prepare(shape.burst)
-            for i in 0..<m {
-                frame.withUnsafeBytes { pairs[k].outgoing[i].base.copyMemory(from: $0.baseAddress.unsafelyUnwrapped, byteCount: $0.count) }
-                pairs[k].outgoing[i].length = UInt32(frame.count)
-            }
-            pairs[k].send(m)
+        for pair in pairs {
+            pair.pointee.deallocate()
+            pair.deallocate()
         }
-    }
-
-    /// Every mode but `generate` brings frames to the address that this port's own come from.
-    private func isExpected(_ buffer: DriverBuffer, _ shape: RoundBench.Shape) -> Bool {
-        if buffer.length != UInt32(shape.size) { return false }
-        if case .generate = shape.mode { return true }
-        return buffer.base.load(fromByteOffset: 5, as: UInt8.self) == frame[11] && buffer.base.load(fromByteOffset: 11, as: UInt8.self) == frame[5]
+        regions.deallocate()
     }
 }
 
 /// A packet function of each mode, as `Engine` starts its threads with them.
 private struct Functions {
-    private let drop = UnsafeMutablePointer<DropFunction>.allocate(capacity: 1)
-    private let crossconnect = UnsafeMutablePointer<CrossconnectFunction>.allocate(capacity: 1)
-    private let macswap = UnsafeMutablePointer<MACSwapFunction>.allocate(capacity: 1)
-    private let `switch` = UnsafeMutablePointer<SwitchFunction>.allocate(capacity: 1)
+    private let drop = UnsafeMutablePointer<DropFunction>.allocateApart(capacity: 1)
+    private let crossconnect = UnsafeMutablePointer<CrossconnectFunction>.allocateApart(capacity: 1)
+    private let macswap = UnsafeMutablePointer<MACSwapFunction>.allocateApart(capacity: 1)
+    private let `switch` = UnsafeMutablePointer<SwitchFunction>.allocateApart(capacity: 1)
 
     init(_ core: EngineCore) {
         drop.initialize(to: DropFunction())
@@ -242,12 +304,12 @@ private struct Functions {
         }
     }
 
-    func round(_ thread: PollThread, _ mode: ForwardingMode) {
+    func round(_ state: ThreadPointer, _ mailbox: Mailbox, _ mode: ForwardingMode) {
         switch mode {
-        case .drop, .generate: PollLoop.round(thread.state, drop, thread.mailbox)
-        case .crossconnect: PollLoop.round(thread.state, crossconnect, thread.mailbox)
-        case .macswap: PollLoop.round(thread.state, macswap, thread.mailbox)
-        case .switch: PollLoop.round(thread.state, `switch`, thread.mailbox)
+        case .drop, .generate: PollLoop.round(state, drop, mailbox)
+        case .crossconnect: PollLoop.round(state, crossconnect, mailbox)
+        case .macswap: PollLoop.round(state, macswap, mailbox)
+        case .switch: PollLoop.round(state, `switch`, mailbox)
         }
     }
 }

@@ -40,7 +40,7 @@ struct ThreadState {
     /// Pairs that are looked at each round.
     let polled: UnsafeMutablePointer<PairPointer>
     var polledCount = 0
-    /// `poll` pairs without work for long, when there are many: visited a few each round.
+    /// `poll` pairs without work for a while: visited a few each round.
     let quiet: UnsafeMutablePointer<PairPointer>
     var quietCount = 0
     var quietNext = 0
@@ -65,11 +65,11 @@ struct ThreadState {
         self.notifier = notifier
         self.exchange = exchange
         let room = max(1, table.portCount * PairTable.pairsPerPort)
-        polled = .allocate(capacity: room)
-        quiet = .allocate(capacity: room)
-        activePairs = .allocate(capacity: max(1, table.portCount))
+        polled = .allocateApart(capacity: room)
+        quiet = .allocateApart(capacity: room)
+        activePairs = .allocateApart(capacity: max(1, table.portCount))
         activePairs.initialize(repeating: 0, count: max(1, table.portCount))
-        list = .allocate(capacity: Burst.maximum)
+        list = .allocateApart(capacity: Burst.maximum)
         scratch = OffloadScratch()
     }
 
@@ -108,25 +108,29 @@ struct ThreadState {
     /// Puts a pair among those that are looked at.
     mutating func poll(_ pair: PairPointer) {
         if pair.pointee.isPolled { return }
-        pair.pointee.isPolled = true
         pair.pointee.lastWork = now
+        (pair.pointee.isPolled, pair.pointee.isQuiet, pair.pointee.place) = (true, false, polledCount)
         polled[polledCount] = pair
         polledCount &+= 1
     }
 
-    /// Takes a pair off both lists.
-    mutating func forget(_ pair: PairPointer) {
-        pair.pointee.isPolled = false
-        polledCount = ThreadState.remove(pair, polled, polledCount)
-        quietCount = ThreadState.remove(pair, quiet, quietCount)
+    /// Puts a polled pair among the quiet ones.
+    mutating func quieten(_ pair: PairPointer) {
+        forget(pair)
+        (pair.pointee.isPolled, pair.pointee.isQuiet, pair.pointee.place) = (true, true, quietCount)
+        quiet[quietCount] = pair
+        quietCount &+= 1
     }
 
-    private static func remove(_ pair: PairPointer, _ list: UnsafeMutablePointer<PairPointer>, _ count: Int) -> Int {
-        var i = 0
-        while i < count && list[i] != pair { i &+= 1 }
-        if i == count { return count }
-        list[i] = list[count &- 1]
-        return count &- 1
+    /// Takes a pair off its list; the list's last takes its place.
+    mutating func forget(_ pair: PairPointer) {
+        if !pair.pointee.isPolled { return }
+        pair.pointee.isPolled = false
+        let list = pair.pointee.isQuiet ? quiet : polled
+        let count = (pair.pointee.isQuiet ? quietCount : polledCount) &- 1
+        if pair.pointee.isQuiet { quietCount = count } else { polledCount = count }
+        list[pair.pointee.place] = list[count]
+        list[pair.pointee.place].pointee.place = pair.pointee.place
     }
 }
 

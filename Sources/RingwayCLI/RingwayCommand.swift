@@ -12,6 +12,7 @@ struct RingwayCommand: ParsableCommand {
     /// One line for every error, status 1 (64 for usage errors), no stack trace.
     static func main() {
         signal(SIGPIPE, SIG_IGN)
+        raiseDescriptorLimit()
         do {
             var command = try parseAsRoot()
             try command.run()
@@ -19,6 +20,15 @@ struct RingwayCommand: ParsableCommand {
             exit(withError: error)
         }
     }
+}
+
+/// Each ring takes two descriptors, so a thousand queue pairs take more than the usual 1024: as many as this process may have.
+private func raiseDescriptorLimit() {
+    var limit = rlimit()
+    let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+    guard getrlimit(resource, &limit) == 0 else { return }
+    limit.rlim_cur = limit.rlim_max
+    _ = setrlimit(resource, &limit)
 }
 
 /// Ends the program with one line on standard error.

@@ -102,12 +102,12 @@ public struct Burst: @unchecked Sendable {
     public init() {
         capacity = Burst.maximum
         segmentCapacity = 32768 + 2 * Burst.maximum
-        packets = .allocate(capacity: capacity)
-        segments = .allocate(capacity: segmentCapacity)
-        identity = .allocate(capacity: capacity)
-        scatter = .allocate(capacity: segmentCapacity)
-        targets = .allocate(capacity: capacity)
-        chains = .allocate(capacity: chainCapacity)
+        packets = .allocateApart(capacity: capacity)
+        segments = .allocateApart(capacity: segmentCapacity)
+        identity = .allocateApart(capacity: capacity)
+        scatter = .allocateApart(capacity: segmentCapacity)
+        targets = .allocateApart(capacity: capacity)
+        chains = .allocateApart(capacity: chainCapacity)
         for i in 0..<capacity { identity[i] = UInt16(i) }
         count = 0
         segmentCount = 0

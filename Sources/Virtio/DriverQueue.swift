@@ -155,8 +155,8 @@ public struct DriverQueue {
         var capacity = 2
         while capacity < Int(size) { capacity *= 2 }
         freeMask = UInt16(capacity - 1)
-        freeIDs = .allocate(capacity: capacity)
-        chains = .allocate(capacity: Int(size))
+        freeIDs = .allocateApart(capacity: capacity)
+        chains = .allocateApart(capacity: Int(size))
         start()
     }
 

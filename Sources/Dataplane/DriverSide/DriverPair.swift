@@ -54,11 +54,11 @@ public struct DriverPair {
         receive = DriverQueue(size: size, isPacked: isPacked, memory: memory + ring, features: features)
         transmitBuffers = memory + 2 * ring
         receiveBuffers = transmitBuffers + Int(size) * stride
-        outgoing = .allocate(capacity: DriverPair.burst)
-        incoming = .allocate(capacity: DriverPair.burst)
-        scratch = .allocate(capacity: DriverPair.burst)
-        completions = .allocate(capacity: DriverPair.burst)
-        free = .allocate(capacity: Int(size))
+        outgoing = .allocateApart(capacity: DriverPair.burst)
+        incoming = .allocateApart(capacity: DriverPair.burst)
+        scratch = .allocateApart(capacity: DriverPair.burst)
+        completions = .allocateApart(capacity: DriverPair.burst)
+        free = .allocateApart(capacity: Int(size))
         freeCount = Int(size)
         for i in 0..<Int(size) { free[i] = UInt32(Int(size) - 1 - i) }
         for token in 0..<size { post(token) }

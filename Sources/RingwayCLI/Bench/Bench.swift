@@ -12,6 +12,8 @@ final class Bench {
         var batchesCalls = true
         /// Two drivers exchange packets; else one gets its own back.
         var hasTwoPorts: Bool { mode == .crossconnect || mode == .switch }
+        /// Queue pairs on further ports whose drivers are there but do nothing.
+        var idlePairs = 0
         /// Somebody else's back-end for one driver; no engine then takes part.
         var socket: String?
         /// CPU of the engine's thread and of the drivers; -1: not pinned.
@@ -21,6 +23,7 @@ final class Bench {
 
     let engine: Engine
     let drivers: [EmbeddedDriver]
+    private let idle: [EmbeddedDriver]
     private let folder: String
 
     /// Starts everything, and pins the calling thread to the drivers' CPU.
@@ -29,9 +32,11 @@ final class Bench {
         guard let made = mkdtemp(&template) else { throw EngineError("mkdtemp: \(String(cString: strerror(errno)))") }
         folder = String(cString: made)
         let paths = (0..<(setup.hasTwoPorts ? 2 : 1)).map { [folder] in "\(folder)/\($0).sock" }
-        let ports = paths.map { path in
+        // A port has 128 pairs at most.
+        let crowd = stride(from: 0, to: setup.idlePairs, by: 128).map { [folder] in (path: "\(folder)/idle-\($0).sock", pairs: min(128, setup.idlePairs - $0)) }
+        let ports = (paths.map { ($0, setup.driver.queuePairs) } + crowd).map { path, pairs in
             var port = PortOptions(.vhostUser(path: path, isClient: false))
-            port.queuePairs = setup.driver.queuePairs
+            port.queuePairs = pairs
             return port
         }
         var logger = Logger(label: "ringway")
@@ -42,6 +47,13 @@ final class Bench {
         do throws(EngineError) {
             try engine.start()
             if setup.driverCPU >= 0 { _ = CPlat_pin_to_cpu(Int32(setup.driverCPU)) }
+            var waiting: [EmbeddedDriver] = []
+            for port in crowd {
+                var options = setup.driver
+                (options.queuePairs, options.ringSize, options.frameRoom) = (port.pairs, 16, 64)
+                waiting.append(try EmbeddedDriver(path: port.path, options))
+            }
+            idle = waiting
             var all: [EmbeddedDriver] = []
             for path in setup.socket.map({ [$0] }) ?? paths { all.append(try EmbeddedDriver(path: path, setup.driver)) }
             drivers = all

@@ -8,7 +8,7 @@ struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench",
         abstract: "Measure throughput or latency with embedded virtio drivers.",
-        subcommands: [ThroughputCommand.self, LatencyCommand.self, PeerLatencyCommand.self])
+        subcommands: [ThroughputCommand.self, LatencyCommand.self, PeerLatencyCommand.self, ScaleCommand.self, ThreadsCommand.self])
 }
 
 /// What the measurements have in common.

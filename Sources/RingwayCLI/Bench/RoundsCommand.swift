@@ -1,4 +1,5 @@
 import ArgumentParser
+import Glibc
 import Ringway
 
 /// Runs poll threads' rounds in an order that repeats, for tools/instructions.
@@ -10,6 +11,7 @@ struct RoundsCommand: ParsableCommand {
         shouldDisplay: false)
 
     @Option(help: "Counted rounds of each case.") var rounds = 256
+    @Flag(help: "Mark each counted round for a trace of memory accesses.") var mark = false
     @Option(help: "Cases whose names contain this.") var only = ""
 
     func run() throws {
@@ -20,9 +22,17 @@ struct RoundsCommand: ParsableCommand {
 
     private func count(_ shape: RoundBench.Shape) throws(EngineError) -> UInt64 {
         let bench = try RoundBench(shape)
-        // Until every slot of the rings has been used, and the loop has found its pace.
-        for _ in 0..<2048 / shape.burst { bench.step() }
+        // Until every slot of the rings has been used, and the loop has found its pace; a trace is long enough without.
+        for _ in 0..<(mark ? 2 : 2048 / shape.burst) { bench.step() }
         let before = bench.packets
+        if mark {
+            // The megabyte where the stack is and that below it, then where the marks are.
+            let marks = bench.markRounds()
+            var local = 0
+            let stack = withUnsafeMutablePointer(to: &local) { UInt(bitPattern: $0) }
+            print("marks", ([stack, stack - (1 << 20)] + (0...shape.threads).map { UInt(bitPattern: marks + $0) }).map { String($0, radix: 16) }.joined(separator: " "))
+            fflush(nil)
+        }
         bench.beginCounting()
         for _ in 0..<rounds { bench.step() }
         bench.endCounting()
@@ -44,6 +54,21 @@ struct RoundsCommand: ParsableCommand {
                     (shape.mode, shape.size, shape.isPacked, shape.isInOrder) = (make(size), size, isPacked, isInOrder)
                     all.append(("\(mode) \(format) \(size)", shape))
                 }
+            }
+        }
+        for (format, isPacked, isInOrder) in formats {
+            for (what, threads, idle, budget) in [("1000-idle poll", 1, 1000, BusyloopBudget.poll), ("1000-idle auto", 1, 1000, .auto), ("2-threads", 2, 0, .poll)] {
+                var shape = RoundBench.Shape()
+                (shape.isPacked, shape.isInOrder, shape.threads, shape.idlePairs, shape.busyloop) = (isPacked, isInOrder, threads, idle, budget)
+                all.append(("drop \(format) 64 \(what)", shape))
+            }
+        }
+        // Each packet's way is on one thread, and then (for contrast) from one thread to the other.
+        for (mode, make, _) in modes where mode == "macswap" || mode == "crossconnect" || mode == "switch" || mode == "generate" {
+            for crosses in [false, true] where !crosses || mode == "crossconnect" {
+                var shape = RoundBench.Shape()
+                (shape.mode, shape.threads, shape.crossesThreads) = (make(64), 2, crosses)
+                all.append(("\(mode) split 64 2-threads\(crosses ? " crossing" : "")", shape))
             }
         }
         return all

@@ -1,0 +1,107 @@
+import ArgumentParser
+import CPlatform
+import Foundation
+import Ringway
+
+/// What idle queues cost the busy one.
+struct ScaleCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "scale",
+        abstract: "The rate of one busy queue pair while its thread has up to thousands of idle ones.",
+        discussion: """
+            Idle pairs are real ones: drivers on vhost-user sockets whose rings run, up to 128 pairs each. Samples with and without
+            them alternate, each in an engine of its own; the medians are compared.
+            Example: ringway bench scale --queues 1,10,100,1000 --budgets poll,auto,0
+            """)
+
+    @Option(help: "Queue pairs of the poll thread, the busy one with them; several with commas.") var queues = "10,100,1000"
+    @Option(help: "Budgets: poll, 0, microseconds, auto; several with commas.") var budgets = "poll,auto,0"
+    @Option(help: "drop or macswap.") var mode = "drop"
+    @Flag(help: "Packed rings.") var packed = false
+    @Option(help: ArgumentHelp("Frame size without CRC.", valueName: "bytes")) var size = 64
+    @Option(help: "Samples of each figure.") var samples = 7
+    @Option(help: ArgumentHelp("Length of a sample.", valueName: "seconds")) var seconds = 0.3
+    @Flag(help: "One JSON object a line.") var json = false
+
+    private struct Sample {
+        var mpps: Double
+        /// Cycles of the poll thread's rounds with work, by packet.
+        var cycles: Double
+    }
+
+    func run() throws {
+        let counts = queues.split(separator: ",").map { Int($0) ?? 0 }
+        if counts.isEmpty || counts.contains(where: { !(1...8192).contains($0) }) { fail("--queues \(queues): numbers of queue pairs, 1 to 8192, as in 10,100,1000", status: 64) }
+        if mode != "drop" && mode != "macswap" { fail("--mode \(mode): write drop or macswap", status: 64) }
+        if !(60...1518).contains(size) || !(1...1000).contains(samples) || !(0.05...60).contains(seconds) { fail("--size 60 to 1518, --samples 1 to 1000, --seconds 0.05 to 60", status: 64) }
+        if !json { print("\(mode), \(packed ? "packed" : "split"), \(size) bytes; medians of \(samples)\n" + ScaleCommand.line("queues", "budget", "Mpps", "alone", "%", "cycles/packet", "alone", "spread of Mpps")) }
+        do throws(EngineError) {
+            for budget in budgets.split(separator: ",").map(String.init) {
+                for count in counts { try compare(count, budget) }
+            }
+        } catch {
+            fail(error.description)
+        }
+    }
+
+    private func compare(_ count: Int, _ budget: String) throws(EngineError) {
+        var (lone, crowded): ([Sample], [Sample]) = ([], [])
+        for _ in 0..<samples {
+            lone.append(try Bench.apart { () throws(EngineError) in try sample(1, budget) })
+            crowded.append(try Bench.apart { () throws(EngineError) in try sample(count, budget) })
+        }
+        func median(_ all: [Sample], _ key: KeyPath<Sample, Double>) -> Double { all.map { $0[keyPath: key] }.sorted()[all.count / 2] }
+        let (alone, now) = (median(lone, \.mpps), median(crowded, \.mpps))
+        let rates = crowded.map(\.mpps)
+        if json {
+            print("{\"queues\":\(count),\"budget\":\"\(budget)\",\"mode\":\"\(mode)\",\"packed\":\(packed),\"size\":\(size),\"mpps\":\(Report.number(now, 3)),\"alone_mpps\":\(Report.number(alone, 3)),"
+                + "\"percent\":\(Report.number(now / alone * 100, 1)),\"cycles_per_packet\":\(Report.number(median(crowded, \.cycles), 1)),\"alone_cycles_per_packet\":\(Report.number(median(lone, \.cycles), 1)),"
+                + "\"all_mpps\":[\(rates.map { Report.number($0, 3) }.joined(separator: ","))],\"all_alone_mpps\":[\(lone.map { Report.number($0.mpps, 3) }.joined(separator: ","))]}")
+        } else {
+            print(ScaleCommand.line(
+                "\(count)", budget, Report.number(now, 2), Report.number(alone, 2), Report.number(now / alone * 100, 0), Report.number(median(crowded, \.cycles), 0),
+                Report.number(median(lone, \.cycles), 0), "\(Report.number(rates.min() ?? 0, 2)) to \(Report.number(rates.max() ?? 0, 2))"))
+        }
+        fflush(nil)
+    }
+
+    private static func line(_ columns: String...) -> String { zip(columns, [7, 8, 8, 8, 6, 15, 8, 18]).map { Text.right($0, $1) }.joined() }
+
+    /// An engine with one thread and `count` pairs, one of them busy.
+    private func sample(_ count: Int, _ budget: String) throws(EngineError) -> Sample {
+        var setup = Bench.Setup()
+        setup.busyloop = try PortSyntax.busyloop(budget)
+        setup.mode = mode == "drop" ? .drop : .macswap
+        setup.driver.isPacked = packed
+        Bench.choosePlaces(&setup)
+        setup.idlePairs = count - 1
+        let bench = try Bench(setup)
+        defer { bench.close() }
+        let flows = bench.flows
+        Load.prepare(flows, size: size)
+        var cold = [Load.Count()], counts = [Load.Count()]
+        // Long enough for idle pairs to be known as such.
+        Load.saturate(flows, size: size, burst: 32, until: CPlat_monotonic_ns() + 100_000_000, counts: &cold)
+        let before = (bench.engine.threadSnapshots()[0].busyCycles, bench.engine.snapshot()[0].rx.packets)
+        Load.saturate(flows, size: size, burst: 32, until: CPlat_monotonic_ns() + UInt64(seconds * 1e9), counts: &counts)
+        let packets = bench.engine.snapshot()[0].rx.packets &- before.1
+        let cycles = bench.engine.threadSnapshots()[0].busyCycles &- before.0
+        return Sample(mpps: Double(packets) * 1000 / Double(max(1, counts[0].nanoseconds)), cycles: Double(cycles) / Double(max(1, packets)))
+    }
+}
+
+extension Bench {
+    /// Runs `body` on a thread of its own, which may pin itself: the next one may choose its CPUs anew.
+    static func apart<T>(_ body: @escaping () throws(EngineError) -> T) throws(EngineError) -> T {
+        nonisolated(unsafe) var result: Result<T, EngineError>?
+        nonisolated(unsafe) let body = body
+        let done = DispatchSemaphore(value: 0)
+        let thread = Thread {
+            do throws(EngineError) { result = .success(try body()) } catch { result = .failure(error) }
+            done.signal()
+        }
+        thread.start()
+        done.wait()
+        return try result.unsafelyUnwrapped.get()
+    }
+}

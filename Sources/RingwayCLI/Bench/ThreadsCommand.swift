@@ -1,0 +1,120 @@
+import ArgumentParser
+import CPlatform
+import Foundation
+import Ringway
+
+/// What poll threads cost each other.
+struct ThreadsCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "threads",
+        abstract: "The rate of poll threads one at a time and all at once, in one engine and in engines of their own.",
+        discussion: """
+            Each thread runs the poll thread's loop and its drivers by turns on one CPU, so that no line has to go from CPU to CPU
+            unless threads share one. What threads of one engine lose when all of them run is Ringway's doing only as far as
+            threads in engines of their own, which share nothing, do not lose it, too. Samples alternate; medians are compared.
+            Example: ringway bench threads --mode crossconnect
+            """)
+
+    @Option(help: "Poll threads; by default one for each CPU.") var threads: Int?
+    @Option(help: "drop, macswap, crossconnect or switch.") var mode = "macswap"
+    @Flag(help: "Packed rings.") var packed = false
+    @Option(help: ArgumentHelp("Frame size without CRC.", valueName: "bytes")) var size = 64
+    @Option(help: "Samples of each figure.") var samples = 15
+    @Option(help: ArgumentHelp("Length of a sample.", valueName: "seconds")) var seconds = 0.2
+    @Flag(help: "One JSON object.") var json = false
+
+    func run() throws {
+        let cpus = Array(Bench.allowedCPUs.prefix(threads ?? Bench.allowedCPUs.count))
+        if cpus.count < 2 || cpus.count < threads ?? 2 { fail("--threads \(threads ?? cpus.count): at least 2 are compared, each on a CPU of its own; this process has \(Bench.allowedCPUs.count)", status: 64) }
+        if !(60...1518).contains(size) || !(1...1000).contains(samples) || !(0.05...60).contains(seconds) { fail("--size 60 to 1518, --samples 1 to 1000, --seconds 0.05 to 60", status: 64) }
+        do throws(EngineError) {
+            let shape = try self.shape()
+            let together = try RoundBench(shape(cpus.count))
+            var apart: [RoundBench] = []
+            for _ in cpus { apart.append(try RoundBench(shape(1))) }
+            var (one, own) = (Rates(), Rates())
+            for _ in 0..<samples {
+                one.sample(together.lanes) { measure($0, cpus) }
+                own.sample(apart.map { $0.lanes[0] }) { measure($0, cpus) }
+            }
+            for bench in apart + [together] { if let complaint = bench.complaint { throw EngineError(complaint) } }
+            show(cpus.count, one, own)
+        } catch {
+            fail(error.description)
+        }
+    }
+
+    private func shape() throws(EngineError) -> (Int) -> RoundBench.Shape {
+        let modes: [String: ForwardingMode] = ["drop": .drop, "macswap": .macswap, "crossconnect": .crossconnect, "switch": .switch]
+        guard let mode = modes[mode] else { throw EngineError("--mode \(mode): write drop, macswap, crossconnect or switch") }
+        return { [packed, size] threads in
+            var shape = RoundBench.Shape()
+            (shape.mode, shape.isPacked, shape.size, shape.threads) = (mode, packed, size, threads)
+            // All of it lies in a CPU's own cache: the one that CPUs share would be a reason of its own to slow down.
+            shape.ringSize = 128
+            return shape
+        }
+    }
+
+    /// Mpps of each lane on average, each stepped on a CPU of its own.
+    private func measure(_ lanes: [RoundBench.Lane], _ cpus: [Int]) -> Double {
+        let rates = UnsafeMutablePointer<Double>.allocateApart(capacity: lanes.count)
+        defer { rates.deallocate() }
+        nonisolated(unsafe) let results = rates
+        let done = DispatchSemaphore(value: 0)
+        // All of them run before the first begins to count, and until the last has ended.
+        let start = CPlat_monotonic_ns() + 20_000_000
+        let end = start + UInt64(seconds * 1e9)
+        for (k, lane) in lanes.enumerated() {
+            let thread = Thread {
+                _ = CPlat_pin_to_cpu(Int32(cpus[k]))
+                while CPlat_monotonic_ns() < start { lane.step() }
+                let (begun, before) = (CPlat_monotonic_ns(), lane.packets)
+                var now = begun
+                while now < end {
+                    for _ in 0..<16 { lane.step() }
+                    now = CPlat_monotonic_ns()
+                }
+                results[k] = Double(lane.packets &- before) * 1000 / Double(now &- begun)
+                while CPlat_monotonic_ns() < end + 2_000_000 { lane.step() }
+                done.signal()
+            }
+            thread.start()
+        }
+        for _ in lanes { done.wait() }
+        return lanes.indices.reduce(0) { $0 + rates[$1] } / Double(lanes.count)
+    }
+
+    private func show(_ count: Int, _ one: Rates, _ own: Rates) {
+        if json {
+            print("{\"threads\":\(count),\"mode\":\"\(mode)\",\"packed\":\(packed),\"size\":\(size),\"one_engine\":\(one.json),\"own_engines\":\(own.json)}")
+            return
+        }
+        print("\(mode), \(packed ? "packed" : "split"), \(size) bytes, \(count) threads, each with its drivers on one CPU; Mpps of a thread, medians of \(samples)")
+        print("                     alone   at once     kept")
+        for (name, rates) in [("in one engine", one), ("an engine each", own)] {
+            print("  " + name.padding(toLength: 16, withPad: " ", startingAt: 0) + Text.right(Report.number(Rates.median(rates.alone), 2), 8)
+                + Text.right(Report.number(Rates.median(rates.together), 2), 10) + Text.right(Report.number(rates.kept, 1), 7) + " %")
+        }
+    }
+
+    /// Mpps of a thread: lanes one at a time, on average, and all at once.
+    private struct Rates {
+        var alone: [Double] = []
+        var together: [Double] = []
+
+        mutating func sample(_ lanes: [RoundBench.Lane], _ measure: ([RoundBench.Lane]) -> Double) {
+            alone.append(lanes.reduce(0) { $0 + measure([$1]) } / Double(lanes.count))
+            together.append(measure(lanes))
+        }
+
+        static func median(_ all: [Double]) -> Double { all.sorted()[all.count / 2] }
+        /// Percent of the lone rate that is left when all run.
+        var kept: Double { Rates.median(together) / Rates.median(alone) * 100 }
+
+        var json: String {
+            func list(_ all: [Double]) -> String { "[\(all.map { Report.number($0, 3) }.joined(separator: ","))]" }
+            return "{\"alone\":\(Report.number(Rates.median(alone), 3)),\"together\":\(Report.number(Rates.median(together), 3)),\"kept_percent\":\(Report.number(kept, 1)),\"all_alone\":\(list(alone)),\"all_together\":\(list(together))}"
+        }
+    }
+}
