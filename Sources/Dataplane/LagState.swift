@@ -31,11 +31,12 @@ struct LagState: BitwiseCopyable {
     private var nextPause = 1
 
     /// For a ring of `size` entries: short ones are never left with less than half of them.
-    init(size: UInt32 = 0, canHold: Bool = false) {
+    /// `hold`: completions that may be held back on a long one.
+    init(size: UInt32 = 0, hold: Int = 0) {
         let size = Int(size)
         entries = min(32, size / 16)
         whole = max(1, min(Burst.maximum, size / 8))
-        holds = canHold ? min(256, size / 4) : 0
+        holds = min(hold, size / 4)
     }
 
     /// How many of the newest entries to leave this time, and how many to take at least.

@@ -121,7 +121,7 @@ final class PollThread: @unchecked Sendable {
             q.pointee.queue.suppressKicks()
             p.pointee.receiveLag = LagState(size: ring.queue.size)
         } else {
-            p.pointee.lag = LagState(size: ring.queue.size, canHold: ring.queue.canHold)
+            p.pointee.lag = LagState(size: ring.queue.size, hold: ring.queue.bestHold)
         }
         state.pointee.poll(p)
     }

@@ -168,6 +168,7 @@ extension DeviceQueue {
         let size = self.size
         let map = self.map
         let targets = burst.targets
+        let isLong = burst.bytes > 512 &* UInt64(truncatingIfNeeded: burst.count)
         let limit = min(count, burst.capacity)
         var cursor = availableCursor
         var t = translation
@@ -198,6 +199,7 @@ extension DeviceQueue {
         while i < n {
             let packet = packets + Int(list[i])
             let target = targets[i]
+            if isLong && i &+ 1 < n { prefetchFrame(packets + Int(list[i &+ 1]), targets[i &+ 1].host) }
             storeHeader(packet.pointee.header, buffers: 1, to: target.host, length: headerBytes)
             copyFrame(packet, to: target.host + Int(headerBytes))
             let length = packet.pointee.length

@@ -149,14 +149,16 @@ public struct DeviceQueue: @unchecked Sendable {
     }
 
     /// Hands `count` popped chains back to the driver, in the order they were popped. It is told at once, unless they are
-    /// held back (`canHold`) until `publishHeld`.
+    /// held back (`bestHold`) until `publishHeld`.
     @_noLocks
     public mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int, hold: Bool = false) {
         if isPacked { completePacked(packets, count, hold) } else { completeSplit(packets, count, hold) }
     }
 
-    /// Whether completions can be held back: telling the driver of many at a time then takes fewer writes.
-    public var canHold: Bool { !isPacked || isInOrder }
+    /// How many completions it pays to hold back under load: telling the driver of many at a time takes fewer writes to lines
+    /// that it reads. 0: none can be, as each has a line of its own. Found with `tools/compare`; with more than 128 DPDK's
+    /// in-order driver becomes slower.
+    public var bestHold: Int { isPacked ? (isInOrder ? 128 : 0) : 256 }
 
     /// Chains (split) or descriptors (packed) that were completed and that the driver was not told.
     @inline(__always)

@@ -213,6 +213,7 @@ extension DeviceQueue {
         let headerBytes = headerLength
         let map = self.map
         let targets = burst.targets
+        let isLong = burst.bytes > 512 &* UInt64(truncatingIfNeeded: burst.count)
         let limit = min(count, burst.capacity)
         var t = translation
         var i = 0
@@ -245,6 +246,7 @@ extension DeviceQueue {
         while i < n {
             let packet = packets + Int(list[i])
             let target = targets[i]
+            if isLong && i &+ 1 < n { prefetchFrame(packets + Int(list[i &+ 1]), targets[i &+ 1].host) }
             storeHeader(packet.pointee.header, buffers: 1, to: target.host, length: headerBytes)
             copyFrame(packet, to: target.host + Int(headerBytes))
             let length = packet.pointee.length
@@ -265,6 +267,19 @@ extension DeviceQueue {
     func prefetchTarget(_ p: UnsafeMutableRawPointer, _ length: UInt32) {
         CPlat_prefetch_write(p)
         if length > 52 { CPlat_prefetch_write(p + 64) }
+    }
+
+    /// Asks for what is left of a long frame, source and destination, while the one before it is copied.
+    @inline(__always)
+    func prefetchFrame(_ packet: UnsafeMutablePointer<Packet>, _ to: UnsafeMutableRawPointer) {
+        let length = Int(packet.pointee.dataLength)
+        let from = packet.pointee.data
+        var at = 128
+        while at < length {
+            CPlat_prefetch_read(from + at)
+            CPlat_prefetch_write(to + at)
+            at &+= 64
+        }
     }
 
     /// One packet over any chains. Returns the chains used, 0 if the packet was dropped, -1 if the

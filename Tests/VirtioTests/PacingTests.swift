@@ -1,0 +1,99 @@
+import Testing
+import Virtio
+
+/// What keeps the device side from disturbing a busy driver: leaving entries alone, holding completions back, reading the
+/// available index rarely.
+@Suite struct PacingTests {
+    static let shapes = Shape.all(split: [64], packed: [64], of: [.inOrder, .eventIdx])
+
+    @Test("completions that are held back are told together, in every format", arguments: shapes)
+    func held(_ shape: Shape) {
+        var random = Random(seed: shape.seed)
+        let pair = RingPair(size: shape.size, isPacked: shape.isPacked, features: shape.features, arenaBytes: 8192, random: &random)
+        var burst = Burst()
+        defer { burst.deallocate() }
+        var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
+        let canHold = pair.device.bestHold > 0
+        for _ in 0..<500 {
+            _ = pair.driver.armCalls()
+            var sent = 0
+            for _ in 0..<random.within(1...4) {
+                let n = random.within(1...12)
+                var buffers = (0..<n).map { DriverBuffer(base: pair.arena + $0 * 64, length: 60, token: UInt32($0)) }
+                let added = pair.driver.addTransmit(&buffers, n)
+                #expect(added == n)
+                pair.driver.publish()
+                let popped = pair.device.popTransmit(&burst, limit: 64)
+                #expect(popped == n)
+                pair.device.complete(burst.packets, n, hold: canHold)
+                sent += n
+            }
+            if canHold {
+                #expect(pair.device.held == sent)
+                let early = pair.driver.reclaim(into: &completions, max: 64)
+                #expect(early == 0)
+            }
+            pair.device.publishHeld()
+            #expect(pair.device.held == 0)
+            let wantsCall = pair.device.needsCall()
+            #expect(wantsCall)
+            var back = 0
+            while true {
+                let n = pair.driver.reclaim(into: &completions, max: 64)
+                if n == 0 { break }
+                back += n
+            }
+            #expect(back == sent)
+            #expect(pair.device.defect.kind == .none && !pair.driver.isStopped)
+        }
+    }
+
+    @Test("a busy ring is taken by whole bursts, its newest entries left alone", arguments: [false, true])
+    func leaves(isPacked: Bool) {
+        var random = Random(seed: 3)
+        let pair = RingPair(size: 256, isPacked: isPacked, features: isPacked ? [.version1, .ringPacked] : [.version1], arenaBytes: 32768, random: &random)
+        var burst = Burst()
+        defer { burst.deallocate() }
+        func add(_ n: Int) {
+            var buffers = (0..<n).map { DriverBuffer(base: pair.arena + $0 * 64, length: 60, token: UInt32($0)) }
+            let added = pair.driver.addTransmit(&buffers, n)
+            #expect(added == n)
+            pair.driver.publish()
+        }
+        add(47)
+        let tooFew = pair.device.popTransmit(&burst, limit: 64, leave: 16, least: 32)
+        #expect(tooFew == 0)
+        add(1)
+        let enough = pair.device.popTransmit(&burst, limit: 64, leave: 16, least: 32)
+        #expect(enough == 32)
+        pair.device.complete(burst.packets, enough)
+        let rest = pair.device.popTransmit(&burst, limit: 64)
+        #expect(rest == 16)
+    }
+
+    @Test("a packet that needs more buffers than the index last told gets those that came since")
+    func indexMovedOn() {
+        var random = Random(seed: 5)
+        let features: Features = [.version1, .mrgRxbuf]
+        let pair = RingPair(size: 64, isPacked: false, features: features, arenaBytes: 8192, random: &random)
+        var burst = Burst()
+        defer { burst.deallocate() }
+        func give(_ n: Int) {
+            var buffers = (0..<n).map { DriverBuffer(base: pair.arena + 4096 + $0 * 100, length: 100, token: UInt32($0)) }
+            let added = pair.driver.addReceive(&buffers, n)
+            #expect(added == n)
+            pair.driver.publish()
+        }
+        func deliver(_ length: UInt32) -> Int {
+            burst.packets[0] = Packet(data: pair.arena, length: length)
+            return pair.device.deliver(burst, burst.identity, 1).delivered
+        }
+        give(2)
+        #expect(deliver(50) == 1)
+        // One buffer is known of, two are needed.
+        #expect(deliver(150) == 0)
+        give(5)
+        #expect(deliver(150) == 1)
+        #expect(pair.device.defect.kind == .none)
+    }
+}
