@@ -130,6 +130,7 @@ enum Forwarder {
     }
 
     /// Delivers what goes to this thread's rings; returns the other threads that are needed, a bit each.
+    @inline(never)
     private static func spreadOut(
         _ t: ThreadPointer, _ p: PairPointer, _ burst: Burst, _ n: Int, _ verdict: Verdict, isSource: Bool
     ) -> UInt64 {
