@@ -9,10 +9,13 @@ struct CompareResult {
 
     func cycles(_ side: Int) -> Double { CompareResult.median(samples[side].map(\.cycles)) }
     func median(_ side: Int) -> Double { CompareResult.median(samples[side].map(\.mpps)) }
-    /// Ringway, which is the first side, against another.
-    func ratio(_ side: Int) -> Double { median(side) > 0 ? median(0) / median(side) : 0 }
-    /// How many times more cycles a packet takes there.
-    func cycleRatio(_ side: Int) -> Double { cycles(0) > 0 ? cycles(side) / cycles(0) : 0 }
+    /// Ringway, which is the first side, against another: the median of the ratios of samples taken one after the other. The
+    /// machine changes its speed now and then, and that is then the same for both.
+    func ratio(_ side: Int) -> Double { CompareResult.median(zip(samples[0], samples[side]).map { $1.mpps > 0 ? $0.mpps / $1.mpps : 0 }) }
+    /// How many times more cycles a packet takes there; where both are known.
+    func cycleRatio(_ side: Int) -> Double {
+        CompareResult.median(zip(samples[0], samples[side]).compactMap { $0.cycles > 0 && $1.cycles > 0 ? $1.cycles / $0.cycles : nil })
+    }
     func spread(_ side: Int) -> String {
         let all = samples[side].map(\.mpps)
         return "\(Report.number(all.min() ?? 0, 1))–\(Report.number(all.max() ?? 0, 1))"
@@ -66,7 +69,7 @@ struct CompareReport {
         }
         let all = results.flatMap { $0.samples.joined() }
         let trips = all.map(\.pingPong).sorted()
-        return text + "Medians of \(results.first?.samples.first?.count ?? 0) samples of \(Report.number(seconds, 1)) s a side, alternating within one session of the driver; no sample discarded; "
+        return text + "Medians of \(results.first?.samples.first?.count ?? 0) samples of \(Report.number(seconds, 1)) s a side, alternating within one session of the driver; no sample discarded; ratios are medians of the ratios of neighbouring samples; "
             + "payloads verified in each case. *Limit*: who could not do more; in brackets how busy the device side was. \(CompareReport.machine); peer `\(peer)`; driver: DPDK virtio-user, 1024 entries. "
             + "A cache line between the CPUs and back: median \(Report.number(CompareResult.median(trips), 0)) cycles, \(Report.number(trips.first ?? 0, 0)) to \(Report.number(trips.last ?? 0, 0)).\n"
     }
