@@ -3,27 +3,20 @@ import CPlatform
 /// Writes the net header for the receiver: `num_buffers` is set here, 10 bytes for legacy drivers.
 @inline(__always)
 func storeHeader(_ header: NetHeader, buffers: UInt16, to p: UnsafeMutableRawPointer, length: UInt32) {
-    let h = header
-    let low = UInt64(h.flags) | UInt64(h.gsoType) << 8 | UInt64(h.hdrLen) << 16 | UInt64(h.gsoSize) << 32 | UInt64(h.csumStart) << 48
-    p.storeBytes(of: low, as: UInt64.self)
+    p.storeBytes(of: header.low, as: UInt64.self)
     if length == 12 {
-        (p + 8).storeBytes(of: UInt32(h.csumOffset) | UInt32(buffers) << 16, as: UInt32.self)
+        (p + 8).storeBytes(of: header.high & 0xffff | UInt32(buffers) << 16, as: UInt32.self)
     } else {
-        (p + 8).storeBytes(of: h.csumOffset, as: UInt16.self)
+        (p + 8).storeBytes(of: header.csumOffset, as: UInt16.self)
     }
 }
 
 /// Reads the net header once, 10 or 12 bytes.
 @inline(__always)
 func loadHeader(_ p: UnsafeRawPointer) -> NetHeader {
-    let low = p.loadUnaligned(as: UInt64.self)
     var h = NetHeader()
-    h.flags = UInt8(truncatingIfNeeded: low)
-    h.gsoType = UInt8(truncatingIfNeeded: low >> 8)
-    h.hdrLen = UInt16(truncatingIfNeeded: low >> 16)
-    h.gsoSize = UInt16(truncatingIfNeeded: low >> 32)
-    h.csumStart = UInt16(truncatingIfNeeded: low >> 48)
-    h.csumOffset = (p + 8).loadUnaligned(as: UInt16.self)
+    h.low = p.loadUnaligned(as: UInt64.self)
+    h.high = UInt32((p + 8).loadUnaligned(as: UInt16.self))
     return h
 }
 

@@ -111,12 +111,13 @@ extension DeviceQueue {
         let back = Int(headerLength)
         let span = Packet.maximumLength &- Packet.minimumLength
         var bytes: UInt64 = 0
-        var offloads: UInt8 = 0
+        var offloads: UInt64 = 0
         var odd = false
         var i = 0
         while i < n {
             if gathered & (1 << UInt64(i)) == 0 { packets[i].header = loadHeader(packets[i].data - back) }
-            offloads |= packets[i].header.flags | packets[i].header.gsoType
+            // Flags and type.
+            offloads |= packets[i].header.low & 0xffff
             let length = packets[i].length
             odd = odd || length &- Packet.minimumLength > span
             bytes &+= UInt64(length)

@@ -1,14 +1,50 @@
 /// `struct virtio_net_hdr_v1`, virtio 1.3 section 5.1.6. Little-endian, 12 bytes
 /// (10 without `numBuffers` for legacy drivers). A value: what was read once from a guest.
+///
+/// Kept as it lies in memory, in two words, so that a packet's header is moved by two loads and two stores.
 public struct NetHeader: Sendable, BitwiseCopyable {
-    public var flags: UInt8 = 0
-    public var gsoType: UInt8 = 0
-    public var hdrLen: UInt16 = 0
-    public var gsoSize: UInt16 = 0
-    public var csumStart: UInt16 = 0
-    public var csumOffset: UInt16 = 0
-    public var numBuffers: UInt16 = 0
+    /// flags, gso_type, hdr_len, gso_size, csum_start, from the lowest byte up.
+    @usableFromInline var low: UInt64 = 0
+    /// csum_offset, num_buffers.
+    @usableFromInline var high: UInt32 = 0
     @inlinable public init() {}
+
+    @inlinable @inline(__always)
+    func field<T: FixedWidthInteger>(_ shift: UInt64) -> T { T(truncatingIfNeeded: low >> shift) }
+
+    @inlinable @inline(__always)
+    mutating func set<T: FixedWidthInteger & UnsignedInteger>(_ shift: UInt64, _ value: T) {
+        low = low & ~(UInt64(T.max) << shift) | UInt64(value) << shift
+    }
+
+    @inlinable public var flags: UInt8 {
+        get { field(0) }
+        set { set(0, newValue) }
+    }
+    @inlinable public var gsoType: UInt8 {
+        get { field(8) }
+        set { set(8, newValue) }
+    }
+    @inlinable public var hdrLen: UInt16 {
+        get { field(16) }
+        set { set(16, newValue) }
+    }
+    @inlinable public var gsoSize: UInt16 {
+        get { field(32) }
+        set { set(32, newValue) }
+    }
+    @inlinable public var csumStart: UInt16 {
+        get { field(48) }
+        set { set(48, newValue) }
+    }
+    @inlinable public var csumOffset: UInt16 {
+        get { UInt16(truncatingIfNeeded: high) }
+        set { high = high & 0xffff_0000 | UInt32(newValue) }
+    }
+    @inlinable public var numBuffers: UInt16 {
+        get { UInt16(truncatingIfNeeded: high >> 16) }
+        set { high = high & 0xffff | UInt32(newValue) << 16 }
+    }
 
     // flags
     public static var needsCsum: UInt8 { 1 }
