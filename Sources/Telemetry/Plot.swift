@@ -69,26 +69,32 @@ public enum Plot {
         return s
     }
 
-    /// Horizontal bars, a group for each label.
-    public static func bars(title: String, labels: [String], series: [(name: String, values: [Double])]) -> String {
+    /// Horizontal bars, a group for each label; values of 0 are not there. `mark`: a value with a line through all groups.
+    public static func bars(title: String, labels: [String], series: [(name: String, values: [Double])], mark: Double? = nil) -> String {
         let (left, wide, bar) = (230.0, 480.0, 14.0)
-        let group = bar * Double(series.count) + 10
-        let height = 60 + group * Double(labels.count)
+        let rows = labels.indices.map { i in series.indices.filter { series[$0].values[i] > 0 } }
+        let height = 60 + rows.reduce(0) { $0 + bar * Double($1.count) + 10 }
         let most = max(series.flatMap(\.values).max() ?? 1, 1e-9)
         var out = open(800, height)
         out += text(10, 22, title, size: 15)
         for (k, s) in series.enumerated() {
-            out += "<rect x=\"\(f(left + 150 * Double(k)))\" y=\"30\" width=\"12\" height=\"12\" fill=\"\(colours[k % colours.count])\"/>\n"
-            out += text(left + 18 + 150 * Double(k), 41, s.name)
+            out += "<rect x=\"\(f(left + 140 * Double(k)))\" y=\"30\" width=\"12\" height=\"12\" fill=\"\(colours[k % colours.count])\"/>\n"
+            out += text(left + 18 + 140 * Double(k), 41, s.name)
         }
+        var y = 55.0
         for (i, label) in labels.enumerated() {
-            let y = 55 + group * Double(i)
-            out += text(left - 8, y + bar * (Double(series.count) + 1) / 2 - 3, label, anchor: "end")
-            for (k, s) in series.enumerated() {
-                let length = s.values[i] / most * wide
-                out += "<rect x=\"\(f(left))\" y=\"\(f(y + bar * Double(k)))\" width=\"\(f(length))\" height=\"\(f(bar - 2))\" fill=\"\(colours[k % colours.count])\"/>\n"
-                out += text(left + length + 4, y + bar * Double(k) + 10, trim(s.values[i]), size: 10)
+            out += text(left - 8, y + bar * (Double(rows[i].count) + 1) / 2 - 3, label, anchor: "end")
+            for k in rows[i] {
+                let length = series[k].values[i] / most * wide
+                out += "<rect x=\"\(f(left))\" y=\"\(f(y))\" width=\"\(f(length))\" height=\"\(f(bar - 2))\" fill=\"\(colours[k % colours.count])\"/>\n"
+                out += text(left + length + 4, y + 10, trim(series[k].values[i]), size: 10)
+                y += bar
             }
+            y += 10
+        }
+        if let mark {
+            let x = f(left + mark / most * wide)
+            out += "<line x1=\"\(x)\" x2=\"\(x)\" y1=\"50\" y2=\"\(f(height - 8))\" stroke=\"black\" stroke-dasharray=\"3 3\"/>\n"
         }
         return out + "</svg>\n"
     }

@@ -98,10 +98,14 @@ struct CompareReport {
         return String(decoding: data, as: UTF8.self)
     }
 
+    /// How many times as many packets a second as each peer, and how many times fewer cycles a packet.
     var svg: String {
-        let names = results.map(\.names).max { $0.count < $1.count } ?? []
-        return Plot.bars(
-            title: "Ringway and its peers, Mpps (medians)", labels: results.map(\.what.name),
-            series: names.map { name in (name, results.map { r in r.names.firstIndex(of: name).map(r.median) ?? 0 }) })
+        var series: [(name: String, values: [Double])] = []
+        for other in ["DPDK", "OVS", "peer"] where results.contains(where: { $0.names.contains(other) }) {
+            func values(_ of: (CompareResult, Int) -> Double) -> [Double] { results.map { r in r.names.firstIndex(of: other).map { of(r, $0) } ?? 0 } }
+            series.append(("\(other): packets/s", values { $0.ratio($1) }))
+            series.append(("\(other): cycles", values { $0.cycleRatio($1) }))
+        }
+        return Plot.bars(title: "Ringway against its peers: ratios, more is better", labels: results.map(\.what.name), series: series, mark: 1)
     }
 }
