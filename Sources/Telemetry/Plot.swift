@@ -29,6 +29,8 @@ public enum Plot {
         public var isBold = false
         /// Written beside the points.
         public var labels: [String] = []
+        /// A point apart from the line: a ring with a label.
+        public var apart: (x: Double, y: Double, label: String)?
         public init(_ name: String, _ points: [(x: Double, y: Double)]) {
             self.name = name
             self.points = points
@@ -159,7 +161,7 @@ public enum Plot {
         let width = left + wide + 60 + longest * 7.5
         var out = open(width, top + high + 62)
         out += text(left, 24, title, size: 16) + text(left, 44, subtitle, colour: "#555555")
-        let points = series.flatMap(\.points)
+        let points = series.flatMap { s in s.points + (s.apart.map { [($0.x, $0.y)] } ?? []) }
         if points.isEmpty { return out + text(left, 90, "no values") + "</svg>\n" }
         let (rx, ry) = (Ruler(x.scale, points.map(\.x)), Ruler(y.scale, points.map(\.y)))
         func px(_ v: Double) -> Double { left + rx.place(v) * wide }
@@ -179,6 +181,10 @@ public enum Plot {
             for (i, p) in s.points.enumerated() {
                 if s.hasMarkers { out += "<circle cx=\"\(f(px(p.x)))\" cy=\"\(f(py(p.y)))\" r=\"\(s.isBold ? "5" : "3.5")\" fill=\"\(colour)\"/>\n" }
                 if i < s.labels.count { out += text(px(p.x) + 6, py(p.y) - 5, s.labels[i], size: 10, colour: colour) }
+            }
+            if let a = s.apart {
+                out += "<circle cx=\"\(f(px(a.x)))\" cy=\"\(f(py(a.y)))\" r=\"8\" fill=\"none\" stroke=\"\(colour)\" stroke-width=\"2.5\"/>\n"
+                out += text(px(a.x) - 11, py(a.y) + 4, a.label, anchor: "end", size: 11, colour: colour)
             }
             let row = top + 10 + 20 * Double(k)
             out += "<line x1=\"\(f(left + wide + 14))\" y1=\"\(f(row))\" x2=\"\(f(left + wide + 38))\" y2=\"\(f(row))\" stroke=\"\(colour)\" stroke-width=\"\(thick)\"\(dash)/>\n"

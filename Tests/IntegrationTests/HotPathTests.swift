@@ -104,6 +104,10 @@ import Testing
         (["forward", "--port", "vhost-user:/nowhere/x", "--mode", "drop"], "create its directory"),
         (["forward", "--port", "vhost-user:/tmp/x", "--mode", "drop", "--cpus", "99"], "CPU 99"),
         (["drive", "/nowhere/x"], "/nowhere/x"),
+        (["bench", "latency", "--rates", "10k,fast"], "'fast' is no load"), (["bench", "latency", "--mode", "generate"], "it has no sender"),
+        (["bench", "throughput", "--size", "imixed"], "imix (64, 570 and 1518"), (["bench", "throughput", "--mode", "drop", "--both-ways"], "--both-ways"),
+        (["bench", "throughput", "--ring-size", "1000"], "power of two"), (["bench", "peer-latency", "--formats", "spilt"], "'spilt' is not split or packed"),
+        (["tune", "--budgets", "fast"], "write poll, auto, 0"), (["tune", "--rates", "50%"], "packets a second, or full"),
     ])
     func usage(_ arguments: [String], _ wanted: String) throws {
         let program = try Program("cli", [Ringway.binary] + arguments)

@@ -181,7 +181,7 @@ struct TuneCommand: ParsableCommand {
 
     private static func name(_ load: Double) -> String { load.isFinite ? Report.number(load, 0) : "full" }
 
-    private static func line(_ columns: [String]) -> String { zip(columns, [11, 8, 8, 10, 10, 12, 13, 13]).map { Text.right($0, $1) }.joined() }
+    private static func line(_ columns: [String]) -> String { zip(columns, [11, 9, 11, 12, 12, 12, 13, 13]).map { Text.right($0, $1) }.joined() }
 
     private func conclude(_ report: BudgetReport, _ calls: [(load: Double, batched: Sample, single: Sample)]) {
         print("\(mode), \(packed ? "packed" : "split") rings, \(size)\(size == "imix" ? "" : " bytes"), burst \(burst); medians of \(samples) samples of \(Report.number(seconds, 2)) s; \(Machine.summary)")
@@ -197,11 +197,11 @@ struct TuneCommand: ParsableCommand {
         }
         if !report.verdicts.isEmpty { print("\nauto:  p99 against poll's (at most 1.2), or CPU against 0's (at most 1.2);  fixed budgets better in both") }
         for v in report.verdicts {
-            print(Text.right(TuneCommand.name(v.load), 11) + Text.right("p99 x\(Report.number(v.delayToPoll, 2))", 12) + Text.right("CPU x\(Report.number(v.cpuToZero, 2))", 12)
+            print(Text.right(TuneCommand.name(v.load), 11) + Text.right("p99 x\(Report.number(v.delayToPoll, 2))", 15) + Text.right("CPU x\(Report.number(v.cpuToZero, 2))", 12)
                 + "  \(v.isNearEither ? "pass" : "FAIL")   \(v.betterInBoth.isEmpty ? "none: pass" : v.betterInBoth.joined(separator: ", ") + ": FAIL")")
         }
         print("\ncalls of \(callQueues) queue pairs whose drivers ask for them, poll")
-        print(TuneCommand.line(["packets/s", "calls", "calls/s", "syscalls/s", "per packet", "p50 µs", "p99 µs", "busy cycles"]) + " a packet")
+        print(TuneCommand.line(["packets/s", "calls", "calls/s", "syscalls/s", "per packet", "p50 µs", "p99 µs", "cycles/pkt"]))
         for c in calls {
             for (name, s) in [("batched", c.batched), ("single", c.single)] {
                 print(TuneCommand.line([
@@ -251,13 +251,15 @@ struct TuneCommand: ParsableCommand {
         writeFile(prefix + "-latency.svg", Plot.lines(title: "p99 of the latency by busyloop budget", subtitle: subtitle, x: .init("packets a second", .log), y: .init("p99, µs", .log), series: series(\.p99)))
         writeFile(prefix + "-cpu.svg", Plot.lines(title: "CPU use of the poll thread by busyloop budget", subtitle: subtitle, x: .init("packets a second", .log), y: .init("CPU, %", .linear), series: series(\.cpu)))
         let loads = finite.map { load in
-            var s = Plot.Series("\(TuneCommand.name(load))/s", [])
-            let points = report.budgets.compactMap { report.point($0, load) }.sorted { $0.cpu < $1.cpu }
+            var s = Plot.Series("\(Plot.short(load))/s", [])
+            let points = report.budgets.filter { $0 != "auto" }.compactMap { report.point($0, load) }
             s.points = points.map { ($0.cpu, $0.p99) }
-            s.labels = points.map(\.budget)
+            // Those that poll all the time stand at the right edge, one above the other.
+            s.labels = points.map { $0.cpu < 90 ? $0.budget : "" }
+            s.apart = report.point("auto", load).map { ($0.cpu, $0.p99, "auto") }
             return s
         }
         writeFile(prefix + "-latency-cpu.svg", Plot.lines(
-            title: "p99 against CPU use: a line for each load, a point for each budget", subtitle: subtitle, x: .init("CPU, %", .linear), y: .init("p99, µs", .log), series: loads))
+            title: "p99 against CPU use: a line for each load, a point for each budget in µs, a ring for auto", subtitle: subtitle, x: .init("CPU, %", .linear), y: .init("p99, µs", .log), series: loads))
     }
 }

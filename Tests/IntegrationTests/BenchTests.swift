@@ -1,0 +1,120 @@
+import Foundation
+import Testing
+
+/// `ringway bench` and `ringway tune` as somebody uses them who reads their output with a program.
+@Suite(.serialized) struct BenchTests {
+    private func object(_ arguments: [String], seconds: Double = 120) throws -> [String: Any] {
+        let program = try Program("bench", [Ringway.binary] + arguments)
+        let status = program.wait(seconds: seconds)
+        guard status == 0, let line = program.output.split(separator: "\n").last(where: { $0.hasPrefix("{") }),
+            let object = try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any]
+        else { throw Unexpected("\(arguments): status \(status ?? -1):\n\(program.output.suffix(2000))") }
+        return object
+    }
+
+    @Test("throughput: the rate found is one that was tried last, confirmed, and not above full rings", arguments: [
+        ["--mode", "macswap"], ["--mode", "crossconnect", "--packed", "--size", "imix"], ["--mode", "drop", "--queues", "2"], ["--mode", "switch", "--both-ways", "--in-order", "--packed"],
+    ])
+    func throughput(_ more: [String]) throws {
+        let o = try object(["bench", "throughput", "--seconds", "0.2", "--trial", "0.05", "--resolution", "5", "--loss-tolerance", "1", "--json"] + more)
+        let full = try #require(o["full_mpps"] as? Double)
+        let trials = try #require(o["trials"] as? [[String: Any]])
+        #expect(full > 0.01 && !trials.isEmpty)
+        let last = try #require(trials.last)
+        let found = try #require(o["lossless_mpps"] as? Double, "\(o)")
+        #expect(last["confirmation"] as? Bool == true && last["passed"] as? Bool == true)
+        #expect(last["mpps"] as? Double == found && found <= full * 1.0001)
+        #expect((last["arrived"] as? Int ?? 0) <= (last["offered"] as? Int ?? 0))
+    }
+
+    @Test("generate has full rings and no search")
+    func generate() throws {
+        let o = try object(["bench", "throughput", "--mode", "generate", "--seconds", "0.2", "--json"])
+        #expect((o["full_mpps"] as? Double ?? 0) > 0.01 && o["lossless_mpps"] is NSNull && (o["trials"] as? [Any])?.isEmpty == true)
+    }
+
+    @Test("latency: every frame is counted in the round trip and in the ring sojourn; files are there and agree")
+    func latency() throws {
+        let folder = Folder()
+        let o = try object([
+            "bench", "latency", "--mode", "macswap", "--rates", "5k,20k", "--seconds", "0.5", "--json", "--hgrm", folder("h"), "--svg", folder("plot.svg"),
+        ])
+        let results = try #require(o["results"] as? [[String: Any]])
+        #expect(results.count == 2)
+        for (r, rate) in zip(results, [5000, 20_000]) {
+            let offered = try #require(r["offered"] as? Int)
+            #expect(offered == rate / 2 && r["lost"] as? Int == 0)
+            let (trip, sojourn) = (try #require(r["round_trip"] as? [String: Int]), try #require(r["ring_sojourn"] as? [String: Int]))
+            #expect(trip["count"] == offered && sojourn["count"] == offered)
+            for h in [trip, sojourn] {
+                let values = ["p50", "p75", "p90", "p99", "p99.9", "p99.99", "p99.999", "max"].compactMap { h[$0] }
+                #expect(values.count == 8 && values == values.sorted())
+            }
+            // Each packet is in the ring for a part of its round trip; the sojourns are known to 3 %.
+            #expect(Double(sojourn["p50"]!) < Double(trip["p50"]!) * 1.04)
+            let text = try String(contentsOfFile: folder("h-\(rate)-round-trip.hgrm"), encoding: .utf8)
+            let lines = text.split(separator: "\n")
+            #expect(lines[0].contains("Value") && lines[0].contains("TotalCount"))
+            let total = lines.last { !$0.hasPrefix("#") }?.split(separator: " ").dropFirst(2).first.flatMap { Int($0) }
+            #expect(total == offered)
+            #expect(FileManager.default.fileExists(atPath: folder("h-\(rate)-ring-sojourn.hgrm")))
+        }
+        let svg = try Data(contentsOf: URL(fileURLWithPath: folder("plot.svg")))
+        #expect(String(decoding: svg, as: UTF8.self).contains("ring sojourn"))
+        // Well-formed.
+        let parser = try Program("xml", ["python3", "-c", "import sys,xml.dom.minidom; xml.dom.minidom.parse(sys.argv[1])", folder("plot.svg")])
+        #expect(parser.wait() == 0, "\(parser.output)")
+    }
+
+    @Test("latency of drop has the ring sojourn alone; a stall of the driver counts for every frame that was due meanwhile")
+    func stall() throws {
+        let o = try object(["bench", "latency", "--mode", "drop", "--rates", "20k", "--seconds", "0.5", "--json"])
+        let r = try #require((o["results"] as? [[String: Any]])?.first)
+        #expect((r["round_trip"] as? [String: Int])?["count"] == 0 && (r["ring_sojourn"] as? [String: Int])?["count"] == 10_000)
+        let program = try Program("bench", [Ringway.binary, "bench", "latency", "--mode", "macswap", "--rates", "10k", "--seconds", "2", "--json"])
+        usleep(1_000_000)
+        kill(program.pid, SIGSTOP)
+        usleep(300_000)
+        kill(program.pid, SIGCONT)
+        #expect(program.wait() == 0)
+        let line = try #require(program.output.split(separator: "\n").last)
+        let stalled = try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any]
+        let trip = try #require(((stalled?["results"] as? [[String: Any]])?.first?["round_trip"]) as? [String: Int])
+        // 3000 of 20000 frames were due during the stall, on average half of it late: with coordinated omission it would be one.
+        #expect(trip["p90"]! > 50_000_000 && trip["max"]! >= 290_000_000, "\(trip)")
+    }
+
+    @Test("tune: a point for each budget and load, verdicts for auto, calls with and without batching, plots")
+    func tune() throws {
+        let folder = Folder()
+        let o = try object(["tune", "--budgets", "0,50,auto,poll", "--rates", "1k,100k,full", "--samples", "1", "--seconds", "0.15", "--json", "--svg", folder("t")])
+        let points = try #require(o["points"] as? [[String: Any]])
+        #expect(points.count == 12)
+        func cpu(_ budget: String) -> Double { points.first { $0["budget"] as? String == budget && $0["load"] as? Int == 1000 }?["cpu_percent"] as? Double ?? -1 }
+        #expect(cpu("0") > 0 && cpu("0") < 50 && cpu("poll") > 70 && cpu("auto") < 50, "0: \(cpu("0")), poll: \(cpu("poll")), auto: \(cpu("auto"))")
+        #expect((o["auto"] as? [Any])?.count == 3 && (o["calls"] as? [Any])?.count == 6 && o["recommended"] is String)
+        let calls = try #require(o["calls"] as? [[String: Any]]).filter { $0["load"] as? String == "full" }
+        func perPacket(_ batched: Bool) -> Double { calls.first { $0["batched"] as? Bool == batched }?["system_calls_per_packet"] as? Double ?? -1 }
+        #expect(perPacket(true) > 0 && perPacket(true) < perPacket(false), "\(calls)")
+        for name in ["t-latency.svg", "t-cpu.svg", "t-latency-cpu.svg"] { #expect(FileManager.default.fileExists(atPath: folder(name))) }
+    }
+
+    @Test("forward --json prints percentiles for each queue, in intervals and totals; bench on its socket counts the same frames")
+    func live() throws {
+        let folder = Folder()
+        let ringway = try Ringway(["vhost-user:\(folder("p"))"], mode: "macswap", ["--busyloop", "0", "--stats", "0.3"])
+        let bench = try Program("bench", [Ringway.binary, "bench", "latency", "--socket", folder("p"), "--rates", "1k", "--seconds", "1", "--json"])
+        #expect(bench.wait(seconds: 60) == 0, "\(bench.output)")
+        _ = ringway.program.end()
+        for kind in ["interval", "totals"] {
+            let line = try #require(ringway.log.split(separator: "\n").last { $0.contains("\"type\":\"\(kind)\"") && $0.contains("queue_times") }, "\(ringway.log)")
+            let o = try #require(try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any])
+            let times = try #require(o["queue_times"] as? [[String: Any]])
+            for what in ["ring sojourn", "kick to pickup", "wake to pickup"] {
+                let h = try #require(times.first { $0["what"] as? String == what }, "\(times)")
+                let ns = try #require(h["nanoseconds"] as? [String: Int])
+                #expect(h["queue"] as? Int == 1 && ns["count"]! > 0 && ns["p50"]! <= ns["p99"]!)
+            }
+        }
+    }
+}
