@@ -6,7 +6,10 @@ import CPlatform
 ///
 /// Buckets of four entries (one cache line each). An entry is two words: the address with the port in the upper
 /// 16 bits (port + 1; 0: free), and the second in which the address was last heard of.
-struct MACTable {
+///
+/// Public for packet functions of embedders that learn addresses, too. Addresses are the first six bytes of a frame's field as a
+/// little-endian load gives them (`Packet.destinationMAC`). Any thread may call everything but `deallocate`.
+public struct MACTable: @unchecked Sendable {
     static var buckets: Int { 4096 }
     private let words: UnsafeMutablePointer<UInt64>
     /// Entries of each port: one guest cannot fill the table with invented addresses.
@@ -14,7 +17,9 @@ struct MACTable {
     private let quota: UInt32
     private let ageing: UInt32
 
-    init(ports: Int, ageing: Int) {
+    /// For `ports` ports, of which one can hold half of the table at most. `ageing`: seconds after which an address that was not
+    /// heard of is forgotten. Freed by `deallocate`.
+    public init(ports: Int, ageing: Int) {
         words = UnsafeMutableRawPointer.allocate(byteCount: MACTable.buckets * 64, alignment: 64)
             .bindMemory(to: UInt64.self, capacity: MACTable.buckets * 8)
         words.initialize(repeating: 0, count: MACTable.buckets * 8)
@@ -24,7 +29,8 @@ struct MACTable {
         self.ageing = UInt32(clamping: ageing)
     }
 
-    func deallocate() {
+    /// Frees the table. Nobody may use it any more.
+    public func deallocate() {
         words.deallocate()
         used.deallocate()
     }
@@ -37,7 +43,7 @@ struct MACTable {
 
     /// The port of an address, -1 if it is not known (any more).
     @inline(__always)
-    func find(_ mac: UInt64, seconds: UInt32) -> Int {
+    public func find(_ mac: UInt64, seconds: UInt32) -> Int {
         let b = bucket(mac)
         var i = 0
         while i < 8 {
@@ -51,9 +57,9 @@ struct MACTable {
         return -1
     }
 
-    /// `mac` was heard of on `port`.
+    /// `mac` was heard of on `port` at `seconds` of a clock that goes forward (`Ingress.seconds`).
     @inline(__always)
-    func learn(_ mac: UInt64, port: Int, seconds: UInt32) {
+    public func learn(_ mac: UInt64, port: Int, seconds: UInt32) {
         let b = bucket(mac)
         let wanted = mac | UInt64(port &+ 1) << 48
         var i = 0
@@ -100,7 +106,7 @@ struct MACTable {
     }
 
     /// Forgets what was learned of a port.
-    func forget(port: Int) {
+    public func forget(port: Int) {
         for i in stride(from: 0, to: MACTable.buckets * 8, by: 2) {
             let word = CPlat_load64_relaxed(words + i)
             if Int(word >> 48) - 1 == port && CPlat_replace64(words + i, word, 0) {

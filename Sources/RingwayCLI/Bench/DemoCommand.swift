@@ -82,5 +82,5 @@ struct DemoCommand: ParsableCommand {
 enum Text {
     static func right(_ s: String, _ width: Int) -> String { String(repeating: " ", count: max(0, width - s.count)) + s }
     static func left(_ s: String, _ width: Int) -> String { s + String(repeating: " ", count: max(0, width - s.count)) }
-    static func microseconds(_ nanoseconds: UInt64) -> String { Report.number(Double(nanoseconds) / 1000, 2) }
+    static func microseconds(_ nanoseconds: UInt64) -> String { Report.number(Double(nanoseconds) / 1000, nanoseconds < 1_000_000 ? 2 : nanoseconds < 100_000_000 ? 1 : 0) }
 }
