@@ -24,7 +24,7 @@ struct ControlQueue {
     }
 
     /// Serves everything that waits. `handle` gets class, command and data and says whether it
-    /// did it. Returns whether the driver wants a call, and a defect if the ring has one.
+    /// did it; the driver is told after that. Returns whether the driver wants a call, and a defect if the ring has one.
     mutating func serve(_ handle: (UInt8, UInt8, UnsafeRawBufferPointer) -> Bool) -> (needsCall: Bool, defect: RingDefect?) {
         var served = 0
         // Bounded: a driver that adds commands all the time wakes the thread again.

@@ -210,21 +210,27 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     }
 
     private func serveControl() {
-        guard controlQueue != nil else { return }
-        let before = control
-        let result = controlQueue!.serve { kind, command, data in
-            control.handle(kind, command, data, features: acknowledged, maximumPairs: queuePairs) {
-                configuration.status &= ~ConfigurationSpace.announce
-            }
-        }
-        if result.needsCall, let fd = controlQueue?.callFD, fd >= 0 {
+        // A copy: what a command changes looks at the queue, too.
+        guard var queue = controlQueue else { return }
+        let result = queue.serve(carryOut)
+        controlQueue = queue
+        if result.needsCall, queue.callFD >= 0 {
             var one: UInt64 = 1
-            _ = write(fd, &one, 8)
+            _ = write(queue.callFD, &one, 8)
         }
         if let defect = result.defect { log.error("\(options.name): control queue: \(defect)") }
+    }
+
+    /// Carries out one command. It is in force before it is answered: the driver relies on it from then on.
+    private func carryOut(_ kind: UInt8, _ command: UInt8, _ data: UnsafeRawBufferPointer) -> Bool {
+        let before = control
+        let isDone = control.handle(kind, command, data, features: acknowledged, maximumPairs: queuePairs) {
+            configuration.status &= ~ConfigurationSpace.announce
+        }
         if control.mac != before.mac { configuration.mac = control.mac }
         if control.pairs != before.pairs { setReady(0, ready[0]) }
         if control.guestOffloads != before.guestOffloads { applyOffloads() }
+        return isDone
     }
 
     private var receiveOffloads: Features {

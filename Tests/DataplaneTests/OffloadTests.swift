@@ -161,11 +161,16 @@ import Testing
         let a = try lab.driver(0) { $0.offloads = OffloadTests.all; $0.frameRoom = 66_000 }
         let b = try lab.driver(1) { $0.offloads = OffloadTests.all; $0.hasControl = true }
         let big = Big()
-        a.send([big.frame], headers: [big.header()])
-        #expect(b.receive(1).count == 1)
-        #expect(b.command(5, 0, [UInt8](repeating: 0, count: 8)) == 0)
-        a.send([big.frame], headers: [big.header()])
-        #expect(b.receive(5).count == 5)
+        let all = withUnsafeBytes(of: OffloadTests.all.intersection([.guestCsum, .guestTSO4, .guestTSO6]).rawValue.littleEndian) { Array($0) }
+        // The answer once came before the poll thread knew: again and again, so that such a moment is met.
+        for _ in 0..<100 {
+            #expect(b.command(5, 0, all) == 0)
+            a.send([big.frame], headers: [big.header()])
+            try #require(b.receive(1).count == 1)
+            #expect(b.command(5, 0, [UInt8](repeating: 0, count: 8)) == 0)
+            a.send([big.frame], headers: [big.header()])
+            try #require(b.receive(5).count == 5)
+        }
         // Not offered bits cannot be turned on.
         #expect(b.command(5, 0, [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]) == 1)
     }

@@ -97,27 +97,18 @@ import Testing
             #expect(driver.send([QueueTimesTests.stamped(n)]))
             #expect(driver.receive(1).count == 1)
         }
-        usleep(200_000)
-        let (calls, switches) = (lab.engine.threadSnapshots()[0].systemCalls, QueueTimesTests.pollThreadUse())
+        // It comes to rest, on a machine that may be busy with other tests.
+        var before = lab.engine.threadSnapshots()[0]
+        for _ in 0..<50 {
+            usleep(100_000)
+            let now = lab.engine.threadSnapshots()[0]
+            if now == before { break }
+            before = now
+        }
         usleep(1_000_000)
-        let after = QueueTimesTests.pollThreadUse()
-        #expect(lab.engine.threadSnapshots()[0].systemCalls == calls)
-        #expect(after.switches == switches.switches && after.cpu == switches.cpu, "\(switches) then \(after)")
+        // Not even nanoseconds: a thread that is woken uses some.
+        #expect(lab.engine.threadSnapshots()[0] == before)
         // It is awake at once when there is work.
         #expect(driver.send([QueueTimesTests.stamped(0)]) && driver.receive(1).count == 1)
-    }
-
-    /// Context switches and CPU time of the poll threads of this process.
-    private static func pollThreadUse() -> (switches: Int, cpu: String) {
-        var (switches, cpu) = (0, "")
-        for task in (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/task")) ?? [] {
-            let base = "/proc/self/task/\(task)/"
-            guard let name = try? String(contentsOfFile: base + "comm", encoding: .utf8), name.hasPrefix("ringway-"), !name.hasPrefix("ringway-ctl") else { continue }
-            for line in ((try? String(contentsOfFile: base + "status", encoding: .utf8)) ?? "").split(separator: "\n") where line.contains("ctxt_switches") {
-                switches += Int(line.split(whereSeparator: \.isWhitespace).last ?? "0") ?? 0
-            }
-            cpu += String(((try? String(contentsOfFile: base + "schedstat", encoding: .utf8)) ?? "").split(separator: " ").first ?? "")
-        }
-        return (switches, cpu)
     }
 }

@@ -80,7 +80,7 @@ import Testing
         for format in ["split", "packed", "packed-in-order"] {
             let alone = try #require(counts["drop \(format) 64"])
             #expect(try #require(counts["drop \(format) 64 1000-idle poll"]) < alone * 1.05)
-            #expect(try #require(counts["drop \(format) 64 1000-idle auto"]) < alone * 1.001)
+            #expect(try #require(counts["drop \(format) 64 1000-idle auto"]) < #require(counts["drop \(format) 64 auto"]) * 1.002)
             #expect(try #require(counts["drop \(format) 64 2-threads"]) < alone * 1.002)
         }
     }

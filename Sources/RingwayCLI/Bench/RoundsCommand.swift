@@ -57,7 +57,10 @@ struct RoundsCommand: ParsableCommand {
             }
         }
         for (format, isPacked, isInOrder) in formats {
-            for (what, threads, idle, budget) in [("1000-idle poll", 1, 1000, BusyloopBudget.poll), ("1000-idle auto", 1, 1000, .auto), ("2-threads", 2, 0, .poll)] {
+            let shapes: [(String, Int, Int, BusyloopBudget)] = [
+                ("1000-idle poll", 1, 1000, .poll), ("auto", 1, 0, .auto), ("1000-idle auto", 1, 1000, .auto), ("2-threads", 2, 0, .poll),
+            ]
+            for (what, threads, idle, budget) in shapes {
                 var shape = RoundBench.Shape()
                 (shape.isPacked, shape.isInOrder, shape.threads, shape.idlePairs, shape.busyloop) = (isPacked, isInOrder, threads, idle, budget)
                 all.append(("drop \(format) 64 \(what)", shape))
