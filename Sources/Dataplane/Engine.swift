@@ -69,8 +69,8 @@ public final class Engine: @unchecked Sendable {
         if core != nil { throw EngineError("the engine runs already") }
         let core = try EngineCore(options, cpus: options.cpus.isEmpty ? [-1] : options.cpus)
         self.core = core
-        for thread in core.threads { startThread(thread, core) }
         do throws(EngineError) {
+            for thread in core.threads { try startThread(thread, core) }
             for (i, port) in options.ports.enumerated() {
                 ports.append(try makePort(i, port, core))
             }
@@ -89,16 +89,16 @@ public final class Engine: @unchecked Sendable {
         }
     }
 
-    private func startThread(_ thread: PollThread, _ core: EngineCore) {
-        if let makeFunction { return makeFunction(thread.index).start(thread) }
+    private func startThread(_ thread: PollThread, _ core: EngineCore) throws(EngineError) {
+        if let makeFunction { return try makeFunction(thread.index).start(thread) }
         switch options.mode {
-        case .drop: thread.start(DropFunction())
-        case .crossconnect: thread.start(CrossconnectFunction())
-        case .macswap: thread.start(MACSwapFunction())
-        case .switch: thread.start(SwitchFunction(table: core.addresses!))
+        case .drop: try thread.start(DropFunction())
+        case .crossconnect: try thread.start(CrossconnectFunction())
+        case .macswap: try thread.start(MACSwapFunction())
+        case .switch: try thread.start(SwitchFunction(table: core.addresses!))
         case .generate(let size):
             thread.state.pointee.template = Frames.template(size: size)
-            thread.start(DropFunction())
+            try thread.start(DropFunction())
         }
     }
 
@@ -183,13 +183,13 @@ public final class Engine: @unchecked Sendable {
 
 /// Starts a thread with a function whose type only the embedder knows.
 protocol PacketFunctionStarter {
-    func start(_ thread: PollThread)
+    func start(_ thread: PollThread) throws(EngineError)
 }
 
 struct EmbeddedStarter<F: PacketFunction>: PacketFunctionStarter {
     let function: F
 
-    func start(_ thread: PollThread) {
-        thread.start(EmbeddedFunction(box: Unmanaged.passRetained(TypedFunctionBox(function))))
+    func start(_ thread: PollThread) throws(EngineError) {
+        try thread.start(EmbeddedFunction(box: Unmanaged.passRetained(TypedFunctionBox(function))))
     }
 }

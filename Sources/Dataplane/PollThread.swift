@@ -1,5 +1,6 @@
 import CPlatform
 import Glibc
+import VhostUser
 import Virtio
 
 /// A poll thread: pinned, owner of its rings. Control threads talk to it through its mailbox.
@@ -10,7 +11,7 @@ final class PollThread: @unchecked Sendable {
     let mailbox: Mailbox
     /// Touched by the thread alone once it runs, and by mailbox closures, which run on it.
     let state: ThreadPointer
-    private var thread = pthread_t()
+    private var thread: NamedThread?
     private var body: ((PollThread) -> Void)?
     private var isStopping = false
     private var generation: UInt64 = 0
@@ -37,7 +38,7 @@ final class PollThread: @unchecked Sendable {
     /// Starts the thread with a packet function of its own. Specialised for each `F` here, so that
     /// the loop calls it directly.
     @inline(__always)
-    func start<F: PacketFunction>(_ function: F) {
+    func start<F: PacketFunction>(_ function: F) throws(EngineError) {
         state.pointee.burst.wantsData = F.wantsData
         body = { me in
             let f = UnsafeMutablePointer<F>.allocateApart(capacity: 1)
@@ -46,34 +47,25 @@ final class PollThread: @unchecked Sendable {
             f.deinitialize(count: 1)
             f.deallocate()
         }
-        let me = Unmanaged.passRetained(self)
-        let status = pthread_create(&thread, nil, { raw in
-            let me = Unmanaged<PollThread>.fromOpaque(raw!).takeRetainedValue()
-            me.enter()
-            return nil
-        }, me.toOpaque())
-        precondition(status == 0, "pthread_create: \(String(cString: strerror(status)))")
+        do { thread = try NamedThread("ringway-\(index)") { self.enter() } } catch { throw EngineError("\(error)") }
     }
 
     private func enter() {
-        CPlat_set_thread_name("ringway-\(index)")
         if cpu >= 0 { _ = CPlat_pin_to_cpu(Int32(cpu)) }
         body?(self)
         body = nil
         mailbox.closeForGood()
     }
 
-    /// CPU time of the thread, which must run.
-    var cpuNanoseconds: UInt64 {
-        var (clock, time) = (clockid_t(), timespec())
-        guard pthread_getcpuclockid(thread, &clock) == 0, clock_gettime(clock, &time) == 0 else { return 0 }
-        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
-    }
+    /// CPU time of the thread while it runs.
+    var cpuNanoseconds: UInt64 { thread?.cpuNanoseconds ?? 0 }
 
     /// Ends the thread; its rings must have been stopped.
     func stop() {
+        guard let thread else { return }
         mailbox.run { self.isStopping = true }
-        pthread_join(thread, nil)
+        thread.join()
+        self.thread = nil
     }
 
     // MARK: The loop

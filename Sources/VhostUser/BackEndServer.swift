@@ -14,13 +14,12 @@ public final class BackEndServer: @unchecked Sendable {
     unowned let device: any BackEndDevice
     let log: (String) -> Void
 
-    private var thread = pthread_t()
+    private var thread: NamedThread?
     private var mutex = pthread_mutex_t()
     private var condition = pthread_cond_t()
     private var commands: [() -> Void] = []
     private var posted = 0
     private var done = 0
-    private var isRunning = false
     private let wakeFD: Int32
     private let lossFD: Int32
 
@@ -60,33 +59,26 @@ public final class BackEndServer: @unchecked Sendable {
     public func start() throws(VhostUserError) {
         if wakeFD < 0 || lossFD < 0 { throw VhostUserError(.socket, "eventfd: \(String(cString: strerror(errno)))") }
         if !isClient { listener = try Listener.open(path) }
-        isRunning = true
-        let me = Unmanaged.passRetained(self)
-        let status = pthread_create(&thread, nil, { raw in
-            let me = Unmanaged<BackEndServer>.fromOpaque(raw!).takeRetainedValue()
-            CPlat_set_thread_name("ringway-ctl")
-            me.loop()
-            return nil
-        }, me.toOpaque())
-        if status != 0 {
-            me.release()
-            isRunning = false
-            throw VhostUserError(.socket, "pthread_create: \(String(cString: strerror(status)))")
+        do {
+            thread = try NamedThread("ringway-ctl") { self.loop() }
+        } catch {
+            closeListener()
+            throw VhostUserError(.socket, "\(path): \(error)")
         }
     }
 
     /// Closes everything, stops the device's rings, removes the socket. Safe to call twice; not from
     /// the control thread.
     public func stop() {
-        guard isRunning else { return }
+        guard let thread else { return }
         perform { self.isStopping = true }
-        pthread_join(thread, nil)
-        isRunning = false
+        thread.join()
+        self.thread = nil
     }
 
-    /// Runs `work` on the control thread and returns when it has run.
+    /// Runs `work` on the control thread, which the caller is not, and returns when it has run.
     public func perform(_ work: @escaping () -> Void) {
-        if !isRunning || pthread_equal(pthread_self(), thread) != 0 { return work() }
+        if thread == nil { return work() }
         pthread_mutex_lock(&mutex)
         commands.append(work)
         posted += 1
@@ -116,12 +108,16 @@ public final class BackEndServer: @unchecked Sendable {
         }
         disconnect("the port is closed")
         pending = []
+        closeListener()
+        runCommands()
+    }
+
+    private func closeListener() {
         if listener >= 0 {
             close(listener)
             unlink(path)
             listener = -1
         }
-        runCommands()
     }
 
     private func runCommands() {

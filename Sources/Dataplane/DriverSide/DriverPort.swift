@@ -24,7 +24,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
     private var configuration: OwnedDescriptor?
     /// Read by snapshots and by the thread: connected, stopping.
     private let flags: UnsafeMutablePointer<UInt32>
-    private var thread: pthread_t?
+    private var thread: NamedThread?
 
     // The control thread's own
     private var listener: Int32 = -1
@@ -64,19 +64,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         } catch {
             throw EngineError("\(error)")
         }
-        var created = pthread_t()
-        let me = Unmanaged.passRetained(self)
-        let status = pthread_create(&created, nil, { raw in
-            let me = Unmanaged<DriverPort>.fromOpaque(raw!).takeRetainedValue()
-            CPlat_set_thread_name("ringway-ctl")
-            me.loop()
-            return nil
-        }, me.toOpaque())
-        if status != 0 {
-            me.release()
-            throw EngineError("pthread_create: \(String(cString: strerror(status)))")
-        }
-        thread = created
+        do { thread = try NamedThread("ringway-ctl") { self.loop() } } catch { throw EngineError("\(options.name): \(error)") }
     }
 
     func stop() {
@@ -84,7 +72,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
             CPlat_store32_release(flags + 1, 1)
             var one: UInt64 = 1
             _ = write(wakeFD, &one, 8)
-            pthread_join(thread, nil)
+            thread.join()
         }
         thread = nil
         disconnect("the port is closed")

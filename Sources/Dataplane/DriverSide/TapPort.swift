@@ -2,6 +2,7 @@ import CPlatform
 import Glibc
 import Logging
 import Vhost
+import VhostUser
 import Virtio
 
 /// A TAP device of this machine's kernel as a port: frames go through io_uring. Its control thread waits for one thing, that
@@ -14,7 +15,7 @@ final class TapPort: EnginePort, @unchecked Sendable {
     private let goneFD: Int32
     /// Read by snapshots: the interface is there; and by the thread: stopping.
     private let flags: UnsafeMutablePointer<UInt32>
-    private var thread: pthread_t?
+    private var thread: NamedThread?
     private var tap: Tap?
     private var ends: [UnsafeMutablePointer<TapEnd>] = []
 
@@ -57,24 +58,8 @@ final class TapPort: EnginePort, @unchecked Sendable {
         }
         CPlat_store32_relaxed(flags, 1)
         core.setActivePairs(UInt16(options.queuePairs), port: index)
-        try watch()
+        do { thread = try NamedThread("ringway-ctl") { self.waitForEnd() } } catch { throw EngineError("\(options.name): \(error)") }
         log.info("\(options.name): interface \(tap.name) with \(options.queuePairs) queue(s)")
-    }
-
-    private func watch() throws(EngineError) {
-        var created = pthread_t()
-        let me = Unmanaged.passRetained(self)
-        let status = pthread_create(&created, nil, { raw in
-            let me = Unmanaged<TapPort>.fromOpaque(raw!).takeRetainedValue()
-            CPlat_set_thread_name("ringway-ctl")
-            me.waitForEnd()
-            return nil
-        }, me.toOpaque())
-        if status != 0 {
-            me.release()
-            throw EngineError("pthread_create: \(String(cString: strerror(status)))")
-        }
-        thread = created
     }
 
     private func waitForEnd() {
@@ -91,7 +76,7 @@ final class TapPort: EnginePort, @unchecked Sendable {
             CPlat_store32_release(flags + 1, 1)
             var one: UInt64 = 1
             _ = write(goneFD, &one, 8)
-            pthread_join(thread, nil)
+            thread.join()
         }
         thread = nil
         core.stopOther(port: index, pairs: options.queuePairs)
