@@ -13,6 +13,15 @@ extension DeviceQueue {
             if slot >= size { slot &-= size; wrap = !wrap }
         }
 
+        /// The whole laps that `n` slots are; returns the slots that are left. A driver can make descriptors available again
+        /// while a burst is taken, so what a burst took may add up to more than the ring.
+        @inline(__always)
+        mutating func goRound(_ n: UInt32, _ size: UInt32) -> UInt32 {
+            var left = n
+            while left >= size { left &-= size; wrap = !wrap }
+            return left
+        }
+
         /// AVAIL and USED bits of a descriptor that is available here.
         @inline(__always)
         var availableBits: UInt16 { wrap ? DescriptorFlag.available : DescriptorFlag.used }
@@ -102,7 +111,7 @@ extension DeviceQueue {
         var i = 0
         if isInOrder {
             while i < count { slots &+= UInt32(packets[i].slots); i &+= 1 }
-            cursor.advance(slots, size)
+            cursor.advance(cursor.goRound(slots, size), size)
             if heldFrom == nil { heldFrom = first }
             heldId = packets[count &- 1].id
             if !hold { publishHeldPacked() }

@@ -144,6 +144,7 @@ public struct DeviceQueue: @unchecked Sendable {
         var i = 0
         while i < count { slots &+= UInt32(packets[i].slots); i &+= 1 }
         var cursor = availableCursor
+        slots = cursor.goRound(slots, size)
         if slots > cursor.slot { cursor = PackedCursor(slot: cursor.slot &+ size &- slots, wrap: !cursor.wrap) } else { cursor.slot &-= slots }
         availableCursor = cursor
     }

@@ -183,6 +183,68 @@ final class RawRing {
         #expect((r.memory + 12).load(as: UInt16.self) == 65535)
     }
 
+    @Test("descriptors that are made available again before they were used lead nobody out of a packed ring")
+    func laps() {
+        // Two descriptors, taken lap after lap: a driver on another core can do it within one burst.
+        func ring() -> RawRing { RawRing(isPacked: true, size: 2, features: [.inOrder]) }
+        func take(_ r: RawRing, laps: Int) -> [Packet] {
+            var all: [Packet] = []
+            for lap in 0..<laps {
+                for i in 0..<2 {
+                    r.set(i, r.buffer(i), 76, id: UInt16(i))
+                    (r.memory + 16 * i + 14).storeBytes(of: lap % 2 == 0 ? 0x80 : 0x8000, as: UInt16.self)
+                }
+                _ = r.transmit()
+                all += (0..<r.burst.count).map { r.burst.packets[$0] }
+            }
+            return all
+        }
+        let completed = ring()
+        let five = Array(take(completed, laps: 3).prefix(5))
+        completed.queue.complete(five, five.count)
+        #expect(five.count == 5)
+        // Two whole laps and one slot.
+        #expect(completed.queue.position.used == 1 && completed.queue.position.usedWrap)
+
+        let returned = ring()
+        let six = take(returned, laps: 3)
+        returned.queue.unpop(six, six.count)
+        #expect(six.count == 6 && returned.queue.position == RingPosition())
+    }
+
+    @Test("a driver that makes a packed ring's descriptors available all the time")
+    func racer() {
+        let r = RawRing(isPacked: true, size: 2, features: [.inOrder, .indirectDesc])
+        let fresh = r.queue
+        final class Flag: @unchecked Sendable { let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 1) }
+        let stop = Flag()
+        stop.word.pointee = 0
+        // Long tables take time, in which the descriptors change.
+        r.set(0, r.buffer(0), 76, table: 32768)
+        for i in 0..<2 { r.set(i, r.guest + 32768, 16 * 512) }
+        nonisolated(unsafe) let memory = r.memory
+        let thread = Thread {
+            while CPlat_load32_relaxed(stop.word) == 0 {
+                for flags: UInt64 in [0x84, 0x8004] {
+                    for i in 0..<2 { CPlat_store64_relaxed(memory + 16 * i + 8, 16 * 512 | flags << 48) }
+                }
+            }
+        }
+        var (most, round) = (0, 0)
+        // Until it had its effect, which it has at once where there is a second core.
+        while round < 100_000 || (round < 30_000_000 && most <= 4) {
+            round += 1
+            if r.queue.defect.kind != .none { r.queue = fresh }
+            let n = r.queue.popTransmit(&r.burst, limit: 64)
+            most = max(most, n)
+            r.queue.complete(r.burst.packets, n)
+            if r.queue.position.used >= 2 { Issue.record("used is \(r.queue.position.used) after \(n) packets"); break }
+        }
+        CPlat_store32_relaxed(stop.word, 1)
+        thread.join()
+        stop.word.deallocate()
+    }
+
     @Test("receive buffers of zero length cost the packet, not the thread", arguments: formats)
     func emptyReceiveBuffers(isPacked: Bool) {
         let r = RawRing(isPacked: isPacked, features: [.mrgRxbuf])
