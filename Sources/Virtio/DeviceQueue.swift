@@ -163,7 +163,12 @@ public struct DeviceQueue: @unchecked Sendable {
 
     /// Chains (split) or descriptors (packed) that were completed and that the driver was not told.
     @inline(__always)
-    public var held: Int { isPacked ? (heldFrom == nil ? 0 : Int(slotsSinceCall)) : Int(used &- published) }
+    public var held: Int {
+        if !isPacked { return Int(used &- published) }
+        guard let from = heldFrom else { return 0 }
+        let n = Int(used) &- Int(from.slot)
+        return from.wrap == usedWrap ? n : n &+ Int(size)
+    }
 
     /// Tells the driver of what is held back.
     @_noLocks

@@ -48,6 +48,35 @@ import Virtio
         }
     }
 
+    @Test("what is held back is counted from the first that is, whatever the driver was called for", arguments: [false, true])
+    func heldWithoutCalls(isPacked: Bool) {
+        var random = Random(seed: 4)
+        let features: Features = isPacked ? [.version1, .inOrder, .ringPacked] : [.version1, .inOrder]
+        let pair = RingPair(size: 24 + (isPacked ? 0 : 8), isPacked: isPacked, features: features, arenaBytes: 8192, random: &random)
+        var burst = Burst()
+        defer { burst.deallocate() }
+        var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
+        // A driver without a call descriptor is never asked whether it wants one.
+        for held in [0, 5, 24, 7, 1, 0, 13, 24] {
+            for (n, holds) in [(24, false), (held, true)] where n > 0 {
+                var buffers = (0..<n).map { DriverBuffer(base: pair.arena + $0 * 64, length: 60, token: UInt32($0)) }
+                let added = pair.driver.addTransmit(&buffers, n)
+                pair.driver.publish()
+                let popped = pair.device.popTransmit(&burst, limit: 64)
+                #expect(added == n && popped == n)
+                pair.device.complete(burst.packets, n, hold: holds)
+                if !holds {
+                    let back = pair.driver.reclaim(into: &completions, max: 64)
+                    #expect(back == n && pair.device.held == 0)
+                }
+            }
+            #expect(pair.device.held == held)
+            pair.device.publishHeld()
+            let back = pair.driver.reclaim(into: &completions, max: 64)
+            #expect(back == held && pair.device.held == 0)
+        }
+    }
+
     @Test("a busy ring is taken by whole bursts, its newest entries left alone", arguments: [false, true])
     func leaves(isPacked: Bool) {
         var random = Random(seed: 3)
