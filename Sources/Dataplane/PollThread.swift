@@ -129,6 +129,8 @@ final class PollThread: @unchecked Sendable {
     func stopRing(_ p: PairPointer, isReceive: Bool) -> RingPosition {
         if !isReceive { drain(p) }
         let q = PollThread.queue(p, isReceive)
+        // With a call: the driver may sleep until it hears of these, and no later completion will tell.
+        if q.pointee.queue.held > 0 { Forwarder.tell(state, p) }
         q.pointee.queue.publishHeld()
         let position = q.pointee.queue.position
         if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }

@@ -8,14 +8,15 @@ import Testing
 final class Lab {
     let engine: Engine
     private let folder: String
-    private let paths: [String]
+    let paths: [String]
 
     init(
         ports: Int, _ mode: ForwardingMode, pairs: [Int] = [], cpus: [Int] = [], busyloop: BusyloopBudget = .auto, ageing: Int = 300,
-        batchesCalls: Bool = true
+        batchesCalls: Bool = true, portBusyloop: BusyloopBudget? = nil
     ) throws {
         (folder, paths) = Lab.places(ports)
         var options = Lab.options(paths, mode, pairs, cpus, busyloop, ageing)
+        for i in options.ports.indices { options.ports[i].busyloop = portBusyloop }
         options.batchesCalls = batchesCalls
         engine = try Engine(options, logger: Lab.logger)
         try engine.start()

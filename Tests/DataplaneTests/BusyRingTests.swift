@@ -1,0 +1,195 @@
+import CPlatform
+import Glibc
+import Ringway
+import Testing
+
+/// What the pacing of busy rings must not do to drivers that wait.
+@Suite(.serialized) struct BusyRingTests {
+    @Test("completions that were held back when a ring stops are called for", arguments: [false, true])
+    func stops(isPacked: Bool) throws {
+        let lab = try Lab(ports: 1, .drop, busyloop: .poll)
+        let driver = try SleepingDriver(lab.paths[0], isPacked: isPacked)
+        defer { driver.deallocate() }
+        for round in 0..<60 {
+            try driver.start()
+            driver.fill()
+            // A little later each time, so that it stops at any point of the burst.
+            let begin = CPlat_monotonic_ns()
+            while CPlat_monotonic_ns() < begin + UInt64(round) * 5000 { driver.serveCall() }
+            try driver.stop()
+            let end = CPlat_monotonic_ns() + 3_000_000
+            while CPlat_monotonic_ns() < end { driver.serveCall() }
+            if driver.queue.hasUsed {
+                Issue.record("round \(round): \(driver.queue.outstanding) chains are outstanding, some were used without a call")
+                return
+            }
+        }
+    }
+
+    @Test("a ring waits for a whole burst for microseconds, not for rounds of a thread that has much to do")
+    func waitsByTheClock() throws {
+        let notes = Notes()
+        let lab = try Lab(ports: 2) { _ in SlowFunction(notes: notes) }
+        let (busy, few) = (try lab.driver(0) { $0.ringSize = 1024 }, try lab.driver(1))
+        func keepBusy() {
+            let n = busy.pairs[0].prepare(64)
+            for k in 0..<n { busy.pairs[0].outgoing[k].length = 60 }
+            if n > 0 { busy.pairs[0].send(n) }
+        }
+        func send(_ count: Int) {
+            let n = few.pairs[0].prepare(count)
+            #expect(n == count)
+            for k in 0..<n { few.pairs[0].outgoing[k].length = 60 }
+            few.pairs[0].send(n)
+        }
+        for _ in 0..<8 { keepBusy() }
+        // Enough for its ring to be taken for busy; too few for a whole burst follow while these are looked at.
+        send(40)
+        let end = CPlat_monotonic_ns() + 5_000_000_000
+        while CPlat_load32_acquire(notes.words + Notes.taken) == 0 && CPlat_monotonic_ns() < end {}
+        send(5)
+        CPlat_store32_release(notes.words + Notes.go, 1)
+        while few.pairs[0].outstanding > 0 && CPlat_monotonic_ns() < end {
+            keepBusy()
+            few.pairs[0].reclaim()
+        }
+        #expect(few.pairs[0].outstanding == 0)
+        let rounds = notes.words[Notes.second] - notes.words[Notes.first]
+        #expect(rounds <= 4, "\(rounds) bursts of the other port came first")
+    }
+
+    @Test("a thread sleeps again when the budget was poll for a while")
+    func budgets() throws {
+        let lab = try Lab(ports: 1, .macswap, pairs: [4])
+        let driver = try lab.driver(0) { $0.queuePairs = 4 }
+        lab.engine.setBusyloop(.poll)
+        usleep(30_000)
+        lab.engine.setBusyloop(.sleep)
+        usleep(30_000)
+        let before = lab.engine.threadSnapshots()[0].cpuNanoseconds
+        usleep(200_000)
+        let used = lab.engine.threadSnapshots()[0].cpuNanoseconds - before
+        #expect(used < 20_000_000, "\(used / 1000) µs of CPU time in 200 ms")
+        for pair in 0..<4 {
+            #expect(driver.send(Frame.numbered(3), pair: pair))
+            #expect(driver.receive(3, pair: pair).count == 3)
+        }
+    }
+
+    @Test("another budget for all leaves ports alone that poll by their own options")
+    func ownBudget() throws {
+        let lab = try Lab(ports: 1, .macswap, portBusyloop: .poll)
+        let driver = try lab.driver(0)
+        for _ in 0..<2 {
+            #expect(driver.send(Frame.numbered(3)))
+            #expect(driver.receive(3).count == 3)
+            lab.engine.setBusyloop(.sleep)
+            usleep(5_000)
+        }
+    }
+
+    @Test("what a driver set through its control queue outlives a change of memory")
+    func memoryChange() throws {
+        let lab = try Lab(ports: 2, .crossconnect, pairs: [2, 2])
+        let (one, other) = (try lab.driver(0) { ($0.queuePairs, $0.hasControl) = (2, true) }, try lab.driver(1) { $0.queuePairs = 2 })
+        #expect(one.command(4, 0, [2, 0]) == 0)
+        // Rings stop for a moment: the same memory at another mapping.
+        try one.frontEnd.share(one.memory.region, one.memory.descriptor)
+        for pair in 0..<2 {
+            #expect(other.send(Frame.numbered(3), pair: pair))
+            #expect(one.receive(3, pair: pair, within: 500).count == 3, "pair \(pair)")
+        }
+    }
+}
+
+/// One transmit ring whose driver reclaims only when it is called, as a guest with interrupts does.
+private final class SleepingDriver {
+    var queue: DriverQueue
+    private let frontEnd: FrontEnd
+    private let memory: HostMemory
+    private let (kick, call) = (OwnedDescriptor(CPlat_eventfd(0)), OwnedDescriptor(CPlat_eventfd(0)))
+    private var base: UInt32
+    private let buffers: UnsafeMutablePointer<DriverBuffer>
+    private var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
+    private static var size: UInt32 { 8192 }
+
+    init(_ path: String, isPacked: Bool) throws {
+        frontEnd = FrontEnd(try MessageSocket.connect(to: path))
+        let features: Features = isPacked ? [.version1, .eventIdx, .ringPacked, .inOrder] : [.version1, .eventIdx]
+        try frontEnd.negotiate(features, [])
+        let ring = (DriverQueue.bytes(size: SleepingDriver.size, isPacked: isPacked) + 4095) & ~4095
+        memory = try HostMemory(bytes: ring + 4096)
+        try frontEnd.share(memory.region, memory.descriptor)
+        queue = DriverQueue(size: SleepingDriver.size, isPacked: isPacked, memory: memory.base, features: frontEnd.features.intersection(features))
+        base = RingPosition().base(isPacked: isPacked)
+        buffers = .allocate(capacity: Int(SleepingDriver.size))
+        for i in 0..<Int(SleepingDriver.size) { buffers[i] = DriverBuffer(base: memory.base + ring, length: 76, token: UInt32(i)) }
+        _ = CPlat_set_nonblocking(call.fd)
+        _ = queue.armCalls()
+    }
+
+    func deallocate() {
+        queue.deallocate()
+        buffers.deallocate()
+    }
+
+    func start() throws {
+        func address(_ p: UnsafeMutableRawPointer) -> UInt64 { UInt64(UInt(bitPattern: p)) }
+        try frontEnd.startRing(
+            1, size: queue.size, base: base, descriptors: address(queue.descriptors), driverArea: address(queue.driverArea),
+            deviceArea: address(queue.deviceArea), kick: kick, call: call)
+    }
+
+    /// As many chains as there is room for, at once.
+    func fill() {
+        _ = queue.addTransmit(buffers, Int(queue.free))
+        queue.publish()
+    }
+
+    func serveCall() {
+        var n: UInt64 = 0
+        if read(call.fd, &n, 8) != 8 { return }
+        repeat {
+            while queue.reclaim(into: &completions, max: 64) > 0 {}
+        } while queue.armCalls() && !queue.isStopped
+    }
+
+    /// GET_VRING_BASE, serving calls until it is answered.
+    func stop() throws {
+        try frontEnd.socket.send(Message(.getVringBase, payload: Payload(index: 1, 0)))
+        while true {
+            serveCall()
+            guard let answer = try frontEnd.socket.receive() else { continue }
+            base = answer.payload[4..<8].reversed().reduce(0) { $0 << 8 | UInt32($1) }
+            return
+        }
+    }
+}
+
+/// Words that a packet function and its test share.
+private struct Notes: @unchecked Sendable {
+    let words = UnsafeMutablePointer<UInt32>.allocate(capacity: 8)
+    static let (bursts, taken, go, first, second) = (0, 1, 2, 3, 4)
+    init() { words.initialize(repeating: 0, count: 8) }
+}
+
+/// Takes its time over the first port's bursts, and notes how many of them came before the second port's.
+private struct SlowFunction: PacketFunction {
+    let notes: Notes
+
+    mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+        let w = notes.words
+        if ingress.port == 0 {
+            w[Notes.bursts] &+= 1
+            let end = CPlat_monotonic_ns() &+ 300_000
+            while CPlat_monotonic_ns() < end { CPlat_pause() }
+        } else if CPlat_load32_relaxed(w + Notes.taken) == 0 {
+            w[Notes.first] = w[Notes.bursts]
+            CPlat_store32_release(w + Notes.taken, 1)
+            while CPlat_load32_acquire(w + Notes.go) == 0 { CPlat_pause() }
+        } else if w[Notes.second] == 0 {
+            w[Notes.second] = w[Notes.bursts]
+        }
+        return .drop
+    }
+}
