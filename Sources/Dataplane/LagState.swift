@@ -8,8 +8,8 @@ import Virtio
 /// trickle ends it at once. So does a driver that sends no whole burst while it is waited for (it may wait for us); the
 /// next attempts are made the more rarely, the more often they failed.
 struct LagState: BitwiseCopyable {
-    /// Looks in vain after which what is there is taken.
-    static var patience: Int { 10 }
+    /// Microseconds of looking in vain after which what is there is taken.
+    static var patience: UInt64 { 18 }
     /// Microseconds from one to the next.
     static var spacing: UInt64 { 2 }
     /// Bursts without an attempt, at most.
@@ -23,7 +23,9 @@ struct LagState: BitwiseCopyable {
     private let holds: Int
 
     private(set) var isBusy = false
-    private var looks = 0
+    /// When it was looked in vain for the first time, in ticks; 0: not yet. By the clock: on a thread with much to do
+    /// one look may come long after the other.
+    private var waitingSince: UInt64 = 0
     /// When to look again, in ticks.
     private var nextLook: UInt64 = 0
     /// Bursts until the next attempt, and after the next failure.
@@ -65,18 +67,18 @@ struct LagState: BitwiseCopyable {
         if took >= whole / 2 {
             if pause > 0 { pause &-= 1 } else { isBusy = whole > 1 }
         }
-        looks = 0
+        waitingSince = 0
         nextLook = 0
     }
 
     private mutating func wait(_ now: UInt64, _ clock: TickClock) {
-        looks &+= 1
-        if looks < LagState.patience {
+        if waitingSince == 0 { waitingSince = max(1, now) }
+        if now &- waitingSince < clock.ticksPerMicrosecond &* LagState.patience {
             nextLook = now &+ clock.ticksPerMicrosecond &* LagState.spacing
             return
         }
         isBusy = false
-        looks = 0
+        waitingSince = 0
         nextLook = 0
         pause = nextPause
         nextPause = min(LagState.longestPause, nextPause &* 2)
