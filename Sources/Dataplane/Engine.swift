@@ -125,15 +125,18 @@ public final class Engine: @unchecked Sendable {
         }
     }
 
-    /// Gives every queue another busyloop budget from now on. Not from `poll`, whose queues watch no kicks, to any other.
+    /// Gives every queue another busyloop budget from now on. Not those of ports (or an engine) started with `poll`, which watch no
+    /// kicks, one that sleeps.
     public func setBusyloop(_ budget: BusyloopBudget) {
-        guard let core, options.busyloop != .poll || budget == .poll else { return }
-        for port in ports {
+        guard let core else { return }
+        for port in ports where core.budget(port.options) != .poll || budget == .poll {
             for pair in 0..<port.queuePairs {
                 guard let p = core.table[port.index, pair] else { continue }
                 let thread = core.threads[Int(CPlat_load32_relaxed(&p.pointee.owner))]
                 thread.mailbox.run {
                     p.pointee.budget = BudgetState(budget, clock: TickClock.shared)
+                    // Off the list of the quiet ones, too, where it would stay awake.
+                    thread.state.pointee.forget(p)
                     if p.pointee.isRunning { thread.state.pointee.poll(p) }
                 }
             }
