@@ -180,7 +180,6 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     // MARK: Control queue
 
     private func startControl(_ start: RingStart) {
-        control = ControlState(mac: configuration.mac)
         controlQueue = ControlQueue(start.setup, callFD: start.callFD)
         updateControl(kickFD: start.kickFD, callFD: start.callFD)
         setReady(0, ready[0])
@@ -254,7 +253,8 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
 
     func featuresAcknowledged(_ features: Features) {
         acknowledged = features
-        control.guestOffloads = nil
+        // A driver begins. One whose rings run says the same again; what it set stays, and over a change of memory, too.
+        if controlQueue == nil { control = ControlState(mac: configuration.mac) }
         applyOffloads()
     }
 
