@@ -6,6 +6,8 @@ struct Gathering {
     var capacity: Int
     var count = 0
     var bytes: UInt64 = 0
+    /// Buffers of length 0.
+    var empties: UInt32 = 0
     /// Readable chains: bytes of net header still to be split off.
     var headerLeft: Int
     var header = NetHeader()
@@ -49,6 +51,10 @@ extension DeviceQueue {
     /// DPDK accept longer tables of small queues, and so do their drivers' users.
     var longestIndirect: UInt32 { max(size, 1024) }
 
+    /// Buffers of length 0 that a packet may have. They take no room, so nothing else bounds the time that a thousand chains of
+    /// them cost; QEMU refuses every one.
+    static var mostEmpties: UInt32 { 1024 }
+
     /// Checks one buffer and adds it. A buffer that lies over several regions is cut at their borders.
     mutating func gatherBuffer(_ d: Descriptor, flags: UInt16, index: UInt32, _ g: inout Gathering) -> Bool {
         if flags & DescriptorFlag.write != 0 {
@@ -57,6 +63,10 @@ extension DeviceQueue {
         } else if g.wantsWritable || g.answer != nil {
             fail(.readableInReceive, index, d.address, d.length)
             return false
+        }
+        if d.length == 0 {
+            g.empties &+= 1
+            if g.empties > DeviceQueue.mostEmpties { fail(.chainTooLong, index, UInt64(DeviceQueue.mostEmpties)); return false }
         }
         var address = d.address
         var left = UInt64(d.length)

@@ -245,6 +245,45 @@ final class RawRing {
         stop.word.deallocate()
     }
 
+    @Test("chains of empty buffers, as long as the ring, stop the queue before they cost time", arguments: [false, true])
+    func empty(isIndirect: Bool) {
+        let (size, table, driverArea, frame) = (32768, isIndirect ? 2 << 20 : 0, 1 << 20, 3 << 20)
+        let memory = zeroed(4 << 20)
+        defer { memory.deallocate() }
+        func write(_ at: Int, _ address: Int, _ length: Int, _ flags: Int, _ next: Int) {
+            (memory + at).storeBytes(of: UInt64(address), as: UInt64.self)
+            (memory + at + 8).storeBytes(of: UInt64(length) | UInt64(flags) << 32 | UInt64(next) << 48, as: UInt64.self)
+        }
+        var region = MappedRegion(guestAddress: 0, size: 4 << 20, userAddress: 0, host: memory)
+        var burst = Burst()
+        defer { burst.deallocate() }
+        // A chain of all descriptors of the ring or of a table, named by every entry of the available ring.
+        func queue(_ flags: Int, _ region: UnsafePointer<MappedRegion>) -> DeviceQueue {
+            for i in 0..<size { write(table + 16 * i, 0, 0, flags | (i + 1 < size ? 1 : 0), (i + 1) % size) }
+            if isIndirect { write(0, table, 16 * size, 4, 0) }
+            (memory + driverArea + 2).storeBytes(of: UInt16(size), as: UInt16.self)
+            return DeviceQueue(RingSetup(
+                size: UInt32(size), isPacked: false, descriptors: memory, driverArea: memory + driverArea, deviceArea: memory + driverArea + (1 << 17),
+                position: RingPosition(), features: [.version1, .mrgRxbuf, .indirectDesc], map: MemoryMap(regions: region, count: 1)))
+        }
+        withUnsafePointer(to: &region) { region in
+            var receive = queue(2, region)
+            burst.packets[0] = Packet(data: memory + frame, length: 64)
+            _ = receive.deliver(burst, burst.identity, 1)
+            #expect(receive.defect.kind == .chainTooLong)
+            var transmit = queue(0, region)
+            write(table, frame, 76, 1, 1)
+            let taken = transmit.popTransmit(&burst, limit: 64)
+            #expect(taken == 0 && transmit.defect.kind == .chainTooLong)
+            // Some are harmless.
+            var some = queue(0, region)
+            write(table, frame, 76, 1, 1)
+            write(table + 16 * 1000, 0, 0, 0, 0)
+            let all = some.popTransmit(&burst, limit: 64)
+            #expect(all == 64 && burst.packets[63].length == 64 && some.defect.kind == .none)
+        }
+    }
+
     @Test("receive buffers of zero length cost the packet, not the thread", arguments: formats)
     func emptyReceiveBuffers(isPacked: Bool) {
         let r = RawRing(isPacked: isPacked, features: [.mrgRxbuf])
