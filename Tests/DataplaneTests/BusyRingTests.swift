@@ -58,6 +58,27 @@ import Testing
         #expect(rounds <= 4, "\(rounds) bursts of the other port came first")
     }
 
+    @Test("drivers that wait for all they have sent get it back soon, whatever the size of their rings and what they have outstanding",
+        arguments: [(false, false), (false, true), (true, false), (true, true)])
+    func windows(isPacked: Bool, isInOrder: Bool) throws {
+        let lab = try Lab(ports: 1, .macswap)
+        let sizes: [UInt32] = isPacked ? [2, 3, 5, 16, 24, 33, 100, 256] : [2, 4, 8, 16, 32, 64, 256]
+        for size in sizes {
+            let driver = try lab.driver(0) { ($0.ringSize, $0.isPacked, $0.isInOrder) = (size, isPacked, isInOrder) }
+            for window in [1, 2, 3, 7, 15, 16, 17, 31, 47, 48, 49, 64, 100, 255, 256] where window <= Int(size) {
+                for round in 0..<40 {
+                    let begin = CPlat_monotonic_ns()
+                    #expect(driver.send((0..<window).map { Frame.numbered(1, first: $0)[0] }))
+                    let isBack = driver.settle()
+                    let microseconds = (CPlat_monotonic_ns() - begin) / 1000
+                    if !isBack { Issue.record("ring of \(size), \(window) outstanding, round \(round): not back after \(microseconds) µs"); return }
+                    _ = driver.receive(window)
+                }
+            }
+            try driver.stop()
+        }
+    }
+
     @Test("a thread sleeps again when the budget was poll for a while")
     func budgets() throws {
         let lab = try Lab(ports: 1, .macswap, pairs: [4])

@@ -77,6 +77,79 @@ import Virtio
         }
     }
 
+    static let small = Shape.all(split: [2, 4, 8, 16, 32], packed: [2, 3, 5, 8, 13, 24, 33], of: [.inOrder, .eventIdx])
+
+    @Test("bursts that are put back in part, held back and told come back once, in order, with a call for a driver that waits", arguments: small)
+    func mixed(_ shape: Shape) {
+        var random = Random(seed: shape.seed)
+        let pair = RingPair(
+            size: shape.size, isPacked: shape.isPacked, features: shape.features.union(.indirectDesc), arenaBytes: 16384, indirectLength: 2, random: &random)
+        var burst = Burst()
+        defer { burst.deallocate() }
+        var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
+        let size = Int(shape.size)
+        var (sent, taken, back) = (0, 0, 0)
+        var (isAsleep, isCalled) = (false, false)
+        for step in 0..<20_000 {
+            // The driver: adds chains of one or two descriptors, in place or in a table; looks when it is called, or when it polls.
+            for _ in 0..<random.below(size + 1) {
+                let length = 20 + sent % 40
+                let parts = segments(pair.arena + (sent % 128) * 128, length + 12, into: random.within(1...2), &random)
+                if !pair.driver.add(readable: parts, parts.count, writable: nil, 0, token: UInt32(sent & 0xffff), indirect: random.chance(30)) { break }
+                (pair.arena + (sent % 128) * 128).initializeMemory(as: UInt8.self, repeating: 0, count: 12)
+                sent += 1
+            }
+            pair.driver.publish()
+            if !isAsleep || isCalled {
+                isCalled = false
+                while true {
+                    let n = pair.driver.reclaim(into: &completions, max: random.within(1...64))
+                    if n == 0 { break }
+                    for i in 0..<n {
+                        if completions[i].token != UInt32(back & 0xffff) { Issue.record("step \(step): \(completions[i].token) instead of \(back & 0xffff)"); return }
+                        back += 1
+                    }
+                }
+                isAsleep = random.chance(50) && !pair.driver.armCalls()
+            }
+            // The device, as a poll thread uses it.
+            let leave = random.chance(50) ? random.below(size) : 0
+            let n = pair.device.popTransmit(&burst, limit: random.within(1...64), leave: leave, least: random.within(1...max(1, size / 2)))
+            let consumed = random.chance(70) ? n : random.below(n + 1)
+            for i in 0..<consumed where Int(burst.packets[i].length) != 20 + (taken + i) % 40 {
+                Issue.record("step \(step): a frame of \(burst.packets[i].length) bytes instead of \(20 + (taken + i) % 40)")
+                return
+            }
+            if consumed < n {
+                if consumed == 0 { pair.device.publishHeld() }
+                pair.device.unpop(burst.packets + consumed, n - consumed)
+            }
+            let holds = pair.device.bestHold > 0 && consumed == n && random.chance(60)
+            pair.device.complete(burst.packets, consumed, hold: holds)
+            taken += consumed
+            if random.chance(30) { pair.device.publishHeld() }
+            if pair.device.held == 0 && pair.device.needsCall() { isCalled = true }
+            if pair.device.held > size || pair.device.defect.kind != .none || pair.driver.isStopped {
+                Issue.record("step \(step): \(pair.device.held) held, \(pair.device.defect), \(pair.driver.defect)")
+                return
+            }
+            // Nothing is left behind when it comes to rest.
+            if step % 100 == 99 {
+                while true {
+                    let n = pair.device.popTransmit(&burst, limit: 64)
+                    if n == 0 { break }
+                    pair.device.complete(burst.packets, n)
+                    taken += n
+                }
+                pair.device.publishHeld()
+                if pair.device.needsCall() { isCalled = true }
+                let isWaiting = isAsleep && pair.driver.hasUsed && !isCalled
+                if isWaiting || taken != sent { Issue.record("step \(step): \(sent) sent, \(taken) taken, \(back) back; called: \(isCalled)"); return }
+            }
+        }
+        #expect(back > 1000)
+    }
+
     @Test("a busy ring is taken by whole bursts, its newest entries left alone", arguments: [false, true])
     func leaves(isPacked: Bool) {
         var random = Random(seed: 3)
