@@ -34,6 +34,11 @@ extension BackEndSession {
         let i = try ring(Int(index), .setVringAddr)
         guard flags & ~1 == 0 else { throw VhostUserError(.payload, .setVringAddr, "ring \(i): flags 0x\(String(flags, radix: 16))") }
         let new = RingAddresses(flags: flags, descriptors: descriptors, used: used, available: available, log: log)
+        // Memory may come later; what can be checked now is checked now, so that the error names this message,
+        // and before a ring that runs is stopped.
+        if memory.map.count > 0 && rings[i].size > 0 {
+            _ = try new.setup(i, size: rings[i].size, base: 0, features: features, map: memory.map)
+        }
         if rings[i].isStarted {
             // The same place again changes nothing (QEMU toggles the log flag so).
             var old = rings[i].addresses!
@@ -41,10 +46,6 @@ extension BackEndSession {
             old.log = log
             if old == new { rings[i].addresses = new; return }
             stop(i, keepsKick: true)
-        }
-        // Memory may come later; what can be checked now is checked now, so that the error names this message.
-        if memory.map.count > 0 && rings[i].size > 0 {
-            _ = try new.setup(i, size: rings[i].size, base: 0, features: features, map: memory.map)
         }
         rings[i].addresses = new
         try startIfReady(i)
@@ -141,7 +142,12 @@ extension BackEndSession {
     }
 
     func startReady() throws(VhostUserError) {
-        for i in rings.indices { try startIfReady(i) }
+        var first: VhostUserError?
+        for i in rings.indices {
+            // One that cannot start keeps no other from it.
+            do throws(VhostUserError) { try startIfReady(i) } catch { first = first ?? error }
+        }
+        if let first { throw first }
     }
 
     /// Starts a ring that has everything. It may be looked at before its first kick: its indices say

@@ -109,6 +109,35 @@ import Virtio
         #expect(f.eventually { f.device.running == [] })
     }
 
+    @Test("a ring whose memory goes stays stopped, those behind it go on")
+    func partOfMemory() throws {
+        let f = try Fixture()
+        let p = try f.ready([.mq, .replyAck, .configureMemSlots])
+        let more = try HostMemory(bytes: 65536, wantsHugePages: false, name: "ringway-vu")
+        var add = Payload(0)
+        add.add(more.region)
+        try p.frontEnd.tell(.addMemReg, add, [more.descriptor])
+        let at = more.region.userAddress
+        try p.frontEnd.startRing(
+            0, size: 16, base: 0, descriptors: at, driverArea: at + 1024, deviceArea: at + 2048, kick: eventfd(), call: eventfd())
+        for i in 1...3 { try p.start(i) }
+        #expect(f.device.running == [0, 1, 2, 3])
+        #expect(throws: VhostUserError.self) { try p.frontEnd.tell(.remMemReg, add) }
+        #expect(f.device.running == [1, 2, 3])
+        #expect(f.logged("refused: ring 0: descriptor area"))
+    }
+
+    @Test("refused addresses do not stop the ring that has others")
+    func refusedAddresses() throws {
+        let f = try Fixture()
+        let p = try f.ready([.mq, .replyAck])
+        try p.start(0)
+        var wrong = Payload(index: 0, 0)
+        for address: UInt64 in [8, 1 << 40, 1 << 41, 0] { wrong.add64(address) }
+        #expect(throws: VhostUserError.self) { try p.frontEnd.tell(.setVringAddr, wrong) }
+        #expect(f.device.running == [0] && !f.device.events.contains("stop 0"))
+    }
+
     @Test("eight regions by SET_MEM_TABLE; a new table replaces the old mappings")
     func table() throws {
         let f = try Fixture()
