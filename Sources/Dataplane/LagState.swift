@@ -10,7 +10,7 @@ import Virtio
 struct LagState: BitwiseCopyable {
     /// Microseconds of looking in vain after which what is there is taken.
     static var patience: UInt64 { 18 }
-    /// Microseconds from one to the next.
+    /// Microseconds from one look to the next.
     static var spacing: UInt64 { 2 }
     /// Bursts without an attempt, at most.
     static var longestPause: Int { 1024 }
@@ -31,11 +31,16 @@ struct LagState: BitwiseCopyable {
     /// Bursts until the next attempt, and after the next failure.
     private var pause = 0
     private var nextPause = 1
+    /// Entries taken since the last failure, and how many show that the driver does not wait for us: more than the ring
+    /// holds. Few enough on a long one that a pause of the driver now and then does not end it all.
+    private var streak = 0
+    private let enough: Int
 
     /// For a ring of `size` entries: short ones are never left with less than half of them.
     /// `hold`: completions that may be held back on a long one.
     init(size: UInt32 = 0, hold: Int = 0) {
         let size = Int(size)
+        enough = min(size, 4096)
         entries = min(32, size / 16)
         whole = max(1, min(Burst.maximum, size / 8))
         holds = min(hold, size / 4)
@@ -62,7 +67,10 @@ struct LagState: BitwiseCopyable {
             if isBusy { wait(now, clock) }
             return
         }
-        if isBusy { nextPause = 1 }
+        if isBusy {
+            streak &+= took
+            if streak > enough { nextPause = 1 }
+        }
         isBusy = false
         if took >= whole / 2 {
             if pause > 0 { pause &-= 1 } else { isBusy = whole > 1 }
@@ -80,6 +88,7 @@ struct LagState: BitwiseCopyable {
         isBusy = false
         waitingSince = 0
         nextLook = 0
+        streak = 0
         pause = nextPause
         nextPause = min(LagState.longestPause, nextPause &* 2)
     }

@@ -79,6 +79,24 @@ import Testing
         }
     }
 
+    @Test("a driver that waits for all it has sent is waited for ever more rarely, however many whole bursts that is", arguments: [128, 256])
+    func stopAndWait(window: Int) throws {
+        let notes = Notes()
+        let lab = try Lab(ports: 1) { _ in SizesFunction(notes: notes) }
+        let driver = try SleepingDriver(lab.paths[0], isPacked: false, size: 256)
+        defer { driver.deallocate() }
+        try driver.start()
+        for _ in 0..<1000 {
+            driver.fill(window)
+            let end = CPlat_monotonic_ns() + 2_000_000_000
+            while driver.queue.outstanding > 0 && CPlat_monotonic_ns() < end { driver.reclaim() }
+            if driver.queue.outstanding > 0 { Issue.record("\(driver.queue.outstanding) chains do not come back"); return }
+        }
+        // What was left alone is taken after a wait.
+        let (all, left) = (notes.words[Notes.bursts], notes.words[Notes.taken])
+        #expect(left < 50, "\(left) of \(all) bursts were the rest that had been waited with")
+    }
+
     @Test("a thread sleeps again when the budget was poll for a while")
     func budgets() throws {
         let lab = try Lab(ports: 1, .macswap, pairs: [4])
@@ -132,19 +150,18 @@ private final class SleepingDriver {
     private var base: UInt32
     private let buffers: UnsafeMutablePointer<DriverBuffer>
     private var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
-    private static var size: UInt32 { 8192 }
 
-    init(_ path: String, isPacked: Bool) throws {
+    init(_ path: String, isPacked: Bool, size: UInt32 = 8192) throws {
         frontEnd = FrontEnd(try MessageSocket.connect(to: path))
         let features: Features = isPacked ? [.version1, .eventIdx, .ringPacked, .inOrder] : [.version1, .eventIdx]
         try frontEnd.negotiate(features, [])
-        let ring = (DriverQueue.bytes(size: SleepingDriver.size, isPacked: isPacked) + 4095) & ~4095
+        let ring = (DriverQueue.bytes(size: size, isPacked: isPacked) + 4095) & ~4095
         memory = try HostMemory(bytes: ring + 4096)
         try frontEnd.share(memory.region, memory.descriptor)
-        queue = DriverQueue(size: SleepingDriver.size, isPacked: isPacked, memory: memory.base, features: frontEnd.features.intersection(features))
+        queue = DriverQueue(size: size, isPacked: isPacked, memory: memory.base, features: frontEnd.features.intersection(features))
         base = RingPosition().base(isPacked: isPacked)
-        buffers = .allocate(capacity: Int(SleepingDriver.size))
-        for i in 0..<Int(SleepingDriver.size) { buffers[i] = DriverBuffer(base: memory.base + ring, length: 76, token: UInt32(i)) }
+        buffers = .allocate(capacity: Int(size))
+        for i in 0..<Int(size) { buffers[i] = DriverBuffer(base: memory.base + ring, length: 76, token: UInt32(i)) }
         _ = CPlat_set_nonblocking(call.fd)
         _ = queue.armCalls()
     }
@@ -161,17 +178,21 @@ private final class SleepingDriver {
             deviceArea: address(queue.deviceArea), kick: kick, call: call)
     }
 
-    /// As many chains as there is room for, at once.
-    func fill() {
-        _ = queue.addTransmit(buffers, Int(queue.free))
+    /// Sends so many chains at once, or as many as there is room for.
+    func fill(_ count: Int = Int.max) {
+        _ = queue.addTransmit(buffers, min(count, Int(queue.free)))
         queue.publish()
+        var one: UInt64 = 1
+        if queue.needsKick() { _ = write(kick.fd, &one, 8) }
     }
+
+    func reclaim() { while queue.reclaim(into: &completions, max: 64) > 0 {} }
 
     func serveCall() {
         var n: UInt64 = 0
         if read(call.fd, &n, 8) != 8 { return }
         repeat {
-            while queue.reclaim(into: &completions, max: 64) > 0 {}
+            reclaim()
         } while queue.armCalls() && !queue.isStopped
     }
 
@@ -192,6 +213,17 @@ private struct Notes: @unchecked Sendable {
     let words = UnsafeMutablePointer<UInt32>.allocate(capacity: 8)
     static let (bursts, taken, go, first, second) = (0, 1, 2, 3, 4)
     init() { words.initialize(repeating: 0, count: 8) }
+}
+
+/// Counts bursts, and those that are no whole ones.
+private struct SizesFunction: PacketFunction {
+    let notes: Notes
+
+    mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+        notes.words[Notes.bursts] &+= 1
+        if packets.count < 64 { notes.words[Notes.taken] &+= 1 }
+        return .drop
+    }
 }
 
 /// Takes its time over the first port's bursts, and notes how many of them came before the second port's.
