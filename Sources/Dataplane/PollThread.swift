@@ -119,7 +119,8 @@ final class PollThread: @unchecked Sendable {
     }
 
     private func watch(_ p: PairPointer, _ isReceive: Bool, _ q: UnsafeMutablePointer<QueueState>) {
-        generation &+= 1
+        // The tag has room for 23 bits; 0 is that of the thread's own descriptor.
+        generation = generation % 0x7f_ffff + 1
         let place = UInt64(p.pointee.port * PairTable.pairsPerPort + p.pointee.pair)
         q.pointee.kickTag = generation << 41 | place << 1 | (isReceive ? 1 : 0)
         state.pointee.notifier.watch(q.pointee.kickFD, tag: q.pointee.kickTag)
