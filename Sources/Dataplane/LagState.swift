@@ -37,10 +37,10 @@ struct LagState: BitwiseCopyable {
     private let enough: Int
 
     /// For a ring of `size` entries: short ones are never left with less than half of them.
-    /// `hold`: completions that may be held back on a long one.
-    init(size: UInt32 = 0, hold: Int = 0) {
+    /// `hold`: completions that may be held back on a long one. `mayWait`: a driver may wait for what it gave us.
+    init(size: UInt32 = 0, hold: Int = 0, mayWait: Bool = false) {
         let size = Int(size)
-        enough = min(size, 4096)
+        enough = mayWait ? min(size, 4096) : 0
         entries = min(32, size / 16)
         whole = max(1, min(Burst.maximum, size / 8))
         holds = min(hold, size / 4)

@@ -113,7 +113,7 @@ final class PollThread: @unchecked Sendable {
             q.pointee.queue.suppressKicks()
             p.pointee.receiveLag = LagState(size: ring.queue.size)
         } else {
-            p.pointee.lag = LagState(size: ring.queue.size, hold: ring.queue.bestHold)
+            p.pointee.lag = LagState(size: ring.queue.size, hold: ring.queue.bestHold, mayWait: true)
         }
         state.pointee.poll(p)
     }

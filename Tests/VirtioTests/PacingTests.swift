@@ -178,7 +178,7 @@ import Virtio
         var random = Random(seed: 5)
         let features: Features = [.version1, .mrgRxbuf]
         let pair = RingPair(size: 64, isPacked: false, features: features, arenaBytes: 8192, random: &random)
-        var burst = Burst()
+        let burst = Burst()
         defer { burst.deallocate() }
         func give(_ n: Int) {
             var buffers = (0..<n).map { DriverBuffer(base: pair.arena + 4096 + $0 * 100, length: 100, token: UInt32($0)) }
