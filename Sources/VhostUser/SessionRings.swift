@@ -155,7 +155,13 @@ extension BackEndSession {
     func startIfReady(_ i: Int) throws(VhostUserError) {
         let ring = rings[i]
         guard !ring.isStarted, ring.kick != nil, ring.size > 0, let addresses = ring.addresses, memory.map.count > 0 else { return }
-        let setup = try addresses.setup(i, size: ring.size, base: ring.base, features: features, map: memory.map)
+        var setup = try addresses.setup(i, size: ring.size, base: ring.base, features: features, map: memory.map)
+        if !setup.isPacked {
+            setup.position = setup.splitPosition(base: UInt16(truncatingIfNeeded: ring.base))
+            if setup.position.available != UInt16(truncatingIfNeeded: ring.base) {
+                log("ring \(i): goes on at \(setup.position.available), as the ring itself says, instead of \(ring.base)")
+            }
+        }
         rings[i].isStarted = true
         device.startRing(
             i,

@@ -112,7 +112,9 @@ extension DeviceQueue {
             walked &+= 1
             if walked > longest { fail(.chainTooLong, index, UInt64(longest)); return false }
             let entry = Descriptor(at: table + 16 * Int(at))
-            let flags = isPacked ? entry.fourth : entry.third
+            var flags = isPacked ? entry.fourth : entry.third
+            // DPDK's driver leaves WRITE in the tables of packed rings when it transmits several segments.
+            if isPacked && !g.wantsWritable && !g.takesAnswer { flags &= ~DescriptorFlag.write }
             if flags & DescriptorFlag.indirect != 0 { fail(.indirectNested, at, entry.address, entry.length); return false }
             if !gatherBuffer(entry, flags: flags, index: at, &g) { return false }
             if isPacked {

@@ -1,3 +1,5 @@
+import CPlatform
+
 /// Everything a device-side ring is made from. Addresses are host addresses that were checked to
 /// hold the whole ring (see `RingLayout`).
 public struct RingSetup: @unchecked Sendable {
@@ -31,6 +33,19 @@ public struct RingSetup: @unchecked Sendable {
         self.features = features
         self.map = map
         self.usedLogAddress = usedLogAddress
+    }
+
+    /// Where a split ring goes on that is given `base` as next available index. How far it was used stands in the ring itself.
+    /// So does what a back-end that crashed had taken and not used, where the base cannot be true: behind what was used, or more
+    /// than the ring ahead of the driver (DPDK's driver says 0 to a back-end that was started again).
+    public func splitPosition(base: UInt16) -> RingPosition {
+        let used = CPlat_load16_relaxed(deviceArea + 2)
+        let shown = CPlat_load16_relaxed(driverArea + 2)
+        // A fresh ring says nothing.
+        if used == 0 && shown == 0 { return RingPosition(available: base, used: used) }
+        func isPossible(_ next: UInt16) -> Bool { UInt32(shown &- next) <= size }
+        let isBehind = used != base && UInt32(used &- base) <= size
+        return RingPosition(available: isPossible(used) && (isBehind || !isPossible(base)) ? used : base, used: used)
     }
 }
 

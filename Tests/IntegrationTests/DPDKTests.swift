@@ -5,13 +5,13 @@ import Testing
 final class Testpmd {
     let program: Program
 
-    init(_ socket: String, forward: String, options: String, isServer: Bool = false) throws {
+    init(_ socket: String, forward: String, options: String, isServer: Bool = false, more: [String] = []) throws {
         let vdev = "net_virtio_user0,path=\(socket),queues=1,queue_size=1024,\(options)" + (isServer ? ",server=1" : "")
         program = try Program(
             "testpmd",
             ["stdbuf", "-oL", "dpdk-testpmd", "-l", "0,1", "--main-lcore", "0", "--in-memory", "--single-file-segments", "--no-pci",
                 "--no-telemetry", "-m", "256", "--vdev", vdev, "--", "-i", "--nb-cores=1", "--forward-mode=\(forward)", "--auto-start",
-                "--total-num-mbufs=16384"])
+                "--total-num-mbufs=16384"] + more)
         _ = try program.wait(for: "testpmd> ", seconds: 30)
     }
 
@@ -79,6 +79,34 @@ final class Testpmd {
             try check(mode, folder("p"), options, isServer: true, ringway)
         }
         _ = try ringway.totals()
+    }
+
+    @Test("packets of several segments, in indirect tables and chains", arguments: ["packed_vq=0", "packed_vq=1", "packed_vq=1,in_order=0"])
+    func segments(_ options: String) throws {
+        let folder = Folder()
+        let ringway = try Ringway(["vhost-user:\(folder("p"))"], mode: "drop", ["--cpus", "0"])
+        let testpmd = try Testpmd(folder("p"), forward: "txonly", options: options, more: ["--tx-offloads=0x8000", "--txpkts=64,128,256"])
+        usleep(300_000)
+        let sent = try testpmd.stop().sent
+        #expect(testpmd.quit() == 0)
+        #expect(ringway.complaints == [])
+        let totals = try ringway.totals()[0]
+        #expect(sent > 1000 && totals.rxPackets == sent && totals.rxBytes == 448 * sent, "\(sent) sent, \(totals)")
+    }
+
+    @Test("Ringway killed under traffic and started again: DPDK, the socket's server, goes on", arguments: ["packed_vq=0", "packed_vq=1"])
+    func killed(_ options: String) throws {
+        let folder = Folder()
+        var ringway = try Ringway(["vhost-user:\(folder("p")),client=on"], mode: "macswap", ["--cpus", "0"])
+        let testpmd = try Testpmd(folder("p"), forward: "flowgen", options: options, isServer: true)
+        usleep(300_000)
+        ringway.program.end(SIGKILL)
+        ringway = try Ringway(["vhost-user:\(folder("p")),client=on"], mode: "macswap", ["--cpus", "0"])
+        usleep(1_500_000)
+        _ = try testpmd.stop()
+        #expect(testpmd.quit() == 0)
+        #expect(ringway.complaints == [])
+        #expect(try ringway.totals()[0].txPackets > 10_000, "\(ringway.log)")
     }
 
     @Test("poll never sleeps and works the same")

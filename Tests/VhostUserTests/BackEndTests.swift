@@ -17,7 +17,7 @@ import Virtio
         try p.start(0, base: 7)
         #expect(f.eventually { f.device.ring(0)?.enabled == true })
         #expect(f.device.events.contains("start 0") && f.device.events.contains("update 0 enabled"))
-        #expect(f.device.ring(0)?.setup.position == RingPosition(available: 7, used: 7))
+        #expect(f.device.ring(0)?.setup.position == RingPosition(available: 7, used: 0))
         #expect(f.device.ring(0)?.setup.size == 16)
         try p.frontEnd.enableRing(0, false)
         #expect(f.eventually { f.device.ring(0)?.enabled == false })
@@ -27,6 +27,27 @@ import Virtio
         #expect(try p.frontEnd.stopRing(0) == 10)
         try p.send(.setVringKick, Payload(UInt64(0)), [eventfd()])
         #expect(f.eventually { f.device.ring(0)?.setup.position.available == 10 })
+    }
+
+    @Test("a split ring says itself how far it was used, and where it goes on if the base cannot be true")
+    func basesOfAnother() throws {
+        let cases: [(base: UInt32, used: UInt16, shown: UInt16, wanted: UInt16)] = [
+            // Fresh; gone on with; the base is the front-end's where it is possible.
+            (0, 0, 0, 0), (7, 0, 0, 7), (200, 200, 210, 200), (100, 0, 110, 100), (65530, 0, 65534, 65530), (203, 200, 210, 203),
+            // A front-end that says 0 to a back-end that was started again: few packets, and many.
+            (0, 5, 9, 5), (0, 40000, 40010, 40000), (65530, 3, 5, 3),
+            // Nothing is possible: the base stays, and the ring stops with its first burst.
+            (0, 300, 40000, 0),
+        ]
+        for c in cases {
+            let f = try Fixture()
+            let p = try f.ready()
+            p.memory.base.storeBytes(of: c.shown, toByteOffset: 1024 + 2, as: UInt16.self)
+            p.memory.base.storeBytes(of: c.used, toByteOffset: 2048 + 2, as: UInt16.self)
+            try p.start(0, base: c.base)
+            #expect(f.eventually { f.device.ring(0) != nil })
+            #expect(f.device.ring(0)?.setup.position == RingPosition(available: c.wanted, used: c.used), "\(c)")
+        }
     }
 
     @Test("without PROTOCOL_FEATURES rings start enabled, and SET_VRING_ENABLE is refused")

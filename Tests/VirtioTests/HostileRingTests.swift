@@ -105,6 +105,22 @@ final class RawRing {
         #expect(rx.receive().kind == .readableInReceive)
     }
 
+    @Test("WRITE in a packed ring's indirect table is ignored where nothing is written: DPDK's driver leaves it there")
+    func writeInIndirectTable() {
+        let r = RawRing(isPacked: true, features: [.indirectDesc])
+        r.set(0, 0x4000_0000 + 12288, 48, 4)
+        r.set(0, r.buffer(0), 12, 2, table: 12288)
+        r.set(1, r.buffer(1), 64, 2, table: 12288)
+        r.set(2, r.buffer(2), 100, table: 12288)
+        #expect(r.transmit() == .none)
+        #expect(r.burst.count == 1 && r.burst.packets[0].length == 164)
+        let split = RawRing(isPacked: false, features: [.indirectDesc])
+        split.set(0, 0x4000_0000 + 12288, 16, 4)
+        split.set(0, split.buffer(0), 100, 2, table: 12288)
+        split.show(0)
+        #expect(split.transmit().kind == .writableInTransmit)
+    }
+
     @Test("indirect tables", arguments: formats)
     func indirect(isPacked: Bool) {
         func kind(_ features: Features = [.indirectDesc], _ set: (RawRing) -> Void) -> RingDefect.Kind {
