@@ -47,6 +47,9 @@ public struct PortOptions: Sendable, Equatable {
     /// Nil: the engine's. On a kernel port (`/dev/vhost-net`) it is not Ringway's own: microseconds are set with
     /// VHOST_SET_VRING_BUSYLOOP_TIMEOUT on each queue.
     public var busyloop: BusyloopBudget?
+    /// vhost-user ports: RING_RESET is offered. Not to QEMU: it lets its driver reset a queue and tells a vhost-user back-end nothing
+    /// of it (`ethtool -G`), which would go on in memory that is no ring any more.
+    public var offersRingReset = false
     /// Driver-side ports: packed rings and IN_ORDER wanted where the back-end has them, and the ring size.
     public var wantsPacked = false
     public var wantsInOrder = true

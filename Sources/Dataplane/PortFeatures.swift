@@ -9,11 +9,12 @@ enum PortFeatures {
         var f: Features = [
             .csum, .hostTSO4, .hostTSO6, .hostECN, .hostUSO, .mrgRxbuf, .status, .ctrlVQ, .ctrlRX, .ctrlRXExtra, .ctrlVLAN,
             .ctrlMACAddr, .guestAnnounce, .ctrlGuestOffloads, .indirectDesc, .eventIdx, .version1, .anyLayout,
-            .ringPacked, .inOrder, .notificationData, .ringReset,
+            .ringPacked, .inOrder, .notificationData,
         ]
         f.formUnion(guestOffloads)
         if options.queuePairs > 1 { f.insert(.mq) }
         if options.mtu != nil { f.insert(.mtu) }
+        if options.offersRingReset { f.insert(.ringReset) }
         if options.mac != nil { f.insert(.mac) }
         return f
     }

@@ -2,7 +2,7 @@ import Dataplane
 
 /// Reads ports as the program's `--port` takes them: `vhost-user:PATH`, `virtio-user:PATH` or
 /// `tap:NAME`, followed by options after commas (`queues=N`, `mtu=N`, `mac=…`, `busyloop=…`,
-/// `client=on`, `server=on`, `tap=NAME`).
+/// `client=on`, `server=on`, `ring_reset=on`, `tap=NAME`).
 public enum PortSyntax {
     /// The port that `text` describes. Errors: one line that says what to write instead.
     public static func port(_ text: String) throws(EngineError) -> PortOptions {
@@ -62,6 +62,7 @@ public enum PortSyntax {
         var busyloop: BusyloopBudget?
         var isClient = false
         var isServer = false
+        var offersRingReset = false
         var tap: String?
         var isPacked = false
         var isInOrder = true
@@ -90,6 +91,7 @@ public enum PortSyntax {
             case ("busyloop", _):
                 do throws(EngineError) { busyloop = try PortSyntax.busyloop(value) } catch { throw EngineError("--port \(text): \(error)") }
             case ("client", "vhost-user"): isClient = try PortSyntax.flag(name, value, text)
+            case ("ring_reset", "vhost-user"): offersRingReset = try PortSyntax.flag(name, value, text)
             case ("server", "virtio-user"): isServer = try PortSyntax.flag(name, value, text)
             case ("tap", "virtio-user"): tap = value
             case ("packed", "virtio-user"), ("packed_vq", "virtio-user"): isPacked = try PortSyntax.flag(name, value, text)
@@ -103,7 +105,7 @@ public enum PortSyntax {
         }
 
         private static let known = [
-            "vhost-user": "queues, mtu, mac, busyloop, client are",
+            "vhost-user": "queues, mtu, mac, busyloop, client, ring_reset are",
             "virtio-user": "queues, mtu, mac, busyloop, server, tap, packed, in_order, queue_size are",
             "tap": "queues, busyloop are",
         ]
@@ -115,6 +117,7 @@ public enum PortSyntax {
             case "virtio-user": o = PortOptions(.virtioUser(path: place, isServer: isServer, tap: tap))
             default: o = PortOptions(.tap(name: place))
             }
+            o.offersRingReset = offersRingReset
             o.queuePairs = queues ?? 1
             o.mtu = mtu
             o.mac = mac

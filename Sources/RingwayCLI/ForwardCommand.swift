@@ -14,6 +14,7 @@ struct ForwardCommand: ParsableCommand {
               mac=ADDRESS   MAC address offered to the driver
               busyloop=B    this port's budget instead of --busyloop
               client=on     connect to PATH (and reconnect) instead of listening there
+              ring_reset=on offer RING_RESET (not to QEMU, which does not pass it on)
 
             virtio-user:PATH is the driver's side, on somebody else's back-end: a vhost-user socket,
             /dev/vhost-net or /dev/vhost-vdpa-N. Besides queues, mtu, mac:

@@ -4,9 +4,9 @@ import Testing
 @Suite struct PortSyntaxTests {
     @Test("ports with their options")
     func ports() throws {
-        let p = try PortSyntax.port("vhost-user:/run/vm1.sock,queues=2,mtu=9000,client=on,busyloop=50us,mac=02:00:00:00:00:0a")
+        let p = try PortSyntax.port("vhost-user:/run/vm1.sock,queues=2,mtu=9000,client=on,busyloop=50us,mac=02:00:00:00:00:0a,ring_reset=on")
         #expect(p.kind == .vhostUser(path: "/run/vm1.sock", isClient: true))
-        #expect(p.queuePairs == 2 && p.mtu == 9000 && p.busyloop == .microseconds(50) && p.mac == [2, 0, 0, 0, 0, 10])
+        #expect(p.queuePairs == 2 && p.mtu == 9000 && p.busyloop == .microseconds(50) && p.mac == [2, 0, 0, 0, 0, 10] && p.offersRingReset)
         #expect(try PortSyntax.port("virtio-user:/dev/vhost-net,tap=tap0").kind == .virtioUser(path: "/dev/vhost-net", isServer: false, tap: "tap0"))
         let v = try PortSyntax.port("virtio-user:/run/x,server=on,queues=2,packed=on,in_order=off,queue_size=256")
         #expect(v.kind == .virtioUser(path: "/run/x", isServer: true, tap: nil) && v.queuePairs == 2 && v.wantsPacked && !v.wantsInOrder && v.ringSize == 256)
@@ -18,7 +18,7 @@ import Testing
         ("/run/x", "vhost-user:PATH"), ("vhost:/x", "no kind of port"), ("vhost-user:", "nothing stands"),
         ("vhost-user:/x,queues=0", "1 to 128"), ("vhost-user:/x,queues=129", "1 to 128"), ("vhost-user:/x,queues", "name=value"),
         ("vhost-user:/x,mtu=67", "68 to 65535"), ("vhost-user:/x,mac=01:00:00:00:00:00", "unicast"), ("vhost-user:/x,mac=2:3", "unicast"),
-        ("vhost-user:/x,client=yes", "client=on"), ("vhost-user:/x,server=on", "'server' is no option"), ("tap:t,client=on", "'client' is no option"),
+        ("vhost-user:/x,client=yes", "client=on"), ("vhost-user:/x,server=on", "'server' is no option"), ("virtio-user:/x,ring_reset=on", "'ring_reset' is no option"), ("tap:t,client=on", "'client' is no option"),
         ("virtio-user:/x,queue_size=1", "2 to 32768"), ("virtio-user:/x,client=on", "server, tap, packed"), ("virtio-user:/x,packed=yes", "packed=on"),
         ("tap:t,mtu=1500", "ip link set"), ("vhost-user:/x,busyloop=never", "poll, auto"), ("vhost-user:/x,", "name=value"),
     ])

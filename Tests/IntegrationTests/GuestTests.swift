@@ -35,6 +35,11 @@ import Testing
         #expect(try a.iperf("10.0.0.2", reverse: true) > 5)
         let queues = try a.run("ls -d /sys/class/net/eth0/queues/tx-*")
         #expect(queues.contains("tx-1"))
+        // What a driver may do with a device that runs. QEMU would not tell of a queue's reset, so that the guest must not be offered one.
+        for change in ["-L eth0 combined 1", "-L eth0 combined 2", "-G eth0 rx 64 tx 64"] {
+            let text = try a.run("ethtool \(change)", anyStatus: change.hasPrefix("-G"))
+            #expect(try a.loss(to: "10.0.0.2", count: 3) == 0, "after ethtool \(change): \(text)")
+        }
         let totals = try ringway.totals()
         #expect(ringway.complaints == [])
         #expect(totals[0].rxPackets > 100 && totals[1].rxPackets > 100)

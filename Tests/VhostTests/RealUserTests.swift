@@ -13,7 +13,7 @@ extension ControlPlane {
         var logger = Logger(label: "test")
         logger.logLevel = .critical
         var port = PortOptions(.vhostUser(path: path, isClient: false))
-        port.queuePairs = 1
+        (port.queuePairs, port.offersRingReset) = (1, true)
         let engine = try Engine(EngineOptions(ports: [port], mode: .macswap), logger: logger)
         try engine.start()
         defer { engine.stop() }
@@ -82,6 +82,8 @@ extension ControlPlane {
         options.queuePairs = 2
         let vhost = try VhostNet(UserBackend(try MessageSocket.connect(to: path), name: path), options)
         #expect(vhost.maximumPairs == 2)
+        // QEMU would pass it on to its driver, and the driver's resets to nobody.
+        #expect(!vhost.backend.offered.contains(.ringReset))
         #expect(try vhost.readConfiguration(offset: 0, size: 6) == [2, 0, 0, 0, 0, 9])
         #expect(try vhost.readConfiguration(offset: 8, size: 4) == [2, 0, 0x78, 5])
         try vhost.setMTU(1300)
