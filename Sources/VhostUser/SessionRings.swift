@@ -156,12 +156,9 @@ extension BackEndSession {
         let ring = rings[i]
         guard !ring.isStarted, ring.kick != nil, ring.size > 0, let addresses = ring.addresses, memory.map.count > 0 else { return }
         var setup = try addresses.setup(i, size: ring.size, base: ring.base, features: features, map: memory.map)
-        if !setup.isPacked {
-            setup.position = setup.splitPosition(base: UInt16(truncatingIfNeeded: ring.base))
-            if setup.position.available != UInt16(truncatingIfNeeded: ring.base) {
-                log("ring \(i): goes on at \(setup.position.available), as the ring itself says, instead of \(ring.base)")
-            }
-        }
+        let given = setup.position.available
+        setup.position = setup.isPacked ? setup.packedPosition(base: ring.base) : setup.splitPosition(base: UInt16(truncatingIfNeeded: ring.base))
+        if setup.position.available != given { log("ring \(i): goes on at \(setup.position.available), as the ring itself says, instead of \(given)") }
         rings[i].isStarted = true
         device.startRing(
             i,

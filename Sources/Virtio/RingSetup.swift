@@ -47,6 +47,21 @@ public struct RingSetup: @unchecked Sendable {
         let isBehind = used != base && UInt32(used &- base) <= size
         return RingPosition(available: isPossible(used) && (isBehind || !isPossible(base)) ? used : base, used: used)
     }
+
+    /// Where a packed ring goes on that is given `base`. QEMU says "the beginning" to a back-end that was started again. The USED bits
+    /// before a device's place are those of its lap, behind it of the lap before: where they change once, that is the place. (They change
+    /// more often where chains took several slots: then the base stays.)
+    public func packedPosition(base: UInt32) -> RingPosition {
+        let given = RingPosition(base: base, isPacked: true)
+        guard given == RingPosition() else { return given }
+        func isUsedBitSet(_ slot: Int) -> Bool { CPlat_load16_relaxed(descriptors + 16 * slot + 14) & DescriptorFlag.used != 0 }
+        let first = isUsedBitSet(0)
+        let changes = (1..<Int(size)).filter { isUsedBitSet($0) != isUsedBitSet($0 - 1) }
+        if changes.count > 1 { return given }
+        let slot = UInt16(changes.first ?? 0)
+        let wrap = changes.isEmpty ? !first : first
+        return RingPosition(available: slot, used: slot, availableWrap: wrap, usedWrap: wrap)
+    }
 }
 
 /// Where a ring stands: what GET_VRING_BASE answers and SET_VRING_BASE sets.

@@ -141,23 +141,26 @@ import Testing
 
 /// Ringway itself goes away.
 @Suite(.serialized) struct RingwayRestarts {
-    @Test("killed and started again, the guests' traffic resumes", arguments: [false, true])
-    func killed(isClient: Bool) throws {
+    @Test("killed under traffic and started again, the guests' traffic resumes", arguments: [(false, false), (false, true), (true, true)])
+    func killed(isClient: Bool, isPacked: Bool) throws {
         let folder = Folder()
         let ports = ["a", "b"].map { "vhost-user:\(folder($0))" + (isClient ? ",client=on" : "") }
         var ringway = try Ringway(ports, mode: "crossconnect")
         let guests = try ["a", "b"].map {
             try Guest(
-                "guest-\($0)", [.init(socket: folder($0), mac: "52:54:00:00:00:0\($0)", isServer: isClient, reconnects: !isClient)])
+                "guest-\($0)", [.init(socket: folder($0), mac: "52:54:00:00:00:0\($0)", isPacked: isPacked, isServer: isClient, reconnects: !isClient)])
         }
         try boot(guests[0], guests[1])
         try guests[0].configure("10.0.0.1")
         try guests[1].configure("10.0.0.2")
         #expect(try guests[0].loss(to: "10.0.0.2", count: 5) == 0)
+        try guests[1].run("iperf3 -s -D")
+        try guests[0].run("(iperf3 -c 10.0.0.2 -t 60 >/dev/null 2>&1 &) ; sleep 0.5")
         ringway.program.end(SIGKILL)
         // The sockets of a server are still there.
         if !isClient { #expect(FileManager.default.fileExists(atPath: folder("a"))) }
         ringway = try Ringway(ports, mode: "crossconnect")
+        try guests[0].run("killall iperf3", anyStatus: true)
         var loss = 100
         let end = now + 15
         while loss != 0 && now < end { loss = try guests[0].loss(to: "10.0.0.2", count: 5) }
