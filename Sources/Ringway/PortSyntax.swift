@@ -17,7 +17,12 @@ public enum PortSyntax {
             throw EngineError("--port \(text): '\(kind)' is no kind of port; vhost-user, virtio-user and tap are")
         }
         var fields = Fields(kind: kind)
-        for part in parts.dropFirst() { try fields.read(part, of: text) }
+        var names = Set<String>()
+        for part in parts.dropFirst() {
+            let name = String(part.prefix { $0 != "=" })
+            if !names.insert(name).inserted { throw EngineError("--port \(text): '\(name)' is given twice") }
+            try fields.read(part, of: text)
+        }
         return fields.options(place)
     }
 
@@ -34,6 +39,15 @@ public enum PortSyntax {
             }
             return .microseconds(us)
         }
+    }
+
+    /// Budgets with commas, with their names.
+    public static func budgets(_ text: String) throws(EngineError) -> [(name: String, value: BusyloopBudget)] {
+        var all: [(name: String, value: BusyloopBudget)] = []
+        for name in text.split(separator: ",", omittingEmptySubsequences: false).map(String.init) {
+            do throws(EngineError) { all.append((name, try busyloop(name))) } catch { throw EngineError("--budgets \(text): \(error)") }
+        }
+        return all
     }
 
     /// CPUs: `0,2-4`.
@@ -79,7 +93,7 @@ public enum PortSyntax {
                 guard let n = Int(value), (1...128).contains(n) else { throw EngineError("--port \(text): queues=\(value): 1 to 128 queue pairs") }
                 queues = n
             case ("mtu", "tap"), ("mac", "tap"):
-                throw EngineError("--port \(text): '\(name)' is the interface's; use `ip link set \(value)`")
+                throw EngineError("--port \(text): '\(name)' is the interface's; use `ip link set NAME \(name == "mac" ? "address" : name) \(value)`")
             case ("mtu", _):
                 guard let n = UInt16(value), n >= 68 else { throw EngineError("--port \(text): mtu=\(value): 68 to 65535 bytes") }
                 mtu = n

@@ -16,17 +16,19 @@ struct ForwardCommand: ParsableCommand {
               client=on     connect to PATH (and reconnect) instead of listening there
               ring_reset=on offer RING_RESET (not to QEMU, which does not pass it on)
 
-            virtio-user:PATH is the driver's side, on somebody else's back-end: a vhost-user socket,
+            virtio-user:PATH is the driver's side, on somebody else's back-end: a vhost-user socket, \
             /dev/vhost-net or /dev/vhost-vdpa-N. Besides queues, mtu, mac:
               server=on     (socket) listen for the back-end instead of connecting to it
               tap=NAME      (/dev/vhost-net) the TAP interface; made if there is none
               busyloop=Nus  on /dev/vhost-net, how long vhost itself polls
-              packed=on, in_order=off, queue_size=N   rings (default: split, in order, 1024)
+              packed=on, in_order=off, queue_size=N   rings; else split, in order, 1024
+
             tap:NAME is a TAP interface through io_uring; queues=N, busyloop=B.
 
             Example: two QEMU guests with two queue pairs each, on CPU 1
               ringway forward --port vhost-user:/run/vm1.sock,queues=2 \\
-                  --port vhost-user:/run/vm2.sock,queues=2 --mode crossconnect --cpus 1 --stats 1
+                  --port vhost-user:/run/vm2.sock,queues=2 \\
+                  --mode crossconnect --cpus 1 --stats 1
             """)
 
     @Option(name: .customLong("port"), help: ArgumentHelp("A port; repeat for each.", valueName: "port"))
@@ -60,8 +62,7 @@ struct ForwardCommand: ParsableCommand {
     var logLevel = "info"
 
     func run() throws {
-        let options: EngineOptions
-        do throws(EngineError) { options = try engineOptions() } catch { fail(error.description, status: 64) }
+        let options = usage(engineOptions)
         if let stats, !(stats >= 0.01) { fail("--stats \(stats): give seconds above 0.01", status: 64) }
         if let duration, !(duration > 0) { fail("--duration \(duration): give seconds above 0", status: 64) }
         guard let level = Logger.Level(rawValue: logLevel) else {
@@ -71,8 +72,8 @@ struct ForwardCommand: ParsableCommand {
         var logger = Logger(label: "ringway")
         logger.logLevel = level
         let signals = SignalWaiter()
+        let engine = usage { try Engine(options, logger: logger) }
         do throws(EngineError) {
-            let engine = try Engine(options, logger: logger)
             try engine.start()
             run(engine, signals)
         } catch {
@@ -106,7 +107,7 @@ struct ForwardCommand: ParsableCommand {
     /// Until a signal or the end of `--duration`. Without `--stats` nothing wakes up meanwhile.
     private func run(_ engine: Engine, _ signals: SignalWaiter) {
         print("ready")
-        fflush(nil)
+        flush()
         let start = SignalWaiter.now
         let end = duration.map { start + $0 }
         var report = Report(isJSON: json, start: start, engine.snapshot(), engine.threadSnapshots())
@@ -119,11 +120,14 @@ struct ForwardCommand: ParsableCommand {
             if let due = next, now >= due {
                 report.interval(engine.snapshot(), engine.queueTimes(), engine.threadSnapshots(), now)
                 next = due + (stats ?? 1)
+                // Who reads them is gone: ends as after a signal, and says so.
+                if fflush(nil) != 0 { break }
             }
         }
         let now = SignalWaiter.now
         let threads = engine.threadSnapshots()
         engine.stop()
         report.totals(engine.snapshot(), engine.queueTimes(), threads, now)
+        flush()
     }
 }

@@ -10,8 +10,8 @@ struct ProbeCommand: ParsableCommand {
         commandName: "probe",
         abstract: "Tell what a vhost back-end offers: features, protocol features, queues, configuration.",
         discussion: """
-            PATH is /dev/vhost-net, /dev/vhost-vdpa-N or the socket of a vhost-user back-end. The back-end is
-            initialised as a driver would do it, asked, and let go of; nothing is started. A port with server=on
+            PATH is /dev/vhost-net, /dev/vhost-vdpa-N or the socket of a vhost-user back-end. The back-end is \
+            initialised as a driver would do it, asked, and let go of; nothing is started. A port with server=on \
             is listened on until a back-end connects, for ten seconds at most.
             """)
 
@@ -26,8 +26,9 @@ struct ProbeCommand: ParsableCommand {
 
     func run() throws {
         let rows: [(name: String, values: [String])]
+        let place = usage(self.place)
         do {
-            rows = try Probe(try backend()).rows()
+            rows = try Probe(try ProbeCommand.backend(place.path, isServer: place.isServer, tap: place.tap)).rows()
         } catch {
             fail("\(error)")
         }
@@ -40,18 +41,18 @@ struct ProbeCommand: ParsableCommand {
         }
     }
 
-    private func backend() throws -> any VhostBackend {
-        if let path, port == nil { return try ProbeCommand.backend(path) }
-        guard let port, path == nil else { throw EngineError("give a path, or --port") }
+    private func place() throws -> (path: String, isServer: Bool, tap: String) {
+        if let path, port == nil { return (path, false, "") }
+        guard let port, path == nil else { throw EngineError("give one path, as in ringway probe /run/switch.sock, or one --port") }
         switch try PortSyntax.port(port).kind {
-        case .virtioUser(let path, let isServer, let tap): return try ProbeCommand.backend(path, isServer: isServer, tap: tap ?? "")
-        case .vhostUser(let path, _): return try ProbeCommand.backend(path)
+        case .virtioUser(let path, let isServer, let tap): return (path, isServer, tap ?? "")
+        case .vhostUser(let path, _): return (path, false, "")
         case .tap: throw EngineError("--port \(port): a TAP is no vhost back-end; use `ip -d link show`")
         }
     }
 
     /// Without a name the kernel chooses one for a TAP that goes with the probe.
-    private static func backend(_ path: String, isServer: Bool = false, tap: String = "") throws -> any VhostBackend {
+    private static func backend(_ path: String, isServer: Bool, tap: String) throws -> any VhostBackend {
         switch try VhostKind.of(path: path) {
         case .kernel: return KernelBackend(path: path, tap: try Tap(name: tap))
         case .vdpa: return VDPABackend(path: path)

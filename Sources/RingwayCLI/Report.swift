@@ -43,11 +43,11 @@ struct Report {
             print("{\"type\":\"\(kind)\",\"seconds\":\(Report.number(seconds, 3)),\"ports\":[\(rows.map(\.json).joined(separator: ","))]\(Report.json(times))\(Report.json(threads))}")
         } else {
             print(kind == "totals" ? "totals of \(Report.number(seconds, 1)) s" : "after \(Report.number(lastTime + seconds - start, 1)) s")
-            print(Row.header)
-            for row in rows { print(row.lines) }
+            let width = rows.map { $0.name.count }.max() ?? 0
+            print(Row.header(width))
+            for row in rows { print(row.lines(width)) }
             for line in Report.lines(times) { print(line) }
         }
-        fflush(nil)
     }
 
     /// What each queue has timed, where there is any.
@@ -59,11 +59,12 @@ struct Report {
 
     private static func lines(_ times: [QueueTimeSnapshot]) -> [String] {
         if times.isEmpty { return [] }
-        let header = Text.left("queue times in µs", 36) + Text.right("count", 12) + [50, 99, 99.9, 99.99].map { Text.right(LatencyHistogram.name($0), 10) }.joined() + Text.right("max", 10)
-        return [header] + times.map { t in
+        let names = times.map { "\($0.port) queue \($0.queue), \($0.what.text)" }
+        let width = max(36, names.map(\.count).max() ?? 0)
+        let header = Text.left("queue times in µs", width) + Text.right("count", 12) + [50, 99, 99.9, 99.99].map { Text.right(LatencyHistogram.name($0), 10) }.joined() + Text.right("max", 10)
+        return [header] + zip(names, times).map { name, t in
             let h = t.latencies
-            let name = t.port + " queue \(t.queue), " + t.what.text
-            return Text.left(name, 36) + Text.right("\(h.count)", 12) + [50, 99, 99.9, 99.99].map { Text.right(Text.microseconds(h.percentile($0)), 10) }.joined()
+            return Text.left(name, width) + Text.right("\(h.count)", 12) + [50, 99, 99.9, 99.99].map { Text.right(Text.microseconds(h.percentile($0)), 10) }.joined()
                 + Text.right(Text.microseconds(h.maximum), 10)
         }
     }
@@ -139,21 +140,22 @@ private struct Row {
         return "{\"port\":\(Report.quote(port.name)),\"connected\":\(port.isConnected),\"rx\":\(direction(rx)),\"tx\":\(direction(tx)),\"drops\":{\(causes)}}"
     }
 
-    static let header = line("port", "", "packets", "bytes", "Mpps", "Gbit/s", "drops")
+    static func header(_ width: Int) -> String { line(width, "port", "", "packets", "bytes", "Mpps", "Gbit/s", "drops") }
 
-    var lines: String {
+    var name: String { port.name + (port.isConnected ? "" : " (not connected)") }
+
+    func lines(_ width: Int) -> String {
         let causes = drops.map { "\($0.cause): \($0.count)" }.joined(separator: ", ")
-        let name = port.name + (port.isConnected ? "" : " (not connected)")
-        return Row.line(name, "rx", "\(rx.packets)", "\(rx.bytes)", Report.number(mpps(rx), 3), Report.number(gbps(rx), 3), causes) + "\n"
-            + Row.line("", "tx", "\(tx.packets)", "\(tx.bytes)", Report.number(mpps(tx), 3), Report.number(gbps(tx), 3), "")
+        return Row.line(width, name, "rx", "\(rx.packets)", "\(rx.bytes)", Report.number(mpps(rx), 3), Report.number(gbps(rx), 3), causes) + "\n"
+            + Row.line(width, "", "tx", "\(tx.packets)", "\(tx.bytes)", Report.number(mpps(tx), 3), Report.number(gbps(tx), 3), "")
     }
 
-    private static func line(_ name: String, _ way: String, _ columns: String...) -> String {
+    private static func line(_ width: Int, _ name: String, _ way: String, _ columns: String...) -> String {
         func pad(_ s: String, _ n: Int, left: Bool) -> String {
             let space = String(repeating: " ", count: max(0, n - s.count))
             return left ? space + s : s + space
         }
-        return pad(name, 32, left: false) + " " + pad(way, 3, left: false) + pad(columns[0], 14, left: true) + pad(columns[1], 17, left: true)
+        return pad(name, max(32, width), left: false) + " " + pad(way, 3, left: false) + pad(columns[0], 14, left: true) + pad(columns[1], 17, left: true)
             + pad(columns[2], 9, left: true) + pad(columns[3], 9, left: true) + (columns[4].isEmpty ? "" : "  " + columns[4])
     }
 }

@@ -26,7 +26,9 @@ struct SignalWaiter {
         while true {
             let left = end - SignalWaiter.now
             if left <= 0 { return false }
-            var time = timespec(tv_sec: Int(left), tv_nsec: Int((left - left.rounded(.down)) * 1e9))
+            // A day at a time: an end may be farther away than an integer can say.
+            let part = min(left, 86_400)
+            var time = timespec(tv_sec: Int(part), tv_nsec: Int((part - part.rounded(.down)) * 1e9))
             if sigtimedwait(&set, nil, &time) > 0 { return true }
         }
     }

@@ -123,6 +123,7 @@ final class Device {
         switch (code, path) {
         case (ENOENT, "/dev/vhost-net"): hint = "; load it with `modprobe vhost_net`, or use tap:NAME, which needs no vhost"
         case (ENOENT, "/dev/net/tun"): hint = "; load it with `modprobe tun`"
+        case (ENOENT, _) where path.hasPrefix("/dev/vhost-net"): hint = "; the kernel's is /dev/vhost-net"
         case (ENOENT, _): hint = "; see `vdpa dev show`, and `modprobe vhost_vdpa`"
         case (EACCES, _), (EPERM, _): hint = "; run as root or be given the device's group"
         default: hint = ""

@@ -60,7 +60,8 @@ public final class EmbeddedDriver {
             for i in 0..<options.queuePairs { try startPair(i, memory.base + i * each, features) }
             if options.hasControl { try startControl(memory.base + each * options.queuePairs, features) }
         } catch {
-            throw EngineError("\(path): \(error)")
+            // Errors of connecting name it already.
+            throw EngineError("\(error)".hasPrefix(path) ? "\(error)" : "\(path): \(error)")
         }
     }
 

@@ -59,7 +59,7 @@ final class TapPort: EnginePort, @unchecked Sendable {
         CPlat_store32_relaxed(flags, 1)
         core.setActivePairs(UInt16(options.queuePairs), port: index)
         do { thread = try NamedThread("ringway-ctl") { self.waitForEnd() } } catch { throw EngineError("\(options.name): \(error)") }
-        log.info("\(options.name): interface \(tap.name) with \(options.queuePairs) queue(s)")
+        log.info("\(options.name): interface \(tap.name) with \(options.queuePairs) queue\(options.queuePairs == 1 ? "" : "s")")
     }
 
     private func waitForEnd() {

@@ -31,6 +31,7 @@ final class Bench {
         var template = Array("/tmp/ringway-bench-XXXXXX".utf8CString)
         guard let made = mkdtemp(&template) else { throw EngineError("mkdtemp: \(String(cString: strerror(errno)))") }
         folder = String(cString: made)
+        Leftovers.add(folder: folder)
         let paths = (0..<(setup.hasTwoPorts ? 2 : 1)).map { [folder] in "\(folder)/\($0).sock" }
         // A port has 128 pairs at most.
         let crowd = stride(from: 0, to: setup.idlePairs, by: 128).map { [folder] in (path: "\(folder)/idle-\($0).sock", pairs: min(128, setup.idlePairs - $0)) }
@@ -59,7 +60,7 @@ final class Bench {
             drivers = all
         } catch {
             engine.stop()
-            rmdir(folder)
+            Leftovers.remove(folder: folder)
             throw error
         }
     }
@@ -67,7 +68,7 @@ final class Bench {
     /// Stops everything.
     func close() {
         engine.stop()
-        rmdir(folder)
+        Leftovers.remove(folder: folder)
     }
 
     /// Where packets go, from pair 0 to pair 0: both ways in `crossconnect`.

@@ -79,7 +79,7 @@ struct BenchOptions: ParsableArguments {
         s.driver.ringSize = ringSize
         s.driver.queuePairs = queues
         s.driver.frameRoom = max(2048, largest)
-        s.busyloop = try PortSyntax.busyloop(busyloop)
+        do throws(EngineError) { s.busyloop = try PortSyntax.busyloop(busyloop) } catch { throw EngineError("--\(error)") }
         try choosePlaces(&s)
         return s
     }
@@ -87,7 +87,7 @@ struct BenchOptions: ParsableArguments {
     private func choosePlaces(_ s: inout Bench.Setup) throws(EngineError) {
         Bench.choosePlaces(&s)
         for (name, cpu) in [("--engine-cpu", engineCPU), ("--driver-cpu", driverCPU)] {
-            if let cpu, !Bench.allowedCPUs.contains(cpu) { throw EngineError("\(name) \(cpu): this process may run on \(Bench.allowedCPUs)") }
+            if let cpu, !Bench.allowedCPUs.contains(cpu) { throw EngineError("\(name) \(cpu): this process may run on \(Bench.allowedCPUs.map(String.init).joined(separator: ", "))") }
         }
         s.engineCPU = engineCPU ?? s.engineCPU
         s.driverCPU = driverCPU ?? s.driverCPU

@@ -10,8 +10,8 @@ struct DemoCommand: ParsableCommand {
         commandName: "demo",
         abstract: "Two embedded virtio drivers exchange packets through the engine; then a summary.",
         discussion: """
-            The drivers connect through real vhost-user sockets and share their memory with the engine as a
-            guest would. The engine polls on one CPU, both drivers on another. Latency is one way, at 100,000
+            The drivers connect through real vhost-user sockets and share their memory with the engine as a \
+            guest would. The engine polls on one CPU, both drivers on another. Latency is one way, at 100,000 \
             packets a second, counted from when each packet was due.
             """)
 
@@ -22,7 +22,7 @@ struct DemoCommand: ParsableCommand {
     var packed = false
 
     func run() throws {
-        guard (1...3600).contains(seconds) else { fail("--seconds \(seconds): give 1 to 3600", status: 64) }
+        check("--seconds", seconds, 1...3600)
         var setup = Bench.Setup()
         setup.driver.isPacked = packed
         Bench.choosePlaces(&setup)
@@ -55,7 +55,7 @@ struct DemoCommand: ParsableCommand {
             let total = counts[0].mpps + counts[1].mpps
             print("  " + Text.right("\(second)", 6) + Text.right(Report.number(counts[0].mpps, 2), 16)
                 + Text.right(Report.number(counts[1].mpps, 2), 16) + Text.right(Report.number(total * 64 * 8 / 1000, 2), 11))
-            fflush(nil)
+            flush()
         }
         for flow in flows { Load.settle(flow) }
     }
@@ -73,7 +73,7 @@ struct DemoCommand: ParsableCommand {
             print(Text.right("\(size)", 7) + Text.right(Report.number(mpps, 2), 10) + Text.right(Report.number(mpps * Double(size) * 8 / 1000, 2), 10)
                 + "             " + [50, 99, 99.9].map { Text.right(Text.microseconds(histogram.percentile($0)), 9) }.joined().dropFirst(3)
                 + Text.right(Text.microseconds(histogram.maximum), 9))
-            fflush(nil)
+            flush()
         }
     }
 }

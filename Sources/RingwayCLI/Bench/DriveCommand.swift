@@ -41,20 +41,20 @@ struct DriveCommand: ParsableCommand {
     var receiveOnly = false
 
     func run() throws {
-        guard (60...9216).contains(size) else { fail("--size \(size): give 60 to 9216 bytes", status: 64) }
-        guard (1...DriverPair.burst).contains(burst) else { fail("--burst \(burst): give 1 to \(DriverPair.burst)", status: 64) }
-        guard (1...3600).contains(seconds) else { fail("--seconds \(seconds): give 1 to 3600", status: 64) }
+        check("--size", size, 60...9216, "bytes")
+        check("--burst", burst, 1...DriverPair.burst)
+        check("--seconds", seconds, 1...3600)
         guard RingLayout.isValid(size: ringSize, isPacked: packed) else {
             fail("--ring-size \(ringSize): 2 to 32768, a power of two for split rings", status: 64)
         }
-        if let node, node >= NUMA.nodes { fail("--node \(node): this machine has nodes 0 to \(NUMA.nodes - 1)", status: 64) }
+        if let node, !(0..<NUMA.nodes).contains(node) { fail("--node \(node): this machine has nodes 0 to \(NUMA.nodes - 1)", status: 64) }
         var options = DriverOptions()
         options.ringSize = ringSize
         options.isPacked = packed
         options.isInOrder = inOrder
         options.frameRoom = max(2048, size)
         options.node = node ?? -1
-        if let cpu, CPlat_pin_to_cpu(Int32(clamping: cpu)) != 0 { fail("--cpu \(cpu): not a CPU this process may run on", status: 64) }
+        if let cpu, CPlat_pin_to_cpu(Int32(clamping: cpu)) != 0 { fail("--cpu \(cpu): this process may run on \(Bench.allowedCPUs.map(String.init).joined(separator: ", "))", status: 64) }
         do throws(EngineError) {
             let driver = try EmbeddedDriver(path: socket, options)
             print("connected; memory: \(driver.memory.summary); features: \(driver.frontEnd.features.bitNames.joined(separator: " "))")
@@ -76,7 +76,7 @@ struct DriveCommand: ParsableCommand {
             let elapsed = Double(max(1, counts[0].nanoseconds)) / 1000
             print("  " + Text.right("\(second)", 6) + Text.right(Report.number(Double(counts[0].sent) / elapsed, 3), 15)
                 + Text.right(Report.number(Double(counts[0].received) / elapsed, 3), 15))
-            fflush(nil)
+            flush()
         }
         if !receiveOnly { Load.settle(flows[0]) }
     }

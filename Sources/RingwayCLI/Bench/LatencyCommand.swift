@@ -9,11 +9,11 @@ struct LatencyCommand: ParsableCommand {
         commandName: "latency",
         abstract: "Latency at given loads, to 99.999 %, counted from when each packet was due.",
         discussion: """
-            round trip: from when a frame was due until the driver received it: back from the engine (macswap, --socket), or at the
-            other driver (crossconnect, switch). ring sojourn: from when it was due until the engine took it from the
-            transmit ring (one way); all that drop has. Frames are offered at the rate whatever comes back, and each is counted
-            from when it was due, not from when it could be sent: a stall counts for every packet that it delays, so there is no
-            coordinated omission. Round trips are kept to three digits, sojourns to 3 %. Loads in percent are of the highest rate
+            round trip: from when a frame was due until the driver received it: back from the engine (macswap, --socket), or at the \
+            other driver (crossconnect, switch). ring sojourn: from when it was due until the engine took it from the \
+            transmit ring (one way); all that drop has. Frames are offered at the rate whatever comes back, and each is counted \
+            from when it was due, not from when it could be sent: a stall counts for every packet that it delays, so there is no \
+            coordinated omission. Round trips are kept to three digits, sojourns to 3 %. Loads in percent are of the highest rate \
             without loss, which is searched for first (as bench throughput does).
 
             Example: ringway bench latency --mode macswap --rates 10k,10%,50%,90% --svg latency.svg --hgrm latency
@@ -45,9 +45,10 @@ struct LatencyCommand: ParsableCommand {
     }
 
     private func measure() throws(EngineError) {
-        let (setup, sizes, burst) = (try options.setup(), try options.sizes(), options.burst ?? 1)
-        if case .generate = setup.mode { throw EngineError("--mode generate: it has no sender; use crossconnect, switch, macswap or drop") }
-        let loads = try LoadSyntax.rates(rates)
+        let (setup, sizes, burst, loads) = usage { (try options.setup(), try options.sizes(), options.burst ?? 1, try LoadSyntax.rates(rates)) }
+        if case .generate = setup.mode { fail("--mode generate: it has no sender; use crossconnect, switch, macswap or drop", status: 64) }
+        checkFolder(of: svg, "--svg")
+        checkFolder(of: hgrm, "--hgrm")
         let bench = try Bench(setup)
         defer { bench.close() }
         Load.prepare(bench.flows(bothWays: true), size: sizes.max() ?? 64)
@@ -107,7 +108,7 @@ struct LatencyCommand: ParsableCommand {
         let rate = Report.number(r.rate, 0)
         if r.paced.roundTrip.count > 0 { line(rate, "round trip", r.paced.roundTrip, "\(r.paced.lost)") }
         if hasSojourn { line(r.paced.roundTrip.count > 0 ? "" : rate, "ring sojourn", r.sojourn, r.paced.roundTrip.count > 0 ? "" : "\(r.paced.lost)") }
-        fflush(nil)
+        flush()
     }
 
     private func text(_ r: Result) -> String {

@@ -9,10 +9,10 @@ struct PeerLatencyCommand: ParsableCommand {
         commandName: "peer-latency",
         abstract: "Round trips through Ringway and DPDK's vhost PMD, alternately, from the same driver.",
         discussion: """
-            Both back-ends (ringway forward --mode macswap --busyloop poll, and testpmd's net_vhost in macswap) run for the whole case
-            on the same CPU, each with an embedded driver of this process on the other; one of them is stopped (SIGSTOP) while the
-            other is measured, so that samples alternate quickly within one session. Frames are counted from when they were due.
-            No sample is discarded; what is compared are the medians of the samples' percentiles. Needs DPDK's testpmd and
+            Both back-ends (ringway forward --mode macswap --busyloop poll, and testpmd's net_vhost in macswap) run for the whole case \
+            on the same CPU, each with an embedded driver of this process on the other; one of them is stopped (SIGSTOP) while the \
+            other is measured, so that samples alternate quickly within one session. Frames are counted from when they were due. \
+            No sample is discarded; what is compared are the medians of the samples' percentiles. Needs DPDK's testpmd and \
             huge pages (tools/setup tests) and two CPUs with nothing else on them.
 
             Example: ringway bench peer-latency --rates 10k --output latency-peer
@@ -61,14 +61,19 @@ struct PeerLatencyCommand: ParsableCommand {
     private static let shown = [50, 99, 99.9]
 
     func run() throws {
+        let cpus = Bench.allowedCPUs
+        if cpus.count < 2 { fail("two CPUs are needed, this process may use \(cpus.count)") }
+        check("--samples", samples, 1...1000)
+        check("--seconds", seconds, 0.05...60)
+        check("--size", size, 60...1518, "bytes")
+        checkFolder(of: output, "--output")
+        let names = formats.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+        if let odd = names.first(where: { !["split", "packed"].contains($0) }) { fail("--formats: '\(odd)' is not split or packed", status: 64) }
+        let loads = usage { try LoadSyntax.rates(rates) }
+        if loads.contains(where: { if case .packets = $0 { return false } else { return true } }) { fail("--rates \(rates): give packets a second", status: 64) }
         do {
-            let cpus = Bench.allowedCPUs
-            guard cpus.count >= 2 else { throw EngineError("two CPUs are needed, this process may use \(cpus.count)") }
-            guard (1...1000).contains(samples), (0.05...60).contains(seconds), (60...1518).contains(size) else { throw EngineError("--samples 1 to 1000, --seconds 0.05 to 60, --size 60 to 1518") }
-            let names = formats.split(separator: ",").map(String.init)
-            if let odd = names.first(where: { !["split", "packed"].contains($0) }) { throw EngineError("--formats: '\(odd)' is not split or packed") }
             var cases: [Case] = []
-            for format in names { cases += try apart { try measure(format, LoadSyntax.rates(rates), (cpus[0], cpus[1])) } }
+            for format in names { cases += try apart { try measure(format, loads, (cpus[0], cpus[1])) } }
             report(cases)
         } catch {
             fail("\(error)")
@@ -91,7 +96,8 @@ struct PeerLatencyCommand: ParsableCommand {
     private func measure(_ format: String, _ loads: [LoadSyntax.Rate], _ cpus: (driver: Int, device: Int)) throws -> [Case] {
         let folder = NSTemporaryDirectory() + "ringway-peer-\(getpid())"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        defer { try? FileManager.default.removeItem(atPath: folder) }
+        Leftovers.add(folder: folder)
+        defer { Leftovers.remove(folder: folder) }
         let peers = [
             try PausedPeer("DPDK", "\(folder)/dpdk.sock", [
                 "stdbuf", "-oL", peer, "-l", "\(cpus.driver),\(cpus.device)", "--main-lcore", "\(cpus.driver)", "--in-memory", "--no-pci", "--no-telemetry", "-m", "256",
@@ -137,7 +143,7 @@ struct PeerLatencyCommand: ParsableCommand {
                     print("\(format) \(Report.number(rate, 0))/s, sample \(n)/\(samples) \(Text.left(peers[i].name, 8))" + PeerLatencyCommand.shown.map { " \(LatencyHistogram.name($0)) \(Text.microseconds(paced.roundTrip.percentile($0)))" }.joined()
                         + " late \(Text.microseconds(paced.lateness.percentile(99)))"
                         + " max \(Text.microseconds(paced.roundTrip.maximum)) µs, lost \(paced.lost)")
-                    fflush(nil)
+                    flush()
                 }
             }
         }
@@ -204,10 +210,10 @@ private final class PausedPeer {
         process.standardInput = input
         let output = try FileHandle(forWritingTo: URL(fileURLWithPath: log))
         (process.standardOutput, process.standardError) = (output, output)
-        try process.run()
+        try Leftovers.start(process)
         let end = SignalWaiter.now + 30
         while !printed.contains(text) {
-            if !process.isRunning || SignalWaiter.now > end { throw EngineError("\(arguments.prefix(3).joined(separator: " ")): did not start:\n\(printed.suffix(800))") }
+            if !process.isRunning || SignalWaiter.now > end { throw EngineError("\(name) did not start: \(Child.summary(printed))") }
             usleep(5_000)
         }
     }
@@ -219,6 +225,7 @@ private final class PausedPeer {
         while process.isRunning && SignalWaiter.now < end { usleep(5_000) }
         if process.isRunning { kill(process.processIdentifier, SIGKILL) }
         process.waitUntilExit()
+        Leftovers.forget(program: process.processIdentifier)
     }
 
     private var printed: String { String(decoding: FileManager.default.contents(atPath: log) ?? Data(), as: UTF8.self) }

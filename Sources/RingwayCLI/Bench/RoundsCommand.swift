@@ -15,6 +15,7 @@ struct RoundsCommand: ParsableCommand {
     @Option(help: "Cases whose names contain this.") var only = ""
 
     func run() throws {
+        check("--rounds", rounds, 1...1_000_000)
         for (name, shape) in RoundsCommand.cases where only.isEmpty || name.contains(only) {
             do throws(EngineError) { print("\(name)\t\(try count(shape))") } catch { fail("\(name): \(error)") }
         }
@@ -31,7 +32,7 @@ struct RoundsCommand: ParsableCommand {
             var local = 0
             let stack = withUnsafeMutablePointer(to: &local) { UInt(bitPattern: $0) }
             print("marks", ([stack, stack - (1 << 20)] + (0...shape.threads).map { UInt(bitPattern: marks + $0) }).map { String($0, radix: 16) }.joined(separator: " "))
-            fflush(nil)
+            flush()
         }
         bench.beginCounting()
         for _ in 0..<rounds { bench.step() }

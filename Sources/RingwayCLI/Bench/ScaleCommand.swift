@@ -9,7 +9,7 @@ struct ScaleCommand: ParsableCommand {
         commandName: "scale",
         abstract: "The rate of one busy queue pair while its thread has up to thousands of idle ones.",
         discussion: """
-            Idle pairs are real ones: drivers on vhost-user sockets whose rings run, up to 128 pairs each. Samples with and without
+            Idle pairs are real ones: drivers on vhost-user sockets whose rings run, up to 128 pairs each. Samples with and without \
             them alternate, each in an engine of its own; the medians are compared.
             Example: ringway bench scale --queues 1,10,100,1000 --budgets poll,auto,0
             """)
@@ -30,13 +30,16 @@ struct ScaleCommand: ParsableCommand {
     }
 
     func run() throws {
-        let counts = queues.split(separator: ",").map { Int($0) ?? 0 }
-        if counts.isEmpty || counts.contains(where: { !(1...8192).contains($0) }) { fail("--queues \(queues): numbers of queue pairs, 1 to 8192, as in 10,100,1000", status: 64) }
+        let counts = queues.split(separator: ",", omittingEmptySubsequences: false).map { Int($0) ?? 0 }
+        if counts.contains(where: { !(1...8192).contains($0) }) { fail("--queues \(queues): numbers of queue pairs, 1 to 8192, as in 10,100,1000", status: 64) }
         if mode != "drop" && mode != "macswap" { fail("--mode \(mode): write drop or macswap", status: 64) }
-        if !(60...1518).contains(size) || !(1...1000).contains(samples) || !(0.05...60).contains(seconds) { fail("--size 60 to 1518, --samples 1 to 1000, --seconds 0.05 to 60", status: 64) }
+        check("--size", size, 60...1518, "bytes")
+        check("--samples", samples, 1...1000)
+        check("--seconds", seconds, 0.05...60)
+        let budgets = usage { try PortSyntax.budgets(self.budgets) }
         if !json { print("\(mode), \(packed ? "packed" : "split"), \(size) bytes; medians of \(samples)\n" + ScaleCommand.line("queues", "budget", "Mpps", "alone", "%", "cycles/packet", "alone", "spread of Mpps")) }
         do throws(EngineError) {
-            for budget in budgets.split(separator: ",").map(String.init) {
+            for budget in budgets {
                 for count in counts { try compare(count, budget) }
             }
         } catch {
@@ -44,33 +47,33 @@ struct ScaleCommand: ParsableCommand {
         }
     }
 
-    private func compare(_ count: Int, _ budget: String) throws(EngineError) {
+    private func compare(_ count: Int, _ budget: (name: String, value: BusyloopBudget)) throws(EngineError) {
         var (lone, crowded): ([Sample], [Sample]) = ([], [])
         for _ in 0..<samples {
-            lone.append(try Bench.apart { () throws(EngineError) in try sample(1, budget) })
-            crowded.append(try Bench.apart { () throws(EngineError) in try sample(count, budget) })
+            lone.append(try Bench.apart { () throws(EngineError) in try sample(1, budget.value) })
+            crowded.append(try Bench.apart { () throws(EngineError) in try sample(count, budget.value) })
         }
         func median(_ all: [Sample], _ key: KeyPath<Sample, Double>) -> Double { all.map { $0[keyPath: key] }.sorted()[all.count / 2] }
         let (alone, now) = (median(lone, \.mpps), median(crowded, \.mpps))
         let rates = crowded.map(\.mpps)
         if json {
-            print("{\"queues\":\(count),\"budget\":\"\(budget)\",\"mode\":\"\(mode)\",\"packed\":\(packed),\"size\":\(size),\"mpps\":\(Report.number(now, 3)),\"alone_mpps\":\(Report.number(alone, 3)),"
+            print("{\"queues\":\(count),\"budget\":\"\(budget.name)\",\"mode\":\"\(mode)\",\"packed\":\(packed),\"size\":\(size),\"mpps\":\(Report.number(now, 3)),\"alone_mpps\":\(Report.number(alone, 3)),"
                 + "\"percent\":\(Report.number(now / alone * 100, 1)),\"cycles_per_packet\":\(Report.number(median(crowded, \.cycles), 1)),\"alone_cycles_per_packet\":\(Report.number(median(lone, \.cycles), 1)),"
                 + "\"all_mpps\":[\(rates.map { Report.number($0, 3) }.joined(separator: ","))],\"all_alone_mpps\":[\(lone.map { Report.number($0.mpps, 3) }.joined(separator: ","))]}")
         } else {
             print(ScaleCommand.line(
-                "\(count)", budget, Report.number(now, 2), Report.number(alone, 2), Report.number(now / alone * 100, 0), Report.number(median(crowded, \.cycles), 0),
+                "\(count)", budget.name, Report.number(now, 2), Report.number(alone, 2), Report.number(now / alone * 100, 0), Report.number(median(crowded, \.cycles), 0),
                 Report.number(median(lone, \.cycles), 0), "\(Report.number(rates.min() ?? 0, 2)) to \(Report.number(rates.max() ?? 0, 2))"))
         }
-        fflush(nil)
+        flush()
     }
 
     private static func line(_ columns: String...) -> String { zip(columns, [7, 8, 8, 8, 6, 15, 8, 18]).map { Text.right($0, $1) }.joined() }
 
     /// An engine with one thread and `count` pairs, one of them busy.
-    private func sample(_ count: Int, _ budget: String) throws(EngineError) -> Sample {
+    private func sample(_ count: Int, _ budget: BusyloopBudget) throws(EngineError) -> Sample {
         var setup = Bench.Setup()
-        setup.busyloop = try PortSyntax.busyloop(budget)
+        setup.busyloop = budget
         setup.mode = mode == "drop" ? .drop : .macswap
         setup.driver.isPacked = packed
         Bench.choosePlaces(&setup)

@@ -9,8 +9,8 @@ struct ThreadsCommand: ParsableCommand {
         commandName: "threads",
         abstract: "The rate of poll threads one at a time and all at once, in one engine and in engines of their own.",
         discussion: """
-            Each thread runs the poll thread's loop and its drivers by turns on one CPU, so that no line has to go from CPU to CPU
-            unless threads share one. What threads of one engine lose when all of them run is Ringway's doing only as far as
+            Each thread runs the poll thread's loop and its drivers by turns on one CPU, so that no line has to go from CPU to CPU \
+            unless threads share one. What threads of one engine lose when all of them run is Ringway's doing only as far as \
             threads in engines of their own, which share nothing, do not lose it, too. Samples alternate; medians are compared.
             Example: ringway bench threads --mode crossconnect
             """)
@@ -24,11 +24,13 @@ struct ThreadsCommand: ParsableCommand {
     @Flag(help: "One JSON object.") var json = false
 
     func run() throws {
-        let cpus = Array(Bench.allowedCPUs.prefix(threads ?? Bench.allowedCPUs.count))
+        let cpus = Array(Bench.allowedCPUs.prefix(max(0, threads ?? Bench.allowedCPUs.count)))
         if cpus.count < 2 || cpus.count < threads ?? 2 { fail("--threads \(threads ?? cpus.count): at least 2 are compared, each on a CPU of its own; this process has \(Bench.allowedCPUs.count)", status: 64) }
-        if !(60...1518).contains(size) || !(1...1000).contains(samples) || !(0.05...60).contains(seconds) { fail("--size 60 to 1518, --samples 1 to 1000, --seconds 0.05 to 60", status: 64) }
+        check("--size", size, 60...1518, "bytes")
+        check("--samples", samples, 1...1000)
+        check("--seconds", seconds, 0.05...60)
+        let shape = usage(self.shape)
         do throws(EngineError) {
-            let shape = try self.shape()
             let together = try RoundBench(shape(cpus.count))
             var apart: [RoundBench] = []
             for _ in cpus { apart.append(try RoundBench(shape(1))) }

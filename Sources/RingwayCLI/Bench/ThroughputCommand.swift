@@ -9,10 +9,10 @@ struct ThroughputCommand: ParsableCommand {
         commandName: "throughput",
         abstract: "The rate of full rings, and the highest rate without loss as RFC 2544 finds it.",
         discussion: """
-            Frames are offered at a rate whatever comes back. A trial passes when every frame that was due has been sent (at the
-            latest 10 ms after the trial's end: a full ring makes the sender wait) and has arrived, but for the share of
-            --loss-tolerance. The first trial is at the rate of full rings; then the interval between the highest rate that
-            passed and the lowest that failed is halved until it is narrower than --resolution; a longer trial confirms the rate,
+            Frames are offered at a rate whatever comes back. A trial passes when every frame that was due has been sent (at the \
+            latest 10 ms after the trial's end: a full ring makes the sender wait) and has arrived, but for the share of \
+            --loss-tolerance. The first trial is at the rate of full rings; then the interval between the highest rate that \
+            passed and the lowest that failed is halved until it is narrower than --resolution; a longer trial confirms the rate, \
             or the search goes on below it. generate has no sender, so no search.
 
             Example: ringway bench throughput --mode macswap --packed --size imix --json
@@ -43,10 +43,12 @@ struct ThroughputCommand: ParsableCommand {
     }
 
     private func measure() throws(EngineError) {
-        guard trial >= 0.05, trial <= 3600 else { throw EngineError("--trial \(trial): give 0.05 to 3600 seconds") }
-        guard lossTolerance >= 0, lossTolerance < 100 else { throw EngineError("--loss-tolerance \(lossTolerance): give percent, 0 or more") }
-        guard resolution >= 0.01, resolution <= 50 else { throw EngineError("--resolution \(resolution): give 0.01 to 50 percent") }
-        let (setup, sizes, burst) = (try options.setup(), try options.sizes(), options.burst ?? 32)
+        check("--trial", trial, 0.05...3600, "seconds")
+        check("--loss-tolerance", lossTolerance, 0...99, "percent")
+        check("--resolution", resolution, 0.01...50, "percent")
+        if let confirmation { check("--confirmation", confirmation, 0.05...3600, "seconds") }
+        let (setup, sizes, burst) = usage { (try options.setup(), try options.sizes(), options.burst ?? 32) }
+        checkFolder(of: svg, "--svg")
         let bench = try Bench(setup)
         defer { bench.close() }
         var generates = false
@@ -81,7 +83,7 @@ struct ThroughputCommand: ParsableCommand {
         print(Text.right("\(number)", 5) + Text.right(Report.number(o.trial.rate / 1e6, 4), 15) + Text.right("\(o.offered)", 17)
             + Text.right("\(o.offered - min(o.offered, o.arrived))", 14) + Text.right(Report.number(o.loss * 100, 4), 10)
             + "  \(o.passed ? "passed" : "failed")\(o.trial.isConfirmation ? " (confirmation)" : "")")
-        fflush(nil)
+        flush()
     }
 
     private func report(_ full: Double, _ search: RateSearch?, _ sizes: [Int], _ setup: Bench.Setup, _ burst: Int, _ pingPong: Double) {

@@ -9,17 +9,17 @@ struct TuneCommand: ParsableCommand {
         commandName: "tune",
         abstract: "Sweep the busyloop budget over loads: CPU use against latency and throughput, and a recommendation.",
         discussion: """
-            For each load and budget an embedded driver exchanges packets with an engine; the poll thread's CPU time and system calls are
-            counted, and the latency from when each packet was due (see bench latency). Samples of all budgets and loads are
+            For each load and budget an embedded driver exchanges packets with an engine; the poll thread's CPU time and system calls are \
+            counted, and the latency from when each packet was due (see bench latency). Samples of all budgets and loads are \
             interleaved, and medians are shown.
 
-            Recommended is the budget that uses the least CPU over all loads among those whose p99 is at every load within --accept of
+            Recommended is the budget that uses the least CPU over all loads among those whose p99 is at every load within --accept of \
             poll's, or within 1.2 times it (at full load: whose packets take at most 1.2 times as long).
 
-            auto is judged at each load: its p99 is within 1.2 times poll's or its CPU within 1.2 times budget 0's; and no fixed
+            auto is judged at each load: its p99 is within 1.2 times poll's or its CPU within 1.2 times budget 0's; and no fixed \
             budget is better in both p99 and CPU by more than 1.2 times. At full load the time per packet stands for p99.
 
-            At the end the engine serves drivers that ask for calls, with all calls of a round in one system call and with
+            At the end the engine serves drivers that ask for calls, with all calls of a round in one system call and with \
             one system call for each.
 
             Example: ringway tune --rates 1k,20k,500k,full --svg tune
@@ -60,14 +60,15 @@ struct TuneCommand: ParsableCommand {
     }
 
     private func measure() throws(EngineError) {
-        guard (0.1...60).contains(seconds), (1...1000).contains(samples), (1...DriverPair.burst).contains(burst), (1...64).contains(callQueues) else {
-            throw EngineError("--seconds 0.1 to 60, --samples 1 to 1000, --burst 1 to \(DriverPair.burst), --call-queues 1 to 64")
-        }
-        let loads = try LoadSyntax.rates(rates, allowsFull: true)
-        if loads.contains(where: { if case .share = $0 { return true } else { return false } }) { throw EngineError("--rates \(rates): give packets a second, or full") }
-        var names: [(String, BusyloopBudget)] = []
-        for name in budgets.split(separator: ",").map(String.init) { names.append((name, try PortSyntax.busyloop(name))) }
-        if names.isEmpty { throw EngineError("--budgets: give at least one, as in 0,50,auto,poll") }
+        check("--seconds", seconds, 0.1...60)
+        check("--samples", samples, 1...1000)
+        check("--burst", burst, 1...DriverPair.burst)
+        check("--call-queues", callQueues, 1...64, "queue pairs")
+        check("--accept", accept, 0...1e6, "microseconds")
+        checkFolder(of: svg, "--svg")
+        let (loads, names) = usage { (try LoadSyntax.rates(rates, allowsFull: true), try PortSyntax.budgets(budgets)) }
+        if loads.contains(where: { if case .share = $0 { return true } else { return false } }) { fail("--rates \(rates): give packets a second, or full", status: 64) }
+        _ = usage { (try forwarding(), try LoadSyntax.sizes(size)) }
         let points = try apart { () throws(EngineError) in try sweep(loads.map { $0.packets(lossless: 0) }, names) }
         let report = BudgetReport(points)
         let calls = try apart { () throws(EngineError) in try compareCalls(loads.map { $0.packets(lossless: 0) }) }
@@ -88,10 +89,14 @@ struct TuneCommand: ParsableCommand {
         return try result.unsafelyUnwrapped.get()
     }
 
-    private func station(queues: Int, wantsCalls: Bool, batches: Bool) throws(EngineError) -> Station {
+    private func forwarding() throws(EngineError) -> ForwardingMode {
         let modes: [String: ForwardingMode] = ["crossconnect": .crossconnect, "macswap": .macswap, "switch": .switch]
         guard let mode = modes[mode] else { throw EngineError("--mode \(mode): write crossconnect, macswap or switch") }
-        let sizes = try LoadSyntax.sizes(size)
+        return mode
+    }
+
+    private func station(queues: Int, wantsCalls: Bool, batches: Bool) throws(EngineError) -> Station {
+        let (mode, sizes) = (try forwarding(), try LoadSyntax.sizes(size))
         var setup = Bench.Setup()
         (setup.mode, setup.busyloop, setup.batchesCalls) = (mode, .sleep, batches)
         (setup.driver.isPacked, setup.driver.queuePairs, setup.driver.wantsCalls) = (packed, queues, wantsCalls)
@@ -102,7 +107,7 @@ struct TuneCommand: ParsableCommand {
         return Station(bench: bench, flows: bench.flows(bothWays: false), sizes: sizes)
     }
 
-    private func sweep(_ loads: [Double], _ names: [(String, BusyloopBudget)]) throws(EngineError) -> [BudgetReport.Point] {
+    private func sweep(_ loads: [Double], _ names: [(name: String, value: BusyloopBudget)]) throws(EngineError) -> [BudgetReport.Point] {
         let station = try station(queues: 1, wantsCalls: false, batches: true)
         defer { station.bench.close() }
         var all: [String: [Sample]] = [:]

@@ -24,7 +24,7 @@ final class Child {
         process.standardError = output
         reader = try FileHandle(forReadingFrom: URL(fileURLWithPath: log))
         worker = 0
-        try process.run()
+        try Leftovers.start(process)
         worker = process.processIdentifier
     }
 
@@ -45,7 +45,8 @@ final class Child {
             let new = String(decoding: unread, as: UTF8.self)
             if new.contains(text) { return new }
             if !process.isRunning || SignalWaiter.now > end {
-                throw CompareError("\(process.arguments?.first { $0 != "stdbuf" && $0 != "-oL" } ?? ""): no '\(text)':\n\(output.suffix(800))")
+                let name = process.arguments?.first { $0 != "stdbuf" && $0 != "-oL" } ?? ""
+                throw CompareError("\(name) \(process.isRunning ? "did not answer within \(Int(seconds)) s" : "ended"): \(Child.summary(output))")
             }
             usleep(1_000)
         }
@@ -80,13 +81,21 @@ final class Child {
 
     /// SIGTERM, then SIGKILL.
     func end() {
-        guard process.isRunning else { return }
+        guard process.isRunning else { return Leftovers.forget(program: process.processIdentifier) }
         if isPaused { resume() }
         process.terminate()
         let end = SignalWaiter.now + 5
         while process.isRunning && SignalWaiter.now < end { usleep(5_000) }
         if process.isRunning { kill(process.processIdentifier, SIGKILL) }
         process.waitUntilExit()
+        Leftovers.forget(program: process.processIdentifier)
+        Leftovers.forget(program: worker)
+    }
+
+    /// The last of what a program printed, in one line.
+    static func summary(_ printed: String) -> String {
+        let lines = printed.split(whereSeparator: \.isNewline).suffix(5).joined(separator: " | ")
+        return (lines.isEmpty ? "it printed nothing" : String(lines.suffix(500))) + "; tools/setup tests installs DPDK and Open vSwitch and sets huge pages up"
     }
 }
 

@@ -8,11 +8,11 @@ struct CompareCommand: ParsableCommand {
         commandName: "compare",
         abstract: "Measure Ringway and DPDK's vhost PMD alternately, as back-ends of the same DPDK virtio-user driver.",
         discussion: """
-            Needs DPDK's testpmd and huge pages (tools/compare sets them up) and two CPUs with nothing else on them: the driver
-            runs on the first, the device side on the second. All sides are started at once and have ports of the same
-            driver process; all but the one that is measured are stopped (SIGSTOP). No sample is discarded; each is printed
-            with the cycles that a cache line takes between the CPUs and back, which every figure depends on. Packets are
-            those that the driver counted; cycles a packet those of the device side's busy rounds.
+            Needs DPDK's testpmd and huge pages (tools/compare sets them up) and two CPUs with nothing else on them: the driver \
+            runs on the first, the device side on the second. All sides are started at once and have ports of the same \
+            driver process; all but the one that is measured are stopped (SIGSTOP). No sample is discarded; each is printed \
+            with the cycles that a cache line takes between the CPUs and back, which every figure depends on. Packets are \
+            those that the driver counted; cycles a packet those of the device side's busy rounds. \
             Before a case is measured an embedded driver checks the payloads of each side.
             """)
 
@@ -49,11 +49,13 @@ struct CompareCommand: ParsableCommand {
     func run() throws {
         let cpus = Bench.allowedCPUs
         guard cpus.count >= 2 else { fail("two CPUs are needed, this process may use \(cpus.count)") }
-        guard (1...100).contains(samples), seconds >= 0.1, seconds <= 60 else { fail("--samples 1 to 100, --seconds 0.1 to 60", status: 64) }
-        let all: [CompareCase]
-        do { all = try CompareCase.all(modes: modes, formats: formats, sizes: sizes, queues: queues, bursts: bursts) } catch { fail("\(error)", status: 64) }
+        check("--samples", samples, 1...100)
+        check("--seconds", seconds, 0.1...60)
+        checkFolder(of: output, "--output")
+        let all = usage { try CompareCase.all(modes: modes, formats: formats, sizes: sizes, queues: queues, bursts: bursts) }
         let folder = NSTemporaryDirectory() + "ringway-compare-\(getpid())"
-        defer { try? FileManager.default.removeItem(atPath: folder) }
+        Leftovers.add(folder: folder)
+        defer { Leftovers.remove(folder: folder) }
         var results: [CompareResult] = []
         do {
             for (i, c) in all.enumerated() {
@@ -93,7 +95,7 @@ struct CompareCommand: ParsableCommand {
                 result.samples[k].append(s)
                 let name = kinds[k].name + String(repeating: " ", count: 8 - kinds[k].name.count)
                 print("\(place) \(c.name), sample \(i)/\(samples) \(name) \(Report.number(s.mpps, 2)) Mpps, \(Report.number(s.cycles, 0)) cycles/packet, ping-pong \(Report.number(s.pingPong, 0)) cycles")
-                fflush(nil)
+                flush()
             }
         }
         session.end()

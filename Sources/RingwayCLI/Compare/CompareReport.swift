@@ -69,7 +69,7 @@ struct CompareReport {
         }
         let all = results.flatMap { $0.samples.joined() }
         let trips = all.map(\.pingPong).sorted()
-        return text + "Medians of \(results.first?.samples.first?.count ?? 0) samples of \(Report.number(seconds, 1)) s a side, alternating within one session of the driver; no sample discarded; ratios are medians of the ratios of neighbouring samples; "
+        return text + "Medians of \(results.first?.samples.first?.count ?? 0) samples of \(Report.number(seconds, 2)) s a side, alternating within one session of the driver; no sample discarded; ratios are medians of the ratios of neighbouring samples; "
             + "payloads verified in each case. *Limit*: who could not do more; in brackets how busy the device side was. \(CompareReport.machine); peer `\(peer)`; driver: DPDK virtio-user, 1024 entries. "
             + "A cache line between the CPUs and back: median \(Report.number(CompareResult.median(trips), 0)) cycles, \(Report.number(trips.first ?? 0, 0)) to \(Report.number(trips.last ?? 0, 0)).\n"
     }

@@ -47,6 +47,7 @@ final class DeviceSide {
             let id = (try? String(contentsOfFile: folder + "/vswitchd.pid", encoding: .utf8))?.trimmingCharacters(in: .whitespacesAndNewlines)
             guard let id, let worker = pid_t(id) else { throw CompareError("\(script) left no \(folder)/vswitchd.pid") }
             child.worker = worker
+            Leftovers.add(program: worker)
         }
     }
 
