@@ -45,8 +45,10 @@ struct Notifier {
         let status = io_uring_queue_init_params(Notifier.entries, ring, &parameters)
         if status < 0 {
             throw EngineError(
-                "io_uring_setup: \(String(cString: strerror(-status))); Ringway needs io_uring "
-                    + "(see /proc/sys/kernel/io_uring_disabled, and the container's seccomp profile)")
+                "io_uring_setup: \(String(cString: strerror(-status))); "
+                    + (status == -ENOMEM
+                        ? "raise the limit of locked memory (ulimit -l), or run as root"
+                        : "Ringway needs io_uring (see /proc/sys/kernel/io_uring_disabled, and the container's seccomp profile)"))
         }
     }
 

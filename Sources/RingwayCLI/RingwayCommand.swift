@@ -21,7 +21,7 @@ struct RingwayCommand: ParsableCommand {
         } catch {
             if exitCode(for: error) != .validationFailure { exit(withError: error) }
             let hint = fullMessage(for: error).split(separator: "\n").last { $0.contains("See '") }?.split(separator: "'").dropFirst().first
-            fail(message(for: error).replacingNewlines + "; see '\(hint ?? "ringway --help")'", status: 64)
+            fail(message(for: error).replacingNewlines + " (see '\(hint ?? "ringway --help")')", status: 64)
         }
     }
 }

@@ -72,31 +72,33 @@ public enum Plot {
     }
 
     /// Horizontal bars, a group for each label; values of 0 are not there. `mark`: a value with a line through all groups.
-    public static func bars(title: String, labels: [String], series: [(name: String, values: [Double])], mark: Double? = nil) -> String {
+    /// `subtitle` tells what the values are.
+    public static func bars(title: String, subtitle: String = "", labels: [String], series: [(name: String, values: [Double])], mark: Double? = nil) -> String {
         let (left, wide, bar) = (230.0, 480.0, 14.0)
         let rows = labels.indices.map { i in series.indices.filter { series[$0].values[i] > 0 } }
-        let height = 60 + rows.reduce(0) { $0 + bar * Double($1.count) + 10 }
+        let top = subtitle.isEmpty ? 30.0 : 50
+        let height = top + 30 + rows.reduce(0) { $0 + bar * Double($1.count) + 10 }
         let most = max(series.flatMap(\.values).max() ?? 1, 1e-9)
         var out = open(800, height)
-        out += text(10, 22, title, size: 15)
+        out += text(10, 22, title, size: 15) + (subtitle.isEmpty ? "" : text(10, 40, subtitle, colour: "#555555"))
         for (k, s) in series.enumerated() {
-            out += "<rect x=\"\(f(left + 140 * Double(k)))\" y=\"30\" width=\"12\" height=\"12\" fill=\"\(colours[k % colours.count])\"/>\n"
-            out += text(left + 18 + 140 * Double(k), 41, s.name)
+            out += "<rect x=\"\(f(left + 140 * Double(k)))\" y=\"\(f(top))\" width=\"12\" height=\"12\" fill=\"\(colours[k % colours.count])\"/>\n"
+            out += text(left + 18 + 140 * Double(k), top + 11, s.name)
         }
-        var y = 55.0
+        var y = top + 25
         for (i, label) in labels.enumerated() {
             out += text(left - 8, y + bar * (Double(rows[i].count) + 1) / 2 - 3, label, anchor: "end")
             for k in rows[i] {
                 let length = series[k].values[i] / most * wide
                 out += "<rect x=\"\(f(left))\" y=\"\(f(y))\" width=\"\(f(length))\" height=\"\(f(bar - 2))\" fill=\"\(colours[k % colours.count])\"/>\n"
-                out += text(left + length + 4, y + 10, trim(series[k].values[i]), size: 10)
+                out += text(left + length + 4, y + 10, String(format: "%.2f", series[k].values[i]), size: 10)
                 y += bar
             }
             y += 10
         }
         if let mark {
             let x = f(left + mark / most * wide)
-            out += "<line x1=\"\(x)\" x2=\"\(x)\" y1=\"50\" y2=\"\(f(height - 8))\" stroke=\"black\" stroke-dasharray=\"3 3\"/>\n"
+            out += "<line x1=\"\(x)\" x2=\"\(x)\" y1=\"\(f(top + 20))\" y2=\"\(f(height - 8))\" stroke=\"black\" stroke-dasharray=\"3 3\"/>\n"
         }
         return out + "</svg>\n"
     }
@@ -173,6 +175,18 @@ public enum Plot {
         out += line(left, top, left, top + high, "#444444") + line(left, top + high, left + wide, top + high, "#444444")
         out += text(left + wide / 2, top + high + 44, x.title, anchor: "middle", size: 13)
         out += text(0, 0, y.title, anchor: "middle", size: 13, more: "transform=\"translate(18,\(f(top + high / 2))) rotate(-90)\"")
+        // Labels that would lie over one another are left out; rings come first.
+        var taken: [(x: Double, y: Double)] = []
+        func label(_ x: Double, _ y: Double, _ s: String, _ size: Int, _ colour: String) -> String {
+            if s.isEmpty || taken.contains(where: { abs($0.x - x) < 26 && abs($0.y - y) < 12 }) { return "" }
+            taken.append((x, y))
+            return text(x, y, s, size: size, colour: colour)
+        }
+        for (k, s) in series.enumerated() {
+            guard let a = s.apart else { continue }
+            // Beside the ring where there is room, else on its other side.
+            out += label(px(a.x) + (px(a.x) < left + 60 ? 12 : -38), py(a.y) + 4, a.label, 11, colours[k % colours.count])
+        }
         for (k, s) in series.enumerated() {
             let colour = colours[k % colours.count]
             let dash = s.isDashed ? " stroke-dasharray=\"6 4\"" : ""
@@ -180,11 +194,10 @@ public enum Plot {
             out += "<polyline fill=\"none\" stroke=\"\(colour)\" stroke-width=\"\(thick)\"\(dash) points=\"\(s.points.map { "\(f(px($0.x))),\(f(py($0.y)))" }.joined(separator: " "))\"/>\n"
             for (i, p) in s.points.enumerated() {
                 if s.hasMarkers { out += "<circle cx=\"\(f(px(p.x)))\" cy=\"\(f(py(p.y)))\" r=\"\(s.isBold ? "5" : "3.5")\" fill=\"\(colour)\"/>\n" }
-                if i < s.labels.count { out += text(px(p.x) + 6, py(p.y) - 5, s.labels[i], size: 10, colour: colour) }
+                if i < s.labels.count { out += label(px(p.x) + 6, py(p.y) - 5, s.labels[i], 10, colour) }
             }
             if let a = s.apart {
                 out += "<circle cx=\"\(f(px(a.x)))\" cy=\"\(f(py(a.y)))\" r=\"8\" fill=\"none\" stroke=\"\(colour)\" stroke-width=\"2.5\"/>\n"
-                out += text(px(a.x) - 11, py(a.y) + 4, a.label, anchor: "end", size: 11, colour: colour)
             }
             let row = top + 10 + 20 * Double(k)
             out += "<line x1=\"\(f(left + wide + 14))\" y1=\"\(f(row))\" x2=\"\(f(left + wide + 38))\" y2=\"\(f(row))\" stroke=\"\(colour)\" stroke-width=\"\(thick)\"\(dash)/>\n"

@@ -270,7 +270,7 @@ public enum Listener {
     private static func failure(_ fd: Int32, _ path: String, _ call: String) -> VhostUserError {
         let code = errno
         close(fd)
-        let hint = code == ENOENT ? "; create its directory first" : code == ENAMETOOLONG ? "; 107 bytes are the most" : ""
+        let hint = code == ENOENT ? "; create its directory first" : code == ENAMETOOLONG ? "; 107 bytes are the most" : code == EACCES ? "; choose a directory that this user may write to" : ""
         return VhostUserError(.socket, "\(path): \(call): \(String(cString: strerror(code)))\(hint)")
     }
 
