@@ -73,3 +73,6 @@ func checkFolder(of path: String?, _ option: String) {
 func flush() {
     if fflush(nil) != 0 { fail("standard output is closed or full; nobody would see the rest") }
 }
+
+/// How far long work is, for who waits; not part of the output.
+func progress(_ line: String) { _ = (line + "\n").withCString { write(2, $0, strlen($0)) } }

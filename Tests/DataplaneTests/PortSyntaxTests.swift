@@ -20,7 +20,7 @@ import Testing
         ("vhost-user:/x,mtu=67", "68 to 65535"), ("vhost-user:/x,mac=01:00:00:00:00:00", "unicast"), ("vhost-user:/x,mac=2:3", "unicast"),
         ("vhost-user:/x,client=yes", "client=on"), ("vhost-user:/x,server=on", "'server' is no option"), ("virtio-user:/x,ring_reset=on", "'ring_reset' is no option"), ("tap:t,client=on", "'client' is no option"),
         ("virtio-user:/x,queue_size=1", "2 to 32768"), ("virtio-user:/x,client=on", "server, tap, packed"), ("virtio-user:/x,packed=yes", "packed=on"),
-        ("tap:t,mtu=1500", "ip link set"), ("vhost-user:/x,busyloop=never", "poll, auto"), ("vhost-user:/x,", "name=value"),
+        ("tap:t,mtu=1500", "ip link set NAME mtu 1500"), ("tap:t,mac=02:00:00:00:00:01", "ip link set NAME address 02:"), ("vhost-user:/x,queues=1,queues=2", "'queues' is given twice"), ("vhost-user:/x,busyloop=never", "poll, auto"), ("vhost-user:/x,", "name=value"),
     ])
     func errors(_ text: String, _ wanted: String) {
         #expect { try PortSyntax.port(text) } throws: { "\($0)".contains(wanted) && !"\($0)".contains("\n") }
@@ -29,6 +29,8 @@ import Testing
     @Test("budgets and CPU lists")
     func lists() throws {
         #expect(try PortSyntax.busyloop("0") == .sleep && PortSyntax.busyloop("75") == .microseconds(75))
+        #expect(try PortSyntax.budgets("0,auto").map(\.name) == ["0", "auto"])
+        for bad in ["", "0,,poll", "fast"] { #expect(throws: EngineError.self) { try PortSyntax.budgets(bad) } }
         #expect(try PortSyntax.cpus("0,2-4") == [0, 2, 3, 4])
         for bad in ["", "1,", "3-1", "-1", "a", "1-2-3"] { #expect(throws: EngineError.self) { try PortSyntax.cpus(bad) } }
         for bad in ["-1", "1000001", "5ms", ""] { #expect(throws: EngineError.self) { try PortSyntax.busyloop(bad) } }

@@ -82,7 +82,9 @@ import Testing
 
 /// Things a new user tries first.
 @Suite(.serialized) struct ProgramTests {
-    private func run(_ arguments: String...) throws -> (status: Int32?, output: String) {
+    private func run(_ arguments: String...) throws -> (status: Int32?, output: String) { try run(arguments) }
+
+    private func run(_ arguments: [String]) throws -> (status: Int32?, output: String) {
         let program = try Program("cli", [Ringway.binary] + arguments)
         return (program.wait(seconds: 60), program.output)
     }
@@ -107,14 +109,72 @@ import Testing
         (["bench", "latency", "--rates", "10k,fast"], "'fast' is no load"), (["bench", "latency", "--mode", "generate"], "it has no sender"),
         (["bench", "throughput", "--size", "imixed"], "imix (64, 570 and 1518"), (["bench", "throughput", "--mode", "drop", "--both-ways"], "--both-ways"),
         (["bench", "throughput", "--ring-size", "1000"], "power of two"), (["bench", "peer-latency", "--formats", "spilt"], "'spilt' is not split or packed"),
+        (["drive"], "see 'ringway drive --help'"), (["forward", "--sise", "64"], "see 'ringway forward --help'"), (["probe"], "give one path"),
+        (["forward", "--port", "vhost-user:/tmp/x", "--mode", "drop", "--cpus", "0,0"], "twice"), (["forward", "--port", "vhost-user:/tmp/x"], "two ports"),
+        (["bench", "threads", "--threads=-1"], "--threads -1"), (["bench", "scale", "--budgets", "fast"], "write poll, auto, 0"), (["bench", "peer-latency", "--rates", "50%"], "packets a second"),
+        (["bench", "throughput", "--confirmation", "0"], "0.05 to 3600"), (["tune", "--accept", "nan"], "--accept nan"), (["tune", "--samples", "0"], "--samples 0: give 1 to 1000"),
         (["tune", "--budgets", "fast"], "write poll, auto, 0"), (["tune", "--rates", "50%"], "packets a second, or full"),
     ])
     func usage(_ arguments: [String], _ wanted: String) throws {
         let program = try Program("cli", [Ringway.binary] + arguments)
         let status = program.wait(seconds: 20)
-        #expect(status != 0)
+        #expect(status == (arguments.contains { $0.hasPrefix("/nowhere") || $0.contains(":/nowhere") } ? 1 : 64))
         let lines = program.output.split(separator: "\n")
         #expect(lines.count == 1 && program.output.contains(wanted), "\(program.output)")
+    }
+
+    @Test("a program that is stopped early leaves nothing behind: no folder, no other program that polls", arguments: [
+        ["demo", "--seconds", "60"], ["bench", "latency", "--rates", "1k", "--seconds", "60"], ["tune", "--samples", "100"],
+        ["bench", "peer-latency", "--samples", "1000"], ["compare", "--modes", "drop", "--formats", "split", "--sizes", "64", "--samples", "100"],
+    ])
+    func leftovers(_ arguments: [String]) throws {
+        func folders() throws -> Set<String> { Set(try FileManager.default.contentsOfDirectory(atPath: "/tmp").filter { $0.hasPrefix("ringway-bench-") || $0.hasPrefix("ringway-compare-") || $0.hasPrefix("ringway-peer-") }) }
+        let before = try folders()
+        let program = try Program("cli", [Ringway.binary] + arguments)
+        usleep(4_000_000)
+        #expect(program.isRunning, "\(program.output)")
+        let children = ProgramTests.children(of: program.pid)
+        #expect(children.isEmpty != (arguments.contains("compare") || arguments.contains("peer-latency")))
+        #expect(program.end(SIGINT) == 128 + SIGINT, "\(program.output)")
+        #expect(try folders().subtracting(before).isEmpty)
+        for child in children { #expect(kill(child, 0) != 0, "\(child) goes on") }
+    }
+
+    /// Processes that `pid` has started.
+    private static func children(of pid: pid_t) -> [pid_t] {
+        let text = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/task"))?.map { (try? String(contentsOfFile: "/proc/\(pid)/task/\($0)/children", encoding: .utf8)) ?? "" }.joined(separator: " ") ?? ""
+        return text.split(separator: " ").compactMap { pid_t($0) }
+    }
+
+    @Test("forward ends when nobody reads its counters any more; a length that no clock can count is for ever; a closed descriptor gives nothing away")
+    func output() throws {
+        let folder = Folder()
+        let head = try Program("sh", ["sh", "-c", "'\(Ringway.binary)' forward --port vhost-user:\(folder("p")) --mode drop --stats 0.1 --json | head -1"])
+        #expect(head.wait(seconds: 10) == 0 && head.output.contains("standard output is closed"), "\(head.output)")
+        #expect(!FileManager.default.fileExists(atPath: folder("p")))
+        let long = try Ringway(["vhost-user:\(folder("p"))"], mode: "drop", ["--duration", "1e19", "--stats", "inf"])
+        usleep(200_000)
+        #expect(long.program.end(SIGINT) == 0, "\(long.log)")
+        let closed = try Program("sh", ["sh", "-c", "'\(Ringway.binary)' forward --port vhost-user:\(folder("p")) --mode drop --duration 0.2 >&- 2>&- <&-"])
+        #expect(closed.wait(seconds: 10) == 0)
+    }
+
+    @Test("a folder that is missing is told before the measurement", arguments: [
+        ["bench", "latency", "--svg", "/nowhere/x.svg"], ["bench", "latency", "--hgrm", "/nowhere/x"], ["bench", "throughput", "--svg", "/nowhere/x.svg"],
+        ["tune", "--svg", "/nowhere/x"], ["bench", "peer-latency", "--output", "/nowhere/x"], ["compare", "--output", "/nowhere/x"],
+    ])
+    func missingFolder(_ arguments: [String]) throws {
+        let start = now
+        let (status, output) = try run(arguments)
+        #expect(status == 64 && now - start < 2 && output.contains("/nowhere") && output.split(separator: "\n").count == 1, "\(output)")
+    }
+
+    @Test("the columns of a port with a long path stand under their titles")
+    func longNames() throws {
+        let folder = Folder()
+        let (_, output) = try run("forward", "--mode", "drop", "--duration", "0.1", "--port", "vhost-user:" + folder("a-path-of-more-than-thirty-two-characters"))
+        let lines = output.split(separator: "\n").suffix(3).map(Array.init)
+        #expect(lines[0].count == lines[1].count + 7 && lines[1].count == lines[2].count, "\(output)")
     }
 
     @Test("SIGINT ends it with totals, removes the sockets, status 0; a socket in use is an error")

@@ -35,7 +35,8 @@ struct ThreadsCommand: ParsableCommand {
             var apart: [RoundBench] = []
             for _ in cpus { apart.append(try RoundBench(shape(1))) }
             var (one, own) = (Rates(), Rates())
-            for _ in 0..<samples {
+            for n in 1...samples {
+                progress("threads: sample \(n) of \(samples)")
                 one.sample(together.lanes) { measure($0, cpus) }
                 own.sample(apart.map { $0.lanes[0] }) { measure($0, cpus) }
             }

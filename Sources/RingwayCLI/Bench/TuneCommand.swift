@@ -120,7 +120,7 @@ struct TuneCommand: ParsableCommand {
                     all["\(name) \(load)", default: []].append(sample(station, load))
                 }
             }
-            FileHandle.standardError.write(Data("tune: sample \(n + 1) of \(samples)\n".utf8))
+            progress("tune: sample \(n + 1) of \(samples)")
         }
         return names.flatMap { name in
             loads.map { load in
@@ -165,7 +165,8 @@ struct TuneCommand: ParsableCommand {
         let stations = [try station(queues: callQueues, wantsCalls: true, batches: true), try station(queues: callQueues, wantsCalls: true, batches: false)]
         defer { for s in stations { s.bench.close() } }
         var all: [String: [Sample]] = [:]
-        for _ in 0..<samples {
+        for n in 0..<samples {
+            progress("tune: calls, sample \(n + 1) of \(samples)")
             for load in loads {
                 for (i, s) in stations.enumerated() {
                     s.bench.engine.setBusyloop(.poll)
