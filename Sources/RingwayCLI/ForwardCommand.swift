@@ -121,7 +121,7 @@ struct ForwardCommand: ParsableCommand {
                 report.interval(engine.snapshot(), engine.queueTimes(), engine.threadSnapshots(), now)
                 next = due + (stats ?? 1)
                 // Who reads them is gone: ends as after a signal, and says so.
-                if fflush(nil) != 0 { break }
+                if !isOutputOpen { break }
             }
         }
         let now = SignalWaiter.now

@@ -49,7 +49,10 @@ enum Leftovers {
             programs = programs.filter { waitpid($0, nil, WNOHANG) == 0 }
             if !programs.isEmpty { usleep(10_000) }
         }
-        for p in programs { kill(p, SIGKILL) }
+        for p in programs {
+            kill(p, SIGKILL)
+            waitpid(p, nil, 0)
+        }
         for f in folders { try? FileManager.default.removeItem(atPath: f) }
     }
 

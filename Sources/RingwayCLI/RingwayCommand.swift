@@ -1,5 +1,5 @@
 import ArgumentParser
-import Glibc
+@preconcurrency import Glibc
 import Ringway
 
 @main
@@ -12,6 +12,7 @@ struct RingwayCommand: ParsableCommand {
     /// One line for every error, status 1 (64 for usage errors), no stack trace.
     static func main() {
         signal(SIGPIPE, SIG_IGN)
+        unblockSignals()
         openStandardDescriptors()
         raiseDescriptorLimit()
         do {
@@ -28,6 +29,13 @@ struct RingwayCommand: ParsableCommand {
 
 extension String {
     fileprivate var replacingNewlines: String { split(whereSeparator: \.isNewline).joined(separator: " ") }
+}
+
+/// A program that starts this one may have blocked them.
+private func unblockSignals() {
+    var ends = sigset_t()
+    for number in [SIGINT, SIGTERM, SIGHUP] { sigaddset(&ends, number) }
+    pthread_sigmask(SIG_UNBLOCK, &ends, nil)
 }
 
 /// Where one was closed, a socket or a file would take its number and get what is printed.
@@ -69,9 +77,12 @@ func checkFolder(of path: String?, _ option: String) {
     if access(folder.isEmpty ? "/" : folder, W_OK) != 0 { fail("\(option) \(path): \(folder): \(String(cString: strerror(errno))); create the folder first, or choose another", status: 64) }
 }
 
+/// Whether somebody takes what is printed; sends it on its way.
+var isOutputOpen: Bool { fflush(nil) == 0 && ferror(stdout) == 0 }
+
 /// Sends what was printed on its way; ends the program where nobody takes it any more, as after `| head`.
 func flush() {
-    if fflush(nil) != 0 { fail("standard output is closed or full; nobody would see the rest") }
+    if !isOutputOpen { fail("standard output is closed or full; nobody would see the rest") }
 }
 
 /// How far long work is, for who waits; not part of the output.

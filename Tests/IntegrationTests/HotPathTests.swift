@@ -128,15 +128,16 @@ import Testing
         ["bench", "peer-latency", "--samples", "1000"], ["compare", "--modes", "drop", "--formats", "split", "--sizes", "64", "--samples", "100"],
     ])
     func leftovers(_ arguments: [String]) throws {
-        func folders() throws -> Set<String> { Set(try FileManager.default.contentsOfDirectory(atPath: "/tmp").filter { $0.hasPrefix("ringway-bench-") || $0.hasPrefix("ringway-compare-") || $0.hasPrefix("ringway-peer-") }) }
-        let before = try folders()
         let program = try Program("cli", [Ringway.binary] + arguments)
-        usleep(4_000_000)
-        #expect(program.isRunning, "\(program.output)")
+        func folders() throws -> [String] { try FileManager.default.contentsOfDirectory(atPath: "/tmp").filter { "\($0)-".contains("-\(program.pid)-") } }
+        let startsOthers = arguments.contains("compare") || arguments.contains("peer-latency")
+        let end = now + 20
+        while try now < end && (folders().isEmpty || ProgramTests.children(of: program.pid).isEmpty == startsOthers) { usleep(10_000) }
+        usleep(200_000)
         let children = ProgramTests.children(of: program.pid)
-        #expect(children.isEmpty != (arguments.contains("compare") || arguments.contains("peer-latency")))
+        #expect(try !folders().isEmpty && children.isEmpty != startsOthers && program.isRunning, "\(program.output)")
         #expect(program.end(SIGINT) == 128 + SIGINT, "\(program.output)")
-        #expect(try folders().subtracting(before).isEmpty)
+        #expect(try folders().isEmpty)
         for child in children { #expect(kill(child, 0) != 0, "\(child) goes on") }
     }
 

@@ -28,7 +28,7 @@ final class Bench {
 
     /// Starts everything, and pins the calling thread to the drivers' CPU.
     init(_ setup: Setup) throws(EngineError) {
-        var template = Array("/tmp/ringway-bench-XXXXXX".utf8CString)
+        var template = Array("/tmp/ringway-bench-\(getpid())-XXXXXX".utf8CString)
         guard let made = mkdtemp(&template) else { throw EngineError("mkdtemp: \(String(cString: strerror(errno)))") }
         folder = String(cString: made)
         Leftovers.add(folder: folder)
