@@ -106,7 +106,8 @@ private struct Probe {
         let offered = vhost.backend.offered
         func word(_ i: Int) -> Int { Int(bytes[i]) | Int(bytes[i + 1]) << 8 }
         var rows: [(String, [String])] = []
-        if offered.contains(.mac) || offered.contains(.ctrlMACAddr) {
+        // A back-end that lets the driver choose has zeroes there.
+        if offered.contains(.mac) || offered.contains(.ctrlMACAddr) && bytes[0..<6].contains(where: { $0 != 0 }) {
             rows.append(("MAC", [bytes[0..<6].map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":")]))
         }
         if offered.contains(.status) { rows.append(("link", [word(6) & 1 == 1 ? "up" : "down"])) }

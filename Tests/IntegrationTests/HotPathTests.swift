@@ -160,6 +160,17 @@ import Testing
         #expect(closed.wait(seconds: 10) == 0)
     }
 
+    @Test("a back-end that sends nothing back is an error of the benchmark, not an empty table", arguments: ["latency", "throughput"])
+    func nothingBack(_ command: String) throws {
+        let folder = Folder()
+        let ringway = try Ringway(["vhost-user:\(folder("p")),queues=2"], mode: "switch")
+        defer { _ = ringway.program.end() }
+        let (status, output) = try run(["bench", command, "--socket", folder("p"), "--seconds", "0.2"] + (command == "latency" ? ["--rates", "1k"] : []))
+        #expect(status == 1 && output.contains("none came back"), "\(output)")
+        let (_, probed) = try run("probe", folder("p"))
+        #expect(probed.contains("max_virtqueue_pairs") && !probed.contains("00:00:00:00:00:00"), "\(probed)")
+    }
+
     @Test("a folder that is missing is told before the measurement", arguments: [
         ["bench", "latency", "--svg", "/nowhere/x.svg"], ["bench", "latency", "--hgrm", "/nowhere/x"], ["bench", "throughput", "--svg", "/nowhere/x.svg"],
         ["tune", "--svg", "/nowhere/x"], ["bench", "peer-latency", "--output", "/nowhere/x"], ["compare", "--output", "/nowhere/x"],

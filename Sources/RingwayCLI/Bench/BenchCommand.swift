@@ -125,6 +125,10 @@ struct BenchOptions: ParsableArguments {
         return search
     }
 
+    func nothingCame(back sent: UInt64) -> EngineError {
+        EngineError("\(sent) frames were sent and none came back; " + (socket.map { "\($0) has to send packets back, as ringway forward --mode macswap does" } ?? "is another program using the CPUs?"))
+    }
+
     /// Full rings: packets a second that arrive, over all flows.
     func saturate(_ bench: Bench, _ setup: Bench.Setup, seconds: Double, burst: Int) throws(EngineError) -> Double {
         let flows = bench.flows(bothWays: bothWays)
@@ -137,6 +141,8 @@ struct BenchOptions: ParsableArguments {
         // The engine must have seen what the drivers did.
         let (moved, seen) = (counts.reduce(0) { $0 + $1.sent + $1.received }, bench.engine.snapshot().reduce(0) { $0 + $1.rx.packets + $1.tx.packets } - before)
         if socket == nil && moved > seen { throw EngineError("the drivers counted \(moved) packets sent and received, the engine \(seen)") }
+        let sent = counts.reduce(0) { $0 + $1.sent }
+        if !generates && setup.mode != .drop && sent > 0 && counts.allSatisfy({ $0.received == 0 }) { throw nothingCame(back: sent) }
         return counts.reduce(0) { $0 + (setup.mode == .drop ? $1.sentMpps : $1.mpps) } * 1e6
     }
 }

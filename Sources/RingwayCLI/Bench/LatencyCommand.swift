@@ -59,6 +59,7 @@ struct LatencyCommand: ParsableCommand {
         var results: [Result] = []
         for load in loads {
             let result = one(load, lossless, bench, pace)
+            if result.paced.arrived == 0 { throw options.nothingCame(back: result.paced.sent) }
             results.append(result)
             if !json { show(result, hasSojourn: options.socket == nil) }
             if result.paced.wrong > 0 { throw EngineError("\(result.paced.wrong) of \(result.paced.arrived) frames came back without the stamp that was sent") }
