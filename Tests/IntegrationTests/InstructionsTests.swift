@@ -26,9 +26,10 @@ import Testing
 
     @Test("counts repeat exactly")
     func repetition() throws {
-        let runs = try (0..<2).map { _ in try count("split") }
-        #expect(runs[0].output == runs[1].output)
-        #expect(runs[0].output.contains("macswap split 64"), "\(runs[0].output)")
+        // What `auto` learns depends on the clock.
+        let runs = try (0..<2).map { _ in try count("split").output.split(separator: "\n").filter { !$0.contains(" auto ") } }
+        #expect(runs[0] == runs[1])
+        #expect(runs[0].contains { $0.hasPrefix("macswap split 64 ") }, "\(runs[0])")
     }
 
     @Test("a threshold that is 2 % too low fails, and the case is named")
