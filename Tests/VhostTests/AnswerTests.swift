@@ -142,7 +142,7 @@ extension ControlPlane {
     @Test("memory slots never fall between the queue pairs of a device")
     func slots() throws {
         let peer = FakePeer()
-        peer.state.withLock { $0.protocolFeatures.insert(.configureMemSlots) }
+        peer.state.withLock { _ = $0.protocolFeatures.insert(.configureMemSlots) }
         let vhost = try open(peer) { $0.queuePairs = 2 }
         #expect((vhost.backend as? UserBackend)?.memorySlots == 64)
         #expect(peer.trace.filter { $0 == "GET_MAX_MEM_SLOTS" }.count == 2 && peer.trace.filter { $0 == "GET_QUEUE_NUM" }.count == 1)

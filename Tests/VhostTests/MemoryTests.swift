@@ -195,7 +195,7 @@ extension ControlPlane {
     func userIOTLB() throws {
         let peer = FakePeer()
         defer { peer.release() }
-        peer.state.withLock { $0.features.insert(.accessPlatform) }
+        peer.state.withLock { _ = $0.features.insert(.accessPlatform) }
         let vhost = try VhostNet(UserBackend(peer.socket, name: "fake"))
         let rings = try Rings(2)
         try vhost.acknowledge([.version1, .accessPlatform])

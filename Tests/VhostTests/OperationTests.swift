@@ -72,7 +72,7 @@ extension ControlPlane {
         #expect(second.trace.contains("SET_VRING_ENABLE 0 0"))
         second.release()
         let poorer = FakePeer()
-        poorer.state.withLock { $0.features.remove(.mrgRxbuf) }
+        poorer.state.withLock { _ = $0.features.remove(.mrgRxbuf) }
         let error = #expect(throws: VhostError.self) { try self.user(poorer) { $0.saved = saved } }
         #expect(error?.kind == .features && error!.description.contains("MRG_RXBUF") && error!.description.contains("mask 0x8000"))
         poorer.release()
@@ -127,7 +127,7 @@ extension ControlPlane {
     @Test("after a migration a driver that announces itself is left to it; else RARP goes out")
     func announce() throws {
         let peer = FakePeer()
-        peer.state.withLock { $0.features.insert(.guestAnnounce) }
+        peer.state.withLock { _ = $0.features.insert(.guestAnnounce) }
         let vhost = try user(peer)
         try vhost.acknowledge([.version1, .guestAnnounce])
         try vhost.migrationDone(mac: [2, 3, 4, 5, 6, 7])

@@ -209,7 +209,7 @@ private final class PausedPeer {
     /// Returns when it has printed `text`.
     init(_ name: String, _ socket: String, _ arguments: [String], until text: String, log: String) throws {
         (self.name, self.socket, self.log) = (name, socket, log)
-        FileManager.default.createFile(atPath: log, contents: nil)
+        _ = FileManager.default.createFile(atPath: log, contents: nil)
         process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
         process.arguments = arguments
         process.standardInput = input
