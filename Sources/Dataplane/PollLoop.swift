@@ -5,9 +5,9 @@ import Virtio
 enum PollLoop {
     /// Microseconds without work after which a pair that is never to sleep is quiet.
     static var quietAfter: Int { 1000 }
-    /// Quiet pairs visited in a round, after which the next has its turn: one where there was work, so that they cost
-    /// the busy ones next to nothing; else some more, so that each has its turn soon.
-    static var visitsAtWork: Int { 1 }
+    /// Quiet pairs visited in a round without work, after which the next has its turn. In a round with work it is one for
+    /// each polled pair: so they cost a burst next to nothing, however many pairs are busy, and many busy ones do not put
+    /// off their turn.
     static var visits: Int { 8 }
 
     /// Not inlined, so that a test can look at what each specialisation calls.
@@ -93,7 +93,7 @@ enum PollLoop {
 
     @inline(never)
     private static func visitQuiet<F: PacketFunction>(_ t: ThreadPointer, _ f: UnsafeMutablePointer<F>) {
-        var left = min(t.pointee.didWork ? visitsAtWork : visits, t.pointee.quietCount)
+        var left = min(t.pointee.didWork ? max(1, t.pointee.polledCount) : visits, t.pointee.quietCount)
         while left > 0 && t.pointee.quietCount > 0 {
             left &-= 1
             t.pointee.quietNext &+= 1
