@@ -264,10 +264,14 @@ import Virtio
     func truncate() throws {
         let f = try Fixture()
         let p = try f.ready()
+        // In a file without the seal that `HostMemory` sets.
+        let file = OwnedDescriptor(CPlat_memfd("ringway-cut", 0, false))
+        ftruncate(file.fd, Int(p.memory.region.size))
+        try p.frontEnd.share(p.memory.region, file)
         try p.start(0)
         #expect(f.eventually { f.device.running == [0] })
         let table = try #require(f.device.ring(0)).setup.descriptors
-        ftruncate(p.memory.descriptor.fd, 0)
+        ftruncate(file.fd, 0)
         // What a poll thread would do.
         #expect(table.load(as: UInt64.self) == 0)
         #expect(f.logged("truncated a file behind guest memory"))
