@@ -188,7 +188,6 @@ extension DriverQueue {
         if inBatch && used == index {
             // The batch's last chain lies beyond the used index.
             stop(.usedIndexJump, index: UInt32(used), value: UInt64(index))
-            return 0
         }
         outstanding &-= UInt32(truncatingIfNeeded: n)
         return n

@@ -14,6 +14,33 @@ import Virtio
     @Test("the largest rings wrap", arguments: large)
     func largeRings(_ shape: Shape) { exchange(shape, chains: 200_000) }
 
+    @Test("chains before an IN_ORDER batch that reaches too far come back")
+    func batchTooFar() {
+        let memory = zeroed(DriverQueue.bytes(size: 8, isPacked: false))
+        var queue = DriverQueue(size: 8, isPacked: false, memory: memory, features: [.version1, .inOrder])
+        defer {
+            queue.deallocate()
+            memory.deallocate()
+        }
+        let buffers = (0..<8).map { DriverBuffer(base: memory, length: 100, token: UInt32($0)) }
+        #expect(queue.addReceive(buffers, 8) == 8)
+        queue.publish()
+        // Chain 0 is used; then chains up to 5, of which two are shown.
+        for (i, id) in [UInt32(0), 5].enumerated() {
+            (queue.deviceArea + 4 + 8 * i).storeBytes(of: id, as: UInt32.self)
+            (queue.deviceArea + 8 + 8 * i).storeBytes(of: 64, as: UInt32.self)
+        }
+        (queue.deviceArea + 2).storeBytes(of: 3, as: UInt16.self)
+        var completions = [DriverCompletion](repeating: DriverCompletion(token: 9, length: 0), count: 8)
+        let n = queue.reclaim(into: &completions, max: 8)
+        #expect(queue.defect.kind == .usedIndexJump)
+        #expect(n >= 1 && completions[0].token == 0 && completions[0].length == 64)
+        // Every other token is still there.
+        var tokens = [UInt32](repeating: 0, count: 8)
+        let left = queue.abandon(into: &tokens, max: 8)
+        #expect(Set(completions[0..<n].map(\.token) + tokens[0..<left]) == Set(0..<8) && queue.outstanding == 0)
+    }
+
     /// One piece of the arena per token, all of which make up a chain's buffers.
     struct Expected {
         var readable = 0
