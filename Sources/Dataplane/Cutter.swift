@@ -56,6 +56,8 @@ struct Cutter {
         let wants6 = header.gsoType & ~NetHeader.gsoECN == NetHeader.gsoTCPv6
         let wants4 = header.gsoType & ~NetHeader.gsoECN == NetHeader.gsoTCPv4
         if (wants6 && !isIPv6) || (wants4 && isIPv6) { return nil }
+        // What the IP header's length field cannot say: in IPv6 it leaves out the first 40 bytes.
+        if prefix - network - (isIPv6 ? 40 : 0) + min(segmentSize, payload) > 65535 { return nil }
     }
 
     /// What a forwarding function has judged or changed stands in `head`.

@@ -155,6 +155,24 @@ import Testing
         #expect(lab.drops(0)["offload fields", default: 0] + lab.drops(1)["offload fields", default: 0] == UInt64(headers.count))
     }
 
+    @Test("a segment that no IP header can tell the length of costs the packet alone")
+    func segmentTooLong() throws {
+        let (lab, a, b) = try pair([])
+        for shape in [Big(), Big(isIPv6: true), Big(isTCP: false), Big(isIPv6: true, isTCP: false)] {
+            // One byte too many, and as many as there can be.
+            let most = 65535 - (shape.isIPv6 ? 0 : 20) - shape.headerLength
+            for extra in [1, 0] {
+                var big = shape
+                big.payload = (0..<most + extra).map { UInt8(truncatingIfNeeded: $0) }
+                if big.frame.count > 65_600 { continue }
+                a.send([big.frame], headers: [big.header(size: 65535)])
+                let got = b.receive(1 - extra, within: extra == 1 ? 100 : 2000)
+                #expect(got.count == 1 - extra && got.allSatisfy { big.isSound($0.frame) })
+            }
+        }
+        #expect(lab.drops(0)["offload fields", default: 0] + lab.drops(1)["offload fields", default: 0] == 4)
+    }
+
     @Test("offloads that a driver turned off through its control queue are resolved")
     func controlled() throws {
         let lab = try Lab(ports: 2, .crossconnect)
