@@ -38,7 +38,11 @@ struct TapEnd {
         self.fd = fd
         self.goneFD = goneFD
         reads = try TapEnd.ring()
-        writes = try TapEnd.ring()
+        do throws(EngineError) { writes = try TapEnd.ring() } catch {
+            io_uring_queue_exit(reads)
+            reads.deallocate()
+            throw error
+        }
         buffers = .allocate(byteCount: TapEnd.frames * TapEnd.room, alignment: 64)
         lengths = .allocate(capacity: TapEnd.frames)
         order = .allocate(capacity: TapEnd.frames)
@@ -51,7 +55,10 @@ struct TapEnd {
         let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
         ring.initialize(to: io_uring())
         let status = io_uring_queue_init(UInt32(2 * frames), ring, 0)
-        if status < 0 { throw EngineError("io_uring_setup: \(String(cString: strerror(-status)))") }
+        if status < 0 {
+            ring.deallocate()
+            throw EngineError("io_uring_setup: \(String(cString: strerror(-status)))")
+        }
         return ring
     }
 
@@ -60,7 +67,8 @@ struct TapEnd {
             io_uring_queue_exit(ring)
             ring.deallocate()
         }
-        buffers.deallocate()
+        // A read that could not be cancelled may still be written into.
+        if outstanding == 0 { buffers.deallocate() }
         lengths.deallocate()
         order.deallocate()
         headers.deallocate()
@@ -208,7 +216,9 @@ struct TapEnd {
         var left = n
         while left > 0 {
             guard let (tag, result) = TapEnd.completion(writes) else {
-                if io_uring_submit_and_wait(writes, 1) < 0 { return }
+                // A signal is no end: what is under way still reads the sender's memory.
+                let status = io_uring_submit_and_wait(writes, 1)
+                if status < 0 && status != -EINTR && status != -EAGAIN && status != -EBUSY { return }
                 continue
             }
             if tag < UInt64(TapEnd.frames) { results[Int(tag)] = result }
