@@ -7,12 +7,12 @@ import Testing
 /// The engine's driver-side port with back-ends that do not keep to the rules.
 extension ControlPlane {
 @Suite("A driver's port") struct DriverPortHostileTests {
-    private func engine(_ path: String, _ set: (inout PortOptions) -> Void = { _ in }) throws -> Engine {
+    private func engine(_ path: String, _ mode: ForwardingMode = .drop, _ set: (inout PortOptions) -> Void = { _ in }) throws -> Engine {
         var logger = Logger(label: "test")
         logger.logLevel = .critical
         var port = PortOptions(.virtioUser(path: path, isServer: true, tap: nil))
         set(&port)
-        let engine = try Engine(EngineOptions(ports: [port], mode: .drop), logger: logger)
+        let engine = try Engine(EngineOptions(ports: [port], mode: mode, busyloop: .sleep), logger: logger)
         try engine.start()
         return engine
     }
@@ -61,5 +61,118 @@ extension ControlPlane {
         let honest = FakePeer(connectingTo: path, FakePeer.State())
         #expect(eventually { isConnected() } && !honest.isOver)
     }
+
+    @Test("a ring size for packed rings does for a back-end without them")
+    func ringSize() throws {
+        let path = "/tmp/ringway-hostile3-\(getpid()).sock"
+        let engine = try engine(path) { ($0.wantsPacked, $0.ringSize) = (true, 100) }
+        defer { engine.stop() }
+        let peer = FakePeer(connectingTo: path, FakePeer.State())
+        #expect(eventually { engine.snapshot()[0].isConnected } && peer.trace.contains("SET_VRING_NUM 0 64"))
+    }
+
+    /// An engine with a port of 16 descriptors a ring, and the rings as its back-end has them.
+    private func connected(_ mode: ForwardingMode = .drop, _ body: (Engine, _ receive: BackEndRing, _ transmit: BackEndRing) throws -> Void) throws {
+        let path = "/tmp/ringway-hostile4-\(getpid()).sock"
+        let engine = try engine(path, mode) { $0.ringSize = 16 }
+        defer { engine.stop() }
+        let peer = FakePeer(connectingTo: path, FakePeer.State())
+        try #require(eventually { engine.snapshot()[0].isConnected })
+        try body(engine, BackEndRing(peer, 0), BackEndRing(peer, 1))
+    }
+
+    /// Milliseconds of CPU that the poll thread takes in 300 of sleep.
+    private func busyness(_ engine: Engine) -> UInt64 {
+        usleep(50_000)
+        let before = engine.threadSnapshots()[0].cpuNanoseconds
+        usleep(300_000)
+        return (engine.threadSnapshots()[0].cpuNanoseconds - before) / 1_000_000
+    }
+
+    @Test("num_buffers beyond the ring costs that packet alone", arguments: [17, 64, 65, 0xffff, 0] as [UInt16])
+    func manyBuffers(count: UInt16) throws {
+        try connected { engine, receive, _ in
+            receive.put(frame: 64, buffers: count)
+            receive.put(frame: 64)
+            for n in 0..<40 {
+                try #require(eventually { engine.snapshot()[0].rx.packets == n + 2 }, "packet \(n)")
+                receive.put(frame: 64)
+            }
+            #expect(engine.snapshot()[0].drops.map(\.cause) == ["frame length"])
+        }
+    }
+
+    @Test("a packet whose other buffers do not come lets the thread sleep, and is whole when they come")
+    func unfinished() throws {
+        try connected { engine, receive, _ in
+            receive.put(frame: 64, buffers: 2)
+            #expect(busyness(engine) < 100)
+            #expect(engine.snapshot()[0].rx.packets == 0)
+            receive.put(frame: 64)
+            #expect(eventually { engine.snapshot()[0].rx.packets == 1 && engine.snapshot()[0].rx.bytes == 64 + 76 })
+        }
+    }
+
+    @Test("a ring that had to stop lets the thread sleep", arguments: [(UInt32(99), UInt32(76)), (0, 70_000)])
+    func stopped(id: UInt32, length: UInt32) throws {
+        try connected { engine, receive, _ in
+            receive.use(id, length)
+            #expect(busyness(engine) < 100)
+        }
+    }
+
+    @Test("nothing counts as sent that went into a ring that had stopped")
+    func stoppedTransmit() throws {
+        try connected(.macswap) { engine, receive, transmit in
+            for n in 1...14 {
+                receive.put(frame: 64)
+                try #require(eventually { engine.snapshot()[0].tx.packets == n })
+            }
+            transmit.use(99, 0)
+            for n in 15...30 {
+                receive.put(frame: 64)
+                try #require(eventually { engine.snapshot()[0].rx.packets == n })
+            }
+            #expect(engine.snapshot()[0].tx.packets == transmit.available)
+        }
+    }
 }
+}
+
+/// A split ring of the driver's, in this process, as the back-end sees it.
+private final class BackEndRing {
+    private let peer: FakePeer
+    private let index: UInt32
+    private let descriptors, driverArea, deviceArea: UnsafeMutableRawPointer
+    private var used = 0
+    private let size = 16
+
+    init(_ peer: FakePeer, _ index: UInt32) {
+        (self.peer, self.index) = (peer, index)
+        let at = peer.state.withLock { $0.addresses[index]! }
+        func pointer(_ a: UInt64) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(bitPattern: UInt(a))! }
+        (descriptors, driverArea, deviceArea) = (pointer(at.0), pointer(at.1), pointer(at.2))
+    }
+
+    /// Chains that the driver has shown.
+    var available: UInt64 { UInt64(CPlat_load16_acquire(driverArea + 2)) }
+
+    /// The next used entry.
+    func use(_ id: UInt32, _ length: UInt32) {
+        let entry = deviceArea + 4 + 8 * (used % size)
+        entry.storeBytes(of: id, as: UInt32.self)
+        (entry + 4).storeBytes(of: length, as: UInt32.self)
+        used += 1
+        CPlat_store16_release(deviceArea + 2, UInt16(used))
+        peer.call(index)
+    }
+
+    /// A frame with its header into the next buffer.
+    func put(frame: UInt32, buffers: UInt16 = 1) {
+        let id = (driverArea + 4 + 2 * (used % size)).load(as: UInt16.self)
+        let buffer = UnsafeMutableRawPointer(bitPattern: UInt((descriptors + 16 * Int(id)).load(as: UInt64.self)))!
+        CPlat_zero(buffer, UInt64(frame + 12))
+        (buffer + 10).storeBytes(of: buffers, as: UInt16.self)
+        use(UInt32(id), frame + 12)
+    }
 }

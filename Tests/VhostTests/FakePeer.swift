@@ -54,6 +54,11 @@ final class FakePeer: Sendable {
         var running: Set<UInt32> = []
         var enabled: Set<UInt32> = []
         var calls: [UInt32: OwnedDescriptor] = [:]
+        /// Descriptors, driver and device area of each ring, as user addresses.
+        var addresses: [UInt32: (UInt64, UInt64, UInt64)] = [:]
+        /// IOTLB misses that it asks for before it acknowledges an IOTLB message; it closes its channel at NET_SET_MTU.
+        var misses = 0
+        var closesChannel = false
         var lies: [Request: Lie] = [:]
         /// Bytes of the in-flight region's file, and its size in the answer (0: the file's).
         var inflightFile = 32768
@@ -86,8 +91,14 @@ final class FakePeer: Sendable {
         self.init((-1, fd), state)
     }
 
-    private init(_ ends: (Int32, Int32), _ state: State) {
+    /// Serves the first front-end that connects to `path`.
+    convenience init(listeningAt path: String, _ state: State) throws { self.init((-1, try Listener.open(path)), state, isListening: true) }
+
+    private let isListening: Bool
+
+    private init(_ ends: (Int32, Int32), _ state: State, isListening: Bool = false) {
         self.ends = ends
+        self.isListening = isListening
         self.state = Locked(state)
         var thread = pthread_t()
         pthread_create(&thread, nil, { raw in
@@ -124,8 +135,15 @@ final class FakePeer: Sendable {
 
     private let channel = Locked<MessageSocket?>(nil)
 
+    private func accept() -> Int32 {
+        var p = pollfd(fd: ends.1, events: Int16(POLLIN), revents: 0)
+        _ = poll(&p, 1, 3000)
+        defer { close(ends.1) }
+        return CPlat_accept(ends.1)
+    }
+
     private func loop() {
-        let socket = MessageSocket(ends.1)
+        let socket = MessageSocket(isListening ? accept() : ends.1)
         // Its descriptors go before the front-end hears of the end.
         defer {
             state.withLock { ($0.calls, $0.isOver) = ([:], true) }
@@ -146,6 +164,11 @@ final class FakePeer: Sendable {
     private func handle(_ m: Message) -> [Message]? {
         let request = Request(rawValue: m.request)!
         if request == .netSetMTU { speak() }
+        if request == .iotlbMsg, state.withLock({ $0.misses -= 1; return $0.misses >= 0 }) {
+            let socket = channel.withLock { $0 }
+            _ = try? socket?.send(Message(1, flags: 9, payload: Array(m.payload[..<24]) + [1, 1, 0, 0, 0, 0, 0, 0]))
+            _ = try? socket?.receive(within: 3000)
+        }
         return state.withLock { s in
             s.count += 1
             s.trace.append(describe(request, m))
@@ -203,6 +226,9 @@ final class FakePeer: Sendable {
         switch request {
         case .getVringBase: s.running.remove(first)
         case .setStatus: s.status = UInt64(first)
+        case .setVringAddr:
+            func long(_ i: Int) -> UInt64 { UInt64(word(m, 2 * i)) | UInt64(word(m, 2 * i + 1)) << 32 }
+            s.addresses[first] = (long(1), long(3), long(2))
         case .setVringKick: s.running.insert(first & 0xff)
         case .setVringCall: s.calls[first & 0xff] = m.descriptors.first.map { OwnedDescriptor(fcntl($0.fd, F_DUPFD_CLOEXEC, 0)) }
         case .setVringEnable: if second == 1 { s.enabled.insert(first) } else { s.enabled.remove(first) }
@@ -219,6 +245,7 @@ final class FakePeer: Sendable {
     /// A configuration change comes with the MTU.
     private func speak() {
         guard let socket = channel.withLock({ $0 }) else { return }
+        if state.withLock({ $0.closesChannel }) { return channel.withLock { $0 = nil } }
         let asks = state.withLock { $0.asksFirst }
         _ = try? socket.send(Message(2, flags: asks ? 9 : 1))
         guard asks, let answer = try? socket.receive(within: 3000) else { return }

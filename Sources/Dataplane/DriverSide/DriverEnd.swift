@@ -19,6 +19,8 @@ struct DriverEnd {
     private var first = 0
     private var next = 0
     private var end = 0
+    /// The packet at `next` waits for more of its buffers.
+    private var isUnfinished = false
     private let scratch: UnsafeMutablePointer<DriverBuffer>
     private let completions: UnsafeMutablePointer<DriverCompletion>
     private let segments: UnsafeMutablePointer<Segment>
@@ -29,7 +31,9 @@ struct DriverEnd {
     private let following: UnsafeMutablePointer<UInt32>
     private static var none: UInt32 { UInt32.max }
     /// 64 KiB in buffers of 2 KiB, with a header.
-    private static var longestChain: Int { 64 }
+    private static var mostBuffers: Int { 64 }
+    /// Buffers of one packet at most.
+    private let longestChain: Int
 
     /// `memory` holds `buffers.bytes`, its rings are zeroed.
     init(
@@ -49,7 +53,8 @@ struct DriverEnd {
         used = .allocate(capacity: capacity)
         scratch = .allocate(capacity: Burst.maximum)
         completions = .allocate(capacity: Burst.maximum)
-        segments = .allocate(capacity: DriverEnd.longestChain)
+        longestChain = min(DriverEnd.mostBuffers, Int(size))
+        segments = .allocate(capacity: longestChain)
         free = .allocate(capacity: Int(size))
         following = .allocate(capacity: Int(size))
         following.initialize(repeating: DriverEnd.none, count: Int(size))
@@ -86,9 +91,13 @@ struct DriverEnd {
         burst.bytes = 0
         burst.needsScreening = false
         burst.segmentCount = 0
+        isUnfinished = false
         var n = 0
         while n < limit && next != end {
-            guard let slots = take(&burst, n) else { break }
+            guard let slots = take(&burst, n) else {
+                isUnfinished = true
+                break
+            }
             next &+= slots
             n &+= 1
         }
@@ -99,7 +108,7 @@ struct DriverEnd {
     /// Reclaims used buffers behind those that wait already. However few packets are wanted, the first must not lack buffers
     /// that have been used already: nobody would ask for them again.
     private mutating func gather(_ limit: Int) {
-        let wanted = max(limit, DriverEnd.longestChain)
+        let wanted = max(limit, longestChain)
         while end &- next < wanted && end &- first <= usedMask &+ 1 &- Burst.maximum {
             let n = receive.reclaim(into: completions, max: Burst.maximum)
             var i = 0
@@ -125,7 +134,7 @@ struct DriverEnd {
         var p = packet
         var slots = isMergeable ? Int(count) : 1
         // A count that cannot be: the packet is dropped with its first buffer.
-        if slots == 0 || slots > DriverEnd.longestChain { (slots, p.length) = (1, 0) }
+        if slots == 0 || slots > longestChain { (slots, p.length) = (1, 0) }
         if slots > end &- next { return nil }
         p.header.flags &= NetHeader.needsCsum
         if slots > 1 { spread(&p, &burst, slots) }
@@ -175,7 +184,9 @@ struct DriverEnd {
 
     /// Asks for calls; true when there is something already.
     mutating func arm() -> Bool {
-        if next != end { return true }
+        // A ring that had to stop never has anything.
+        if receive.isStopped { return false }
+        if next != end && !isUnfinished { return true }
         return receive.armCalls()
     }
 
@@ -187,13 +198,14 @@ struct DriverEnd {
     mutating func deliver(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         if freeCount < count &* 2 { reclaim() }
+        if transmit.isStopped { return result }
         // Large packets take many buffers each.
         var hasReclaimed = false
         while result.consumed < count {
             let packet = burst.packets + Int(list[result.consumed])
             let length = packet.pointee.length
             let n = (Int(length) &+ Packet.headerLength &+ Int(buffers.room) &- 1) / Int(buffers.room)
-            if n > DriverEnd.longestChain {
+            if n > longestChain {
                 result.consumed &+= 1
                 continue
             }
@@ -201,6 +213,7 @@ struct DriverEnd {
                 if hasReclaimed { break }
                 hasReclaimed = true
                 reclaim()
+                if transmit.isStopped { break }
                 continue
             }
             send(packet, n)

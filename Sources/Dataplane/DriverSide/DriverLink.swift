@@ -34,7 +34,6 @@ final class DriverLink {
         o.saved = saved
         if backend.kind == .kernel { o.busyloopTimeout = try DriverLink.kernelTimeout(options) }
         vhost = try VhostNet(backend, o)
-        let size = try DriverLink.ringSize(options, backend)
         // After a reconnection: what was acknowledged before, less the back-end's own bits.
         var features = saved != nil
             ? vhost.acknowledged.subtracting(backend.ownFeatures) : try DriverLink.choose(options, vhost, backend, wantsControl)
@@ -52,6 +51,7 @@ final class DriverLink {
         receiveOffloads = features.asReceiver
 
         let isPacked = features.contains(.ringPacked)
+        let size = try DriverLink.ringSize(options, backend, isPacked)
         let longest = features.contains(.mrgRxbuf) ? 0 : features.isDisjoint(with: [.guestTSO4, .guestTSO6, .guestUSO4]) ? Int(options.mtu ?? 1500) + 18 : 65536 + 64
         let buffers = DriverBuffers(size: size, isPacked: isPacked, longest: longest)
         let controlBytes = wantsControl ? ControlDriver.bytes(isPacked: isPacked) : 0
@@ -122,10 +122,11 @@ final class DriverLink {
         return features
     }
 
-    private static func ringSize(_ options: PortOptions, _ backend: any VhostBackend) throws -> UInt32 {
+    /// At most what is wanted and what the device takes; split rings have a power of two.
+    private static func ringSize(_ options: PortOptions, _ backend: any VhostBackend, _ isPacked: Bool) throws -> UInt32 {
         var size = UInt32(options.ringSize)
         if let vdpa = backend as? VDPABackend { size = min(size, try vdpa.maximumRingSize()) }
-        return size
+        return isPacked ? size : 1 << UInt32(31 - size.leadingZeroBitCount)
     }
 
     private static func tellMTU(_ options: PortOptions, _ vhost: VhostNet, _ log: (String) -> Void) throws {
