@@ -33,6 +33,7 @@ public final class UserBackend: VhostBackend {
     private var usesIOTLB = false
     /// IOVAs that the back-end asked for on its channel.
     private var misses: [UInt64] = []
+    private static var mostMisses: Int { 1024 }
     /// The in-flight region: kept by whoever keeps the back-end's successor (see `VhostNet.Saved`).
     var inflight: Inflight?
 
@@ -125,7 +126,10 @@ public final class UserBackend: VhostBackend {
         let ours = MessageSocket(ends[0])
         try tell(.setBackendReqFD, Payload(), [OwnedDescriptor(ends[1])])
         channel = ours
-        frontEnd?.meanwhile = (ours.fd, { [unowned self] in try? readChannel() })
+        frontEnd?.meanwhile = (ours.fd, { [unowned self] in
+            try? readChannel()
+            return channel != nil
+        })
     }
 
     /// Carries out what the back-end says on its channel. Errors: `.disconnected` when the channel has ended, `.answer` for
@@ -158,7 +162,7 @@ public final class UserBackend: VhostBackend {
         case .configChange where message.payload.isEmpty:
             configurationChanged?()
             return true
-        case .iotlbMsg where usesIOTLB && [26, 32].contains(message.payload.count) && message.payload[25] == UInt8(VHOST_IOTLB_MISS) && misses.count < 1024:
+        case .iotlbMsg where usesIOTLB && [26, 32].contains(message.payload.count) && message.payload[25] == UInt8(VHOST_IOTLB_MISS) && misses.count < UserBackend.mostMisses:
             // Answered when the message at hand has its own answer.
             misses.append(message.payload.withUnsafeBytes { $0.loadUnaligned(as: UInt64.self) })
             return true
@@ -259,9 +263,10 @@ public final class UserBackend: VhostBackend {
         return p
     }
 
-    /// A miss is answered with its whole region; what lies in none stays unanswered, as in QEMU.
+    /// A miss is answered with its whole region; what lies in none stays unanswered, as in QEMU. A back-end that goes on asking
+    /// has its next answers with the next message.
     private func answerMisses(_ frontEnd: FrontEnd) throws(VhostUserError) {
-        while !misses.isEmpty {
+        for _ in 0..<UserBackend.mostMisses where !misses.isEmpty {
             let address = misses.removeFirst()
             guard let region = regions.first(where: { address &- $0.guestAddress < $0.size }) else { continue }
             try frontEnd.tell(.iotlbMsg, UserBackend.iotlbPayload(VHOST_IOTLB_UPDATE, region))
@@ -274,9 +279,11 @@ public final class UserBackend: VhostBackend {
         if object.isLast && protocolFeatures.contains(.status) { try tell(.setStatus, Payload(0)) }
     }
 
+    public func checkReset() throws(VhostError) { try need(.resetDevice, "device reset", "RESET_DEVICE") }
+
     /// RESET_DEVICE.
     public func resetDevice() throws(VhostError) {
-        try need(.resetDevice, "device reset", "RESET_DEVICE")
+        try checkReset()
         try tell(.resetDevice)
     }
 

@@ -18,8 +18,8 @@ public final class FrontEnd {
 
     /// Milliseconds to wait for an answer.
     private let timeout: Int
-    /// The back-end's own channel, served while an answer is waited for.
-    public var meanwhile: (fd: Int32, serve: () -> Void)?
+    /// The back-end's own channel, served while an answer is waited for: see `MessageSocket.receive`.
+    public var meanwhile: (fd: Int32, serve: () -> Bool)?
 
     /// A back-end that does not answer within `timeout` milliseconds is taken for gone.
     public init(_ socket: MessageSocket, timeout: Int = 5000) {

@@ -1,6 +1,7 @@
 import CPlatform
 import Glibc
 import Memory
+import Ringway
 import Testing
 import Vhost
 import VhostUser
@@ -137,6 +138,44 @@ extension ControlPlane {
         #expect(eventually { (try? vhost.serveBackEnd()) == nil })
         #expect(vhost.backEndDescriptor == nil && !vhost.backend.isDisconnected)
         #expect(try vhost.readConfiguration(offset: 0, size: 2) == [0, 1])
+    }
+
+    @Test("a channel that ends while an answer is waited for costs no CPU, nor the descriptor that has its number now")
+    func channelEnds() throws {
+        let peer = FakePeer()
+        defer { peer.release() }
+        let vhost = try open(peer, timeout: 400)
+        peer.state.withLock { ($0.closesChannel, $0.lies[.netSetMTU]) = (true, .silence) }
+        var before = timespec()
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before)
+        #expect(error { try vhost.setMTU(1400) }?.kind == .disconnected)
+        var after = timespec()
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after)
+        #expect((after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1_000_000 < 150)
+        #expect(vhost.backEndDescriptor == nil)
+    }
+
+    @Test("an embedded driver whose start is refused at any message is an error, and nothing is left of it")
+    func embedded() throws {
+        // Rooms that were never filled are garbage, as they may be.
+        let mallopt = unsafeBitCast(dlsym(nil, "mallopt"), to: (@convention(c) (Int32, Int32) -> Int32).self)
+        _ = mallopt(-6 /* M_PERTURB */, 0x5a)
+        defer { _ = mallopt(-6, 0) }
+        let path = "/tmp/ringway-embedded-\(getpid()).sock"
+        let before = openDescriptors()
+        for n in 8..<24 {
+            var (state, options) = (FakePeer.State(), DriverOptions())
+            (state.failAt, options.queuePairs) = (n, 2)
+            let peer = try FakePeer(listeningAt: path, state)
+            #expect(throws: EngineError.self) { _ = try EmbeddedDriver(path: path, options) }
+            unlink(path)
+            #expect(eventually { peer.isOver && openDescriptors() <= before }, "message \(n)")
+        }
+        for (pairs, size) in [(0, UInt32(256)), (-1, 256), (129, 256), (1, 100), (1, 0), (1, 65536)] {
+            var options = DriverOptions()
+            (options.queuePairs, options.ringSize) = (pairs, size)
+            #expect(throws: EngineError.self) { _ = try EmbeddedDriver(path: path, options) }
+        }
     }
 
     @Test("memory slots never fall between the queue pairs of a device")

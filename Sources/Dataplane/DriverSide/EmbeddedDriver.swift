@@ -36,11 +36,16 @@ public final class EmbeddedDriver {
     /// Queue pairs, each for one thread.
     public let pairs: UnsafeMutablePointer<DriverPair>
     private let options: DriverOptions
+    /// Pairs that there are: fewer while they are made.
+    private var madePairs = 0
     private var control: ControlDriver?
 
     /// Connects to `path` (trying for two seconds), negotiates and starts all rings. Errors: one line
     /// with the path.
     public init(path: String, _ options: DriverOptions = DriverOptions()) throws(EngineError) {
+        guard (1...PairTable.pairsPerPort).contains(options.queuePairs), (1...1 << 20).contains(options.frameRoom),
+            RingLayout.isValid(size: options.ringSize, isPacked: options.isPacked)
+        else { throw EngineError("\(path): \(options.queuePairs) queue pairs of \(options.ringSize) buffers of \(options.frameRoom) bytes cannot be") }
         self.options = options
         pairCount = options.queuePairs
         do {
@@ -67,7 +72,7 @@ public final class EmbeddedDriver {
 
     deinit {
         control?.deallocate()
-        for i in 0..<pairCount { pairs[i].deallocate() }
+        for i in 0..<madePairs { pairs[i].deallocate() }
         pairs.deallocate()
     }
 
@@ -107,6 +112,7 @@ public final class EmbeddedDriver {
         (pairs + i).initialize(to: DriverPair(
             size: options.ringSize, isPacked: options.isPacked, features: features, frameRoom: options.frameRoom, memory: room,
             transmitKick: kicks[1].fd, receiveKick: kicks[0].fd))
+        madePairs += 1
         if options.wantsCalls { pairs[i].wantCalls() } else { pairs[i].suppressCalls() }
         try start(2 * i, pairs[i].receive.deviceSetup(), kicks[0])
         try start(2 * i + 1, pairs[i].transmit.deviceSetup(), kicks[1])
