@@ -247,6 +247,8 @@ public final class VDPABackend: VhostBackend {
         isSuspended = false
     }
 
+    public func checkReset() throws(VhostError) {}
+
     /// Status 0, then ACKNOWLEDGE and DRIVER: mappings go too.
     public func resetDevice() throws(VhostError) {
         isSuspended = false

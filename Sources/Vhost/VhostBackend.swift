@@ -95,6 +95,8 @@ public protocol VhostBackend: AnyObject {
     func enableData(_ rings: Range<Int>) throws(VhostError)
     /// Whether one queue can be reset by itself; throws if not.
     func resetQueue(_ ring: Int) throws(VhostError)
+    /// Whether there is `resetDevice`; throws if not.
+    func checkReset() throws(VhostError)
     /// The whole device, as it was after init (RESET_DEVICE, status 0).
     func resetDevice() throws(VhostError)
     /// Before the rings of the first object are stopped: SUSPEND on vDPA.
@@ -125,6 +127,7 @@ extension VhostBackend {
     public func finishOpen(_ object: VhostObject) throws(VhostError) {}
     public func enableData(_ rings: Range<Int>) throws(VhostError) {}
     public func resetQueue(_ ring: Int) throws(VhostError) {}
+    public func checkReset() throws(VhostError) { throw .unsupported(self, "device reset") }
     public func resetDevice() throws(VhostError) { throw .unsupported(self, "device reset") }
     public func dropMemory(_ object: VhostObject) throws(VhostError) {}
     public func finishStart(_ object: VhostObject) throws(VhostError) {}

@@ -86,7 +86,7 @@ public final class VhostNet {
         self.backend = backend
         self.options = options
         log = logger
-        enabled = [Bool](repeating: true, count: max(0, options.queuePairs))
+        enabled = [Bool](repeating: true, count: min(max(0, options.queuePairs), 0x8000))
         wired = [Bool](repeating: false, count: enabled.count)
         do throws(VhostError) {
             guard (1...0x8000).contains(options.queuePairs) else { throw VhostError(.argument, "\(backend.name): \(options.queuePairs) queue pairs") }
@@ -223,8 +223,9 @@ public final class VhostNet {
     public func busyloopTimeout(ring: Int) throws(VhostError) -> UInt32 { try backend.busyloopTimeout(ring) }
 
     /// The whole device as after init: vhost-user RESET_DEVICE (with that protocol feature), vDPA status 0. A running device is
-    /// stopped first. Errors: `.unsupported` on the kernel.
+    /// stopped first. Errors: `.unsupported` on the kernel and without RESET_DEVICE: it runs on.
     public func resetDevice() throws(VhostError) {
+        try backend.checkReset()
         if isStarted { stop() }
         try backend.resetDevice()
         wired = wired.map { _ in false }

@@ -100,8 +100,7 @@ extension VhostNet {
     /// driver's, and what came meanwhile is delivered. While stopped nothing goes out and it is remembered. Errors: `.argument`
     /// for no such queue.
     public func mask(ring: Int, _ isMasked: Bool) throws(VhostError) {
-        let place = isStarted ? self.place(ring) : ring
-        guard queues.indices.contains(place) else { throw VhostError(.argument, "\(backend.name): no queue \(ring)") }
+        guard let place = knownPlace(ring) else { throw VhostError(.argument, "\(backend.name): no queue \(ring)") }
         if let running = queues[place].ring {
             try backend.setVringCall(ring, isMasked ? queues[place].masked : running.call)
             if !isMasked && VhostNet.take(queues[place].masked) { VhostNet.signal(running.call) }
@@ -111,8 +110,7 @@ extension VhostNet {
 
     /// Whether a call came while the queue was masked; clears it. No call, all kinds.
     public func isPending(ring: Int) -> Bool {
-        let place = isStarted ? self.place(ring) : ring
-        return queues.indices.contains(place) && VhostNet.take(queues[place].masked)
+        knownPlace(ring).map { VhostNet.take(queues[$0].masked) } ?? false
     }
 
     /// By queue: readable when `isPending`.
@@ -123,8 +121,7 @@ extension VhostNet {
 
     /// Whether the back-end has reported a broken ring (the eventfd of SET_VRING_ERR); clears it. Never on vDPA, which has none.
     public func hasFailed(ring: Int) -> Bool {
-        let place = isStarted ? self.place(ring) : ring
-        return queues.indices.contains(place) && VhostNet.take(queues[place].error)
+        knownPlace(ring).map { VhostNet.take(queues[$0].error) } ?? false
     }
 
     static func take(_ fd: OwnedDescriptor) -> Bool {
@@ -202,13 +199,15 @@ extension VhostNet {
     /// Switches the dirty log on or off. On, for each object: SET_LOG_BASE, SET_FEATURES with LOG_ALL, SET_VRING_ADDR with the LOG
     /// flag; off: without. A stopped device begins so with its next start. Errors: `.unsupported` without LOG_ALL, without
     /// LOG_SHMFD (vhost-user) and on vDPA, whose migration needs shadow rings. If it fails, the log is as before.
+    /// `memory`: what it shall cover besides that in use.
     public func setLogging(_ isOn: Bool, memory: [VhostRegion]? = nil) throws(VhostError) {
         if isOn == (dirtyLog != nil) { return }
         if isOn && (!backend.offered.contains(.vhostLogAll) || backend.kind == .vdpa) {
             throw VhostError(.unsupported, "\(backend.name): dirty log: the back-end does not offer LOG_ALL")
         }
         let old = dirtyLog
-        dirtyLog = isOn ? try DirtyLog(covering: memory ?? regions) : nil
+        // Never less than is in use: the kernel sets bits wherever they would be.
+        dirtyLog = isOn ? try DirtyLog(covering: regions + (memory ?? [])) : nil
         guard isStarted else { return }
         do throws(VhostError) {
             for object in started { try applyLog(object) }

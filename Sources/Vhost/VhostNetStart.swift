@@ -79,6 +79,12 @@ extension VhostNet {
     /// Place of a started device's ring in `queues`: the control queue's does not move with the number of pairs that run.
     func place(_ ring: Int) -> Int { ring < 2 * started.filter { !$0.isControl }.count ? ring : 2 * options.queuePairs }
 
+    /// The same for a number that may be no queue's: nil then, and for one that was not started with the device.
+    func knownPlace(_ ring: Int) -> Int? {
+        if isStarted { return started.contains { $0.rings.contains(ring) } ? place(ring) : nil }
+        return queues.indices.contains(ring) ? ring : nil
+    }
+
     private func start(_ object: VhostObject, _ rings: [VhostRing], _ rollback: inout Rollback) throws(VhostError) {
         let backend = backend
         let hasEnable = backend.kind == .user && backend.offered.contains(.protocolFeatures)
@@ -257,7 +263,8 @@ extension VhostNet {
             throw error
         }
         regions = new
-        if let wanted, wanted.size < size { try moveLog(to: wanted) }
+        // The memory has changed: a log that stays larger is no error.
+        if let wanted, wanted.size < size { attempt("shrinking the log") { () throws(VhostError) in try moveLog(to: wanted) } }
     }
 
     /// Pages that the old log still holds are taken over.

@@ -61,6 +61,53 @@ extension ControlPlane {
         #expect(error?.kind == .argument)
     }
 
+    @Test("a log covers the memory that is in use, though it was asked to cover less: the kernel writes wherever its bits would be")
+    func least() throws {
+        let fake = FakeDevice()
+        let vhost = try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake))
+        let rings = try Rings(2)
+        try vhost.acknowledge([.version1])
+        try vhost.start(rings.all, memory: [rings.region, rings.more])
+        try vhost.setLogging(true, memory: [rings.region])
+        #expect(vhost.dirtyLog!.size >= (1 << 32) / 4096 / 8)
+    }
+
+    @Test("memory has changed though its log could not shrink: the larger one goes on")
+    func unshrunk() throws {
+        let fake = FakeDevice()
+        let vhost = try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake))
+        let rings = try Rings(2)
+        try vhost.acknowledge([.version1])
+        try vhost.start(rings.all, memory: [rings.region, rings.more])
+        try vhost.setLogging(true)
+        let log = vhost.dirtyLog
+        // VHOST_SET_MEM_TABLE, then VHOST_SET_LOG_BASE.
+        fake.failAt = fake.count + 2
+        try vhost.updateMemory([rings.region])
+        #expect(fake.table.count == 1 && vhost.dirtyLog === log)
+    }
+
+    @Test("a back-end cannot cut off the memory that it was given")
+    func sealed() throws {
+        let memory = try HostMemory(bytes: 8192, name: "ringway-sealed")
+        #expect(ftruncate(memory.descriptor.fd, 0) == -1 && errno == EPERM)
+    }
+
+    @Test("a back-end that never stops asking for addresses does not hold its front-end")
+    func endlessMisses() throws {
+        let peer = FakePeer()
+        defer { peer.release() }
+        peer.state.withLock { _ = $0.features.insert(.accessPlatform) }
+        let vhost = try VhostNet(UserBackend(peer.socket, name: "fake"))
+        let rings = try Rings(2)
+        try vhost.acknowledge([.version1, .accessPlatform])
+        peer.state.withLock { $0.misses = 100_000 }
+        try vhost.start(rings.all, memory: [rings.region])
+        #expect(peer.state.withLock { $0.misses } > 0)
+        #expect(vhost.isStarted)
+        peer.state.withLock { $0.misses = 0 }
+    }
+
     @Test("the dirty log covers the highest address, and pages come once")
     func dirty() throws {
         let rings = try Rings(1)

@@ -124,6 +124,44 @@ extension ControlPlane {
         tap = nil
     }
 
+    @Test("a queue that does not run has no mask and no calls, whatever its number")
+    func noSuchQueue() throws {
+        let fake = FakeDevice()
+        fake.features |= Features.ctrlVQ.rawValue
+        var options = VhostNet.Options()
+        options.hasControl = true
+        let vhost = try VhostNet(VDPABackend(path: "/dev/vhost-vdpa-0", calls: fake), options)
+        let rings = try Rings(3)
+        try vhost.start(rings.all, memory: [rings.region])
+        try vhost.mask(ring: 2, true)
+        let mark = fake.trace.count
+        for ring in [-1, 3, 4, Int.max] { #expect(kind { try vhost.mask(ring: ring, false) } == .argument) }
+        #expect(fake.trace.count == mark)
+        fake.fire(fake.calls[2])
+        #expect(!vhost.isPending(ring: 3) && !vhost.hasFailed(ring: 3) && !vhost.isPending(ring: -1))
+        #expect(vhost.isPending(ring: 2))
+    }
+
+    @Test("numbers that no device has are errors: pairs, a time-out")
+    func numbers() throws {
+        for pairs in [Int.min, -1, 0, 0x8001, Int.max] {
+            #expect(kind { _ = try self.user(FakePeer()) { $0.queuePairs = pairs } } == .argument)
+        }
+        for timeout in [Int.min, -1] { #expect(kind { _ = try VhostNet(UserBackend(FakePeer().socket, name: "fake", timeout: timeout)) } == .disconnected) }
+        _ = try VhostNet(UserBackend(FakePeer().socket, name: "fake", timeout: Int.max))
+    }
+
+    @Test("a reset that the back-end does not have leaves the device running", arguments: [VhostKind.kernel, .user])
+    func noReset(of kind: VhostKind) throws {
+        let peer = FakePeer()
+        defer { peer.release() }
+        peer.state.withLock { _ = $0.protocolFeatures.remove(.resetDevice) }
+        let vhost = try kind == .kernel ? kernel(FakeDevice()) : user(peer)
+        let rings = try Rings(2)
+        try vhost.start(rings.all, memory: [rings.region])
+        #expect(self.kind { try vhost.resetDevice() } == .unsupported && vhost.isStarted)
+    }
+
     @Test("after a migration a driver that announces itself is left to it; else RARP goes out")
     func announce() throws {
         let peer = FakePeer()
