@@ -26,9 +26,10 @@ public final class UserBackend: VhostBackend {
     /// Called with each CONFIG_CHANGE, also while an answer is waited for.
     var configurationChanged: (() -> Void)?
     public private(set) var protocolFeatures = ProtocolFeatures(rawValue: 0)
-    /// What `setMemory` has told; those that went out one by one (ADD_MEM_REG).
+    /// What `setMemory` has told; those that went out one by one (ADD_MEM_REG), or in a table, which the back-end keeps.
     private var regions: [VhostRegion] = []
     private var slots: [VhostRegion] = []
+    private var table: [VhostRegion] = []
     /// ACCESS_PLATFORM was acknowledged: addresses are IOVA, and the back-end is told of each region as an IOTLB entry.
     private var usesIOTLB = false
     /// IOVAs that the back-end asked for on its channel.
@@ -38,10 +39,10 @@ public final class UserBackend: VhostBackend {
     var inflight: Inflight?
 
     /// A connected socket, taken over; `name` is its path. Nothing is sent yet. A back-end that leaves a message without
-    /// its answer for `timeout` milliseconds is taken for gone.
-    public init(_ socket: MessageSocket, name: String, timeout: Int = 5000) {
+    /// its answer for `timeout` milliseconds, or until the descriptor `cancel` is readable, is taken for gone.
+    public init(_ socket: MessageSocket, name: String, timeout: Int = 5000, cancel: Int32 = -1) {
         self.name = name
-        frontEnd = FrontEnd(socket, timeout: timeout)
+        frontEnd = FrontEnd(socket, timeout: timeout, cancel: cancel)
     }
 
     public var ownFeatures: Features { offered.intersection(.protocolFeatures) }
@@ -83,6 +84,8 @@ public final class UserBackend: VhostBackend {
     /// GET_MAX_MEM_SLOTS (CONFIGURE_MEM_SLOTS), and for the first object SET_BACKEND_REQ_FD (BACKEND_REQ); then SET_OWNER,
     /// once, and GET_FEATURES. ACCESS_PLATFORM is not passed on without BACKEND_REQ and REPLY_ACK, which it needs.
     public func open(_ object: VhostObject) throws(VhostError) {
+        // Messages with a descriptor have eight bits for the queue.
+        guard object.rings.upperBound <= 256 else { throw VhostError(.argument, "\(name): queue \(object.rings.upperBound - 1); vhost-user has 256") }
         let features = Features(rawValue: try ask64(.getFeatures))
         if features.contains(.protocolFeatures) {
             let all = ProtocolFeatures(rawValue: try ask64(.getProtocolFeatures))
@@ -172,7 +175,7 @@ public final class UserBackend: VhostBackend {
 
     public func close() {
         channel = nil
-        (regions, slots, misses) = ([], [], [])
+        (regions, slots, table, misses) = ([], [], [], [])
         configurationChanged = nil
         frontEnd?.close()
         frontEnd = nil
@@ -217,7 +220,9 @@ public final class UserBackend: VhostBackend {
             payload.add32(0)
             for r in new { payload.add(r.description) }
             try tell(.setMemTable, payload, new.map(\.descriptor))
+            table = new
         } else {
+            if slots.isEmpty { (slots, table) = (table, []) }
             for r in slots where !new.contains(where: r.isSame) { try removeSlot(r) }
             for r in new where !slots.contains(where: r.isSame) {
                 try slot(.addMemReg, r, [r.descriptor])

@@ -148,6 +148,30 @@ extension ControlPlane {
         #expect(!old.trace.contains("SET_MEM_TABLE"))
     }
 
+    @Test("regions that a table told are not told a second time when there come to be more than eight")
+    func tableToSlots() throws {
+        let peer = FakePeer()
+        defer { peer.release() }
+        peer.state.withLock { _ = $0.protocolFeatures.insert(.configureMemSlots) }
+        let vhost = try VhostNet(UserBackend(peer.socket, name: "fake"))
+        let rings = try Rings(2)
+        let all = [rings.region] + (1..<10).map { region(rings, UInt64($0) << 32) }
+        try vhost.acknowledge([.version1])
+        try vhost.start(rings.all, memory: Array(all[..<8]))
+        var mark = peer.trace.count
+        try vhost.updateMemory(Array(all[..<9]))
+        #expect(Array(peer.trace[mark...]) == ["ADD_MEM_REG"])
+        mark = peer.trace.count
+        vhost.stop()
+        #expect(peer.trace[mark...].filter { $0 == "REM_MEM_REG" }.count == 9)
+        // The back-end keeps a table while the device is stopped.
+        try vhost.start(rings.all, memory: Array(all[..<2]))
+        vhost.stop()
+        mark = peer.trace.count
+        try vhost.start(rings.all, memory: [all[0]] + all[2...])
+        #expect(peer.trace[mark...].filter { $0.hasSuffix("MEM_REG") } == ["REM_MEM_REG"] + [String](repeating: "ADD_MEM_REG", count: 8))
+    }
+
     @Test("more regions than the kernel's vhost takes are refused with the parameter's name")
     func kernelRegions() throws {
         let fake = FakeDevice()

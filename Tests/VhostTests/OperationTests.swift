@@ -151,6 +151,19 @@ extension ControlPlane {
         _ = try VhostNet(UserBackend(FakePeer().socket, name: "fake", timeout: Int.max))
     }
 
+    @Test("vhost-user has 256 queues: messages tell them by eight bits, the ninth says that no descriptor comes")
+    func queueNumbers() throws {
+        let peer = FakePeer()
+        defer { peer.release() }
+        peer.state.withLock { $0.pairs = 300 }
+        #expect(kind { _ = try self.user(peer) { $0.queuePairs = 129 } } == .argument)
+        #expect(!peer.trace.contains("SET_VRING_CALL 256"))
+        let other = FakePeer()
+        defer { other.release() }
+        other.state.withLock { $0.pairs = 300 }
+        #expect(kind { _ = try self.user(other) { ($0.queuePairs, $0.hasControl) = (128, true) } } == .argument)
+    }
+
     @Test("a reset that the back-end does not have leaves the device running", arguments: [VhostKind.kernel, .user])
     func noReset(of kind: VhostKind) throws {
         let peer = FakePeer()
