@@ -21,10 +21,14 @@ public final class FrontEnd {
     /// The back-end's own channel, served while an answer is waited for: see `MessageSocket.receive`.
     public var meanwhile: (fd: Int32, serve: () -> Bool)?
 
-    /// A back-end that does not answer within `timeout` milliseconds is taken for gone.
-    public init(_ socket: MessageSocket, timeout: Int = 5000) {
+    /// Ends the wait for an answer when it is readable; -1: none.
+    private let cancel: Int32
+
+    /// A back-end that does not answer within `timeout` milliseconds, or before the descriptor `cancel` is readable, is taken for gone.
+    public init(_ socket: MessageSocket, timeout: Int = 5000, cancel: Int32 = -1) {
         self.socket = socket
         self.timeout = timeout
+        self.cancel = cancel
     }
 
     /// Ends the connection.
@@ -159,7 +163,7 @@ public final class FrontEnd {
 
     private func answer(to request: Request, sizes: [Int]) throws(VhostUserError) -> Message {
         let message: Message
-        do throws(VhostUserError) { message = try socket.receive(within: timeout, meanwhile: meanwhile) } catch {
+        do throws(VhostUserError) { message = try socket.receive(within: timeout, meanwhile: meanwhile, cancel: cancel) } catch {
             // Half an answer, or a late one, would be taken for the next.
             isBroken = true
             throw VhostUserError(error.kind, request, error.description)

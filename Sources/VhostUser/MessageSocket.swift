@@ -108,7 +108,10 @@ public final class MessageSocket {
 
     /// Waits up to `milliseconds` for the next message. For front-ends. `meanwhile.serve` is called when that descriptor
     /// is readable: a back-end may want an answer on its own channel before it answers here. False: it is closed.
-    public func receive(within milliseconds: Int, meanwhile: (fd: Int32, serve: () -> Bool)? = nil) throws(VhostUserError) -> Message {
+    /// `cancel`, a descriptor, ends the wait when it is readable.
+    public func receive(
+        within milliseconds: Int, meanwhile: (fd: Int32, serve: () -> Bool)? = nil, cancel: Int32 = -1
+    ) throws(VhostUserError) -> Message {
         let milliseconds = min(max(milliseconds, 0), Int(Int32.max) - 1)
         var meanwhile = meanwhile
         let end = CPlat_monotonic_ns() + UInt64(milliseconds) * 1_000_000
@@ -116,8 +119,9 @@ public final class MessageSocket {
             if let message = try receive() { return message }
             let now = CPlat_monotonic_ns()
             if now >= end { throw VhostUserError(.socket, "no answer within \(milliseconds) ms") }
-            var p = [pollfd(fd: fd, events: Int16(POLLIN), revents: 0), pollfd(fd: meanwhile?.fd ?? -1, events: Int16(POLLIN), revents: 0)]
-            _ = poll(&p, 2, Int32((end - now) / 1_000_000 + 1))
+            var p = [fd, meanwhile?.fd ?? -1, cancel].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+            _ = poll(&p, 3, Int32((end - now) / 1_000_000 + 1))
+            if p[2].revents != 0 { throw VhostUserError(.socket, "the wait for an answer was cancelled") }
             if p[1].revents != 0 && meanwhile?.serve() == false { meanwhile = nil }
         }
     }

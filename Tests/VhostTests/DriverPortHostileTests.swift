@@ -71,6 +71,30 @@ extension ControlPlane {
         #expect(eventually { engine.snapshot()[0].isConnected } && peer.trace.contains("SET_VRING_NUM 0 64"))
     }
 
+    @Test("an engine stops at once though a back-end takes its time for an answer", arguments: [Request.getFeatures, .setVringKick])
+    func slow(request: Request) throws {
+        let path = "/tmp/ringway-hostile5-\(getpid()).sock"
+        let engine = try engine(path)
+        var state = FakePeer.State()
+        state.lies[request] = .silence
+        let peer = FakePeer(connectingTo: path, state)
+        try #require(eventually { peer.trace.contains { $0.hasPrefix(request.name) } })
+        let begin = CPlat_monotonic_ns()
+        engine.stop()
+        #expect(CPlat_monotonic_ns() - begin < 1_000_000_000)
+        #expect(eventually { peer.isOver })
+    }
+
+    @Test("a connection that is there is ended in order by a stop: rings are asked where they stand")
+    func orderlyStop() throws {
+        let path = "/tmp/ringway-hostile6-\(getpid()).sock"
+        let engine = try engine(path)
+        let peer = FakePeer(connectingTo: path, FakePeer.State())
+        try #require(eventually { engine.snapshot()[0].isConnected })
+        engine.stop()
+        #expect(eventually { peer.isOver } && peer.trace.suffix(3) == ["GET_VRING_BASE 0", "GET_VRING_BASE 1", "SET_STATUS 0"])
+    }
+
     /// An engine with a port of 16 descriptors a ring, and the rings as its back-end has them.
     private func connected(_ mode: ForwardingMode = .drop, _ body: (Engine, _ receive: BackEndRing, _ transmit: BackEndRing) throws -> Void) throws {
         let path = "/tmp/ringway-hostile4-\(getpid()).sock"

@@ -73,6 +73,8 @@ final class DriverPort: EnginePort, @unchecked Sendable {
             var one: UInt64 = 1
             _ = write(wakeFD, &one, 8)
             thread.join()
+            // Only what the thread waited for was cancelled: the device is stopped in order.
+            _ = read(wakeFD, &one, 8)
         }
         thread = nil
         disconnect("the port is closed")
@@ -170,7 +172,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
 
     private func backend(_ socket: MessageSocket?) throws(VhostError) -> any VhostBackend {
         switch kind {
-        case .user: return UserBackend(socket!, name: path)
+        case .user: return UserBackend(socket!, name: path, cancel: wakeFD)
         case .vdpa: return VDPABackend(path: path)
         case .kernel: return KernelBackend(path: path, tap: try Tap(name: tapName, queues: options.queuePairs))
         }
