@@ -7,9 +7,15 @@ import Testing
 /// The engine's driver-side port with back-ends that do not keep to the rules.
 extension ControlPlane {
 @Suite("A driver's port") struct DriverPortHostileTests {
-    private func engine(_ path: String, _ mode: ForwardingMode = .drop, _ set: (inout PortOptions) -> Void = { _ in }) throws -> Engine {
+    private static var silent: Logger {
         var logger = Logger(label: "test")
         logger.logLevel = .critical
+        return logger
+    }
+
+    private func engine(
+        _ path: String, _ mode: ForwardingMode = .drop, logger: Logger = silent, _ set: (inout PortOptions) -> Void = { _ in }
+    ) throws -> Engine {
         var port = PortOptions(.virtioUser(path: path, isServer: true, tap: nil))
         set(&port)
         let engine = try Engine(EngineOptions(ports: [port], mode: mode, busyloop: .sleep), logger: logger)
@@ -69,6 +75,24 @@ extension ControlPlane {
         defer { engine.stop() }
         let peer = FakePeer(connectingTo: path, FakePeer.State())
         #expect(eventually { engine.snapshot()[0].isConnected } && peer.trace.contains("SET_VRING_NUM 0 64"))
+    }
+
+    @Test("a back-end that tells of changes and broken queues again and again does not fill the log")
+    func chatter() throws {
+        let path = "/tmp/ringway-hostile7-\(getpid()).sock"
+        let lines = Locked<[String]>([])
+        let engine = try engine(path, logger: Logger(label: "test") { _ in LineLog(lines: lines) })
+        defer { engine.stop() }
+        let peer = FakePeer(connectingTo: path, FakePeer.State())
+        try #require(eventually { engine.snapshot()[0].isConnected })
+        for _ in 0..<50 {
+            peer.say(Message(2))
+            peer.fail(1)
+            usleep(2000)
+        }
+        #expect(eventually { lines.withLock { $0.contains { $0.contains("configuration has changed") } && $0.contains { $0.contains("queue 1 is broken") } } })
+        usleep(20_000)
+        #expect(lines.withLock { $0.filter { $0.contains("has changed") || $0.contains("is broken") }.count } == 2)
     }
 
     @Test("an engine stops at once though a back-end takes its time for an answer", arguments: [Request.getFeatures, .setVringKick])
@@ -161,6 +185,22 @@ extension ControlPlane {
         }
     }
 }
+}
+
+/// Keeps what is logged.
+private struct LineLog: LogHandler {
+    let lines: Locked<[String]>
+    var metadata: Logger.Metadata = [:]
+    var logLevel = Logger.Level.info
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { metadata[key] }
+        set { metadata[key] = newValue }
+    }
+    func log(
+        level: Logger.Level, message: Logger.Message, metadata: Logger.Metadata?, source: String, file: String, function: String, line: UInt
+    ) {
+        lines.withLock { $0.append("\(message)") }
+    }
 }
 
 /// A split ring of the driver's, in this process, as the back-end sees it.

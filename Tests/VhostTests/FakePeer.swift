@@ -54,6 +54,7 @@ final class FakePeer: Sendable {
         var running: Set<UInt32> = []
         var enabled: Set<UInt32> = []
         var calls: [UInt32: OwnedDescriptor] = [:]
+        var errors: [UInt32: OwnedDescriptor] = [:]
         /// Descriptors, driver and device area of each ring, as user addresses.
         var addresses: [UInt32: (UInt64, UInt64, UInt64)] = [:]
         /// IOTLB misses that it asks for before it acknowledges an IOTLB message; it closes its channel at NET_SET_MTU.
@@ -127,6 +128,14 @@ final class FakePeer: Sendable {
         }
     }
 
+    /// The back-end's report of a broken ring.
+    func fail(_ ring: UInt32) {
+        state.withLock { s in
+            var one: UInt64 = 1
+            _ = write(s.errors[ring]!.fd, &one, 8)
+        }
+    }
+
     /// A message of the back-end on its own channel.
     func say(_ message: Message) {
         let socket = channel.withLock { $0 }
@@ -146,7 +155,7 @@ final class FakePeer: Sendable {
         let socket = MessageSocket(isListening ? accept() : ends.1)
         // Its descriptors go before the front-end hears of the end.
         defer {
-            state.withLock { ($0.calls, $0.isOver) = ([:], true) }
+            state.withLock { ($0.calls, $0.errors, $0.isOver) = ([:], [:], true) }
             channel.withLock { $0 = nil }
         }
         while true {
@@ -231,6 +240,7 @@ final class FakePeer: Sendable {
             s.addresses[first] = (long(1), long(3), long(2))
         case .setVringKick: s.running.insert(first & 0xff)
         case .setVringCall: s.calls[first & 0xff] = m.descriptors.first.map { OwnedDescriptor(fcntl($0.fd, F_DUPFD_CLOEXEC, 0)) }
+        case .setVringErr: s.errors[first & 0xff] = m.descriptors.first.map { OwnedDescriptor(fcntl($0.fd, F_DUPFD_CLOEXEC, 0)) }
         case .setVringEnable: if second == 1 { s.enabled.insert(first) } else { s.enabled.remove(first) }
         case .setInflightFD: s.inflightSeen = m.payload
         case .sendRARP: s.rarp = Array(m.payload.prefix(6))

@@ -33,6 +33,10 @@ final class DriverPort: EnginePort, @unchecked Sendable {
     private var socket: MessageSocket?
     private var attempts = 0
     private var lastError = ""
+    /// Of this connection: queues that the back-end reported, and what was logged of its configuration. A back-end that repeats
+    /// itself does not fill the log.
+    private var brokenQueues = Set<Int>()
+    private var lastConfiguration = ""
 
     init(index: Int, options: PortOptions, core: EngineCore, logger: Logger) throws(EngineError) {
         guard case .virtioUser(let path, let isServer, let tap) = options.kind else { throw EngineError("\(options.name): not a driver's port") }
@@ -116,7 +120,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         for fd in errors { fds.append(pollfd(fd: fd, events: Int16(POLLIN), revents: 0)) }
         if poll(&fds, nfds_t(fds.count), timeout) <= 0 { return }
         if fds[1].revents != 0 { reportDefects() }
-        for (ring, f) in fds[6...].enumerated() where f.revents != 0 && link?.vhost.hasFailed(ring: ring) == true {
+        for (ring, f) in fds[6...].enumerated() where f.revents != 0 && link?.vhost.hasFailed(ring: ring) == true && brokenQueues.insert(ring).inserted {
             log.error("\(options.name): the back-end reports that queue \(ring) is broken")
         }
         // Between requests a back-end has nothing to say: it hangs up, or talks nonsense.
@@ -188,6 +192,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         self.link = nil
         socket = nil
         configuration = nil
+        (brokenQueues, lastConfiguration) = ([], "")
         core.forgetAddresses(port: index)
         log.info("\(options.name): connection ended: \(reason)")
     }
@@ -210,13 +215,19 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         var count: UInt64 = 0
         _ = read(configuration?.fd ?? -1, &count, 8)
         guard let vhost = link?.vhost else { return }
-        guard vhost.backend.offered.contains(.status) else { return log.info("\(options.name): the back-end's configuration has changed") }
+        let text = configurationText(vhost)
+        if text != lastConfiguration { log.info("\(options.name): \(text)") }
+        lastConfiguration = text
+    }
+
+    private func configurationText(_ vhost: VhostNet) -> String {
+        guard vhost.backend.offered.contains(.status) else { return "the back-end's configuration has changed" }
         do throws(VhostError) {
             // struct virtio_net_config: status at 6, bit 0 VIRTIO_NET_S_LINK_UP.
             let isUp = try vhost.readConfiguration(offset: 6, size: 2)[0] & 1 == 1
-            log.info("\(options.name): the back-end's link is \(isUp ? "up" : "down")")
+            return "the back-end's link is \(isUp ? "up" : "down")"
         } catch {
-            log.warning("\(options.name): the changed configuration: \(error)")
+            return "the changed configuration: \(error)"
         }
     }
 
