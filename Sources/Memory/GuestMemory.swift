@@ -94,6 +94,10 @@ public final class GuestMemory: @unchecked Sendable {
     /// Regions that ADD_MEM_REG can reach; SET_MEM_TABLE carries 8.
     public static let maximumRegions = 509
 
+    /// Bytes of all regions together, 8 TiB. A file without pages costs its sender nothing, but could take this process's
+    /// whole address space of 128 TiB, and with it what the other ports need.
+    public static let maximumBytes: UInt64 = 1 << 43
+
     /// What rings translate with; valid while this object lives.
     public var map: MemoryMap { MemoryMap(regions: table, count: count) }
     public var regions: [MappedRegion] { (0..<count).map { table[$0] } }
@@ -119,6 +123,10 @@ public final class GuestMemory: @unchecked Sendable {
         if let i = index(of: region), mappings[i].shows(fd, region.offset) { return counting(i, 1) }
         guard count < GuestMemory.maximumRegions else { throw MemoryError("more than \(GuestMemory.maximumRegions) regions") }
         try check(region)
+        let left = GuestMemory.maximumBytes - regions.reduce(0) { $0 + $1.size }
+        guard region.size <= left else {
+            throw MemoryError("region \(hex(region.guestAddress)): size \(hex(region.size)) goes beyond the \(hex(GuestMemory.maximumBytes)) bytes of all regions")
+        }
         let mapping = try Mapping(region, fd: fd, lossFD: lossFD)
         let mapped = MappedRegion(
             guestAddress: region.guestAddress, size: region.size, userAddress: region.userAddress, host: mapping.host)

@@ -83,6 +83,20 @@ func mappings(_ name: String) -> Int {
         #expect(memory.regions.count == 509)
     }
 
+    @Test("a file of empty pages cannot take the whole address space, at once or bit by bit")
+    func addressSpace() throws {
+        let fd = OwnedDescriptor(CPlat_memfd("ringway-sparse", 0, false))
+        try #require(ftruncate(fd.fd, 1 << 46) == 0)
+        #expect { try GuestMemory().adding(region(0, 1 << 46, user: 0), fd: fd.fd) } throws: { "\($0)".contains("region 0x0: size 0x400000000000") }
+        var memory = GuestMemory()
+        #expect(throws: MemoryError.self) {
+            for i in 0..<16 { memory = try memory.adding(region(UInt64(i) << 41, 1 << 41, user: UInt64(i) << 41), fd: fd.fd) }
+        }
+        #expect(memory.regions.count == 4)
+        memory = try memory.removing(region(0, 1 << 41, user: 0)).adding(region(0, 1 << 41, user: 0), fd: fd.fd)
+        #expect(memory.regions.count == 4)
+    }
+
     @Test("a region that is added twice, as QEMU does with several queue pairs, is counted")
     func twice() throws {
         let fd = file(pages: 4)
