@@ -6,10 +6,13 @@ struct ControlQueue {
     private let burst = Burst()
     private let room: UnsafeMutableRawBufferPointer
     var callFD: Int32
+    var errFD: Int32
+    private var isReported = false
 
-    init(_ setup: RingSetup, callFD: Int32) {
+    init(_ setup: RingSetup, callFD: Int32, errFD: Int32) {
         queue = DeviceQueue(setup)
         self.callFD = callFD
+        self.errFD = errFD
         // The longest command is a table of MAC addresses or the VLAN set; what is longer is refused.
         room = .allocate(byteCount: 16384, alignment: 16)
     }
@@ -24,7 +27,7 @@ struct ControlQueue {
     }
 
     /// Serves everything that waits. `handle` gets class, command and data and says whether it
-    /// did it; the driver is told after that. Returns whether the driver wants a call, and a defect if the ring has one.
+    /// did it; the driver is told after that. Returns whether the driver wants a call, and the ring's defect once.
     mutating func serve(_ handle: (UInt8, UInt8, UnsafeRawBufferPointer) -> Bool) -> (needsCall: Bool, defect: RingDefect?) {
         var served = 0
         // Bounded: a driver that adds commands all the time wakes the thread again.
@@ -37,7 +40,10 @@ struct ControlQueue {
                 queue.completeControl(command, answer: isDone ? 0 : 1)
             }
         } while served < 1024 && queue.armKicks()
-        return (served > 0 && queue.needsCall(), queue.defect.kind == .none ? nil : queue.defect)
+        // Once: a driver may go on kicking a ring that has stopped.
+        let isNew = queue.defect.kind != .none && !isReported
+        if isNew { isReported = true }
+        return (served > 0 && queue.needsCall(), isNew ? queue.defect : nil)
     }
 }
 

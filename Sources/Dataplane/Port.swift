@@ -26,6 +26,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     private var controlKickFD: Int32 = -1
     /// Receive rings by pair that run and are enabled.
     private var ready: [Bool]
+    private var logLimit = LogLimit()
 
     var queuePairs: Int { options.queuePairs }
     var isConnected: Bool { CPlat_load32_relaxed(connectedFlag) != 0 }
@@ -51,8 +52,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         guard case .vhostUser(let path, let isClient) = options.kind else {
             throw EngineError("\(options.name): not a port on the device side")
         }
-        let log = self.log
-        server = BackEndServer(path: path, isClient: isClient, device: self) { log.info("\($0)") }
+        server = BackEndServer(path: path, isClient: isClient, device: self) { [unowned self] in say(.info, $0) }
         do { try server.start() } catch { throw EngineError("\(error)") }
         let (server, fd) = (self.server!, defectFD)
         server.perform { [weak self] in
@@ -72,6 +72,13 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         close(defectFD)
         connectedFlag.deallocate()
         core.removePairs(port: index, options.queuePairs)
+    }
+
+    /// Logs, on the control thread. A front-end can cause lines as fast as it sends messages: only so many a second are written.
+    private func say(_ level: Logger.Level, _ text: String) {
+        let (isTaken, missing) = logLimit.next(CPlat_monotonic_ns() / 1_000_000_000)
+        if missing > 0 { log.warning("\(options.name): \(missing) more lines were left out") }
+        if isTaken { log.log(level: level, "\(text)") }
     }
 
     // MARK: Rings
@@ -114,7 +121,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     private func place(_ p: PairPointer, _ setup: RingSetup) {
         let choice = Placement.choose(pair: p.pointee.pair, cpus: core.threads.map(\.cpu), memory: setup.descriptors)
         CPlat_store32_relaxed(&p.pointee.owner, UInt32(choice.thread))
-        log.info("\(options.name): queue pair \(p.pointee.pair) on \(choice.reason)")
+        say(.info, "\(options.name): queue pair \(p.pointee.pair) on \(choice.reason)")
     }
 
     func stopRing(_ ring: Int) -> RingPosition {
@@ -136,7 +143,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     func updateRing(_ ring: Int, enabled: Bool, callFD: Int32, kickFD: Int32, errFD: Int32) {
         for fd in [callFD, errFD] where fd >= 0 { _ = CPlat_set_nonblocking(fd) }
         if isControl(ring) {
-            updateControl(kickFD: kickFD, callFD: callFD)
+            updateControl(kickFD: kickFD, callFD: callFD, errFD: errFD)
             return
         }
         guard let p = pair(of: ring) else { return }
@@ -180,13 +187,14 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     // MARK: Control queue
 
     private func startControl(_ start: RingStart) {
-        controlQueue = ControlQueue(start.setup, callFD: start.callFD)
-        updateControl(kickFD: start.kickFD, callFD: start.callFD)
+        controlQueue = ControlQueue(start.setup, callFD: start.callFD, errFD: start.errFD)
+        updateControl(kickFD: start.kickFD, callFD: start.callFD, errFD: start.errFD)
         setReady(0, ready[0])
     }
 
-    private func updateControl(kickFD: Int32, callFD: Int32) {
+    private func updateControl(kickFD: Int32, callFD: Int32, errFD: Int32) {
         controlQueue?.callFD = callFD
+        controlQueue?.errFD = errFD
         if controlKickFD >= 0 { server.removeDescriptor(controlKickFD) }
         controlKickFD = kickFD
         if kickFD >= 0 {
@@ -213,11 +221,17 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         guard var queue = controlQueue else { return }
         let result = queue.serve(carryOut)
         controlQueue = queue
-        if result.needsCall, queue.callFD >= 0 {
-            var one: UInt64 = 1
-            _ = write(queue.callFD, &one, 8)
+        if result.needsCall { signal(queue.callFD) }
+        if let defect = result.defect {
+            signal(queue.errFD)
+            say(.error, "\(options.name): control queue: \(defect)")
         }
-        if let defect = result.defect { log.error("\(options.name): control queue: \(defect)") }
+    }
+
+    /// Writes an eventfd of the front-end. Never waits where its counter is full: the call is lost, to it alone.
+    private func signal(_ fd: Int32) {
+        var one: UInt64 = 1
+        if fd >= 0 && CPlat_set_nonblocking(fd) == 0 { _ = write(fd, &one, 8) }
     }
 
     /// Carries out one command. It is in force before it is answered: the driver relies on it from then on.
@@ -277,13 +291,31 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
             acknowledged = []
             core.forgetAddresses(port: index)
         }
-        log.info("\(options.name): front-end \(isConnected ? "connected" : "gone")")
+        say(.info, "\(options.name): front-end \(isConnected ? "connected" : "gone")")
     }
 
     /// A poll thread stopped a ring: says which and why.
     private func reportDefects() {
         for (ring, defect) in core.newDefects(port: index, pairs: queuePairs) {
-            log.error("\(options.name): queue \(ring) stopped: \(defect)")
+            say(.error, "\(options.name): queue \(ring) stopped: \(defect)")
         }
+    }
+}
+
+/// The first lines of each second.
+struct LogLimit {
+    static let most = 100
+    private var second: UInt64 = 0
+    private var count = 0
+
+    /// Whether the next line is written, and how many were not since the last one.
+    mutating func next(_ now: UInt64) -> (isTaken: Bool, missing: Int) {
+        var missing = 0
+        if now != second {
+            missing = max(0, count - LogLimit.most)
+            (second, count) = (now, 0)
+        }
+        count += 1
+        return (count <= LogLimit.most, missing)
     }
 }

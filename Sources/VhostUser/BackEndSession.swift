@@ -255,7 +255,9 @@ public final class BackEndSession {
         do throws(VhostUserError) {
             try channel?.send(Message(BackEndRequest.vringCall.rawValue, payload: Payload(index: ring, 0).bytes))
         } catch {
-            log("VRING_CALL of ring \(ring): \(error)")
+            // A front-end that does not read: no more calls, and no line for each of them.
+            channel = nil
+            log("VRING_CALL of ring \(ring): \(error); its channel is closed")
         }
     }
 }

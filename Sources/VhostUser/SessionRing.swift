@@ -12,6 +12,8 @@ struct SessionRing {
     var kick: OwnedDescriptor?
     var call: OwnedDescriptor?
     var err: OwnedDescriptor?
+    /// The front-end kicks by VRING_KICK: `kick` is our own and is written here.
+    var kickIsInBand = false
     /// The front-end takes calls as VRING_CALL: `call` is our own and is read here.
     var callIsInBand = false
     var isEnabled = false

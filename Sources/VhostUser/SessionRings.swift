@@ -77,11 +77,11 @@ extension BackEndSession {
 
     func setVringKick(_ m: Message) throws(VhostUserError) {
         var (i, kick) = try eventOperands(m, .setVringKick)
-        if kick == nil {
-            kick = protocolFeatures.contains(.inbandNotifications) ? try ownEventfd(.setVringKick) : OwnedDescriptor(-1)
-        }
+        let isInBand = kick == nil && protocolFeatures.contains(.inbandNotifications)
+        if kick == nil { kick = isInBand ? try ownEventfd(.setVringKick) : OwnedDescriptor(-1) }
         let old = rings[i].kick
         rings[i].kick = kick
+        rings[i].kickIsInBand = isInBand
         update(i)
         withExtendedLifetime(old) {}
         try startIfReady(i)
@@ -121,6 +121,10 @@ extension BackEndSession {
     func vringKick(_ m: Message) throws(VhostUserError) {
         try need(.inbandNotifications, .vringKick)
         let (i, _) = try state(m, .vringKick)
+        // One of the front-end's own may be full, and would then be waited for.
+        guard rings[i].kickIsInBand || rings[i].kickFD < 0 else {
+            throw VhostUserError(.ring, .vringKick, "ring \(i): its kicks come by a descriptor")
+        }
         if rings[i].kickFD >= 0 {
             var one: UInt64 = 1
             _ = write(rings[i].kickFD, &one, 8)

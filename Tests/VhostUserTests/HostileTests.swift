@@ -146,6 +146,45 @@ extension BackEndTests {
         #expect(f.logged("base 0x10 is beyond a ring of 16"))
     }
 
+    @Test("VRING_KICK for a ring whose kicks come by a descriptor, a full one, does not make the control thread wait")
+    func fullKick() throws {
+        let f = try Fixture()
+        let p = try f.ready([.mq, .replyAck, .inbandNotifications])
+        let kick = eventfd()
+        _ = fcntl(kick.fd, F_SETFL, 0)
+        var most = UInt64.max - 1
+        write(kick.fd, &most, 8)
+        // Lets a thread go that waits all the same, so that the test ends.
+        defer { read(kick.fd, &most, 8) }
+        try p.send(.setVringKick, Payload(0), [kick])
+        try p.send(.vringKick, Payload(index: 0, 0))
+        #expect(p.isClosed)
+        #expect(f.logged("VRING_KICK: ring 0: its kicks come by a descriptor"))
+    }
+
+    @Test("a back-end channel that takes nothing costs the front-end its calls, and the log one line")
+    func deafChannel() throws {
+        let f = try Fixture()
+        let p = try f.ready([.mq, .inbandNotifications, .backendReq])
+        try p.send(.setBackendReqFD, Payload(), [BackEndTests.pipeEnd()])
+        try p.send(.setVringCall, Payload(0x100))
+        try p.start(1)
+        try p.send(.setVringNum, Payload(index: 0, 16))
+        var address = Payload(index: 0, 0)
+        for v in [p.base, p.base + 2048, p.base + 1024, 0] { address.add64(v) }
+        try p.send(.setVringAddr, address)
+        try p.send(.setVringKick, Payload(0x100))
+        #expect(f.eventually { f.device.running == [0, 1] })
+        let ring = try #require(f.device.ring(0))
+        for _ in 0..<50 {
+            var one: UInt64 = 1
+            write(ring.callFD, &one, 8)
+            usleep(1000)
+        }
+        #expect(f.logged("VRING_CALL of ring 0"))
+        #expect(f.lines.filter { $0.contains("VRING_CALL") }.count == 1)
+    }
+
     @Test("random messages with random descriptors neither crash nor leak")
     func fuzz() throws {
         let f = try Fixture()
