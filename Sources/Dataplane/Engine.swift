@@ -193,6 +193,8 @@ struct EmbeddedStarter<F: PacketFunction>: PacketFunctionStarter {
     let function: F
 
     func start(_ thread: PollThread) throws(EngineError) {
-        try thread.start(EmbeddedFunction(box: Unmanaged.passRetained(TypedFunctionBox(function))))
+        let box = TypedFunctionBox(function)
+        thread.kept = box
+        try thread.start(EmbeddedFunction(box: Unmanaged.passUnretained(box)))
     }
 }

@@ -13,6 +13,8 @@ final class PollThread: @unchecked Sendable {
     let state: ThreadPointer
     private var thread: NamedThread?
     private var body: ((PollThread) -> Void)?
+    /// What the packet function points at: lives as long as the thread.
+    var kept: AnyObject?
     private var isStopping = false
     private var generation: UInt64 = 0
     /// System calls of the thread's io_uring, published now and then for statistics.

@@ -83,7 +83,11 @@ struct ThreadState {
         burst.deallocate()
         resolved.deallocate()
         exchange.deallocate()
-        template?.deallocate()
+        if let template {
+            // Its frames are one allocation, which begins with the first.
+            template.packets[0].data.deallocate()
+            template.deallocate()
+        }
     }
 
     /// Nothing to poll: the thread may sleep.

@@ -82,8 +82,16 @@ final class FakeDevice: DeviceCalls {
         _ = Glibc.write(fd!, &one, 8)
     }
 
+    /// Requests whose argument has fewer than eight bytes.
+    private static let short: Set<DeviceRequest> = [
+        .vdpaGetDeviceID, .vdpaGetStatus, .vdpaSetStatus, .vdpaGetConfigSize, .vdpaGetVQsCount, .vdpaGetVringNum, .vdpaGetGroupNum, .vdpaGetASNum,
+        .vdpaSetConfigCall, .tunGetFeatures, .tunSetHeaderSize, .tunGetHeaderSize, .tunSetSendBuffer, .tunSetOffload, .tunSetPersist,
+    ]
+
     func control(_ fd: Int32, _ request: DeviceRequest, _ argument: UnsafeMutableRawPointer?) -> Int32 {
-        let pair = argument.map { UInt(bitPattern: $0) > 4096 ? $0.loadUnaligned(as: vhost_vring_state.self) : vhost_vring_state() } ?? vhost_vring_state()
+        // An index and a number, where the argument is not shorter.
+        var pair = vhost_vring_state()
+        if let argument, UInt(bitPattern: argument) > 4096, !FakeDevice.short.contains(request) { pair = argument.loadUnaligned(as: vhost_vring_state.self) }
         guard step(describe(fd, request, pair, argument)) else { return -1 }
         switch request {
         case .getFeatures: argument!.storeBytes(of: features, as: UInt64.self)
