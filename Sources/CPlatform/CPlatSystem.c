@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 #include <linux/fs.h>
@@ -74,6 +75,11 @@ int CPlat_set_nonblocking(int fd) {
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0) return -1;
     return flags & O_NONBLOCK ? 0 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+void CPlat_read_now(int fd, void *bytes, size_t length) {
+    struct iovec v = {bytes, length};
+    if (preadv2(fd, &v, 1, -1, RWF_NOWAIT) < 0) { /* nothing there */ }
 }
 
 int CPlat_ioctl(int fd, unsigned long request, void *argument) { return ioctl(fd, request, argument); }

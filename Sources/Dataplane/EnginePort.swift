@@ -44,8 +44,8 @@ extension EngineCore {
     func budget(_ options: PortOptions) -> BusyloopBudget { options.isKernel ? busyloop : options.busyloop ?? busyloop }
 
     /// Rings that poll threads had to stop, each once: its number and why.
-    func newDefects(port: Int, pairs: Int) -> [(ring: Int, defect: RingDefect)] {
-        var all: [(Int, RingDefect)] = []
+    func newDefects(port: Int, pairs: Int) -> [(ring: Int, defect: RingDefect, errFD: Int32)] {
+        var all: [(Int, RingDefect, Int32)] = []
         for pair in 0..<pairs {
             guard let p = table[port, pair] else { continue }
             threads[Int(p.pointee.owner)].mailbox.run {
@@ -53,7 +53,7 @@ extension EngineCore {
                     let q = PollThread.queue(p, isReceive)
                     if q.pointee.isReported && !q.pointee.isLogged {
                         q.pointee.isLogged = true
-                        all.append((2 * pair + (isReceive ? 0 : 1), q.pointee.queue.defect))
+                        all.append((2 * pair + (isReceive ? 0 : 1), q.pointee.queue.defect, q.pointee.errFD))
                     }
                 }
             }

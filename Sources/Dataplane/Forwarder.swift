@@ -266,9 +266,9 @@ enum Forwarder {
         d.pointee.counters.txPackets = d.pointee.counters.txPackets &+ UInt64(result.delivered)
         d.pointee.counters.txBytes = d.pointee.counters.txBytes &+ result.bytes
         if result.delivered < result.consumed { drop(d, d.pointee.tap == nil ? .tooLong : .notTaken, result.consumed &- result.delivered) }
-        if d.pointee.receive.callFD >= 0 && d.pointee.receive.queue.needsCall() {
+        if d.pointee.receive.calls.fd >= 0 && d.pointee.receive.queue.needsCall() {
             d.pointee.counters.calls = d.pointee.counters.calls &+ 1
-            t.pointee.notifier.call(d.pointee.receive.callFD, d.pointee.times[.receiveCallDelay])
+            t.pointee.notifier.call(d.pointee.receive.calls, d.pointee.times[.receiveCallDelay])
         }
     }
 
@@ -340,9 +340,9 @@ enum Forwarder {
     /// Calls the sender if it wants to know of its chains.
     @inline(__always)
     private static func callSender(_ t: ThreadPointer, _ p: PairPointer) {
-        if p.pointee.transmit.callFD >= 0 && p.pointee.transmit.queue.needsCall() {
+        if p.pointee.transmit.calls.fd >= 0 && p.pointee.transmit.queue.needsCall() {
             p.pointee.counters.calls = p.pointee.counters.calls &+ 1
-            t.pointee.notifier.call(p.pointee.transmit.callFD, p.pointee.times[.transmitCallDelay])
+            t.pointee.notifier.call(p.pointee.transmit.calls, p.pointee.times[.transmitCallDelay])
         }
     }
 
@@ -364,12 +364,11 @@ enum Forwarder {
         p.pointee.counters.drop(cause, UInt64(n))
     }
 
-    /// A ring had to stop: tells the front-end (its error eventfd) and the port's control thread, once.
+    /// A ring had to stop: tells the port's control thread, once, which tells the front-end.
     @inline(never)
     static func report(_ t: ThreadPointer, _ p: PairPointer, _ q: UnsafeMutablePointer<QueueState>) {
         if q.pointee.isReported { return }
         q.pointee.isReported = true
-        if q.pointee.errFD >= 0 { t.pointee.notifier.call(q.pointee.errFD) }
         t.pointee.notifier.call(p.pointee.defectFD)
     }
 

@@ -7,7 +7,7 @@ import Telemetry
 /// that one system call submits together. Belongs to the thread that made it.
 struct Notifier {
     private let ring: UnsafeMutablePointer<io_uring>
-    /// What every call writes: the 64-bit 1 of eventfd(2).
+    /// What is written to eventfds of our own: the 64-bit 1 of eventfd(2).
     private let one: UnsafeMutablePointer<UInt64>
     private var queued = 0
     /// System calls that submitted or waited.
@@ -18,7 +18,7 @@ struct Notifier {
     /// Calls that are queued: when they were decided on, and where their delay is recorded.
     private let waiting: UnsafeMutablePointer<WaitingCall>
     private var waitingCount = 0
-    private static var entries: UInt32 { 1024 }
+    static var entries: UInt32 { 1024 }
 
     private struct WaitingCall: BitwiseCopyable {
         var since: UInt64
@@ -86,8 +86,12 @@ struct Notifier {
 
     /// Queues a call whose delay is recorded.
     @inline(__always)
-    mutating func call(_ fd: Int32, _ delays: LiveHistogram) {
-        call(fd)
+    mutating func call(_ calls: Calls, _ delays: LiveHistogram) {
+        calls.drain()
+        let sqe = request()
+        io_uring_prep_msg_ring(sqe, calls.fd, 0, 0, 0)
+        sqe.pointee.flags |= UInt8(1 << IOSQE_CQE_SKIP_SUCCESS_BIT)
+        sqe.pointee.user_data = Notifier.callTag
         if QueueTimes.areKept {
             // There is room: each is one of the requests that are queued.
             waiting[waitingCount] = WaitingCall(since: CPlat_cycles(), delays: delays)
@@ -96,12 +100,11 @@ struct Notifier {
         if !batchesCalls { flush() }
     }
 
-    /// Queues a call.
+    /// Queues a write of an eventfd of our own.
     @inline(__always)
     mutating func call(_ fd: Int32) {
         let sqe = request()
         io_uring_prep_write(sqe, fd, one, 8, 0)
-        // Never waits for a driver that lets its counter overflow: the call is lost, to it alone.
         sqe.pointee.rw_flags = Int32(CPlat_RWF_NOWAIT)
         sqe.pointee.flags |= UInt8(1 << IOSQE_CQE_SKIP_SUCCESS_BIT)
         sqe.pointee.user_data = Notifier.callTag

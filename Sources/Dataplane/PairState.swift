@@ -36,7 +36,7 @@ struct QueueState {
     var isRunning = false
     var isEnabled = false
     var kickFD: Int32 = -1
-    var callFD: Int32 = -1
+    var calls = Calls()
     var errFD: Int32 = -1
     /// Tag of the watch on `kickFD` in the thread's io_uring; 0: none.
     var kickTag: UInt64 = 0

@@ -182,11 +182,11 @@ final class PollThread: @unchecked Sendable {
     }
 
     /// New enable state and descriptors of a running ring.
-    func updateRing(_ p: PairPointer, isReceive: Bool, enabled: Bool, callFD: Int32, kickFD: Int32, errFD: Int32, watchesKick: Bool) {
+    func updateRing(_ p: PairPointer, isReceive: Bool, enabled: Bool, calls: Calls, kickFD: Int32, errFD: Int32, watchesKick: Bool) {
         let q = PollThread.queue(p, isReceive)
         if !q.pointee.isRunning { return }
         q.pointee.isEnabled = enabled
-        q.pointee.callFD = callFD
+        q.pointee.calls = calls
         q.pointee.errFD = errFD
         if q.pointee.kickFD != kickFD || q.pointee.kickTag == 0 {
             if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }

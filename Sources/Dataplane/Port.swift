@@ -27,6 +27,8 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     /// Receive rings by pair that run and are enabled.
     private var ready: [Bool]
     private var logLimit = LogLimit()
+    /// Of running rings by number: their call eventfds, and how those are written.
+    private var callRings: [Int: (fd: Int32, ring: CallRing)] = [:]
 
     var queuePairs: Int { options.queuePairs }
     var isConnected: Bool { CPlat_load32_relaxed(connectedFlag) != 0 }
@@ -98,9 +100,9 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         state.queue = DeviceQueue(start.setup)
         state.isEnabled = start.enabled
         state.kickFD = start.kickFD
-        state.callFD = start.callFD
+        callRings[ring] = callRing(ring, start.callFD)
+        state.calls = callRings[ring]?.ring.calls ?? Calls()
         state.errFD = start.errFD
-        for fd in [start.callFD, start.errFD] where fd >= 0 { _ = CPlat_set_nonblocking(fd) }
         p.pointee.isAnyRunning = true
         let thread = core.threads[Int(p.pointee.owner)]
         let offloads = receiveOffloads
@@ -137,11 +139,18 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
             isAnyRunning = p.pointee.transmit.isRunning || p.pointee.receive.isRunning
         }
         p.pointee.isAnyRunning = isAnyRunning
+        callRings[ring] = nil
         return position
     }
 
+    private func callRing(_ ring: Int, _ fd: Int32) -> (fd: Int32, ring: CallRing)? {
+        if fd < 0 { return nil }
+        if let made = CallRing(fd) { return (fd, made) }
+        say(.error, "\(options.name): queue \(ring) cannot call its driver: io_uring_setup: \(String(cString: strerror(errno)))")
+        return nil
+    }
+
     func updateRing(_ ring: Int, enabled: Bool, callFD: Int32, kickFD: Int32, errFD: Int32) {
-        for fd in [callFD, errFD] where fd >= 0 { _ = CPlat_set_nonblocking(fd) }
         if isControl(ring) {
             updateControl(kickFD: kickFD, callFD: callFD, errFD: errFD)
             return
@@ -150,10 +159,14 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         let isReceive = ring % 2 == 0
         let thread = core.threads[Int(p.pointee.owner)]
         let watches = watchesKick(isReceive)
+        let new = callRings[ring]?.fd == callFD ? callRings[ring] : callRing(ring, callFD)
+        let calls = new?.ring.calls ?? Calls()
         thread.mailbox.run {
             thread.updateRing(
-                p, isReceive: isReceive, enabled: enabled, callFD: callFD, kickFD: kickFD, errFD: errFD, watchesKick: watches)
+                p, isReceive: isReceive, enabled: enabled, calls: calls, kickFD: kickFD, errFD: errFD, watchesKick: watches)
         }
+        // The thread has let go of the old one.
+        callRings[ring] = new
         if isReceive { setReady(ring / 2, enabled) }
     }
 
@@ -200,8 +213,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         if kickFD >= 0 {
             server.addDescriptor(kickFD) { [weak self] in
                 var count: UInt64 = 0
-                _ = CPlat_set_nonblocking(kickFD)
-                _ = read(kickFD, &count, 8)
+                CPlat_read_now(kickFD, &count, 8)
                 self?.serveControl()
             }
         }
@@ -221,17 +233,11 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         guard var queue = controlQueue else { return }
         let result = queue.serve(carryOut)
         controlQueue = queue
-        if result.needsCall { signal(queue.callFD) }
+        if result.needsCall { CallRing.signal(queue.callFD) }
         if let defect = result.defect {
-            signal(queue.errFD)
+            CallRing.signal(queue.errFD)
             say(.error, "\(options.name): control queue: \(defect)")
         }
-    }
-
-    /// Writes an eventfd of the front-end. Never waits where its counter is full: the call is lost, to it alone.
-    private func signal(_ fd: Int32) {
-        var one: UInt64 = 1
-        if fd >= 0 && CPlat_set_nonblocking(fd) == 0 { _ = write(fd, &one, 8) }
     }
 
     /// Carries out one command. It is in force before it is answered: the driver relies on it from then on.
@@ -296,7 +302,8 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
 
     /// A poll thread stopped a ring: says which and why.
     private func reportDefects() {
-        for (ring, defect) in core.newDefects(port: index, pairs: queuePairs) {
+        for (ring, defect, errFD) in core.newDefects(port: index, pairs: queuePairs) {
+            CallRing.signal(errFD)
             say(.error, "\(options.name): queue \(ring) stopped: \(defect)")
         }
     }

@@ -33,6 +33,7 @@ public final class RoundBench {
     private var ports: [BenchPort] = []
     /// Kicks of busy drivers, calls, kicks of idle ones: an event on the last would wake a thousand pairs.
     private let events: [Int32]
+    private let callRing: CallRing
     /// One for each poll thread. Different ones may be stepped by different threads at a time.
     public let lanes: [Lane]
 
@@ -51,6 +52,8 @@ public final class RoundBench {
             EngineOptions(ports: options, mode: shape.mode, busyloop: shape.busyloop), cpus: [Int](repeating: -1, count: shape.threads))
         events = (0..<3).map { _ in CPlat_eventfd(0) }
         if events.contains(-1) { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        guard let callRing = CallRing(events[1]) else { throw EngineError("io_uring_setup: \(String(cString: strerror(errno)))") }
+        self.callRing = callRing
         lanes = core.threads.map { [core] in Lane($0, core, shape) }
         for (i, port) in options.enumerated() { try start(i, port, isBusy: i < busy) }
         try rest()
@@ -80,7 +83,7 @@ public final class RoundBench {
                 let pair = port.pairs[k]
                 state.queue = DeviceQueue(isReceive ? pair.pointee.receive.deviceSetup(map: port.map) : pair.pointee.transmit.deviceSetup(map: port.map))
                 state.isEnabled = true
-                (state.kickFD, state.callFD) = (kick, events[1])
+                (state.kickFD, state.calls) = (kick, callRing.calls)
                 thread.startRing(p, isReceive: isReceive, state, watchesKick: shape.busyloop != .poll && !isReceive)
             }
             if isBusy { lanes[k].add(BenchEnd(port.pairs[k], p, Frames.udp(size: shape.size), isBackward: index == 1)) }

@@ -108,6 +108,52 @@ import Virtio
         #expect(b.lines.count("more lines were left out") > 0 && b.lines.count("SET_VRING_NUM: ring 77") == 1)
     }
 
+    @Test("a call whose counter is full and whose O_NONBLOCK changes all the time does not make the poll thread wait")
+    func changingCall() throws {
+        let lab = try Lab(ports: 2, .macswap, busyloop: .poll)
+        let memory = try HostMemory(bytes: 65536, wantsHugePages: false)
+        let (kick, call) = (OwnedDescriptor(CPlat_eventfd(0)), OwnedDescriptor(CPlat_eventfd(0)))
+        final class Flag: @unchecked Sendable { let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 1) }
+        let stop = Flag()
+        stop.word.initialize(to: 0)
+        var most = UInt64.max - 1
+        write(call.fd, &most, 8)
+        let fd = call.fd
+        let toggling = try NamedThread("toggle") {
+            while CPlat_load32_relaxed(stop.word) == 0 {
+                _ = fcntl(fd, F_SETFL, 0)
+                _ = fcntl(fd, F_SETFL, O_NONBLOCK)
+            }
+        }
+        defer {
+            CPlat_store32_relaxed(stop.word, 1)
+            toggling.join()
+            stop.word.deallocate()
+            // Lets a thread go that waits all the same, so that the test ends.
+            read(fd, &most, 8)
+        }
+        let frontEnd = FrontEnd(try MessageSocket.connect(to: lab.paths[0]))
+        try frontEnd.negotiate([.version1], [.mq])
+        try frontEnd.share(memory.region, memory.descriptor)
+        for i in 0..<16 {
+            (memory.base + 16 * i).storeBytes(of: memory.region.guestAddress + 8192, as: UInt64.self)
+            (memory.base + 16 * i + 8).storeBytes(of: 76, as: UInt64.self)
+            (memory.base + 1024 + 4 + 2 * i).storeBytes(of: UInt16(i), as: UInt16.self)
+        }
+        let at = memory.region.userAddress
+        try frontEnd.startRing(1, size: 16, base: 0, descriptors: at, driverArea: at + 1024, deviceArea: at + 2048, kick: kick, call: call)
+        let other = try lab.driver(1)
+        // Each packet is used, and called for, before the next is shown.
+        for n in 1...UInt16(20_000) {
+            CPlat_store16_release(memory.base + 1026, n)
+            let end = CPlat_monotonic_ns() + 1_000_000_000
+            while CPlat_load16_acquire(memory.base + 2050) != n && CPlat_monotonic_ns() < end { sched_yield() }
+            try #require(CPlat_load16_acquire(memory.base + 2050) == n, "packet \(n)")
+        }
+        #expect(other.send(Frame.numbered(3)))
+        #expect(other.receive(3).count == 3)
+    }
+
     private final class Token {}
     private struct Holder: PacketFunction {
         let token: Token

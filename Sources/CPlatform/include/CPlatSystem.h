@@ -1,5 +1,6 @@
 /* Threads, CPUs, descriptors and memory: what `import Glibc` lacks. */
 #pragma once
+#include <stddef.h>
 #include <stdint.h>
 #include <stdbool.h>
 
@@ -24,5 +25,7 @@ int CPlat_node_of_page(void *p);
 enum { CPlat_RWF_NOWAIT = 8 };
 /* O_NONBLOCK on. 0, or -1 and errno. */
 int CPlat_set_nonblocking(int fd);
+/* Reads an eventfd that somebody else holds, too: never waits, whatever O_NONBLOCK says. */
+void CPlat_read_now(int fd, void *bytes, size_t length);
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t CPlat_monotonic_ns(void);

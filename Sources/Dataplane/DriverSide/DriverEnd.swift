@@ -7,8 +7,8 @@ struct DriverEnd {
     var receive: DriverQueue
     var transmit: DriverQueue
     /// Kicks of the two rings.
-    let receiveKick: Int32
-    let transmitKick: Int32
+    let receiveKick: Calls
+    let transmitKick: Calls
     private let isMergeable: Bool
     private let buffers: DriverBuffers
 
@@ -37,7 +37,7 @@ struct DriverEnd {
 
     /// `memory` holds `buffers.bytes`, its rings are zeroed.
     init(
-        _ buffers: DriverBuffers, features: Features, memory: UnsafeMutableRawPointer, delta: UInt64, receiveKick: Int32, transmitKick: Int32
+        _ buffers: DriverBuffers, features: Features, memory: UnsafeMutableRawPointer, delta: UInt64, receiveKick: Calls, transmitKick: Calls
     ) {
         self.buffers = buffers.placed(at: memory)
         self.receiveKick = receiveKick

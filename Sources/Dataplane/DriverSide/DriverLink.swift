@@ -17,6 +17,8 @@ final class DriverLink {
     let receiveOffloads: Features
     private let pairs: Int
     private var kicks: [OwnedDescriptor] = []
+    /// A back-end has them, too, and may be hostile.
+    private var kickRings: [CallRing] = []
     private var control: ControlDriver?
 
     /// Offloads that Ringway can take from a back-end and give to it.
@@ -58,12 +60,16 @@ final class DriverLink {
         memory = try HostMemory(bytes: buffers.bytes * pairs + controlBytes, node: node)
         let regions = try DriverLink.regions(memory, backend, controlAt: wantsControl ? pairs * buffers.bytes : nil, controlRing: 2 * pairs)
         let delta = regions[0].guestAddress &- regions[0].userAddress
-        for _ in 0..<2 * pairs { kicks.append(try DriverLink.eventfd()) }
+        for _ in 0..<2 * pairs {
+            kicks.append(try DriverLink.eventfd())
+            guard let ring = CallRing(kicks.last!.fd) else { throw EngineError("\(options.name): io_uring_setup: \(String(cString: strerror(errno)))") }
+            kickRings.append(ring)
+        }
         ends = .allocate(capacity: pairs)
         for i in 0..<pairs {
             (ends + i).initialize(to: DriverEnd(
-                buffers, features: features, memory: memory.base + i * buffers.bytes, delta: delta, receiveKick: kicks[2 * i].fd,
-                transmitKick: kicks[2 * i + 1].fd))
+                buffers, features: features, memory: memory.base + i * buffers.bytes, delta: delta, receiveKick: kickRings[2 * i].calls,
+                transmitKick: kickRings[2 * i + 1].calls))
         }
         for command in DriverLink.commands(options, features) { vhost.remember(command) }
         try start(features, regions, delta, at: memory.base + pairs * buffers.bytes, wantsControl)
@@ -201,7 +207,6 @@ final class DriverLink {
 
     /// Receive buffers were there before the back-end was: it is told.
     func kickAll() {
-        var one: UInt64 = 1
-        for kick in kicks { _ = write(kick.fd, &one, 8) }
+        for ring in kickRings { ring.signal() }
     }
 }

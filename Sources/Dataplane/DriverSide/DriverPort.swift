@@ -234,7 +234,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
     private func reportDefects() {
         var count: UInt64 = 0
         _ = read(defectFD, &count, 8)
-        for (ring, defect) in core.newDefects(port: index, pairs: options.queuePairs) {
+        for (ring, defect, _) in core.newDefects(port: index, pairs: options.queuePairs) {
             log.error("\(options.name): queue \(ring) stopped: \(defect)")
         }
     }

@@ -1,0 +1,61 @@
+import CLiburing
+import CPlatform
+import Glibc
+
+/// Adds to an eventfd that somebody else holds, too, without ever waiting. write(2) waits where the counter is full, and
+/// O_NONBLOCK, which would prevent that, is for the other holder to change between any two instructions. The kernel itself
+/// never waits: it adds to the eventfd with which an io_uring is registered whenever that gets a completion. So each such
+/// eventfd has a small io_uring, to which the poll thread's own sends completions (IORING_OP_MSG_RING).
+final class CallRing {
+    private let ring: UnsafeMutablePointer<io_uring>
+
+    /// `eventfd` stays the caller's. Nil: no descriptors or memory, with errno.
+    init?(_ eventfd: Int32) {
+        ring = .allocate(capacity: 1)
+        ring.initialize(to: io_uring())
+        var parameters = io_uring_params()
+        parameters.flags = UInt32(IORING_SETUP_CQSIZE)
+        // As many as a thread can queue before it submits.
+        parameters.cq_entries = Notifier.entries
+        var status = io_uring_queue_init_params(1, ring, &parameters)
+        if status == 0 {
+            status = io_uring_register_eventfd(ring, eventfd)
+            if status == 0 { return }
+            io_uring_queue_exit(ring)
+        }
+        ring.deallocate()
+        errno = -status
+        return nil
+    }
+
+    deinit {
+        io_uring_queue_exit(ring)
+        ring.deallocate()
+    }
+
+    /// For a poll thread; valid while this object lives.
+    var calls: Calls { Calls(fd: ring.pointee.ring_fd, head: ring.pointee.cq.khead, tail: ring.pointee.cq.ktail) }
+
+    /// Adds one at once.
+    func signal() {
+        calls.drain()
+        guard let sqe = io_uring_get_sqe(ring) else { return }
+        io_uring_prep_nop(sqe)
+        _ = io_uring_submit(ring)
+    }
+
+    /// Adds one to `eventfd` at once.
+    static func signal(_ eventfd: Int32) { if eventfd >= 0 { CallRing(eventfd)?.signal() } }
+}
+
+/// What a poll thread needs of a `CallRing`.
+struct Calls: BitwiseCopyable {
+    /// -1: nobody wants calls.
+    var fd: Int32 = -1
+    var head: UnsafeMutablePointer<UInt32>?
+    var tail: UnsafeMutablePointer<UInt32>?
+
+    /// Makes room for the completions of the next calls: nobody reads them.
+    @inline(__always)
+    func drain() { CPlat_store32_release(head.unsafelyUnwrapped, CPlat_load32_relaxed(tail.unsafelyUnwrapped)) }
+}
