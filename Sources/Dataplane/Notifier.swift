@@ -50,6 +50,13 @@ struct Notifier {
                         ? "raise the limit of locked memory (ulimit -l), or run as root"
                         : "Ringway needs io_uring (see /proc/sys/kernel/io_uring_disabled, and the container's seccomp profile)"))
         }
+        // Without it calls would get lost in silence.
+        let probe = io_uring_get_probe_ring(ring)
+        defer { io_uring_free_probe(probe) }
+        guard let probe, io_uring_opcode_supported(probe, Int32(IORING_OP_MSG_RING.rawValue)) != 0 else {
+            io_uring_queue_exit(ring)
+            throw EngineError("io_uring has no MSG_RING; Ringway needs Linux 5.18 or later")
+        }
     }
 
     func close() {
