@@ -49,7 +49,7 @@ extension DeviceQueue {
 
     // MARK: Transmit
 
-    @inline(never) @_noLocks
+    @inline(never)
     mutating func popTransmitPacked(_ burst: inout Burst, _ limit: Int) -> Int {
         burst.count = 0
         burst.segmentCount = 0
@@ -101,7 +101,7 @@ extension DeviceQueue {
         return finish(g, id: id, into: burst.packets + i, &burst)
     }
 
-    @inline(never) @_noLocks
+    @inline(never)
     mutating func completePacked(_ packets: UnsafePointer<Packet>, _ count: Int, _ hold: Bool) {
         if count <= 0 { return }
         let size = self.size
@@ -157,7 +157,7 @@ extension DeviceQueue {
 
     // MARK: Receive
 
-    @inline(never) @_noLocks
+    @inline(never)
     mutating func deliverPacked(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         while result.consumed < count {

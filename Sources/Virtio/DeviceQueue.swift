@@ -114,7 +114,6 @@ public struct DeviceQueue: @unchecked Sendable {
 
     /// Fills `burst` with up to `limit` packets of the driver's transmit chains. With `leave` the newest chains (in
     /// packed rings: descriptors) are left for later, and nothing is taken unless `least` can be. Returns the number.
-    @_noLocks
     public mutating func popTransmit(_ burst: inout Burst, limit: Int, leave: Int = 0, least: Int = 1) -> Int {
         if !isPacked { return popTransmitSplit(&burst, limit, leave, least) }
         // Looks at one line, which the driver is not about to write if the answer is yes.
@@ -123,7 +122,6 @@ public struct DeviceQueue: @unchecked Sendable {
     }
 
     /// Whether the driver has made something available `n` entries (split) or descriptors (packed) further on.
-    @_noLocks
     public func hasAvailable(ahead n: Int) -> Bool {
         if n >= Int(size) { return hasWork }
         if !isPacked { return Int(seen &- available) > n || Int(CPlat_load16_acquire(driverArea + 2) &- available) > n }
@@ -134,7 +132,6 @@ public struct DeviceQueue: @unchecked Sendable {
 
     /// Takes the last `count` popped chains back into the ring, as if they had not been popped: the
     /// next pop reads and checks them anew. Nothing after them may have been completed.
-    @_noLocks
     public mutating func unpop(_ packets: UnsafePointer<Packet>, _ count: Int) {
         if !isPacked {
             available = available &- UInt16(truncatingIfNeeded: count)
@@ -151,7 +148,6 @@ public struct DeviceQueue: @unchecked Sendable {
 
     /// Hands `count` popped chains back to the driver, in the order they were popped. It is told at once, unless they are
     /// held back (`bestHold`) until `publishHeld`.
-    @_noLocks
     public mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int, hold: Bool = false) {
         if isPacked { completePacked(packets, count, hold) } else { completeSplit(packets, count, hold) }
     }
@@ -171,20 +167,17 @@ public struct DeviceQueue: @unchecked Sendable {
     }
 
     /// Tells the driver of what is held back.
-    @_noLocks
     public mutating func publishHeld() {
         if isPacked { publishHeldPacked() } else if used != published { publishUsedSplit(used) }
     }
 
     /// Copies the listed packets of `burst` into the driver's receive buffers and publishes them once.
     /// A packet that does not fit the buffers (without MRG_RXBUF) is consumed, but not delivered.
-    @_noLocks
     public mutating func deliver(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
         isPacked ? deliverPacked(burst, list, count) : deliverSplit(burst, list, count)
     }
 
     /// Whether the driver wants a call for what was published since the last question. Ask once a burst.
-    @_noLocks
     public mutating func needsCall() -> Bool {
         // The used entries must be visible before the driver's wish is read: store-load order (2.7.10, 2.8.10).
         CPlat_fence_full()
@@ -192,7 +185,6 @@ public struct DeviceQueue: @unchecked Sendable {
     }
 
     /// Asks the driver to kick, then looks again: true if there is work already, so that no kick is lost.
-    @_noLocks
     public mutating func armKicks() -> Bool {
         kicksSuppressed = false
         if isPacked {
@@ -210,7 +202,6 @@ public struct DeviceQueue: @unchecked Sendable {
     }
 
     /// Asks the driver not to kick; a hint (2.7.7, 2.8.10).
-    @_noLocks
     public mutating func suppressKicks() {
         if kicksSuppressed { return }
         kicksSuppressed = true

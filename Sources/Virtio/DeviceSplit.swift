@@ -19,7 +19,7 @@ extension DeviceQueue {
         return n
     }
 
-    @inline(never) @_noLocks
+    @inline(never)
     mutating func popTransmitSplit(_ burst: inout Burst, _ limit: Int, _ leave: Int, _ least: Int) -> Int {
         burst.count = 0
         burst.segmentCount = 0
@@ -128,7 +128,7 @@ extension DeviceQueue {
         burst.count = n
     }
 
-    @inline(never) @_noLocks
+    @inline(never)
     mutating func completeSplit(_ packets: UnsafePointer<Packet>, _ count: Int, _ hold: Bool) {
         if count <= 0 { return }
         let ring = deviceArea + 4
@@ -180,7 +180,7 @@ extension DeviceQueue {
 
     // MARK: Receive
 
-    @inline(never) @_noLocks
+    @inline(never)
     mutating func deliverSplit(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         var waiting = Int(waitingSplit(count))

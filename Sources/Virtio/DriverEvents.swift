@@ -3,10 +3,10 @@ import CPlatform
 // Notifications of the driver side: virtio 1.3 sections 2.7.7, 2.7.10, 2.8.10 and 2.9.
 extension DriverQueue {
     /// Whether the device wants a kick for what `publish()` has shown since the last call.
-    @inlinable @inline(__always) @_noLocks
+    @inlinable @inline(__always)
     public mutating func needsKick() -> Bool { isPacked ? needsKickPacked() : needsKickSplit() }
 
-    @usableFromInline @inline(never) @_noLocks
+    @usableFromInline @inline(never)
     mutating func needsKickSplit() -> Bool {
         let (old, new) = (kicked, published)
         if isStopped || old == new { return false }
@@ -20,7 +20,7 @@ extension DriverQueue {
         return CPlat_load16_relaxed(deviceArea) & 1 == 0
     }
 
-    @usableFromInline @inline(never) @_noLocks
+    @usableFromInline @inline(never)
     mutating func needsKickPacked() -> Bool {
         let count = shown
         if isStopped || count == 0 { return false }
@@ -47,7 +47,6 @@ extension DriverQueue {
     ///
     /// - Returns: true when there is something to reclaim already: the call may never come, so reclaim
     ///   instead of sleeping. Also true when the queue is stopped.
-    @_noLocks
     public mutating func armCalls() -> Bool {
         if isStopped { return true }
         if isPacked {
@@ -66,7 +65,6 @@ extension DriverQueue {
 
     /// Asks for no calls. With EVENT_IDX a split ring can only put the event far away (2.7.7): a call
     /// comes after 32768 chains unless this is called again.
-    @_noLocks
     public mutating func suppressCalls() {
         if isPacked {
             CPlat_store32_relaxed(driverArea, 1 &<< 16)

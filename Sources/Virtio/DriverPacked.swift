@@ -2,7 +2,7 @@ import CPlatform
 
 // The driver side of a packed ring, virtio 1.3 section 2.8.
 extension DriverQueue {
-    @usableFromInline @inline(never) @_noLocks
+    @usableFromInline @inline(never)
     mutating func addPacked(
         _ readable: UnsafePointer<Segment>?, _ r: Int, _ writable: UnsafePointer<Segment>?, _ w: Int,
         _ token: UInt32, _ wantsIndirect: Bool
@@ -53,7 +53,7 @@ extension DriverQueue {
         return true
     }
 
-    @usableFromInline @inline(never) @_noLocks
+    @usableFromInline @inline(never)
     mutating func addSinglesPacked(_ buffers: UnsafePointer<DriverBuffer>, _ wanted: Int, _ isWritable: Bool) -> Int {
         let n = isStopped ? 0 : min(wanted, Int(free))
         if n <= 0 { return 0 }
@@ -108,7 +108,7 @@ extension DriverQueue {
         }
     }
 
-    @usableFromInline @_noLocks
+    @usableFromInline
     mutating func publishPacked() {
         if isStopped || heldWord == 0 { return }
         // Release: everything of the burst before the flags of its first descriptor (2.8.21.1).
@@ -125,7 +125,7 @@ extension DriverQueue {
         return bits == (wrap ? DescriptorFlag.available | DescriptorFlag.used : 0)
     }
 
-    @usableFromInline @inline(never) @_noLocks
+    @usableFromInline @inline(never)
     mutating func reclaimPacked(_ out: UnsafeMutablePointer<DriverCompletion>, _ max: Int) -> Int {
         if isStopped { return 0 }
         let (ring, size, chains) = (descriptors, self.size, self.chains)
@@ -170,7 +170,7 @@ extension DriverQueue {
 
     /// IN_ORDER: one used descriptor can stand for a batch, which ends with the buffer that it names
     /// and whose other buffers count as used completely; the next one follows behind the batch (2.8.7).
-    @usableFromInline @inline(never) @_noLocks
+    @usableFromInline @inline(never)
     mutating func reclaimPackedInOrder(_ out: UnsafeMutablePointer<DriverCompletion>, _ max: Int) -> Int {
         if isStopped { return 0 }
         let shownChains = Int(outstanding &- heldChains)

@@ -211,7 +211,7 @@ public struct DriverQueue {
     ///
     /// - Parameter indirect: through an indirect table of the queue, if it has such and the chain fits.
     /// - Returns: false when the ring has no room for it, it is empty or the queue is stopped.
-    @inlinable @inline(__always) @_noLocks
+    @inlinable @inline(__always)
     public mutating func add(
         readable: UnsafePointer<Segment>?, _ readableCount: Int, writable: UnsafePointer<Segment>?, _ writableCount: Int,
         token: UInt32, indirect: Bool = false
@@ -222,26 +222,26 @@ public struct DriverQueue {
     }
 
     /// Adds chains of one readable segment each, as many as there is room for; returns their number.
-    @inlinable @inline(__always) @_noLocks
+    @inlinable @inline(__always)
     public mutating func addTransmit(_ buffers: UnsafePointer<DriverBuffer>, _ count: Int) -> Int {
         isPacked ? addSinglesPacked(buffers, count, false) : addSinglesSplit(buffers, count, false)
     }
 
     /// Adds chains of one writable segment each, as many as there is room for; returns their number.
-    @inlinable @inline(__always) @_noLocks
+    @inlinable @inline(__always)
     public mutating func addReceive(_ buffers: UnsafePointer<DriverBuffer>, _ count: Int) -> Int {
         isPacked ? addSinglesPacked(buffers, count, true) : addSinglesSplit(buffers, count, true)
     }
 
     /// Shows the device everything that was added.
-    @inlinable @inline(__always) @_noLocks
+    @inlinable @inline(__always)
     public mutating func publish() {
         if isPacked { publishPacked() } else { publishSplit() }
     }
 
     /// Takes back used chains, at most `max`; returns their number. When what the device wrote stops
     /// the queue, the chains before the defect still come back.
-    @inlinable @inline(__always) @_noLocks
+    @inlinable @inline(__always)
     public mutating func reclaim(into completions: UnsafeMutablePointer<DriverCompletion>, max: Int) -> Int {
         isPacked
             ? (reclaimsInOrder ? reclaimPackedInOrder(completions, max) : reclaimPacked(completions, max))

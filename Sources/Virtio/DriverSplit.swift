@@ -2,7 +2,7 @@ import CPlatform
 
 // The driver side of a split ring, virtio 1.3 section 2.7.
 extension DriverQueue {
-    @usableFromInline @inline(never) @_noLocks
+    @usableFromInline @inline(never)
     mutating func addSplit(
         _ readable: UnsafePointer<Segment>?, _ r: Int, _ writable: UnsafePointer<Segment>?, _ w: Int,
         _ token: UInt32, _ wantsIndirect: Bool
@@ -53,7 +53,7 @@ extension DriverQueue {
         return true
     }
 
-    @usableFromInline @inline(never) @_noLocks
+    @usableFromInline @inline(never)
     mutating func addSinglesSplit(_ buffers: UnsafePointer<DriverBuffer>, _ wanted: Int, _ isWritable: Bool) -> Int {
         let n = isStopped ? 0 : min(wanted, Int(free))
         let (table, ring, mask) = (descriptors, driverArea + 4, UInt16(truncatingIfNeeded: size &- 1))
@@ -82,7 +82,7 @@ extension DriverQueue {
         return n
     }
 
-    @usableFromInline @_noLocks
+    @usableFromInline
     mutating func publishSplit() {
         if isStopped || published == available { return }
         // Release: descriptors and ring entries before the index that shows them (2.7.13.3).
@@ -106,7 +106,7 @@ extension DriverQueue {
         return UInt32(count)
     }
 
-    @usableFromInline @inline(never) @_noLocks
+    @usableFromInline @inline(never)
     mutating func reclaimSplit(_ out: UnsafeMutablePointer<DriverCompletion>, _ max: Int) -> Int {
         if isStopped { return 0 }
         // Acquire: the used entries and the buffers' contents after the index that shows them (2.7.14).
@@ -159,7 +159,7 @@ extension DriverQueue {
 
     /// IN_ORDER: one used entry can stand for a batch, which ends with the chain that it names and
     /// whose other chains count as used completely (2.7.9). The next entry follows behind the batch.
-    @usableFromInline @inline(never) @_noLocks
+    @usableFromInline @inline(never)
     mutating func reclaimSplitInOrder(_ out: UnsafeMutablePointer<DriverCompletion>, _ max: Int) -> Int {
         if isStopped { return 0 }
         // Acquire: the used entries and the buffers' contents after the index that shows them (2.7.14).

@@ -17,7 +17,6 @@ extension Packet {
 extension UnsafeMutablePointer where Pointee == Packet {
     /// Writes a net header (with `num_buffers` 0, 5.1.6.2) and the frame over `count` segments, which hold both:
     /// the one copy on the way to a device.
-    @_noLocks
     public func write(to segments: UnsafeMutablePointer<Segment>, _ count: Int) {
         if count == 1 {
             storeHeader(pointee.header, buffers: 0, to: segments[0].base, length: 12)
@@ -35,6 +34,5 @@ extension UnsafeMutablePointer where Pointee == Packet {
     }
 
     /// Writes the net header alone, 12 bytes, for a frame that goes out from where it lies.
-    @_noLocks
     public func writeHeader(to p: UnsafeMutableRawPointer) { storeHeader(pointee.header, buffers: 0, to: p, length: 12) }
 }

@@ -4,7 +4,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define CPLAT_HOT static inline __attribute__((always_inline, swift_attr("@_noLocks")))
+#define CPLAT_HOT static inline __attribute__((always_inline))
 
 CPLAT_HOT uint16_t CPlat_load16_acquire(const void *p) { return __atomic_load_n((const uint16_t *)p, __ATOMIC_ACQUIRE); }
 CPLAT_HOT uint16_t CPlat_load16_relaxed(const void *p) { return __atomic_load_n((const uint16_t *)p, __ATOMIC_RELAXED); }

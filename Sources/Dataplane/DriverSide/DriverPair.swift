@@ -82,7 +82,6 @@ public struct DriverPair {
 
     /// Chooses buffers for up to `wanted` (at most 64) frames: fill `outgoing`, then `send`. Returns
     /// how many there are.
-    @_noLocks
     public mutating func prepare(_ wanted: Int) -> Int {
         if freeCount < wanted { reclaim() }
         let n = min(wanted, min(freeCount, Int(transmit.free)))
@@ -96,7 +95,6 @@ public struct DriverPair {
     }
 
     /// Takes back what the device has sent.
-    @_noLocks
     public mutating func reclaim() {
         while true {
             let n = transmit.reclaim(into: completions, max: DriverPair.burst)
@@ -141,7 +139,6 @@ public struct DriverPair {
     public var outstanding: Int { Int(transmit.outstanding) }
 
     /// Fills `incoming` with received frames; returns how many. They are valid until `giveBack`.
-    @_noLocks
     public mutating func receiveBurst() -> Int {
         let n = receive.reclaim(into: completions, max: DriverPair.burst)
         var i = 0
