@@ -71,12 +71,6 @@ uint64_t CPlat_monotonic_ns(void) {
 
 _Static_assert(CPlat_RWF_NOWAIT == RWF_NOWAIT, "CPlat_RWF_NOWAIT");
 
-int CPlat_set_nonblocking(int fd) {
-    int flags = fcntl(fd, F_GETFL);
-    if (flags < 0) return -1;
-    return flags & O_NONBLOCK ? 0 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-}
-
 void CPlat_read_now(int fd, void *bytes, size_t length) {
     struct iovec v = {bytes, length};
     if (preadv2(fd, &v, 1, -1, RWF_NOWAIT) < 0) { /* nothing there */ }

@@ -9,29 +9,18 @@ import Glibc
 final class CallRing {
     private let ring: UnsafeMutablePointer<io_uring>
 
-    /// `eventfd` stays the caller's. Nil: no descriptors or memory, with errno.
-    init?(_ eventfd: Int32) {
-        ring = .allocate(capacity: 1)
-        ring.initialize(to: io_uring())
-        var parameters = io_uring_params()
-        parameters.flags = UInt32(IORING_SETUP_CQSIZE)
-        // As many as a thread can queue before it submits.
-        parameters.cq_entries = Notifier.entries
-        var status = io_uring_queue_init_params(1, ring, &parameters)
-        if status == 0 {
-            status = io_uring_register_eventfd(ring, eventfd)
-            if status == 0 { return }
-            io_uring_queue_exit(ring)
+    /// `eventfd` stays the caller's. Error: no descriptors or memory.
+    init(_ eventfd: Int32) throws(EngineError) {
+        // As many completions as a thread can queue before it submits.
+        ring = try IOUring.make(entries: 1, completions: Notifier.entries)
+        let status = io_uring_register_eventfd(ring, eventfd)
+        if status != 0 {
+            IOUring.close(ring)
+            throw EngineError("io_uring_register_eventfd: \(String(cString: strerror(-status)))")
         }
-        ring.deallocate()
-        errno = -status
-        return nil
     }
 
-    deinit {
-        io_uring_queue_exit(ring)
-        ring.deallocate()
-    }
+    deinit { IOUring.close(ring) }
 
     /// For a poll thread; valid while this object lives.
     var calls: Calls { Calls(fd: ring.pointee.ring_fd, head: ring.pointee.cq.khead, tail: ring.pointee.cq.ktail) }
@@ -45,7 +34,7 @@ final class CallRing {
     }
 
     /// Adds one to `eventfd` at once.
-    static func signal(_ eventfd: Int32) { if eventfd >= 0 { CallRing(eventfd)?.signal() } }
+    static func signal(_ eventfd: Int32) { if eventfd >= 0 { try? CallRing(eventfd).signal() } }
 }
 
 /// What a poll thread needs of a `CallRing`.

@@ -34,34 +34,21 @@ struct Notifier {
 
     init(wakeFD: Int32) throws(EngineError) {
         self.wakeFD = wakeFD
-        ring = .allocateApart(capacity: 1)
-        ring.initialize(to: io_uring())
+        ring = try IOUring.make(entries: Notifier.entries, completions: 8192)
         one = .allocate(capacity: 1)
         one.initialize(to: 1)
         waiting = .allocate(capacity: Int(Notifier.entries))
-        var parameters = io_uring_params()
-        parameters.flags = UInt32(IORING_SETUP_CQSIZE)
-        parameters.cq_entries = 8192
-        let status = io_uring_queue_init_params(Notifier.entries, ring, &parameters)
-        if status < 0 {
-            throw EngineError(
-                "io_uring_setup: \(String(cString: strerror(-status))); "
-                    + (status == -ENOMEM
-                        ? "raise the limit of locked memory (ulimit -l), or run as root"
-                        : "Ringway needs io_uring (see /proc/sys/kernel/io_uring_disabled, and the container's seccomp profile)"))
-        }
         // Without it calls would get lost in silence.
         let probe = io_uring_get_probe_ring(ring)
         defer { io_uring_free_probe(probe) }
         guard let probe, io_uring_opcode_supported(probe, Int32(IORING_OP_MSG_RING.rawValue)) != 0 else {
-            io_uring_queue_exit(ring)
+            close()
             throw EngineError("io_uring has no MSG_RING; Ringway needs Linux 5.18 or later")
         }
     }
 
     func close() {
-        io_uring_queue_exit(ring)
-        ring.deallocate()
+        IOUring.close(ring)
         one.deallocate()
         waiting.deallocate()
     }

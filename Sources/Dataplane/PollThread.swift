@@ -130,11 +130,12 @@ final class PollThread: @unchecked Sendable {
 
     /// Lets go of a ring and says where it stands. Afterwards nothing of it is used.
     func stopRing(_ p: PairPointer, isReceive: Bool) -> RingPosition {
-        if !isReceive { drain(p) }
         let q = PollThread.queue(p, isReceive)
-        // With a call: the driver may sleep until it hears of these, and no later completion will tell.
-        if q.pointee.queue.held > 0 { Forwarder.tell(state, p) }
-        q.pointee.queue.publishHeld()
+        if !isReceive {
+            drain(p)
+            // With a call: the driver may sleep until it hears of these, and no later completion will tell.
+            if q.pointee.queue.held > 0 { Forwarder.tell(state, p) }
+        }
         let position = q.pointee.queue.position
         if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }
         q.pointee = QueueState()

@@ -145,9 +145,10 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
 
     private func callRing(_ ring: Int, _ fd: Int32) -> (fd: Int32, ring: CallRing)? {
         if fd < 0 { return nil }
-        if let made = CallRing(fd) { return (fd, made) }
-        say(.error, "\(options.name): queue \(ring) cannot call its driver: io_uring_setup: \(String(cString: strerror(errno)))")
-        return nil
+        do throws(EngineError) { return (fd, try CallRing(fd)) } catch {
+            say(.error, "\(options.name): queue \(ring) cannot call its driver: \(error)")
+            return nil
+        }
     }
 
     func updateRing(_ ring: Int, enabled: Bool, callFD: Int32, kickFD: Int32, errFD: Int32) {

@@ -52,8 +52,7 @@ public final class RoundBench {
             EngineOptions(ports: options, mode: shape.mode, busyloop: shape.busyloop), cpus: [Int](repeating: -1, count: shape.threads))
         events = (0..<3).map { _ in CPlat_eventfd(0) }
         if events.contains(-1) { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
-        guard let callRing = CallRing(events[1]) else { throw EngineError("io_uring_setup: \(String(cString: strerror(errno)))") }
-        self.callRing = callRing
+        callRing = try CallRing(events[1])
         lanes = core.threads.map { [core] in Lane($0, core, shape) }
         for (i, port) in options.enumerated() { try start(i, port, isBusy: i < busy) }
         try rest()

@@ -151,11 +151,7 @@ private struct Row {
     }
 
     private static func line(_ width: Int, _ name: String, _ way: String, _ columns: String...) -> String {
-        func pad(_ s: String, _ n: Int, left: Bool) -> String {
-            let space = String(repeating: " ", count: max(0, n - s.count))
-            return left ? space + s : s + space
-        }
-        return pad(name, max(32, width), left: false) + " " + pad(way, 3, left: false) + pad(columns[0], 14, left: true) + pad(columns[1], 17, left: true)
-            + pad(columns[2], 9, left: true) + pad(columns[3], 9, left: true) + (columns[4].isEmpty ? "" : "  " + columns[4])
+        Text.left(name, max(32, width)) + " " + Text.left(way, 3) + Text.right(columns[0], 14) + Text.right(columns[1], 17)
+            + Text.right(columns[2], 9) + Text.right(columns[3], 9) + (columns[4].isEmpty ? "" : "  " + columns[4])
     }
 }

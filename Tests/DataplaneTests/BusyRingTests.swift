@@ -162,7 +162,7 @@ private final class SleepingDriver {
         base = RingPosition().base(isPacked: isPacked)
         buffers = .allocate(capacity: Int(size))
         for i in 0..<Int(size) { buffers[i] = DriverBuffer(base: memory.base + ring, length: 76, token: UInt32(i)) }
-        _ = CPlat_set_nonblocking(call.fd)
+        _ = fcntl(call.fd, F_SETFL, O_NONBLOCK)
         _ = queue.armCalls()
     }
 

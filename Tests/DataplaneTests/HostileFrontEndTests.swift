@@ -1,4 +1,5 @@
 import CPlatform
+import Foundation
 import Glibc
 import Logging
 import Memory
@@ -178,11 +179,7 @@ import Virtio
     func templateGoes() throws {
         func once() throws { withExtendedLifetime(try Lab(ports: 1, .generate(size: 9216))) {} }
         func residentPages() throws -> Int {
-            let file = try #require(fopen("/proc/self/statm", "r"))
-            defer { fclose(file) }
-            var line = [CChar](repeating: 0, count: 128)
-            fgets(&line, 128, file)
-            return try #require(Int(String(cString: line).split(separator: " ")[1]))
+            try #require(Int(String(contentsOfFile: "/proc/self/statm", encoding: .utf8).split(separator: " ")[1]))
         }
         try once()
         let before = try residentPages()

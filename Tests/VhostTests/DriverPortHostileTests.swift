@@ -196,11 +196,7 @@ private struct LineLog: LogHandler {
         get { metadata[key] }
         set { metadata[key] = newValue }
     }
-    func log(
-        level: Logger.Level, message: Logger.Message, metadata: Logger.Metadata?, source: String, file: String, function: String, line: UInt
-    ) {
-        lines.withLock { $0.append("\(message)") }
-    }
+    func log(event: LogEvent) { lines.withLock { $0.append("\(event.message)") } }
 }
 
 /// A split ring of the driver's, in this process, as the back-end sees it.

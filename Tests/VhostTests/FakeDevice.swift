@@ -207,3 +207,8 @@ func openDescriptors() -> Int {
 
 /// One after the other: the tests count this process's descriptors.
 @Suite(.serialized) enum ControlPlane {}
+
+extension FakeDevice {
+    /// A `VhostNet` on it as /dev/vhost-net with a TAP.
+    func kernel() throws -> VhostNet { try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: self), calls: self)) }
+}

@@ -276,3 +276,12 @@ final class FakePeer: Sendable {
         }
     }
 }
+
+extension FakePeer {
+    /// A `VhostNet` on it.
+    func vhost(_ set: (inout VhostNet.Options) -> Void = { _ in }) throws -> VhostNet {
+        var options = VhostNet.Options()
+        set(&options)
+        return try VhostNet(UserBackend(socket, name: "fake"), options)
+    }
+}

@@ -43,12 +43,12 @@ extension ControlPlane {
         let rings = try Rings(2)
         let fake = FakeDevice()
         switch kind {
-        case .kernel: try check(try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake)), rings) { fake.fire(fake.calls[$0]) }
+        case .kernel: try check(try fake.kernel(), rings) { fake.fire(fake.calls[$0]) }
         case .vdpa: try check(try VhostNet(VDPABackend(path: "/dev/vhost-vdpa-0", calls: fake)), rings) { fake.fire(fake.calls[$0]) }
         case .user:
             let peer = FakePeer()
             defer { peer.release() }
-            try check(try VhostNet(UserBackend(peer.socket, name: "fake")), rings) { peer.call($0) }
+            try check(try peer.vhost(), rings) { peer.call($0) }
         }
     }
 }

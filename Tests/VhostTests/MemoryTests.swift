@@ -13,13 +13,25 @@ extension ControlPlane {
         VhostRegion(guestAddress: guest, size: size, userAddress: rings.memory.region.userAddress + offset, descriptor: rings.memory.descriptor, offset: offset)
     }
 
+    /// Two rings for `vhost`, whose driver acknowledges `features`.
+    private func acknowledged(_ vhost: VhostNet, _ features: Features = [.version1]) throws -> Rings {
+        try vhost.acknowledge(features)
+        return try Rings(2)
+    }
+
+    /// A back-end that wants IOVA.
+    private func platform() -> FakePeer {
+        let peer = FakePeer()
+        peer.state.withLock { _ = $0.features.insert(.accessPlatform) }
+        return peer
+    }
+
     @Test("migration's order (vhost-user): log, growth before the table, shrinking after it, stop; then RARP on the other side")
     func migration() throws {
         let peer = FakePeer()
         defer { peer.release() }
-        let vhost = try VhostNet(UserBackend(peer.socket, name: "fake"))
-        let rings = try Rings(2)
-        try vhost.acknowledge([.version1])
+        let vhost = try peer.vhost()
+        let rings = try acknowledged(vhost)
         try vhost.start(rings.all, memory: [rings.region])
         var mark = peer.trace.count
         func added() -> [String] {
@@ -49,9 +61,8 @@ extension ControlPlane {
     @Test("a log that was switched on before the start covers that start's memory")
     func early() throws {
         let fake = FakeDevice()
-        let vhost = try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake))
-        let rings = try Rings(2)
-        try vhost.acknowledge([.version1])
+        let vhost = try fake.kernel()
+        let rings = try acknowledged(vhost)
         try vhost.setLogging(true)
         #expect(vhost.dirtyLog!.size == 8)
         try vhost.start(rings.all, memory: [rings.region, rings.more])
@@ -64,9 +75,8 @@ extension ControlPlane {
     @Test("a log covers the memory that is in use, though it was asked to cover less: the kernel writes wherever its bits would be")
     func least() throws {
         let fake = FakeDevice()
-        let vhost = try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake))
-        let rings = try Rings(2)
-        try vhost.acknowledge([.version1])
+        let vhost = try fake.kernel()
+        let rings = try acknowledged(vhost)
         try vhost.start(rings.all, memory: [rings.region, rings.more])
         try vhost.setLogging(true, memory: [rings.region])
         #expect(vhost.dirtyLog!.size >= (1 << 32) / 4096 / 8)
@@ -75,9 +85,8 @@ extension ControlPlane {
     @Test("memory has changed though its log could not shrink: the larger one goes on")
     func unshrunk() throws {
         let fake = FakeDevice()
-        let vhost = try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake))
-        let rings = try Rings(2)
-        try vhost.acknowledge([.version1])
+        let vhost = try fake.kernel()
+        let rings = try acknowledged(vhost)
         try vhost.start(rings.all, memory: [rings.region, rings.more])
         try vhost.setLogging(true)
         let log = vhost.dirtyLog
@@ -95,12 +104,10 @@ extension ControlPlane {
 
     @Test("a back-end that never stops asking for addresses does not hold its front-end")
     func endlessMisses() throws {
-        let peer = FakePeer()
+        let peer = platform()
         defer { peer.release() }
-        peer.state.withLock { _ = $0.features.insert(.accessPlatform) }
-        let vhost = try VhostNet(UserBackend(peer.socket, name: "fake"))
-        let rings = try Rings(2)
-        try vhost.acknowledge([.version1, .accessPlatform])
+        let vhost = try peer.vhost()
+        let rings = try acknowledged(vhost, [.version1, .accessPlatform])
         peer.state.withLock { $0.misses = 100_000 }
         try vhost.start(rings.all, memory: [rings.region])
         #expect(peer.state.withLock { $0.misses } > 0)
@@ -124,7 +131,7 @@ extension ControlPlane {
         let peer = FakePeer()
         defer { peer.release() }
         peer.state.withLock { ($0.protocolFeatures, $0.slots) = ($0.protocolFeatures.union(.configureMemSlots), 10) }
-        let vhost = try VhostNet(UserBackend(peer.socket, name: "fake"))
+        let vhost = try peer.vhost()
         let rings = try Rings(2)
         var all = [rings.region]
         for i in 1..<10 { all.append(region(rings, UInt64(i) << 32)) }
@@ -143,7 +150,7 @@ extension ControlPlane {
         // Without CONFIGURE_MEM_SLOTS eight are the most.
         let old = FakePeer()
         defer { old.release() }
-        let other = try VhostNet(UserBackend(old.socket, name: "fake"))
+        let other = try old.vhost()
         #expect(throws: VhostError.self) { try other.start(rings.all, memory: all) }
         #expect(!old.trace.contains("SET_MEM_TABLE"))
     }
@@ -153,7 +160,7 @@ extension ControlPlane {
         let peer = FakePeer()
         defer { peer.release() }
         peer.state.withLock { _ = $0.protocolFeatures.insert(.configureMemSlots) }
-        let vhost = try VhostNet(UserBackend(peer.socket, name: "fake"))
+        let vhost = try peer.vhost()
         let rings = try Rings(2)
         let all = [rings.region] + (1..<10).map { region(rings, UInt64($0) << 32) }
         try vhost.acknowledge([.version1])
@@ -175,7 +182,7 @@ extension ControlPlane {
     @Test("more regions than the kernel's vhost takes are refused with the parameter's name")
     func kernelRegions() throws {
         let fake = FakeDevice()
-        let vhost = try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake))
+        let vhost = try fake.kernel()
         let rings = try Rings(2)
         let many = [rings.region] + (1..<65).map { region(rings, UInt64($0) << 32) }
         let error = #expect(throws: VhostError.self) { try vhost.start(rings.all, memory: many) }
@@ -248,9 +255,8 @@ extension ControlPlane {
     func kernelIOTLB() throws {
         let fake = FakeDevice()
         fake.features |= Features.accessPlatform.rawValue
-        let vhost = try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake))
-        let rings = try Rings(2)
-        try vhost.acknowledge([.version1, .accessPlatform])
+        let vhost = try fake.kernel()
+        let rings = try acknowledged(vhost, [.version1, .accessPlatform])
         try vhost.start(rings.all, memory: [rings.region])
         let order = ["VHOST_SET_FEATURES", "VHOST_SET_MEM_TABLE", "IOTLB UPDATE asid 0", "VHOST_SET_VRING_ADDR 0"].map { fake.trace.firstIndex(of: $0) ?? -1 }
         #expect(order == order.sorted() && order[0] >= 0)
@@ -264,12 +270,10 @@ extension ControlPlane {
 
     @Test("ACCESS_PLATFORM on vhost-user: IOTLB_MSG for each region, and for what the back-end asks for; not without REPLY_ACK")
     func userIOTLB() throws {
-        let peer = FakePeer()
+        let peer = platform()
         defer { peer.release() }
-        peer.state.withLock { _ = $0.features.insert(.accessPlatform) }
-        let vhost = try VhostNet(UserBackend(peer.socket, name: "fake"))
-        let rings = try Rings(2)
-        try vhost.acknowledge([.version1, .accessPlatform])
+        let vhost = try peer.vhost()
+        let rings = try acknowledged(vhost, [.version1, .accessPlatform])
         try vhost.start(rings.all, memory: [rings.region])
         let order = ["SET_FEATURES", "SET_MEM_TABLE", "IOTLB_MSG UPDATE", "SET_VRING_ADDR 0"].map { peer.trace.firstIndex(of: $0) ?? -1 }
         #expect(order == order.sorted() && order[0] >= 0)
@@ -292,7 +296,7 @@ extension ControlPlane {
             s.features.insert(.accessPlatform)
             s.protocolFeatures.remove(.replyAck)
         }
-        #expect(!(try VhostNet(UserBackend(lesser.socket, name: "fake"))).backend.offered.contains(.accessPlatform))
+        #expect(!(try lesser.vhost()).backend.offered.contains(.accessPlatform))
     }
 }
 }

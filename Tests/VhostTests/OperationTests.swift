@@ -8,14 +8,6 @@ import Virtio
 
 extension ControlPlane {
 @Suite("Operations") struct OperationTests {
-    private func user(_ peer: FakePeer, _ set: (inout VhostNet.Options) -> Void = { _ in }) throws -> VhostNet {
-        var options = VhostNet.Options()
-        set(&options)
-        return try VhostNet(UserBackend(peer.socket, name: "fake"), options)
-    }
-
-    private func kernel(_ fake: FakeDevice) throws -> VhostNet { try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake)) }
-
     private func kind(_ body: () throws -> Void) -> VhostError.Kind? {
         do { try body() } catch let e as VhostError { return e.kind } catch {}
         return nil
@@ -32,14 +24,14 @@ extension ControlPlane {
 
     @Test("features: listed bits that the back-end lacks are cleared, others stay; what was not offered is refused")
     func features() throws {
-        let vhost = try kernel(FakeDevice())
+        let vhost = try FakeDevice().kernel()
         let model: Features = [.version1, .mac, .csum, .ringPacked, .inOrder, .mrgRxbuf, .guestTSO4]
         #expect(vhost.features(of: model) == [.version1, .mac, .csum, .mrgRxbuf, .guestTSO4])
         try vhost.acknowledge([.version1, .csum, .mac])
         #expect(vhost.acknowledged == [.version1])
         #expect(kind { try vhost.acknowledge([.version1, .ringPacked]) } == .features)
         let peer = FakePeer()
-        let other = try user(peer)
+        let other = try peer.vhost()
         #expect(other.features(of: model) == [.version1, .mac, .mrgRxbuf])
         try other.acknowledge([.version1])
         #expect(other.acknowledged == [.version1, .protocolFeatures])
@@ -58,14 +50,14 @@ extension ControlPlane {
     @Test("saved features survive the connection; a back-end that comes back with fewer gets the documented error")
     func saved() throws {
         let peer = FakePeer()
-        var vhost: VhostNet? = try user(peer)
+        var vhost: VhostNet? = try peer.vhost()
         try vhost!.acknowledge([.version1, .mrgRxbuf])
         try vhost!.setEnabled(pair: 0, false)
         let saved = vhost!.saved
         vhost = nil
         peer.release()
         let second = FakePeer()
-        let again = try user(second) { $0.saved = saved }
+        let again = try second.vhost { $0.saved = saved }
         #expect(again.acknowledged == [.version1, .mrgRxbuf, .protocolFeatures])
         let rings = try Rings(2)
         try again.start(rings.all, memory: [rings.region])
@@ -73,14 +65,14 @@ extension ControlPlane {
         second.release()
         let poorer = FakePeer()
         poorer.state.withLock { _ = $0.features.remove(.mrgRxbuf) }
-        let error = #expect(throws: VhostError.self) { try self.user(poorer) { $0.saved = saved } }
+        let error = #expect(throws: VhostError.self) { try poorer.vhost { $0.saved = saved } }
         #expect(error?.kind == .features && error!.description.contains("MRG_RXBUF") && error!.description.contains("mask 0x8000"))
         poorer.release()
     }
 
     @Test("what was acknowledged is saved at once, at stop and at close, and never replaced by nothing")
     func saving() throws {
-        let vhost = try kernel(FakeDevice())
+        let vhost = try FakeDevice().kernel()
         let rings = try Rings(2)
         try vhost.acknowledge([.version1, .mrgRxbuf])
         #expect(vhost.saved.features == [.version1, .mrgRxbuf])
@@ -145,7 +137,7 @@ extension ControlPlane {
     @Test("numbers that no device has are errors: pairs, a time-out")
     func numbers() throws {
         for pairs in [Int.min, -1, 0, 0x8001, Int.max] {
-            #expect(kind { _ = try self.user(FakePeer()) { $0.queuePairs = pairs } } == .argument)
+            #expect(kind { _ = try FakePeer().vhost { $0.queuePairs = pairs } } == .argument)
         }
         for timeout in [Int.min, -1] { #expect(kind { _ = try VhostNet(UserBackend(FakePeer().socket, name: "fake", timeout: timeout)) } == .disconnected) }
         _ = try VhostNet(UserBackend(FakePeer().socket, name: "fake", timeout: Int.max))
@@ -156,12 +148,12 @@ extension ControlPlane {
         let peer = FakePeer()
         defer { peer.release() }
         peer.state.withLock { $0.pairs = 300 }
-        #expect(kind { _ = try self.user(peer) { $0.queuePairs = 129 } } == .argument)
+        #expect(kind { _ = try peer.vhost { $0.queuePairs = 129 } } == .argument)
         #expect(!peer.trace.contains("SET_VRING_CALL 256"))
         let other = FakePeer()
         defer { other.release() }
         other.state.withLock { $0.pairs = 300 }
-        #expect(kind { _ = try self.user(other) { ($0.queuePairs, $0.hasControl) = (128, true) } } == .argument)
+        #expect(kind { _ = try other.vhost { ($0.queuePairs, $0.hasControl) = (128, true) } } == .argument)
     }
 
     @Test("a reset that the back-end does not have leaves the device running", arguments: [VhostKind.kernel, .user])
@@ -169,7 +161,7 @@ extension ControlPlane {
         let peer = FakePeer()
         defer { peer.release() }
         peer.state.withLock { _ = $0.protocolFeatures.remove(.resetDevice) }
-        let vhost = try kind == .kernel ? kernel(FakeDevice()) : user(peer)
+        let vhost = try kind == .kernel ? FakeDevice().kernel() : peer.vhost()
         let rings = try Rings(2)
         try vhost.start(rings.all, memory: [rings.region])
         #expect(self.kind { try vhost.resetDevice() } == .unsupported && vhost.isStarted)
@@ -179,7 +171,7 @@ extension ControlPlane {
     func announce() throws {
         let peer = FakePeer()
         peer.state.withLock { _ = $0.features.insert(.guestAnnounce) }
-        let vhost = try user(peer)
+        let vhost = try peer.vhost()
         try vhost.acknowledge([.version1, .guestAnnounce])
         try vhost.migrationDone(mac: [2, 3, 4, 5, 6, 7])
         #expect(!peer.trace.contains("SEND_RARP"))
@@ -193,8 +185,8 @@ extension ControlPlane {
     @Test("a busyloop timeout is an error where there is none, at init and later")
     func busyloop() throws {
         let peer = FakePeer()
-        #expect(kind { _ = try self.user(peer) { $0.busyloopTimeout = 50 } } == .argument)
-        #expect(kind { try self.user(FakePeer()).setBusyloopTimeout(ring: 0, microseconds: 50) } == .unsupported)
+        #expect(kind { _ = try peer.vhost { $0.busyloopTimeout = 50 } } == .argument)
+        #expect(kind { try FakePeer().vhost().setBusyloopTimeout(ring: 0, microseconds: 50) } == .unsupported)
         let vdpa = try VhostNet(VDPABackend(path: "/dev/vhost-vdpa-0", calls: FakeDevice()))
         #expect(kind { try vdpa.setBusyloopTimeout(ring: 0, microseconds: 50) } == .unsupported)
         peer.release()
@@ -202,7 +194,7 @@ extension ControlPlane {
 
     @Test("what a back-end does not have is an error that says so")
     func unsupported() throws {
-        let vhost = try kernel(FakeDevice())
+        let vhost = try FakeDevice().kernel()
         #expect(kind { _ = try vhost.readConfiguration(offset: 0, size: 6) } == .unsupported)
         #expect(kind { try vhost.writeConfiguration(offset: 0, [1]) } == .unsupported)
         #expect(kind { try vhost.setMTU(1500) } == .unsupported)
@@ -215,7 +207,7 @@ extension ControlPlane {
         #expect(kind { try vdpa.migrationDone(mac: [2, 0, 0, 0, 0, 1]) } == .unsupported)
         let peer = FakePeer()
         peer.state.withLock { ($0.features, $0.protocolFeatures) = ([.version1], []) }
-        let plain = try user(peer)
+        let plain = try peer.vhost()
         #expect(kind { try plain.setEnabled(pair: 0, true) } == .argument)
         #expect(kind { try plain.setMTU(1500) } == .unsupported)
         #expect(kind { _ = try plain.readConfiguration(offset: 0, size: 6) } == .unsupported)
@@ -229,7 +221,7 @@ extension ControlPlane {
 
     @Test("queues are reset only while the device runs, with RING_RESET, and restarted only after that")
     func reset() throws {
-        let vhost = try kernel(FakeDevice())
+        let vhost = try FakeDevice().kernel()
         let rings = try Rings(2)
         #expect(kind { try vhost.resetQueue(0) } == .state)
         #expect(kind { try vhost.restartQueue(0, rings[0]) } == .state)
@@ -251,7 +243,7 @@ extension ControlPlane {
     @Test("configuration: read, write, interrupt, mask and pending (vhost-user and vDPA)")
     func configuration() throws {
         let peer = FakePeer()
-        let vhost = try user(peer)
+        let vhost = try peer.vhost()
         #expect(try vhost.readConfiguration(offset: 2, size: 4) == [0, 1, 2, 3])
         try vhost.writeConfiguration(offset: 0, [1, 2])
         #expect(kind { _ = try vhost.readConfiguration(offset: 255, size: 4) } == .argument)
@@ -301,7 +293,7 @@ extension ControlPlane {
     @Test("the in-flight region is asked for once and given to the back-end that comes after")
     func inflight() throws {
         let peer = FakePeer()
-        var vhost: VhostNet? = try user(peer) { $0.keepsInflight = true }
+        var vhost: VhostNet? = try peer.vhost { $0.keepsInflight = true }
         let rings = try Rings(2)
         try vhost!.acknowledge([.version1])
         try vhost!.start(rings.all, memory: [rings.region])
@@ -315,7 +307,7 @@ extension ControlPlane {
         vhost = nil
         peer.release()
         let second = FakePeer()
-        let again = try user(second) { ($0.keepsInflight, $0.saved) = (true, saved) }
+        let again = try second.vhost { ($0.keepsInflight, $0.saved) = (true, saved) }
         try again.start(rings.all, memory: [rings.region])
         #expect(!second.trace.contains("GET_INFLIGHT_FD"))
         #expect(second.state.withLock { $0.inflightSeen } == peer.state.withLock { $0.inflightSeen })
@@ -325,7 +317,7 @@ extension ControlPlane {
     @Test("a back-end that goes away while it runs: stop takes the used index from memory, and nothing hangs")
     func gone() throws {
         let peer = FakePeer()
-        let vhost = try user(peer)
+        let vhost = try peer.vhost()
         let rings = try Rings(2)
         try vhost.acknowledge([.version1])
         try vhost.start(rings.all, memory: [rings.region])

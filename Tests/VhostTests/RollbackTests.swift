@@ -120,7 +120,7 @@ extension ControlPlane {
         ]
         for (name, operation) in operations {
             let fake = FakeDevice()
-            let vhost = try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake))
+            let vhost = try fake.kernel()
             try vhost.acknowledge([.version1, .ringReset])
             try vhost.start(rings.all, memory: [rings.region])
             let (state, features) = (fake.state, fake.acknowledged)
@@ -323,7 +323,7 @@ extension ControlPlane {
         for n in 1...6 {
             let fake = FakeDevice()
             let rings = try Rings(2)
-            let vhost = try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: fake), calls: fake))
+            let vhost = try fake.kernel()
             try vhost.acknowledge([.version1, .ringReset])
             try vhost.start(rings.all, memory: [rings.region])
             #expect(try vhost.resetQueue(1) == 0)

@@ -33,7 +33,7 @@ extension ControlPlane {
         #expect(!fake.trace.contains("TUNSETVNETHDRSZ"))
         let poor = FakeDevice()
         (poor.tunFeatures, poor.features) = (0, Features([.version1]).rawValue)
-        let error = #expect(throws: VhostError.self) { _ = try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: poor), calls: poor)) }
+        let error = #expect(throws: VhostError.self) { _ = try poor.kernel() }
         #expect(error?.kind == .features && error!.description.contains("mask 0x8000000"))
     }
 

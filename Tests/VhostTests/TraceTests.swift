@@ -109,7 +109,7 @@ extension ControlPlane {
         let rings = try Rings(2)
         let old = FakePeer()
         old.state.withLock { $0.features.subtract([.protocolFeatures, .vhostLogAll]) }
-        var vhost = try VhostNet(UserBackend(old.socket, name: "fake"))
+        var vhost = try old.vhost()
         let opened = ["GET_FEATURES", "SET_OWNER", "GET_FEATURES", "SET_VRING_CALL 0", "SET_VRING_ERR 0", "SET_VRING_CALL 1", "SET_VRING_ERR 1"]
         // Nothing is acknowledged here: the last messages may still be under way.
         #expect(eventually { old.trace == opened })
@@ -122,7 +122,7 @@ extension ControlPlane {
         old.release()
         let silent = FakePeer()
         silent.state.withLock { $0.protocolFeatures.subtract([.replyAck, .status]) }
-        vhost = try VhostNet(UserBackend(silent.socket, name: "fake"))
+        vhost = try silent.vhost()
         let v = { silent.trace }
         let enable = try added(v) { try vhost.setEnabled(pair: 0, true) }
         #expect(Array(enable.suffix(3)) == ["SET_VRING_ENABLE 0 1", "SET_VRING_ENABLE 1 1", "GET_FEATURES"])

@@ -23,8 +23,6 @@ int CPlat_prefer_node(void *p, uint64_t n, int node);
 int CPlat_node_of_page(void *p);
 /* RWF_NOWAIT of <linux/fs.h>. */
 enum { CPlat_RWF_NOWAIT = 8 };
-/* O_NONBLOCK on. 0, or -1 and errno. */
-int CPlat_set_nonblocking(int fd);
 /* Reads an eventfd that somebody else holds, too: never waits, whatever O_NONBLOCK says. */
 void CPlat_read_now(int fd, void *bytes, size_t length);
 /* CLOCK_MONOTONIC in nanoseconds. */

@@ -62,8 +62,7 @@ final class DriverLink {
         let delta = regions[0].guestAddress &- regions[0].userAddress
         for _ in 0..<2 * pairs {
             kicks.append(try DriverLink.eventfd())
-            guard let ring = CallRing(kicks.last!.fd) else { throw EngineError("\(options.name): io_uring_setup: \(String(cString: strerror(errno)))") }
-            kickRings.append(ring)
+            kickRings.append(try CallRing(kicks.last!.fd))
         }
         ends = .allocate(capacity: pairs)
         for i in 0..<pairs {

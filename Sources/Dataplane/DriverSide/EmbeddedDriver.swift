@@ -48,8 +48,9 @@ public final class EmbeddedDriver {
         else { throw EngineError("\(path): \(options.queuePairs) queue pairs of \(options.ringSize) buffers of \(options.frameRoom) bytes cannot be") }
         self.options = options
         pairCount = options.queuePairs
+        // Its errors name the path.
+        do { frontEnd = FrontEnd(try EmbeddedDriver.connect(path)) } catch { throw EngineError("\(error)") }
         do {
-            frontEnd = FrontEnd(try EmbeddedDriver.connect(path))
             try frontEnd.negotiate(EmbeddedDriver.wanted(options), [.mq, .replyAck, .mtu])
             let wanted = EmbeddedDriver.wanted(options)
             if options.isPacked && !frontEnd.features.contains(.ringPacked) { throw EngineError("the back-end has no packed rings") }
@@ -65,8 +66,7 @@ public final class EmbeddedDriver {
             for i in 0..<options.queuePairs { try startPair(i, memory.base + i * each, features) }
             if options.hasControl { try startControl(memory.base + each * options.queuePairs, features) }
         } catch {
-            // Errors of connecting name it already.
-            throw EngineError("\(error)".hasPrefix(path) ? "\(error)" : "\(path): \(error)")
+            throw EngineError("\(path): \(error)")
         }
     }
 

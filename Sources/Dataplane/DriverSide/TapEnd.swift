@@ -37,10 +37,9 @@ struct TapEnd {
     init(fd: Int32, goneFD: Int32) throws(EngineError) {
         self.fd = fd
         self.goneFD = goneFD
-        reads = try TapEnd.ring()
-        do throws(EngineError) { writes = try TapEnd.ring() } catch {
-            io_uring_queue_exit(reads)
-            reads.deallocate()
+        reads = try IOUring.make(entries: UInt32(2 * TapEnd.frames))
+        do throws(EngineError) { writes = try IOUring.make(entries: UInt32(2 * TapEnd.frames)) } catch {
+            IOUring.close(reads)
             throw error
         }
         buffers = .allocate(byteCount: TapEnd.frames * TapEnd.room, alignment: 64)
@@ -51,22 +50,8 @@ struct TapEnd {
         results = .allocate(capacity: TapEnd.frames)
     }
 
-    private static func ring() throws(EngineError) -> UnsafeMutablePointer<io_uring> {
-        let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
-        ring.initialize(to: io_uring())
-        let status = io_uring_queue_init(UInt32(2 * frames), ring, 0)
-        if status < 0 {
-            ring.deallocate()
-            throw EngineError("io_uring_setup: \(String(cString: strerror(-status)))")
-        }
-        return ring
-    }
-
     func deallocate() {
-        for ring in [reads, writes] {
-            io_uring_queue_exit(ring)
-            ring.deallocate()
-        }
+        for ring in [reads, writes] { IOUring.close(ring) }
         // A read that could not be cancelled may still be written into.
         if outstanding == 0 { buffers.deallocate() }
         lengths.deallocate()

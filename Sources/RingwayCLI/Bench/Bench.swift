@@ -1,5 +1,5 @@
 import CPlatform
-import Glibc
+import Foundation
 import Logging
 import Ringway
 
@@ -95,6 +95,9 @@ final class Bench {
     /// CPUs of this process as it was started, lowest first: later a thread pins itself to one of them.
     static let allowedCPUs = (0..<1024).filter { CPlat_cpu_allowed(Int32($0)) }
 
+    /// What an error says of them.
+    static var allowedText: String { "this process may run on \(allowedCPUs.map(String.init).joined(separator: ", "))" }
+
     /// One CPU for the engine and one for the drivers, where there are two; else nothing is pinned.
     static func choosePlaces(_ setup: inout Setup) {
         let cpus = allowedCPUs
@@ -102,4 +105,17 @@ final class Bench {
         (setup.driverCPU, setup.engineCPU) = (cpus[0], cpus[1])
         setup.driver.node = NUMA.node(ofCPU: setup.engineCPU)
     }
+}
+
+/// Runs `body` on a thread of its own, which may pin itself: the next one may choose its CPUs anew.
+func apart<T, E: Error>(_ body: @escaping () throws(E) -> T) throws(E) -> T {
+    nonisolated(unsafe) var result: Result<T, E>?
+    nonisolated(unsafe) let body = body
+    let done = DispatchSemaphore(value: 0)
+    Thread {
+        do throws(E) { result = .success(try body()) } catch { result = .failure(error) }
+        done.signal()
+    }.start()
+    done.wait()
+    return try result.unsafelyUnwrapped.get()
 }

@@ -87,7 +87,7 @@ struct BenchOptions: ParsableArguments {
     private func choosePlaces(_ s: inout Bench.Setup) throws(EngineError) {
         Bench.choosePlaces(&s)
         for (name, cpu) in [("--engine-cpu", engineCPU), ("--driver-cpu", driverCPU)] {
-            if let cpu, !Bench.allowedCPUs.contains(cpu) { throw EngineError("\(name) \(cpu): this process may run on \(Bench.allowedCPUs.map(String.init).joined(separator: ", "))") }
+            if let cpu, !Bench.allowedCPUs.contains(cpu) { throw EngineError("\(name) \(cpu): \(Bench.allowedText)") }
         }
         s.engineCPU = engineCPU ?? s.engineCPU
         s.driverCPU = driverCPU ?? s.driverCPU

@@ -54,7 +54,7 @@ struct DriveCommand: ParsableCommand {
         options.isInOrder = inOrder
         options.frameRoom = max(2048, size)
         options.node = node ?? -1
-        if let cpu, CPlat_pin_to_cpu(Int32(clamping: cpu)) != 0 { fail("--cpu \(cpu): this process may run on \(Bench.allowedCPUs.map(String.init).joined(separator: ", "))", status: 64) }
+        if let cpu, CPlat_pin_to_cpu(Int32(clamping: cpu)) != 0 { fail("--cpu \(cpu): \(Bench.allowedText)", status: 64) }
         do throws(EngineError) {
             let driver = try EmbeddedDriver(path: socket, options)
             print("connected; memory: \(driver.memory.summary); features: \(driver.frontEnd.features.bitNames.joined(separator: " "))")

@@ -80,19 +80,6 @@ struct PeerLatencyCommand: ParsableCommand {
         }
     }
 
-    /// Runs `body` on a thread of its own, which pins itself: processes that the main thread starts may still choose.
-    private func apart(_ body: @escaping () throws -> [Case]) throws -> [Case] {
-        nonisolated(unsafe) var result: Result<[Case], any Error>?
-        nonisolated(unsafe) let body = body
-        let done = DispatchSemaphore(value: 0)
-        Thread {
-            result = Result(catching: body)
-            done.signal()
-        }.start()
-        done.wait()
-        return try result.unsafelyUnwrapped.get()
-    }
-
     private func measure(_ format: String, _ loads: [LoadSyntax.Rate], _ cpus: (driver: Int, device: Int)) throws -> [Case] {
         let folder = NSTemporaryDirectory() + "ringway-peer-\(getpid())"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
@@ -202,44 +189,20 @@ struct PeerLatencyCommand: ParsableCommand {
 private final class PausedPeer {
     let name: String
     let socket: String
-    private let process = Process()
-    private let input = Pipe()
-    private let log: String
+    private let child: Child
 
     /// Returns when it has printed `text`.
     init(_ name: String, _ socket: String, _ arguments: [String], until text: String, log: String) throws {
-        (self.name, self.socket, self.log) = (name, socket, log)
-        _ = FileManager.default.createFile(atPath: log, contents: nil)
-        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-        process.arguments = arguments
-        process.standardInput = input
-        let output = try FileHandle(forWritingTo: URL(fileURLWithPath: log))
-        (process.standardOutput, process.standardError) = (output, output)
-        try Leftovers.start(process)
-        let end = SignalWaiter.now + 30
-        while !printed.contains(text) {
-            if !process.isRunning || SignalWaiter.now > end { throw EngineError("\(name) did not start: \(Child.summary(printed))") }
-            usleep(5_000)
-        }
+        (self.name, self.socket) = (name, socket)
+        child = try Child(arguments, log: log)
+        do { try child.say(nil, until: text) } catch { throw EngineError("\(name) did not start: \(Child.summary(child.output))") }
     }
 
-    deinit {
-        resume()
-        process.terminate()
-        let end = SignalWaiter.now + 5
-        while process.isRunning && SignalWaiter.now < end { usleep(5_000) }
-        if process.isRunning { kill(process.processIdentifier, SIGKILL) }
-        process.waitUntilExit()
-        Leftovers.forget(program: process.processIdentifier)
-    }
-
-    private var printed: String { String(decoding: FileManager.default.contents(atPath: log) ?? Data(), as: UTF8.self) }
-
-    func pause() { kill(process.processIdentifier, SIGSTOP) }
+    func pause() { child.pause() }
 
     /// Returns when it has had time to run again.
     func resume() {
-        kill(process.processIdentifier, SIGCONT)
+        child.resume()
         usleep(5_000)
     }
 }

@@ -50,8 +50,8 @@ struct ScaleCommand: ParsableCommand {
     private func compare(_ count: Int, _ budget: (name: String, value: BusyloopBudget)) throws(EngineError) {
         var (lone, crowded): ([Sample], [Sample]) = ([], [])
         for _ in 0..<samples {
-            lone.append(try Bench.apart { () throws(EngineError) in try sample(1, budget.value) })
-            crowded.append(try Bench.apart { () throws(EngineError) in try sample(count, budget.value) })
+            lone.append(try apart { () throws(EngineError) in try sample(1, budget.value) })
+            crowded.append(try apart { () throws(EngineError) in try sample(count, budget.value) })
         }
         func median(_ all: [Sample], _ key: KeyPath<Sample, Double>) -> Double { all.map { $0[keyPath: key] }.sorted()[all.count / 2] }
         let (alone, now) = (median(lone, \.mpps), median(crowded, \.mpps))
@@ -90,21 +90,5 @@ struct ScaleCommand: ParsableCommand {
         let packets = bench.engine.snapshot()[0].rx.packets &- before.1
         let cycles = bench.engine.threadSnapshots()[0].busyCycles &- before.0
         return Sample(mpps: Double(packets) * 1000 / Double(max(1, counts[0].nanoseconds)), cycles: Double(cycles) / Double(max(1, packets)))
-    }
-}
-
-extension Bench {
-    /// Runs `body` on a thread of its own, which may pin itself: the next one may choose its CPUs anew.
-    static func apart<T>(_ body: @escaping () throws(EngineError) -> T) throws(EngineError) -> T {
-        nonisolated(unsafe) var result: Result<T, EngineError>?
-        nonisolated(unsafe) let body = body
-        let done = DispatchSemaphore(value: 0)
-        let thread = Thread {
-            do throws(EngineError) { result = .success(try body()) } catch { result = .failure(error) }
-            done.signal()
-        }
-        thread.start()
-        done.wait()
-        return try result.unsafelyUnwrapped.get()
     }
 }

@@ -76,19 +76,6 @@ struct TuneCommand: ParsableCommand {
         if let svg { draw(report, svg) }
     }
 
-    /// Runs `body` on a thread of its own, which pins itself: the next one may choose its CPUs anew.
-    private func apart<T>(_ body: @escaping () throws(EngineError) -> T) throws(EngineError) -> T {
-        nonisolated(unsafe) var result: Result<T, EngineError>?
-        nonisolated(unsafe) let body = body
-        let done = DispatchSemaphore(value: 0)
-        Thread {
-            do throws(EngineError) { result = .success(try body()) } catch { result = .failure(error) }
-            done.signal()
-        }.start()
-        done.wait()
-        return try result.unsafelyUnwrapped.get()
-    }
-
     private func forwarding() throws(EngineError) -> ForwardingMode {
         let modes: [String: ForwardingMode] = ["crossconnect": .crossconnect, "macswap": .macswap, "switch": .switch]
         guard let mode = modes[mode] else { throw EngineError("--mode \(mode): write crossconnect, macswap or switch") }
