@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "include/CPlatGuard.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -13,8 +14,15 @@
 
 enum { PLACES = 32768 };
 
-/* `base` is set last and cleared first: the handler reads it with acquire. */
-static struct { _Atomic(uintptr_t) base; size_t length; int notify; } places[PLACES];
+/* A sequence lock each: `version` is odd while the place changes. The handler takes no lock and must
+   not see the base of one range with the length of another. A place that changes cannot be the one it
+   looks for: nobody uses a range that is not guarded yet, or any more. */
+static struct {
+    _Atomic unsigned version;
+    _Atomic int notify;
+    _Atomic(uintptr_t) base;
+    _Atomic size_t length;
+} places[PLACES];
 static _Atomic int high;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct sigaction previous;
@@ -25,13 +33,18 @@ static void handler(int signal, siginfo_t *info, void *context) {
     uintptr_t at = (uintptr_t)info->si_addr;
     int n = atomic_load(&high);
     for (int i = 0; i < n; i++) {
-        uintptr_t base = atomic_load_explicit(&places[i].base, memory_order_acquire);
-        if (!base || at - base >= places[i].length) continue;
-        void *p = mmap((void *)base, places[i].length, PROT_READ | PROT_WRITE,
+        unsigned version = atomic_load_explicit(&places[i].version, memory_order_acquire);
+        uintptr_t base = atomic_load_explicit(&places[i].base, memory_order_relaxed);
+        size_t length = atomic_load_explicit(&places[i].length, memory_order_relaxed);
+        int notify = atomic_load_explicit(&places[i].notify, memory_order_relaxed);
+        atomic_thread_fence(memory_order_acquire);
+        if (version & 1 || version != atomic_load_explicit(&places[i].version, memory_order_relaxed)) continue;
+        if (!base || at - base >= length) continue;
+        void *p = mmap((void *)base, length, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) break;
         uint64_t one = 1;
-        if (places[i].notify >= 0 && write(places[i].notify, &one, sizeof one) < 0) { /* full: told already */ }
+        if (notify >= 0 && write(notify, &one, sizeof one) < 0) { /* full: told already */ }
         errno = error;
         return;
     }
@@ -39,6 +52,17 @@ static void handler(int signal, siginfo_t *info, void *context) {
     /* Not ours: whoever was responsible before. The access faults again after returning. */
     if ((previous.sa_flags & SA_SIGINFO) && previous.sa_sigaction) previous.sa_sigaction(signal, info, context);
     else sigaction(SIGBUS, &previous, NULL);
+}
+
+/* With the mutex held. */
+static void set(int i, uintptr_t base, size_t length, int notify) {
+    unsigned version = atomic_load_explicit(&places[i].version, memory_order_relaxed);
+    atomic_store_explicit(&places[i].version, version + 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+    atomic_store_explicit(&places[i].base, base, memory_order_relaxed);
+    atomic_store_explicit(&places[i].length, length, memory_order_relaxed);
+    atomic_store_explicit(&places[i].notify, notify, memory_order_relaxed);
+    atomic_store_explicit(&places[i].version, version + 2, memory_order_release);
 }
 
 int CPlat_guard(void *p, size_t n, int notify) {
@@ -51,10 +75,8 @@ int CPlat_guard(void *p, size_t n, int notify) {
     }
     for (int i = 0; i < PLACES && found < 0; i++) if (!atomic_load(&places[i].base)) found = i;
     if (found >= 0) {
-        places[found].length = n;
-        places[found].notify = notify;
+        set(found, (uintptr_t)p, n, notify);
         if (found >= atomic_load(&high)) atomic_store(&high, found + 1);
-        atomic_store_explicit(&places[found].base, (uintptr_t)p, memory_order_release);
     }
     pthread_mutex_unlock(&mutex);
     return found;
@@ -63,7 +85,7 @@ int CPlat_guard(void *p, size_t n, int notify) {
 void CPlat_unguard(int handle) {
     if (handle < 0 || handle >= PLACES) return;
     pthread_mutex_lock(&mutex);
-    atomic_store_explicit(&places[handle].base, 0, memory_order_release);
+    set(handle, 0, 0, -1);
     pthread_mutex_unlock(&mutex);
 }
 
@@ -74,11 +96,41 @@ uint64_t CPlat_file_page_size(int fd) {
     return fs.f_type == 0x958458f6 ? (uint64_t)fs.f_bsize : (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-bool CPlat_is_eventfd(int fd) {
-    char path[64], target[64];
+bool CPlat_is_shared_memory(int fd) { return fcntl(fd, F_GET_SEALS) >= 0; }
+
+void CPlat_file_system(int fd, char *name, size_t size) {
+    char path[64], line[4096];
+    int wanted = -1, id;
+    snprintf(name, size, "no file system");
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof line, f)) if (sscanf(line, "mnt_id: %d", &wanted) == 1) break;
+    if (f) fclose(f);
+    f = wanted >= 0 ? fopen("/proc/self/mountinfo", "re") : NULL;
+    while (f && fgets(line, sizeof line, f)) {
+        if (sscanf(line, "%d ", &id) != 1 || id != wanted) continue;
+        char *type = strstr(line, " - ");
+        if (type) snprintf(name, size, "%.*s", (int)strcspn(type + 3, " \n"), type + 3);
+        break;
+    }
+    if (f) fclose(f);
+}
+
+/* What /proc calls it: a path, or "kind:[number]". */
+static bool named(int fd, char *target, size_t size) {
+    char path[64];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(path, target, sizeof target - 1);
-    if (n < 0) return false;
-    target[n] = 0;
-    return strcmp(target, "anon_inode:[eventfd]") == 0;
+    ssize_t n = readlink(path, target, size - 1);
+    target[n < 0 ? 0 : n] = 0;
+    return n > 0;
+}
+
+bool CPlat_is_eventfd(int fd) {
+    char target[64];
+    return named(fd, target, sizeof target) && strcmp(target, "anon_inode:[eventfd]") == 0;
+}
+
+bool CPlat_is_file(int fd) {
+    char target[64];
+    return named(fd, target, sizeof target) && target[0] == '/';
 }

@@ -69,4 +69,34 @@ int CPlat_unix_connect(int socket, const char *path) {
     return address(path, &a) ? -1 : connect(socket, (struct sockaddr *)&a, sizeof a);
 }
 
+static bool is_stream(int socket) {
+    int domain = 0, type = 0;
+    socklen_t n = sizeof domain;
+    if (getsockopt(socket, SOL_SOCKET, SO_DOMAIN, &domain, &n) || domain != AF_UNIX) return false;
+    n = sizeof type;
+    return !getsockopt(socket, SOL_SOCKET, SO_TYPE, &type, &n) && type == SOCK_STREAM;
+}
+
+bool CPlat_is_channel(int socket) {
+    struct sockaddr_un a;
+    socklen_t own = sizeof a, other = sizeof a;
+    return is_stream(socket) && getsockname(socket, (struct sockaddr *)&a, &own) == 0 && own == sizeof a.sun_family
+        && getpeername(socket, (struct sockaddr *)&a, &other) == 0 && other == sizeof a.sun_family;
+}
+
+void CPlat_read_urgent_inline(int socket) {
+    int one = 1;
+    setsockopt(socket, SOL_SOCKET, SO_OOBINLINE, &one, sizeof one);
+}
+
+void CPlat_make_send_only(int socket) {
+    char bytes[4096];
+    CPlat_read_urgent_inline(socket);
+    shutdown(socket, SHUT_RD);
+    for (;;) {
+        ssize_t n = recv(socket, bytes, sizeof bytes, MSG_DONTWAIT);
+        if (n == 0 || (n < 0 && errno != EINTR)) return;
+    }
+}
+
 int CPlat_accept(int socket) { return accept4(socket, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }

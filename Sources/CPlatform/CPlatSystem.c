@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -40,6 +41,23 @@ void CPlat_set_thread_name(const char *name) {
 int CPlat_gettid(void) { return (int)syscall(SYS_gettid); }
 
 int CPlat_eventfd(unsigned int initial) { return eventfd(initial, EFD_CLOEXEC | EFD_NONBLOCK); }
+
+int CPlat_watcher(void) { return epoll_create1(EPOLL_CLOEXEC); }
+
+int CPlat_watch(int watcher, int fd) {
+    struct epoll_event e = {.events = EPOLLIN | EPOLLET, .data.fd = fd};
+    if (epoll_ctl(watcher, EPOLL_CTL_ADD, fd, &e) == 0) return 0;
+    return errno == EEXIST ? epoll_ctl(watcher, EPOLL_CTL_MOD, fd, &e) : -1;
+}
+
+void CPlat_unwatch(int watcher, int fd) { epoll_ctl(watcher, EPOLL_CTL_DEL, fd, NULL); }
+
+int CPlat_watched(int watcher, int *fds, int capacity) {
+    struct epoll_event events[16];
+    int n = epoll_wait(watcher, events, capacity < 16 ? capacity : 16, 0);
+    for (int i = 0; i < n; i++) fds[i] = events[i].data.fd;
+    return n;
+}
 
 int CPlat_memfd(const char *name, int huge_page_shift, bool sealable) {
     unsigned int flags = MFD_CLOEXEC;

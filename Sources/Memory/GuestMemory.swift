@@ -60,12 +60,19 @@ final class Mapping: @unchecked Sendable {
         guard let p, p != MAP_FAILED else {
             throw MemoryError("region \(hex(region.guestAddress)): mmap of \(hex(region.size)) bytes: \(String(cString: strerror(errno)))")
         }
-        start = p
         host = p + Int(region.offset - first)
         // Guest memory is neither ours to dump nor to pass to children.
         madvise(p, length, 16 /* MADV_DONTDUMP */)
         madvise(p, length, 10 /* MADV_DONTFORK */)
-        handle = CPlat_guard(p, length, lossFD)
+        let place = CPlat_guard(p, length, lossFD)
+        guard place >= 0 else {
+            munmap(p, length)
+            throw MemoryError(
+                "region \(hex(region.guestAddress)): this process has 32768 regions mapped already, the most it can guard; "
+                    + "give the guests fewer memory slots")
+        }
+        handle = place
+        start = p
     }
 
     deinit {
@@ -117,9 +124,11 @@ public final class GuestMemory: @unchecked Sendable {
 
     /// The same regions and one more. A region that is there already, from the same place of the same
     /// file, is counted; it has to be removed as often. Errors: overlap, overflow, too many, a file that is too short,
-    /// mmap. `fd` stays the caller's. `lossFD` is an eventfd (or -1) that is written when the
+    /// mmap,
+    /// a file that is not of memfd, tmpfs or hugetlbfs. `fd` stays the caller's. `lossFD` is an eventfd (or -1) that is written when the
     /// file is truncated behind the mapping.
     public func adding(_ region: RegionDescription, fd: Int32, lossFD: Int32 = -1) throws(MemoryError) -> GuestMemory {
+        try checkKind(region, fd)
         if let i = index(of: region), mappings[i].shows(fd, region.offset) { return counting(i, 1) }
         guard count < GuestMemory.maximumRegions else { throw MemoryError("more than \(GuestMemory.maximumRegions) regions") }
         try check(region)
@@ -131,6 +140,18 @@ public final class GuestMemory: @unchecked Sendable {
         let mapped = MappedRegion(
             guestAddress: region.guestAddress, size: region.size, userAddress: region.userAddress, host: mapping.host)
         return GuestMemory(mappings + [mapping], counts + [1], regions + [mapped])
+    }
+
+    /// Before anything asks the file's file system. One of FUSE could let each access wait for ever, and with it every
+    /// port of the thread.
+    private func checkKind(_ region: RegionDescription, _ fd: Int32) throws(MemoryError) {
+        if CPlat_is_shared_memory(fd) { return }
+        var name = [CChar](repeating: 0, count: 64)
+        CPlat_file_system(fd, &name, name.count)
+        let type = String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        throw MemoryError(
+            "descriptor of region \(hex(region.guestAddress)) is not a file of memfd, tmpfs or hugetlbfs (its file system: \(type)); "
+                + "with QEMU use memory-backend-memfd, or memory-backend-file in /dev/shm or on hugetlbfs")
     }
 
     private func index(of region: RegionDescription) -> Int? {

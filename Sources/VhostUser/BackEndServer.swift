@@ -7,7 +7,9 @@ import Memory
 /// poll(2) and wakes for events only.
 ///
 /// The first connection that sends a complete message is the front-end; others wait (at most 16)
-/// until it goes away. A client that finds nobody tries again after 100, later 500 ms.
+/// until it goes away. When all 16 places are taken, the oldest that has been silent for a second yields its own.
+/// A client that finds nobody tries again after 100, later 500 ms. With a server that ends its connections at once
+/// the pause grows from 100 ms to 5 s, until a connection lasts.
 public final class BackEndServer: @unchecked Sendable {
     let path: String
     let isClient: Bool
@@ -15,8 +17,9 @@ public final class BackEndServer: @unchecked Sendable {
     let log: (String) -> Void
 
     private var thread: NamedThread?
-    private var mutex = pthread_mutex_t()
-    private var condition = pthread_cond_t()
+    // On the heap: a stored property has no address that stays.
+    private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+    private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
     private var commands: [() -> Void] = []
     private var posted = 0
     private var done = 0
@@ -25,15 +28,23 @@ public final class BackEndServer: @unchecked Sendable {
 
     // The control thread's own
     private var listener: Int32 = -1
-    private var pending: [MessageSocket] = []
+    private var pending: [(socket: MessageSocket, since: UInt64)] = []
     private var active: MessageSocket?
     private var session: BackEndSession?
+    private var activeSince: UInt64 = 0
+    /// Watches the handlers' descriptors.
+    private let watcher: Int32
     private var handlers: [Int32: () -> Void] = [:]
     private var inband: [Int32] = []
     private var isStopping = false
-    private var attempts = 0
+    /// A client's failed attempts, and connections that ended at once, one after another.
+    private var (attempts, shortLives) = (0, 0)
+    private var retryAt: UInt64 = 0
+    private var lastLine = ""
 
     static let mostPending = 16
+    /// Nanoseconds. A connection that has said nothing for so long yields; one that lasted so long was one.
+    static let patience: UInt64 = 1_000_000_000
 
     /// `log` is called on the control thread with one line.
     public init(path: String, isClient: Bool, device: any BackEndDevice, log: @escaping (String) -> Void) {
@@ -43,21 +54,25 @@ public final class BackEndServer: @unchecked Sendable {
         self.log = log
         wakeFD = CPlat_eventfd(0)
         lossFD = CPlat_eventfd(0)
-        pthread_mutex_init(&mutex, nil)
-        pthread_cond_init(&condition, nil)
+        watcher = CPlat_watcher()
+        pthread_mutex_init(mutex, nil)
+        pthread_cond_init(condition, nil)
     }
 
     deinit {
         close(wakeFD)
         close(lossFD)
-        pthread_mutex_destroy(&mutex)
-        pthread_cond_destroy(&condition)
+        close(watcher)
+        pthread_mutex_destroy(mutex)
+        pthread_cond_destroy(condition)
+        mutex.deallocate()
+        condition.deallocate()
     }
 
     /// Opens the socket and starts the control thread. A server listens when this returns. Errors:
     /// `.socket`, with what to do.
     public func start() throws(VhostUserError) {
-        if wakeFD < 0 || lossFD < 0 { throw VhostUserError(.socket, "eventfd: \(String(cString: strerror(errno)))") }
+        if wakeFD < 0 || lossFD < 0 || watcher < 0 { throw VhostUserError(.socket, "eventfd: \(String(cString: strerror(errno)))") }
         if !isClient { listener = try Listener.open(path) }
         do {
             thread = try NamedThread("ringway-ctl") { self.loop() }
@@ -79,23 +94,29 @@ public final class BackEndServer: @unchecked Sendable {
     /// Runs `work` on the control thread, which the caller is not, and returns when it has run.
     public func perform(_ work: @escaping () -> Void) {
         if thread == nil { return work() }
-        pthread_mutex_lock(&mutex)
+        pthread_mutex_lock(mutex)
         commands.append(work)
         posted += 1
         let ticket = posted
-        pthread_mutex_unlock(&mutex)
+        pthread_mutex_unlock(mutex)
         var one: UInt64 = 1
         _ = write(wakeFD, &one, 8)
-        pthread_mutex_lock(&mutex)
-        while done < ticket { pthread_cond_wait(&condition, &mutex) }
-        pthread_mutex_unlock(&mutex)
+        pthread_mutex_lock(mutex)
+        while done < ticket { pthread_cond_wait(condition, mutex) }
+        pthread_mutex_unlock(mutex)
     }
 
-    /// Calls `handler` on the control thread when `fd` is readable; the handler reads it. Control thread only.
-    public func addDescriptor(_ fd: Int32, _ handler: @escaping () -> Void) { handlers[fd] = handler }
+    /// Calls `handler` on the control thread when `fd` is written; the handler reads it. Once for each time, whether or
+    /// not it is empty afterwards: an eventfd of a front-end may be a semaphore with a huge count. Control thread only.
+    public func addDescriptor(_ fd: Int32, _ handler: @escaping () -> Void) {
+        handlers[fd] = handler
+        if CPlat_watch(watcher, fd) != 0 { log("\(path): epoll_ctl: \(String(cString: strerror(errno)))") }
+    }
 
-    /// Control thread only.
-    public func removeDescriptor(_ fd: Int32) { handlers[fd] = nil }
+    /// Before `fd` is closed. Control thread only.
+    public func removeDescriptor(_ fd: Int32) {
+        if handlers.removeValue(forKey: fd) != nil { CPlat_unwatch(watcher, fd) }
+    }
 
     // MARK: Control thread
 
@@ -103,7 +124,7 @@ public final class BackEndServer: @unchecked Sendable {
         while true {
             runCommands()
             if isStopping { break }
-            if isClient && active == nil { connect() }
+            if wantsConnection && CPlat_monotonic_ns() >= retryAt { connect() }
             waitAndServe()
         }
         disconnect("the port is closed")
@@ -121,48 +142,84 @@ public final class BackEndServer: @unchecked Sendable {
     }
 
     private func runCommands() {
-        pthread_mutex_lock(&mutex)
+        pthread_mutex_lock(mutex)
         let work = commands
         commands = []
-        pthread_mutex_unlock(&mutex)
+        pthread_mutex_unlock(mutex)
         for body in work { body() }
-        pthread_mutex_lock(&mutex)
+        pthread_mutex_lock(mutex)
         done += work.count
-        pthread_cond_broadcast(&condition)
-        pthread_mutex_unlock(&mutex)
+        pthread_cond_broadcast(condition)
+        pthread_mutex_unlock(mutex)
     }
+
+    private var wantsConnection: Bool { isClient && active == nil && pending.isEmpty }
 
     private func connect() {
         do throws(VhostUserError) {
-            activate(try MessageSocket.connect(to: path))
+            pending.append((try MessageSocket.connect(to: path, isGuarded: true), CPlat_monotonic_ns()))
             attempts = 0
         } catch {
-            if attempts == 0 { log("\(path): waiting for the front-end (\(error))") }
+            logOnce("\(path): waiting for the front-end (\(error))")
             attempts += 1
+            retryAt = CPlat_monotonic_ns() + (attempts <= 20 ? 100_000_000 : 500_000_000)
         }
     }
 
-    /// Milliseconds; -1: for ever.
-    private var timeout: Int32 { isClient && active == nil ? (attempts <= 20 ? 100 : 500) : -1 }
+    /// Of a client: the server has ended a connection at once.
+    private func pause() {
+        retryAt = CPlat_monotonic_ns() + min(5_000_000_000, 100_000_000 << UInt64(min(shortLives, 6)))
+        shortLives += 1
+    }
+
+    /// What a client meets again and again is one line until it changes.
+    private func logOnce(_ line: String) {
+        if line != lastLine { log(line) }
+        lastLine = line
+    }
+
+    /// The place among `pending` that a new connection may have: of the oldest that waits in silence. Those that have
+    /// sent something while there is a front-end are not silent.
+    private func yielding(_ now: UInt64) -> Int? {
+        pending.firstIndex { waiting in
+            guard now - waiting.since >= BackEndServer.patience else { return false }
+            var p = pollfd(fd: waiting.socket.fd, events: Int16(POLLIN), revents: 0)
+            return active == nil || poll(&p, 1, 0) == 0
+        }
+    }
+
+    /// Milliseconds until something is due; -1: nothing is.
+    private func timeout(_ now: UInt64) -> Int32 {
+        if wantsConnection { return retryAt <= now ? 0 : Int32((retryAt - now) / 1_000_000 + 1) }
+        guard listener >= 0, pending.count >= BackEndServer.mostPending,
+            let next = pending.map({ $0.since + BackEndServer.patience }).filter({ $0 > now }).min()
+        else { return -1 }
+        return Int32((next - now) / 1_000_000 + 1)
+    }
 
     private func waitAndServe() {
-        var fds = [pollfd(fd: wakeFD, events: Int16(POLLIN), revents: 0), pollfd(fd: lossFD, events: Int16(POLLIN), revents: 0)]
-        fds.append(pollfd(fd: pending.count < BackEndServer.mostPending ? listener : -1, events: Int16(POLLIN), revents: 0))
-        fds.append(pollfd(fd: active?.fd ?? -1, events: Int16(POLLIN), revents: 0))
-        let waiting = pending
+        let now = CPlat_monotonic_ns()
+        let hasPlace = pending.count < BackEndServer.mostPending || yielding(now) != nil
+        var fds = [wakeFD, lossFD, hasPlace ? listener : -1, active?.fd ?? -1, watcher].map {
+            pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
+        }
+        let waiting = pending.map(\.socket)
         // While there is a front-end the others are only watched for going away.
+        let first = fds.count
         for socket in waiting { fds.append(pollfd(fd: socket.fd, events: active == nil ? Int16(POLLIN) : 0, revents: 0)) }
-        let watched = Array(handlers)
-        for (fd, _) in watched { fds.append(pollfd(fd: fd, events: Int16(POLLIN), revents: 0)) }
-        if poll(&fds, nfds_t(fds.count), timeout) <= 0 { return }
+        if poll(&fds, nfds_t(fds.count), timeout(now)) <= 0 { return }
         if fds[0].revents != 0 { BackEndServer.empty(wakeFD) }
         if fds[1].revents != 0 { memoryLost() }
-        for (i, (fd, handler)) in watched.enumerated() where fds[4 + waiting.count + i].revents != 0 {
-            if handlers[fd] != nil { handler() }
-        }
+        if fds[4].revents != 0 { serveHandlers() }
         if fds[3].revents != 0 { serveActive() }
-        for (i, socket) in waiting.enumerated() where fds[4 + i].revents != 0 { servePending(socket, fds[4 + i].revents) }
+        for (i, socket) in waiting.enumerated() where fds[first + i].revents != 0 { servePending(socket, fds[first + i].revents) }
         if fds[2].revents != 0 { acceptConnection() }
+    }
+
+    private func serveHandlers() {
+        var ready = [Int32](repeating: -1, count: 16)
+        let n = CPlat_watched(watcher, &ready, 16)
+        for fd in ready.prefix(Int(max(0, n))) { handlers[fd]?() }
     }
 
     private static func empty(_ fd: Int32) {
@@ -171,31 +228,44 @@ public final class BackEndServer: @unchecked Sendable {
     }
 
     private func acceptConnection() {
+        let now = CPlat_monotonic_ns()
+        if pending.count >= BackEndServer.mostPending {
+            // It may have spoken since; then who waits goes on waiting in the kernel's queue.
+            guard let i = yielding(now) else { return }
+            pending.remove(at: i)
+        }
         let fd = CPlat_accept(listener)
         guard fd >= 0 else { return }
-        pending.append(MessageSocket(fd))
+        pending.append((MessageSocket(fd, isGuarded: true), now))
         if active != nil { log("\(path): another front-end waits until the present one goes away") }
     }
 
     private func servePending(_ socket: MessageSocket, _ events: Int16) {
+        guard let i = pending.firstIndex(where: { $0.socket === socket }) else { return }
         if active != nil {
-            if events & Int16(POLLHUP | POLLERR) != 0 { pending.removeAll { $0 === socket } }
+            if events & Int16(POLLHUP | POLLERR) != 0 { pending.remove(at: i) }
             return
         }
         do throws(VhostUserError) {
             guard let message = try socket.receive() else { return }
-            pending.removeAll { $0 === socket }
+            pending.remove(at: i)
             activate(socket)
             serve(message)
             serveActive()
         } catch {
-            pending.removeAll { $0 === socket }
-            if error.kind != .socket { log("\(path): \(error)") }
+            pending.remove(at: i)
+            if isClient {
+                logOnce("\(path): waiting for the front-end (connected, but \(error))")
+                pause()
+            } else if error.kind != .socket {
+                log("\(path): \(error)")
+            }
         }
     }
 
     private func activate(_ socket: MessageSocket) {
         active = socket
+        activeSince = CPlat_monotonic_ns()
         let session = BackEndSession(device, lossFD: lossFD, log: { [path, log] in log("\(path): \($0)") })
         session.inbandCallsChanged = { [unowned self] in self.watchInbandCalls() }
         self.session = session
@@ -229,9 +299,13 @@ public final class BackEndServer: @unchecked Sendable {
         session?.close()
         session = nil
         active = nil
+        // What was lost with this front-end's memory is nothing to the next.
+        BackEndServer.empty(lossFD)
         device.connected(false)
         log("\(path): connection ended: \(reason)")
-        attempts = 0
+        lastLine = ""
+        guard isClient else { return }
+        if CPlat_monotonic_ns() - activeSince < BackEndServer.patience { pause() } else { (shortLives, retryAt) = (0, 0) }
     }
 
     private func memoryLost() {

@@ -212,6 +212,9 @@ public final class BackEndSession {
         guard m.descriptors.count == 1 else {
             throw VhostUserError(.descriptors, .setBackendReqFD, "\(m.descriptors.count) descriptors, 1 is expected")
         }
+        guard CPlat_is_channel(m.descriptors[0].fd) else {
+            throw VhostUserError(.descriptors, .setBackendReqFD, "the descriptor is not an end of a socketpair (Unix stream, without names)")
+        }
         let copy = fcntl(m.descriptors[0].fd, F_DUPFD_CLOEXEC, 0)
         guard copy >= 0 else { throw VhostUserError(.descriptors, .setBackendReqFD, String(cString: strerror(errno))) }
         channel = MessageSocket(copy)

@@ -5,11 +5,19 @@ import Memory
 /// A connected vhost-user socket: whole messages with their descriptors. One thread at a time.
 public final class MessageSocket {
     public let fd: Int32
+    /// The other end is a front-end that is not trusted. Of what it hands over only eventfds, files and channels are
+    /// kept; anything else is closed at once, and a descriptor of -1 stands for it. It could be the other end of this
+    /// very connection, or hold it, and its end would never be seen.
+    public let isGuarded: Bool
     private var partial: [UInt8] = []
     private var partialDescriptors: [OwnedDescriptor] = []
 
     /// Takes a connected, non-blocking socket over.
-    public init(_ fd: Int32) { self.fd = fd }
+    public init(_ fd: Int32, isGuarded: Bool = false) {
+        self.fd = fd
+        self.isGuarded = isGuarded
+        if isGuarded { CPlat_read_urgent_inline(fd) }
+    }
 
     deinit { close(fd) }
 
@@ -17,10 +25,10 @@ public final class MessageSocket {
     public func shutdown() { _ = Glibc.shutdown(fd, Int32(SHUT_RDWR)) }
 
     /// A connection to a listening socket. Errors: `.socket`, with what to do.
-    public static func connect(to path: String) throws(VhostUserError) -> MessageSocket {
+    public static func connect(to path: String, isGuarded: Bool = false) throws(VhostUserError) -> MessageSocket {
         let fd = CPlat_unix_socket()
         guard fd >= 0 else { throw VhostUserError(.socket, "socket: \(String(cString: strerror(errno)))") }
-        let socket = MessageSocket(fd)
+        let socket = MessageSocket(fd, isGuarded: isGuarded)
         if CPlat_unix_connect(fd, path) != 0 { throw explain(path) }
         return socket
     }
@@ -71,7 +79,7 @@ public final class MessageSocket {
         var bytes = [UInt8](repeating: 0, count: count)
         let n = CPlat_receive_fds(fd, &bytes, count, Int32(MSG_DONTWAIT), &fds, 64, &fdCount, &isTruncated)
         // Owned at once, whatever happens next.
-        partialDescriptors += fds[0..<Int(fdCount)].map(OwnedDescriptor.init)
+        partialDescriptors += fds[0..<Int(fdCount)].map(isGuarded ? MessageSocket.guarded : OwnedDescriptor.init)
         if n < 0 {
             if errno == EAGAIN || errno == EINTR { return false }
             throw VhostUserError(.socket, "recvmsg: \(String(cString: strerror(errno)))")
@@ -82,6 +90,17 @@ public final class MessageSocket {
         }
         partial += bytes[0..<n]
         return true
+    }
+
+    private static func guarded(_ fd: Int32) -> OwnedDescriptor {
+        if CPlat_is_eventfd(fd) || CPlat_is_file(fd) { return OwnedDescriptor(fd) }
+        if CPlat_is_channel(fd) {
+            // Its queue could hold descriptors, too.
+            CPlat_make_send_only(fd)
+            return OwnedDescriptor(fd)
+        }
+        close(fd)
+        return OwnedDescriptor(-1)
     }
 
     private func take() -> Message {

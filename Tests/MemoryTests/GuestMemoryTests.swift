@@ -24,7 +24,7 @@ func mappings(_ name: String) -> Int {
     return count
 }
 
-@Suite struct GuestMemoryTests {
+@Suite(.serialized) struct GuestMemoryTests {
     private func region(_ guest: UInt64, _ size: UInt64, user: UInt64? = nil, offset: UInt64 = 0) -> RegionDescription {
         RegionDescription(guestAddress: guest, size: size, userAddress: user ?? guest + 0x7000_0000_0000, offset: offset)
     }
@@ -138,6 +138,40 @@ func mappings(_ name: String) -> Int {
         p.storeBytes(of: 5, as: UInt64.self)
         var count: UInt64 = 0
         #expect(read(loss.fd, &count, 8) == 8 && count >= 1)
+    }
+
+    @Test("when every place of the guard is taken a region is refused, not mapped unguarded")
+    func placesTaken() throws {
+        let fd = file(pages: 1)
+        // An address that nothing uses.
+        let nowhere = UnsafeMutableRawPointer(bitPattern: 1 << 20)
+        var handles: [Int32] = []
+        while handles.count <= 32768 {
+            let handle = CPlat_guard(nowhere, 4096, -1)
+            if handle < 0 { break }
+            handles.append(handle)
+        }
+        #expect(handles.count <= 32768)
+        #expect { try GuestMemory().adding(region(0x1000, 0x1000), fd: fd.fd) } throws: { "\($0)".contains("32768 regions") }
+        for h in handles { CPlat_unguard(h) }
+        #expect(try GuestMemory().adding(region(0x1000, 0x1000), fd: fd.fd).regions.count == 1)
+    }
+
+    @Test("a file of tmpfs is taken; one of another file system is refused before it is asked anything")
+    func fileSystems() throws {
+        let name = "/dev/shm/ringway-test-\(getpid())"
+        let shared = OwnedDescriptor(open(name, O_RDWR | O_CREAT, 0o600))
+        try #require(shared.fd >= 0)
+        unlink(name)
+        ftruncate(shared.fd, 4096)
+        #expect(try GuestMemory().adding(region(0x1000, 0x1000), fd: shared.fd).regions.count == 1)
+        let other = OwnedDescriptor(open("/proc/self/maps", O_RDONLY))
+        #expect { try GuestMemory().adding(region(0x1000, 0x1000), fd: other.fd) } throws: {
+            "\($0)".contains("0x1000") && "\($0)".contains("file system: proc") && "\($0)".contains("memory-backend-memfd")
+        }
+        // The same addresses as a region that is there already.
+        let memory = try GuestMemory().adding(region(0x1000, 0x1000), fd: shared.fd)
+        #expect { try memory.adding(region(0x1000, 0x1000), fd: other.fd) } throws: { "\($0)".contains("file system: proc") }
     }
 
     static var hasHugePages: Bool {

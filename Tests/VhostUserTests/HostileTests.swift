@@ -166,7 +166,9 @@ extension BackEndTests {
     func deafChannel() throws {
         let f = try Fixture()
         let p = try f.ready([.mq, .inbandNotifications, .backendReq])
-        try p.send(.setBackendReqFD, Payload(), [BackEndTests.pipeEnd()])
+        var ends: [Int32] = [0, 0]
+        socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends)
+        try p.send(.setBackendReqFD, Payload(), [OwnedDescriptor(ends[0])])
         try p.send(.setVringCall, Payload(0x100))
         try p.start(1)
         try p.send(.setVringNum, Payload(index: 0, 16))
@@ -176,6 +178,7 @@ extension BackEndTests {
         try p.send(.setVringKick, Payload(0x100))
         #expect(f.eventually { f.device.running == [0, 1] })
         let ring = try #require(f.device.ring(0))
+        close(ends[1])
         for _ in 0..<50 {
             var one: UInt64 = 1
             write(ring.callFD, &one, 8)

@@ -20,3 +20,10 @@ int CPlat_unix_bind(int socket, const char *path);
 int CPlat_unix_connect(int socket, const char *path);
 /* accept4 with close-on-exec, non-blocking; -1 and errno. */
 int CPlat_accept(int socket);
+/* Whether it is a connected Unix stream socket of which neither end has a name, as socketpair makes them.
+   A connection to or from a path has one: it is no channel, but may be the other end of one of ours. */
+bool CPlat_is_channel(int socket);
+/* Bytes sent with MSG_OOB, which can carry descriptors, come with the others: else they stay in the queue. */
+void CPlat_read_urgent_inline(int socket);
+/* Nothing can be sent to it any more, and nothing is left in its queue (descriptors in it are closed). */
+void CPlat_make_send_only(int socket);

@@ -13,6 +13,14 @@ void CPlat_set_thread_name(const char *name);
 int CPlat_gettid(void);
 /* eventfd(initial, EFD_CLOEXEC | EFD_NONBLOCK); -1 and errno. */
 int CPlat_eventfd(unsigned int initial);
+/* An epoll descriptor, which poll(2) finds readable when something happened; -1 and errno. */
+int CPlat_watcher(void);
+/* Each write to fd is told once, whether or not fd stays readable: a semaphore eventfd does. 0, or -1 and errno. */
+int CPlat_watch(int watcher, int fd);
+/* Before fd is closed. */
+void CPlat_unwatch(int watcher, int fd);
+/* At most 16 descriptors to which something happened; their number. */
+int CPlat_watched(int watcher, int *fds, int capacity);
 /* memfd_create with MFD_CLOEXEC; huge_page_shift 0, 21 or 30. -1 and errno. */
 int CPlat_memfd(const char *name, int huge_page_shift, bool sealable);
 /* Adds F_SEAL_SHRINK. -1 and errno. */
