@@ -111,6 +111,7 @@ final class PollThread: @unchecked Sendable {
         q.pointee = ring
         q.pointee.isRunning = true
         if watchesKick && ring.kickFD >= 0 { watch(p, isReceive, q) }
+        callNow(p, isReceive, q.pointee.calls)
         if isReceive {
             q.pointee.queue.suppressKicks()
             p.pointee.receiveLag = LagState(size: ring.queue.size)
@@ -118,6 +119,14 @@ final class PollThread: @unchecked Sendable {
             p.pointee.lag = LagState(size: ring.queue.size, hold: ring.queue.bestHold, mayWait: true)
         }
         state.pointee.poll(p)
+    }
+
+    /// A driver may wait for what was done before it could be told: before the ring's start (stop/cont of a guest, a crash
+    /// of ours), or while there was no call descriptor, or another one. One call too many does no harm.
+    private func callNow(_ p: PairPointer, _ isReceive: Bool, _ calls: Calls) {
+        if calls.fd < 0 { return }
+        state.pointee.notifier.call(calls, p.pointee.times[isReceive ? .receiveCallDelay : .transmitCallDelay])
+        state.pointee.notifier.flush()
     }
 
     private func watch(_ p: PairPointer, _ isReceive: Bool, _ q: UnsafeMutablePointer<QueueState>) {
@@ -187,7 +196,9 @@ final class PollThread: @unchecked Sendable {
         let q = PollThread.queue(p, isReceive)
         if !q.pointee.isRunning { return }
         q.pointee.isEnabled = enabled
+        let isNewCall = q.pointee.calls.fd != calls.fd
         q.pointee.calls = calls
+        if isNewCall { callNow(p, isReceive, calls) }
         q.pointee.errFD = errFD
         if q.pointee.kickFD != kickFD || q.pointee.kickTag == 0 {
             if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }

@@ -207,8 +207,11 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     }
 
     private func updateControl(kickFD: Int32, callFD: Int32, errFD: Int32) {
+        let isNewCall = controlQueue.map { $0.callFD != callFD || controlKickFD < 0 } ?? false
         controlQueue?.callFD = callFD
         controlQueue?.errFD = errFD
+        // The driver may wait for an answer that it was not told of.
+        if isNewCall { CallRing.signal(callFD) }
         if controlKickFD >= 0 { server.removeDescriptor(controlKickFD) }
         controlKickFD = kickFD
         if kickFD >= 0 {
@@ -288,7 +291,13 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     func sendRARP(mac: [UInt8]) { core.announce(mac: mac, from: index) }
 
     func statusChanged(_ status: UInt8) {
-        if status == 0 { control = ControlState(mac: options.mac ?? [UInt8](repeating: 0, count: 6)) }
+        if status != 0 { return }
+        // What the driver has set goes; the MTU is the front-end's.
+        let mtu = configuration.mtu
+        configuration = ConfigurationSpace(options)
+        configuration.mtu = mtu
+        control = ControlState(mac: configuration.mac)
+        applyOffloads()
     }
 
     func connected(_ isConnected: Bool) {

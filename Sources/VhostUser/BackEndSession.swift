@@ -41,7 +41,11 @@ public final class BackEndSession {
     /// caller closes it.
     public func handle(_ message: Message, _ socket: MessageSocket) throws(VhostUserError) {
         guard let request = Request(rawValue: message.request) else {
-            throw VhostUserError(.header, "request \(message.request) is not one of the specification")
+            let error = VhostUserError(.header, "request \(message.request) is not one of the specification")
+            // A front-end of a later specification asks whether it was done.
+            guard wantsAck(message), message.flags & Message.reply == 0 else { throw error }
+            log("refused: \(error)")
+            return try socket.send(Message(message.request, flags: Message.version | Message.reply, payload: Payload(1).bytes))
         }
         if message.flags & Message.reply != 0 { throw VhostUserError(.header, request, "came with the reply flag") }
         do throws(VhostUserError) {
@@ -111,7 +115,7 @@ public final class BackEndSession {
 
     /// The connection ends: stops every ring and gives everything back.
     public func close() {
-        for i in rings.indices { stop(i) }
+        for i in rings.indices { pause(i) }
         rings = Array(repeating: SessionRing(), count: rings.count)
         memory = GuestMemory()
         channel = nil
@@ -162,8 +166,13 @@ public final class BackEndSession {
         isNegotiated = true
         device.featuresAcknowledged(set)
         // Without PROTOCOL_FEATURES rings start enabled ("Ring states").
-        if !wanted.contains(.protocolFeatures) { for i in rings.indices { rings[i].isEnabled = true } }
-        try startReady()
+        if !wanted.contains(.protocolFeatures) {
+            for i in rings.indices {
+                rings[i].isEnabled = true
+                update(i)
+            }
+        }
+        startReady()
     }
 
     private func setProtocolFeatures(_ m: Message) throws(VhostUserError) {
@@ -183,12 +192,16 @@ public final class BackEndSession {
         if status == 0 { resetDevice() } else { device.statusChanged(status) }
     }
 
-    /// RESET_DEVICE and a status of 0: all rings stop and are disabled.
+    /// RESET_DEVICE and a status of 0: all rings stop, are disabled and forget what they were told.
     private func resetDevice() {
         for i in rings.indices {
-            stop(i)
+            pause(i)
+            let err = rings[i].err
+            rings[i] = SessionRing()
+            rings[i].err = err
             rings[i].isEnabled = !features.contains(.protocolFeatures)
         }
+        inbandCallsChanged?()
         status = 0
         device.statusChanged(0)
     }

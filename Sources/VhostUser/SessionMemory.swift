@@ -17,7 +17,7 @@ extension BackEndSession {
             new = try add(region, m.descriptors[i], to: new, .setMemTable)
         }
         replaceMemory(new)
-        try startReady()
+        startReady()
     }
 
     private func add(
@@ -49,7 +49,7 @@ extension BackEndSession {
         memory = new
         device.memoryChanged(new.map)
         withExtendedLifetime(old) {}
-        try startReady()
+        startReady()
     }
 
     func remMemReg(_ m: Message) throws(VhostUserError) {
@@ -59,14 +59,14 @@ extension BackEndSession {
         } catch {
             throw VhostUserError(.memory, .remMemReg, error.description)
         }
-        try startReady()
+        startReady()
     }
 
     /// Rings are stopped, and started again where they lie in the new memory. The old mappings go
     /// afterwards, when nothing uses them.
     private func replaceMemory(_ new: GuestMemory) {
         let running = rings.indices.filter { rings[$0].isStarted }
-        for i in running { stop(i, keepsKick: true) }
+        for i in running { pause(i) }
         memory = new
     }
 }

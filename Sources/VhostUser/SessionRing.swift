@@ -6,7 +6,12 @@ import Virtio
 /// What a front-end has told of one ring ("Ring states": stopped or started, disabled or enabled).
 struct SessionRing {
     var size: UInt32 = 0
+    /// From SET_VRING_BASE, or where the ring stood when it stopped.
     var base: UInt32 = 0
+    /// SET_VRING_BASE has come in this life of the ring.
+    var isBaseGiven = false
+    /// The ring's life before ended with GET_VRING_BASE: it starts only where SET_VRING_BASE says.
+    var needsBase = false
     var addresses: RingAddresses?
     /// Nil: none was given since the last stop. A descriptor of -1: NOFD, the ring is polled.
     var kick: OwnedDescriptor?
@@ -22,6 +27,14 @@ struct SessionRing {
     var callFD: Int32 { call?.fd ?? -1 }
     var kickFD: Int32 { kick?.fd ?? -1 }
     var errFD: Int32 { err?.fd ?? -1 }
+
+    /// Nothing of a life that GET_VRING_BASE ended is used in the next: size, base, addresses, kick and call come anew.
+    /// Whether it is enabled is the front-end's to say ("Ring states").
+    mutating func end() {
+        var new = SessionRing()
+        (new.isEnabled, new.err, new.base, new.needsBase) = (isEnabled, err, base, true)
+        self = new
+    }
 }
 
 /// SET_VRING_ADDR, in user addresses of the front-end.

@@ -11,8 +11,7 @@ extension BackEndSession {
             throw VhostUserError(.ring, .setVringNum, "ring \(i): size \(size); 2 to \(RingLayout.maximumSize) are possible")
         }
         try mustBeStopped(i, .setVringNum)
-        rings[i].size = size
-        try startIfReady(i)
+        try change(i) { $0.size = size }
     }
 
     private func mustBeStopped(_ i: Int, _ request: Request) throws(VhostUserError) {
@@ -21,9 +20,9 @@ extension BackEndSession {
 
     func setVringBase(_ m: Message) throws(VhostUserError) {
         let (i, base) = try state(m, .setVringBase)
-        try mustBeStopped(i, .setVringBase)
-        rings[i].base = base
-        try startIfReady(i)
+        // One that started without a base, since the message comes last: it goes there.
+        if !rings[i].isStarted || rings[i].isBaseGiven { try mustBeStopped(i, .setVringBase) } else { pause(i) }
+        try change(i) { ($0.base, $0.isBaseGiven) = (base, true) }
     }
 
     func setVringAddr(_ m: Message) throws(VhostUserError) {
@@ -45,10 +44,22 @@ extension BackEndSession {
             old.flags = flags
             old.log = log
             if old == new { rings[i].addresses = new; return }
-            stop(i, keepsKick: true)
+            pause(i)
         }
-        rings[i].addresses = new
-        try startIfReady(i)
+        try change(i) { $0.addresses = new }
+    }
+
+    /// Changes a ring's set-up and starts it where that was the last thing missing. If it cannot start so, the message is
+    /// refused and has changed nothing.
+    private func change(_ i: Int, _ body: (inout SessionRing) -> Void) throws(VhostUserError) {
+        let old = rings[i]
+        body(&rings[i])
+        do throws(VhostUserError) { try startIfReady(i) } catch {
+            rings[i] = old
+            // One that was stopped for it goes on.
+            try? startIfReady(i)
+            throw error
+        }
     }
 
     /// Index and descriptor of SET_VRING_KICK, CALL and ERR; the descriptor is nil with NOFD.
@@ -80,11 +91,13 @@ extension BackEndSession {
         let isInBand = kick == nil && protocolFeatures.contains(.inbandNotifications)
         if kick == nil { kick = isInBand ? try ownEventfd(.setVringKick) : OwnedDescriptor(-1) }
         let old = rings[i].kick
-        rings[i].kick = kick
-        rings[i].kickIsInBand = isInBand
-        update(i)
+        if rings[i].isStarted {
+            (rings[i].kick, rings[i].kickIsInBand) = (kick, isInBand)
+            update(i)
+        } else {
+            try change(i) { ($0.kick, $0.kickIsInBand) = (kick, isInBand) }
+        }
         withExtendedLifetime(old) {}
-        try startIfReady(i)
     }
 
     func setVringCall(_ m: Message) throws(VhostUserError) {
@@ -131,34 +144,38 @@ extension BackEndSession {
         }
     }
 
-    /// Answers the ring's position and stops it; a new kick descriptor is needed to start it again.
+    /// Answers the ring's position and ends its life: everything is needed anew to start it again.
     func getVringBase(_ m: Message) throws(VhostUserError) -> Message {
         let (i, _) = try state(m, .getVringBase)
-        stop(i)
+        pause(i)
+        let old = rings[i]
+        rings[i].end()
+        if old.callIsInBand { inbandCallsChanged?() }
         return reply(.getVringBase, Payload(index: i, rings[i].base))
     }
 
     // MARK: States
 
-    private func update(_ i: Int) {
+    func update(_ i: Int) {
         guard rings[i].isStarted else { return }
         device.updateRing(i, enabled: rings[i].isEnabled, callFD: rings[i].callFD, kickFD: rings[i].kickFD, errFD: rings[i].errFD)
     }
 
-    func startReady() throws(VhostUserError) {
-        var first: VhostUserError?
+    /// Starts what can, after a change that is in force already. A ring whose addresses do not lie in the new memory waits
+    /// for SET_VRING_ADDR (a front-end whose user addresses have changed says the table first).
+    func startReady() {
         for i in rings.indices {
-            // One that cannot start keeps no other from it.
-            do throws(VhostUserError) { try startIfReady(i) } catch { first = first ?? error }
+            do throws(VhostUserError) { try startIfReady(i) } catch { log("ring \(i) waits for SET_VRING_ADDR: \(error)") }
         }
-        if let first { throw first }
     }
 
     /// Starts a ring that has everything. It may be looked at before its first kick: its indices say
     /// whether there is work.
     func startIfReady(_ i: Int) throws(VhostUserError) {
         let ring = rings[i]
-        guard !ring.isStarted, ring.kick != nil, ring.size > 0, let addresses = ring.addresses, memory.map.count > 0 else { return }
+        guard !ring.isStarted, ring.kick != nil, ring.size > 0, ring.isBaseGiven || !ring.needsBase,
+            let addresses = ring.addresses, memory.map.count > 0
+        else { return }
         var setup = try addresses.setup(i, size: ring.size, base: ring.base, features: features, map: memory.map)
         let given = setup.position.available
         setup.position = setup.isPacked ? setup.packedPosition(base: ring.base) : setup.splitPosition(base: UInt16(truncatingIfNeeded: ring.base))
@@ -169,12 +186,10 @@ extension BackEndSession {
             RingStart(setup: setup, enabled: ring.isEnabled, kickFD: ring.kickFD, callFD: ring.callFD, errFD: ring.errFD))
     }
 
-    /// Stops a ring and remembers where it stands.
-    func stop(_ i: Int, keepsKick: Bool = false) {
-        if rings[i].isStarted {
-            rings[i].base = device.stopRing(i).base(isPacked: features.contains(.ringPacked))
-            rings[i].isStarted = false
-        }
-        if !keepsKick { rings[i].kick = nil }
+    /// Stops a ring and remembers where it stands; it goes on from there when it starts again.
+    func pause(_ i: Int) {
+        if !rings[i].isStarted { return }
+        rings[i].base = device.stopRing(i).base(isPacked: features.contains(.ringPacked))
+        rings[i].isStarted = false
     }
 }

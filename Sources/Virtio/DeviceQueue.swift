@@ -54,6 +54,9 @@ public struct DeviceQueue: @unchecked Sendable {
     /// Packed and in order: where the completions that are held back begin, and the id of the last.
     var heldFrom: PackedCursor?
     var heldId: UInt16
+    /// The next decision is to call: the ring has only just started, and its driver may wait for what an earlier life
+    /// of the ring did without telling.
+    var mustCall = true
     /// Split: whether the driver was told not to kick (used.flags); packed: what the device area says.
     var kicksSuppressed: Bool
 
@@ -177,11 +180,14 @@ public struct DeviceQueue: @unchecked Sendable {
         isPacked ? deliverPacked(burst, list, count) : deliverSplit(burst, list, count)
     }
 
-    /// Whether the driver wants a call for what was published since the last question. Ask once a burst.
+    /// Whether the driver wants a call for what was published since the last question. Ask once a burst. The first
+    /// answer after the ring's start is yes.
     public mutating func needsCall() -> Bool {
         // The used entries must be visible before the driver's wish is read: store-load order (2.7.10, 2.8.10).
         CPlat_fence_full()
-        return isPacked ? needsCallPacked() : needsCallSplit()
+        let isWanted = isPacked ? needsCallPacked() : needsCallSplit()
+        if mustCall { mustCall = false; return true }
+        return isWanted
     }
 
     /// Asks the driver to kick, then looks again: true if there is work already, so that no kick is lost.
