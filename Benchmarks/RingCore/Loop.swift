@@ -14,6 +14,7 @@ final class Loop {
     var driver: DriverQueue
     var device: DeviceQueue
     var burst = Burst()
+    private let scratch = DeliveryScratch()
     let arena: UnsafeMutableRawPointer
     private let memory: HostMemory
     private let regions: UnsafeMutablePointer<MappedRegion>
@@ -41,6 +42,7 @@ final class Loop {
     deinit {
         driver.deallocate()
         burst.deallocate()
+        scratch.deallocate()
         regions.deallocate()
         completions.deallocate()
         buffers.deallocate()
@@ -76,7 +78,7 @@ final class Loop {
             left -= some
         }
         driver.publish()
-        let result = device.deliver(burst, burst.identity, n)
+        let result = device.deliver(burst, burst.identity, n, with: scratch)
         precondition(result.delivered == n)
         takeBack(n * each)
     }

@@ -29,11 +29,12 @@ struct Cutter {
         let length = Int(packet.pointee.length)
         let template = scratch.template
         if header.gsoType == 0 {
-            prefix = max(transport + Int(header.csumOffset) + 2, Int(packet.pointee.headLength))
+            prefix = max(transport + Int(header.csumOffset) + 2, packet.pointee.headBytes)
             cursor.read(prefix, to: template)
             Cutter.overwrite(template, packet)
             payload = length - prefix
             segmentSize = max(1, payload)
+            assert(prefix <= Offload.longestPrefix && prefix <= length)
             return
         }
         let isTCP = header.gsoType & ~NetHeader.gsoECN != NetHeader.gsoUDPL4
@@ -62,7 +63,7 @@ struct Cutter {
 
     /// What a forwarding function has judged or changed stands in `head`.
     private static func overwrite(_ template: UnsafeMutableRawPointer, _ packet: UnsafeMutablePointer<Packet>) {
-        let n = Int(packet.pointee.headLength)
+        let n = packet.pointee.headBytes
         if n > 0 { withUnsafeBytes(of: &packet.pointee.head) { CPlat_copy(template, $0.baseAddress.unsafelyUnwrapped, UInt64(n)) } }
     }
 
@@ -88,7 +89,9 @@ struct Cutter {
         burst.segmentCount = 0
         burst.bytes = 0
         burst.needsScreening = false
-        while burst.count < burst.capacity && (done < payload || segments == 0) { add(to: &burst) }
+        while burst.count < burst.capacity && burst.segmentCount + cursor.mostSlices <= burst.segmentCapacity
+            && (done < payload || segments == 0)
+        { add(to: &burst) }
         return burst.count > 0
     }
 
@@ -107,6 +110,7 @@ struct Cutter {
         burst.packets[burst.count] = packet
         burst.count += 1
         burst.segmentCount += count
+        assert(burst.segmentCount <= burst.segmentCapacity)
         burst.bytes += UInt64(packet.length)
         done += size
         segments += 1
@@ -171,6 +175,9 @@ struct SegmentCursor {
     private var offset: UInt32 = 0
 
     init(_ packet: UnsafeMutablePointer<Packet>) { self.packet = packet }
+
+    /// Slices that `take` can make of the packet.
+    var mostSlices: Int { Int(packet.pointee.moreCount) + 1 }
 
     private var segment: Segment? {
         if index < 0 { return Segment(base: packet.pointee.data, length: packet.pointee.dataLength) }

@@ -57,6 +57,12 @@ public final class Engine: @unchecked Sendable {
         if case .generate(let size) = options.mode, !(14...9216).contains(size) {
             throw EngineError("generate: size \(size); 14 to 9216 bytes")
         }
+        if !(1...64).contains(options.unpinnedThreads) {
+            throw EngineError("\(options.unpinnedThreads) threads that are not pinned; 1 to 64 are possible")
+        }
+        if options.unpinnedThreads > 1 && !options.cpus.isEmpty {
+            throw EngineError("threads are pinned or not: give CPUs or a number of unpinned threads, not both")
+        }
         if options.cpus.count > 64 { throw EngineError("\(options.cpus.count) CPUs; at most 64 poll threads") }
         if Set(options.cpus).count != options.cpus.count { throw EngineError("a CPU is given twice; one poll thread runs on each") }
         for cpu in options.cpus where !CPlat_cpu_allowed(Int32(clamping: cpu)) {
@@ -67,7 +73,7 @@ public final class Engine: @unchecked Sendable {
     /// Opens the ports and starts the threads; returns when every socket listens.
     public func start() throws(EngineError) {
         if core != nil { throw EngineError("the engine runs already") }
-        let core = try EngineCore(options, cpus: options.cpus.isEmpty ? [-1] : options.cpus)
+        let core = try EngineCore(options, cpus: options.cpus.isEmpty ? Array(repeating: -1, count: options.unpinnedThreads) : options.cpus)
         self.core = core
         do throws(EngineError) {
             for thread in core.threads { try startThread(thread, core) }

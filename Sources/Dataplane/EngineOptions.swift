@@ -79,6 +79,8 @@ public struct EngineOptions: Sendable, Equatable {
     public var mode: ForwardingMode
     /// CPUs of the poll threads, one thread each; empty: one thread, on a CPU of the machine's choice.
     public var cpus: [Int]
+    /// Poll threads that are not pinned, where `cpus` is empty: there may be more than CPUs. They give way to each other.
+    public var unpinnedThreads = 1
     public var busyloop: BusyloopBudget
     /// Seconds after which the switch forgets a MAC address that was not heard of.
     public var macAgeing = 300

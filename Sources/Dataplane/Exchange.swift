@@ -153,11 +153,13 @@ struct Exchange {
     }
 
     mutating func take() -> ParcelPointer {
+        assert(freeCount > 0)
         freeCount &-= 1
         return free[freeCount]
     }
 
     mutating func giveBack(_ parcel: ParcelPointer) {
+        assert(freeCount < Exchange.parcels)
         free[freeCount] = parcel
         freeCount &+= 1
     }

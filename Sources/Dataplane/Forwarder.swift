@@ -189,6 +189,8 @@ enum Forwarder {
     /// A parcel of another thread: delivers the part that belongs here.
     static func accept(_ t: ThreadPointer, _ parcel: ParcelPointer) {
         let m = t.pointee.index
+        // Release: the sender reuses the burst when this reaches zero.
+        defer { _ = CPlat_sub32_release(&parcel.pointee.remaining, 1) }
         guard let p = t.pointee.table[parcel.pointee.port, parcel.pointee.pair] else { return }
         let burst = parcel.pointee.burst
         let verdict = parcel.pointee.verdict
@@ -201,8 +203,6 @@ enum Forwarder {
         } else {
             _ = spreadOut(t, p, burst, burst.count, verdict, isSource: false)
         }
-        // Release: the sender reuses the burst when this reaches zero.
-        _ = CPlat_sub32_release(&parcel.pointee.remaining, 1)
     }
 
     /// Looks whether the pair's parcel is back, and completes its burst.
@@ -252,7 +252,8 @@ enum Forwarder {
     /// Into the guest's ring, or out of the other end.
     @inline(__always)
     static func put(_ t: ThreadPointer, _ d: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int) -> Delivery {
-        d.pointee.isDevice ? d.pointee.receive.queue.deliver(burst, list, n) : OtherEnd.deliver(t, d, burst, list, n)
+        d.pointee.isDevice
+            ? d.pointee.receive.queue.deliver(burst, list, n, with: t.pointee.delivery) : OtherEnd.deliver(t, d, burst, list, n)
     }
 
     /// Counts a delivery and calls the driver.

@@ -133,5 +133,8 @@ struct OffloadScratch {
 
     func deallocate() { room.deallocate() }
 
-    func header(_ i: Int) -> UnsafeMutableRawPointer { room + i * Offload.longestPrefix }
+    func header(_ i: Int) -> UnsafeMutableRawPointer {
+        assert(i >= 0 && i < Burst.maximum)
+        return room + i * Offload.longestPrefix
+    }
 }

@@ -86,8 +86,14 @@ final class PollThread: @unchecked Sendable {
                 if isStopping { return }
             }
             PollLoop.round(t, f, mailbox)
-            if t.pointee.isIdle { sleep(t) } else if !t.pointee.didWork { CPlat_pause() }
+            if t.pointee.isIdle { sleep(t) } else if !t.pointee.didWork { giveWay() }
         }
+    }
+
+    /// A moment in which there was nothing to do. Threads that share CPUs let another run.
+    @inline(__always)
+    private func giveWay() {
+        if cpu < 0 && state.pointee.exchange.threadCount > 1 { sched_yield() } else { CPlat_pause() }
     }
 
     /// Sleeps until a kick, a parcel or a message. Whoever has work for the thread publishes it, then
@@ -187,7 +193,7 @@ final class PollThread: @unchecked Sendable {
         while p.pointee.parcel != nil {
             PollLoop.acceptParcels(state)
             _ = Forwarder.settle(state, p)
-            CPlat_pause()
+            giveWay()
         }
     }
 

@@ -50,6 +50,8 @@ struct ThreadState {
 
     var burst = Burst()
     var resolved = Burst()
+    /// Room that this thread's deliveries work in, whosever the burst is.
+    let delivery = DeliveryScratch()
     let scratch: OffloadScratch
     /// Room for the packets of a burst that go to one destination.
     let list: UnsafeMutablePointer<UInt16>
@@ -82,6 +84,7 @@ struct ThreadState {
         scratch.deallocate()
         burst.deallocate()
         resolved.deallocate()
+        delivery.deallocate()
         exchange.deallocate()
         if let template {
             // Its frames are one allocation, which begins with the first.

@@ -40,6 +40,9 @@ struct ForwardCommand: ParsableCommand {
     @Option(help: ArgumentHelp("CPUs for poll threads, one each, as in 1 or 0,2-4 (default: one thread, not pinned).", valueName: "list"))
     var cpus: String?
 
+    @Option(help: ArgumentHelp("Poll threads that are not pinned, in place of --cpus; for tests, as there may be more than CPUs.", valueName: "number"))
+    var unpinned = 1
+
     @Option(help: ArgumentHelp("How long to poll after the last packet before sleeping: poll (for ever), 0, microseconds as in 50us, or auto.", valueName: "budget"))
     var busyloop = "auto"
 
@@ -87,6 +90,7 @@ struct ForwardCommand: ParsableCommand {
         for text in ports { all.append(try PortSyntax.port(text)) }
         var options = EngineOptions(ports: all, mode: try forwardingMode())
         if let cpus { options.cpus = try PortSyntax.cpus(cpus) }
+        options.unpinnedThreads = unpinned
         do throws(EngineError) { options.busyloop = try PortSyntax.busyloop(busyloop) } catch { throw EngineError("--\(error)") }
         guard (1...1_000_000).contains(macAgeing) else { throw EngineError("--mac-ageing \(macAgeing): give 1 to 1000000 seconds") }
         options.macAgeing = macAgeing

@@ -35,6 +35,13 @@ public struct Packet: BitwiseCopyable {
     public var verdict: UInt32
     public var head: (UInt64, UInt64, UInt64)
 
+    /// Bytes of `head` at most: what is longer than `head` itself is never copied.
+    @inlinable static var longestHead: UInt16 { 24 }
+    /// Bytes at the front that come from `head`, never more than it holds.
+    @inline(__always) public var headBytes: Int { Int(min(headLength, Packet.longestHead)) }
+    /// Pieces of memory that one packet lies in at most; one of more pieces is dropped for its length.
+    public static var mostSegments: Int { 1024 }
+
     /// Shortest and longest frame that is forwarded: an Ethernet header; 64 KiB of segmentation
     /// offload with its headers.
     @inlinable public static var minimumLength: UInt32 { 14 }
@@ -77,7 +84,7 @@ public struct Burst: @unchecked Sendable {
     public let capacity: Int
     public var count: Int
     public let segments: UnsafeMutablePointer<Segment>
-    /// At least one whole chain of the largest ring (32768) fits.
+    /// As many as the descriptors of the largest ring (32768). A longer chain stops its queue.
     public let segmentCapacity: Int
     public var segmentCount: Int
     /// Bytes of the frames.
@@ -89,25 +96,16 @@ public struct Burst: @unchecked Sendable {
     /// 0, 1, 2 …: the list for "all packets in order".
     public let identity: UnsafeMutablePointer<UInt16>
 
-    /// Scratch of `deliver`: the receive side's segments and chains.
-    let scatter: UnsafeMutablePointer<Segment>
-    let targets: UnsafeMutablePointer<ReceiveTarget>
-    let chains: UnsafeMutablePointer<ReceiveChain>
-    /// Receive buffers that one packet is spread over at most (the kernel's bound too).
-    let chainCapacity = 1024
-
     /// Packets a burst holds at most.
     public static var maximum: Int { 64 }
 
     public init() {
+        assert(Burst.maximum == UInt64.bitWidth, "sets of packets are masks of 64 bits")
         capacity = Burst.maximum
         segmentCapacity = 32768 + 2 * Burst.maximum
         packets = .allocateApart(capacity: capacity)
         segments = .allocateApart(capacity: segmentCapacity)
         identity = .allocateApart(capacity: capacity)
-        scatter = .allocateApart(capacity: segmentCapacity)
-        targets = .allocateApart(capacity: capacity)
-        chains = .allocateApart(capacity: chainCapacity)
         for i in 0..<capacity { identity[i] = UInt16(i) }
         count = 0
         segmentCount = 0
@@ -118,8 +116,41 @@ public struct Burst: @unchecked Sendable {
         packets.deallocate()
         segments.deallocate()
         identity.deallocate()
-        scatter.deallocate()
+    }
+}
+
+/// Room that a delivery works in: the receive buffers that were chosen. It belongs to the thread that delivers, never to the
+/// burst: several threads deliver one burst at the same time.
+public struct DeliveryScratch: @unchecked Sendable {
+    let targets: UnsafeMutablePointer<ReceiveTarget>
+    let scatter: UnsafeMutablePointer<Segment>
+    let chains: UnsafeMutablePointer<ReceiveChain>
+    /// Receive buffers that one packet is spread over at most (the kernel's bound too).
+    static var mostChains: Int { 1024 }
+    /// Pieces that these buffers have at most. A chain with more stops its queue: no driver of a network device makes such.
+    static var mostSegments: Int { 2048 }
+    /// Pieces that one call of `deliver` goes through, and those of one packet more. What is left waits for the next.
+    static var mostWork: Int { 16384 }
+
+    public init() {
+        targets = .allocateApart(capacity: Burst.maximum)
+        scatter = .allocateApart(capacity: DeliveryScratch.mostSegments)
+        chains = .allocateApart(capacity: DeliveryScratch.mostChains)
+    }
+
+    /// Frees the room. It must not be used afterwards.
+    public func deallocate() {
         targets.deallocate()
+        scatter.deallocate()
         chains.deallocate()
     }
+}
+
+/// What one call of `deliver` has learned on its slow path.
+struct DeliveryWork {
+    /// Bytes of the receive buffers at the front that were too few for a packet: nothing longer need be tried there.
+    var tooSmall = UInt64.max
+    /// Pieces gone through.
+    var segments = 0
+    var isOver: Bool { segments > DeliveryScratch.mostWork }
 }

@@ -39,7 +39,8 @@ struct Gathering {
         }
         bytes &+= UInt64(left)
         if left == 0 { return true }
-        if count == capacity { return false }
+        if count >= capacity { return false }
+        assert(count >= 0 && count < capacity)
         segments[count] = Segment(base: base, length: left)
         count &+= 1
         return true
@@ -111,7 +112,8 @@ extension DeviceQueue {
         while true {
             walked &+= 1
             if walked > longest { fail(.chainTooLong, index, UInt64(longest)); return false }
-            let entry = Descriptor(at: table + 16 * Int(at))
+            assert(at < entries)
+            let entry = Descriptor(unaligned: table + 16 * Int(at))
             var flags = isPacked ? entry.fourth : entry.third
             // DPDK's driver leaves WRITE in the tables of packed rings when it transmits several segments.
             if isPacked && !g.wantsWritable && !g.takesAnswer { flags &= ~DescriptorFlag.write }
@@ -180,12 +182,18 @@ extension DeviceQueue {
         p.header = g.header
         p.id = id
         p.slots = UInt16(truncatingIfNeeded: g.descriptors)
-        if g.count > 1 {
+        if g.count > Packet.mostSegments {
+            // Longer than anything that a driver makes of a frame: screening drops it for its length.
+            p.length = 0
+            p.dataLength = 0
+        } else if g.count > 1 {
             p.more = g.segments + 1
             p.moreCount = UInt16(truncatingIfNeeded: g.count &- 1)
         }
         packet.pointee = p
+        // Also those of a packet that will be dropped: a burst goes through one such chain, not through 64.
         burst.segmentCount &+= g.count
+        assert(burst.segmentCount <= burst.segmentCapacity)
         return true
     }
 
@@ -202,13 +210,7 @@ extension MemoryMap {
     /// Bytes from `address` to the end of its region, at most `limit`; 0 outside every region.
     func contiguous(from address: UInt64, atMost limit: UInt64) -> UInt64 {
         if isIdentity { return limit }
-        var i = 0
-        while i < count {
-            let r = regions.unsafelyUnwrapped[i]
-            let offset = address &- r.guestAddress
-            if offset < r.size { return min(limit, r.size &- offset) }
-            i &+= 1
-        }
-        return 0
+        guard let r = region(of: address) else { return 0 }
+        return min(limit, r.size &- (address &- r.guestAddress))
     }
 }

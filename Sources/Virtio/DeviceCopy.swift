@@ -40,7 +40,7 @@ func copyFrame(_ packet: UnsafeMutablePointer<Packet>, to destination: UnsafeMut
         destination.storeBytes(of: packet.pointee.head.0, as: UInt64.self)
         (destination + 8).storeBytes(of: UInt32(truncatingIfNeeded: packet.pointee.head.1), as: UInt32.self)
     } else if n > 0 {
-        withUnsafeBytes(of: &packet.pointee.head) { CPlat_copy(destination, $0.baseAddress.unsafelyUnwrapped, UInt64(n)) }
+        withUnsafeBytes(of: &packet.pointee.head) { CPlat_copy(destination, $0.baseAddress.unsafelyUnwrapped, UInt64(packet.pointee.headBytes)) }
     }
 }
 
@@ -59,6 +59,7 @@ struct Scatter {
         while left > 0 {
             let s = segments[index]
             let n = min(left, s.length &- offset)
+            assert(offset <= s.length && n <= left)
             CPlat_copy(s.base + Int(offset), from, UInt64(n))
             from += Int(n)
             left &-= n
@@ -69,7 +70,7 @@ struct Scatter {
 
     /// The frame; its first `headLength` bytes come from the packet's head.
     mutating func write(_ packet: UnsafeMutablePointer<Packet>) {
-        var skip = UInt32(packet.pointee.headLength)
+        var skip = UInt32(packet.pointee.headBytes)
         let head = skip
         if head > 0 {
             withUnsafeBytes(of: &packet.pointee.head) { write($0.baseAddress.unsafelyUnwrapped, head) }

@@ -146,6 +146,7 @@ extension DeviceQueue {
 
     @inline(__always)
     func storeUsedPacked(_ cursor: PackedCursor, _ id: UInt16, _ length: UInt32) {
+        assert(cursor.slot < size)
         CPlat_store64_relaxed(descriptors + 16 * Int(cursor.slot) + 8, usedWord(cursor, id, length))
     }
 
@@ -158,25 +159,32 @@ extension DeviceQueue {
     // MARK: Receive
 
     @inline(never)
-    mutating func deliverPacked(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
+    mutating func deliverPacked(
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ scratch: DeliveryScratch
+    ) -> Delivery {
+        var work = DeliveryWork()
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         while result.consumed < count {
             if defect.kind != .none { break }
-            deliverPackedFast(burst, list + result.consumed, count &- result.consumed, &result)
-            if result.consumed == count || !hasWork { break }
-            if !deliverPackedSlow(burst, burst.packets + Int(list[result.consumed]), &result) { break }
+            let before = result.consumed
+            deliverPackedFast(burst, list + before, count &- before, scratch.targets, &result)
+            if result.consumed > before { work.tooSmall = UInt64.max }
+            if result.consumed == count || work.isOver || !hasWork { break }
+            if !deliverPackedSlow(scratch, burst.packets + Int(list[result.consumed]), &work, &result) { break }
         }
         return result
     }
 
     /// The prefix of packets that each fit a receive buffer of one descriptor.
     @inline(__always)
-    mutating func deliverPackedFast(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ result: inout Delivery) {
+    mutating func deliverPackedFast(
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ targets: UnsafeMutablePointer<ReceiveTarget>,
+        _ result: inout Delivery
+    ) {
         let packets = burst.packets
         let headerBytes = headerLength
         let size = self.size
         let map = self.map
-        let targets = burst.targets
         let isLong = burst.bytes > 512 &* UInt64(truncatingIfNeeded: burst.count)
         let limit = min(count, burst.capacity)
         var cursor = availableCursor
@@ -227,30 +235,41 @@ extension DeviceQueue {
 
     /// One packet over any chains. False when the queue has too few buffers, or a defect.
     @inline(never)
-    mutating func deliverPackedSlow(_ burst: Burst, _ packet: UnsafeMutablePointer<Packet>, _ result: inout Delivery) -> Bool {
+    mutating func deliverPackedSlow(
+        _ scratch: DeliveryScratch, _ packet: UnsafeMutablePointer<Packet>, _ work: inout DeliveryWork, _ result: inout Delivery
+    ) -> Bool {
         let need = UInt64(packet.pointee.length) &+ UInt64(headerLength)
-        var g = Gathering(segments: burst.scatter, capacity: burst.segmentCapacity, headerLength: 0, wantsWritable: true)
-        let mostChains = isMergeable ? burst.chainCapacity : 1
+        // The same buffers were too small for a shorter packet: they are not read again.
+        if need > work.tooSmall { result.consumed &+= 1; return true }
+        var g = Gathering(segments: scratch.scatter, capacity: DeliveryScratch.mostSegments, headerLength: 0, wantsWritable: true)
+        let mostChains = isMergeable ? DeliveryScratch.mostChains : 1
         var cursor = availableCursor
         var chains = 0
         var slots: UInt32 = 0
         while g.bytes < need {
             // Bounded work (CVE-2019-3900): buffers that are too small cost this packet, not the thread.
-            if chains == mostChains || slots >= size { result.consumed &+= 1; return true }
+            if chains == mostChains || slots >= size {
+                work.segments &+= g.count
+                work.tooSmall = g.bytes
+                result.consumed &+= 1
+                return true
+            }
             let flags = CPlat_load16_acquire(descriptors + 16 * Int(cursor.slot) + 14)
             if flags & 0x8080 != cursor.availableBits { return false }
             let before = g.bytes
             g.descriptors = 0
             guard let id = gatherPacked(slot: UInt16(truncatingIfNeeded: cursor.slot), wrap: cursor.wrap, &g) else { return false }
-            burst.chains[chains] = ReceiveChain(
+            scratch.chains[chains] = ReceiveChain(
                 id: id, slots: UInt16(truncatingIfNeeded: g.descriptors),
                 length: UInt32(truncatingIfNeeded: min(g.bytes &- before, UInt64(UInt32.max))))
             slots &+= g.descriptors
             cursor.advance(g.descriptors, size)
             chains &+= 1
         }
+        work.segments &+= g.count
+        work.tooSmall = UInt64.max
         writeScattered(packet, g, buffers: UInt16(truncatingIfNeeded: chains))
-        useChains(burst, chains, need)
+        useChains(scratch, chains, need)
         availableCursor = cursor
         result.consumed &+= 1
         result.delivered &+= 1
@@ -259,14 +278,14 @@ extension DeviceQueue {
     }
 
     /// Marks the chains of one packet used; the first becomes visible last.
-    mutating func useChains(_ burst: Burst, _ chains: Int, _ need: UInt64) {
+    mutating func useChains(_ scratch: DeliveryScratch, _ chains: Int, _ need: UInt64) {
         let first = usedCursor
         var place = first
         var left = need
         var firstLength: UInt32 = 0
         var i = 0
         while i < chains {
-            let chain = burst.chains[i]
+            let chain = scratch.chains[i]
             let length = UInt32(truncatingIfNeeded: min(UInt64(chain.length), left))
             left &-= UInt64(length)
             if i == 0 { firstLength = length } else { storeUsedPacked(place, chain.id, length) }
@@ -274,7 +293,7 @@ extension DeviceQueue {
             slotsSinceCall &+= UInt32(chain.slots)
             i &+= 1
         }
-        publishUsedPacked(first, burst.chains[0].id, firstLength)
+        publishUsedPacked(first, scratch.chains[0].id, firstLength)
         usedCursor = place
     }
 

@@ -176,8 +176,11 @@ public struct DeviceQueue: @unchecked Sendable {
 
     /// Copies the listed packets of `burst` into the driver's receive buffers and publishes them once.
     /// A packet that does not fit the buffers (without MRG_RXBUF) is consumed, but not delivered.
-    public mutating func deliver(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
-        isPacked ? deliverPacked(burst, list, count) : deliverSplit(burst, list, count)
+    /// `burst` is only read, so several threads may deliver it at once, each with a scratch and queues of its own.
+    public mutating func deliver(
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: DeliveryScratch
+    ) -> Delivery {
+        isPacked ? deliverPacked(burst, list, count, scratch) : deliverSplit(burst, list, count, scratch)
     }
 
     /// Whether the driver wants a call for what was published since the last question. Ask once a burst. The first
@@ -245,6 +248,16 @@ struct Descriptor {
     init(at p: UnsafeRawPointer) {
         let second = CPlat_load64_acquire(p + 8)
         address = CPlat_load64_relaxed(p)
+        length = UInt32(truncatingIfNeeded: second)
+        third = UInt16(truncatingIfNeeded: second >> 32)
+        fourth = UInt16(truncatingIfNeeded: second >> 48)
+    }
+
+    /// Of an indirect table, for which no alignment is asked. What pointed there was read with acquire.
+    @inline(__always)
+    init(unaligned p: UnsafeRawPointer) {
+        let second = CPlat_load64_unaligned(p + 8)
+        address = CPlat_load64_unaligned(p)
         length = UInt32(truncatingIfNeeded: second)
         third = UInt16(truncatingIfNeeded: second >> 32)
         fourth = UInt16(truncatingIfNeeded: second >> 48)

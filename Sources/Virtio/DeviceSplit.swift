@@ -150,7 +150,9 @@ extension DeviceQueue {
 
     @inline(__always)
     func storeUsed(_ ring: UnsafeMutableRawPointer, _ slot: UInt16, _ id: UInt16, _ length: UInt32) {
-        CPlat_store64_relaxed(ring + 8 * Int(slot), UInt64(id) | UInt64(length) << 32)
+        assert(UInt32(slot) < size)
+        // The ring begins four bytes behind a multiple of eight, maybe.
+        CPlat_store64_unaligned(ring + 8 * Int(slot), UInt64(id) | UInt64(length) << 32)
     }
 
     @inline(__always)
@@ -181,7 +183,10 @@ extension DeviceQueue {
     // MARK: Receive
 
     @inline(never)
-    mutating func deliverSplit(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
+    mutating func deliverSplit(
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ scratch: DeliveryScratch
+    ) -> Delivery {
+        var work = DeliveryWork()
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         var waiting = Int(waitingSplit(count))
         var isFresh = false
@@ -193,10 +198,12 @@ extension DeviceQueue {
                 waiting = Int(waitingSplit(Int.max))
                 if waiting == 0 { break }
             }
-            let n = deliverSplitFast(burst, list + result.consumed, min(count &- result.consumed, waiting), &result)
+            let n = deliverSplitFast(burst, list + result.consumed, min(count &- result.consumed, waiting), scratch.targets, &result)
+            if n > 0 { work.tooSmall = UInt64.max }
             waiting &-= n
             if result.consumed == count || waiting == 0 { continue }
-            let chains = deliverSplitSlow(burst, burst.packets + Int(list[result.consumed]), waiting, &result)
+            if work.isOver { break }
+            let chains = deliverSplitSlow(scratch, burst.packets + Int(list[result.consumed]), waiting, &work, &result)
             waiting = chains < 0 ? 0 : waiting &- chains
         }
         if result.delivered > 0 { publishUsedSplit(used) }
@@ -205,7 +212,10 @@ extension DeviceQueue {
 
     /// The prefix of packets that each fit the first buffer of their chain. Returns their number.
     @inline(__always)
-    mutating func deliverSplitFast(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ result: inout Delivery) -> Int {
+    mutating func deliverSplitFast(
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ targets: UnsafeMutablePointer<ReceiveTarget>,
+        _ result: inout Delivery
+    ) -> Int {
         let packets = burst.packets
         let mask = UInt16(truncatingIfNeeded: size &- 1)
         let ring = driverArea + 4
@@ -213,7 +223,6 @@ extension DeviceQueue {
         let first = available
         let headerBytes = headerLength
         let map = self.map
-        let targets = burst.targets
         let isLong = burst.bytes > 512 &* UInt64(truncatingIfNeeded: burst.count)
         let limit = min(count, burst.capacity)
         var t = translation
@@ -287,17 +296,25 @@ extension DeviceQueue {
     /// queue has too few buffers or a defect.
     @inline(never)
     mutating func deliverSplitSlow(
-        _ burst: Burst, _ packet: UnsafeMutablePointer<Packet>, _ waiting: Int, _ result: inout Delivery
+        _ scratch: DeliveryScratch, _ packet: UnsafeMutablePointer<Packet>, _ waiting: Int, _ work: inout DeliveryWork,
+        _ result: inout Delivery
     ) -> Int {
         let mask = UInt16(truncatingIfNeeded: size &- 1)
         let need = UInt64(packet.pointee.length) &+ UInt64(headerLength)
-        var g = Gathering(segments: burst.scatter, capacity: burst.segmentCapacity, headerLength: 0, wantsWritable: true)
-        let mostChains = isMergeable ? min(waiting, burst.chainCapacity) : 1
+        // The same buffers were too small for a shorter packet: they are not read again.
+        if need > work.tooSmall { result.consumed &+= 1; return 0 }
+        var g = Gathering(segments: scratch.scatter, capacity: DeliveryScratch.mostSegments, headerLength: 0, wantsWritable: true)
+        let mostChains = isMergeable ? min(waiting, DeliveryScratch.mostChains) : 1
         var chains = 0
         while g.bytes < need {
             if chains == mostChains {
                 // Bounded work (CVE-2019-3900): buffers that are too small cost this packet, not the thread.
-                if chains < waiting || !isMergeable || waiting == Int(size) { result.consumed &+= 1; return 0 }
+                work.segments &+= g.count
+                if chains < waiting || !isMergeable || waiting == Int(size) {
+                    work.tooSmall = g.bytes
+                    result.consumed &+= 1
+                    return 0
+                }
                 return -1
             }
             let slot = (available &+ UInt16(truncatingIfNeeded: chains)) & mask
@@ -306,15 +323,17 @@ extension DeviceQueue {
             let before = g.bytes
             g.descriptors = 0
             if !gatherSplit(head: head, &g) { return -1 }
-            burst.chains[chains] = ReceiveChain(id: head, slots: 1, length: UInt32(truncatingIfNeeded: min(g.bytes &- before, UInt64(UInt32.max))))
+            scratch.chains[chains] = ReceiveChain(id: head, slots: 1, length: UInt32(truncatingIfNeeded: min(g.bytes &- before, UInt64(UInt32.max))))
             chains &+= 1
         }
+        work.segments &+= g.count
+        work.tooSmall = UInt64.max
         writeScattered(packet, g, buffers: UInt16(truncatingIfNeeded: chains))
         var left = need
         let usedRing = deviceArea + 4
         var i = 0
         while i < chains {
-            let chain = burst.chains[i]
+            let chain = scratch.chains[i]
             let length = min(UInt64(chain.length), left)
             left &-= length
             storeUsed(usedRing, (used &+ UInt16(truncatingIfNeeded: i)) & mask, chain.id, UInt32(truncatingIfNeeded: length))
@@ -330,6 +349,7 @@ extension DeviceQueue {
 
     /// Header and frame over gathered receive segments.
     mutating func writeScattered(_ packet: UnsafeMutablePointer<Packet>, _ g: Gathering, buffers: UInt16) {
+        assert(g.bytes >= UInt64(packet.pointee.length) &+ UInt64(headerLength))
         var scatter = Scatter(g.segments)
         var raw: (UInt64, UInt64) = (0, 0)
         let length = headerLength

@@ -26,6 +26,8 @@ public struct MappedRegion: @unchecked Sendable, BitwiseCopyable {
 public struct MemoryMap: @unchecked Sendable, BitwiseCopyable {
     public var regions: UnsafePointer<MappedRegion>?
     public var count: Int
+    /// The regions stand in the order of their guest addresses and do not overlap: a miss searches, it does not scan.
+    public private(set) var isSorted = false
     /// Every address is a host address already (the driver side's own memory): nothing is translated.
     public var isIdentity: Bool
     /// Dirty log of the front-end: one bit for 4 KiB of guest physical memory; nil while not migrating.
@@ -39,6 +41,12 @@ public struct MemoryMap: @unchecked Sendable, BitwiseCopyable {
         isIdentity = false
         log = nil
         logSize = 0
+    }
+
+    /// Regions in the order of their guest addresses, none of which overlap.
+    public init(sorted regions: UnsafePointer<MappedRegion>?, count: Int) {
+        self.init(regions: regions, count: count)
+        isSorted = true
     }
 
     /// A map for rings in this process's own memory.
@@ -65,6 +73,28 @@ public struct MemoryMap: @unchecked Sendable, BitwiseCopyable {
             i &+= 1
         }
         return nil
+    }
+
+    /// The region that holds the byte at `address`.
+    @inline(never)
+    func region(of address: UInt64) -> MappedRegion? {
+        if count == 0 { return nil }
+        let regions = regions.unsafelyUnwrapped
+        if !isSorted {
+            var i = 0
+            while i < count {
+                if address &- regions[i].guestAddress < regions[i].size { return regions[i] }
+                i &+= 1
+            }
+            return nil
+        }
+        // The last region that begins at or before the address.
+        var (low, high) = (0, count)
+        while high &- low > 1 {
+            let middle = (low &+ high) / 2
+            if regions[middle].guestAddress <= address { low = middle } else { high = middle }
+        }
+        return address &- regions[low].guestAddress < regions[low].size ? regions[low] : nil
     }
 
     /// The same for an address of the front-end's own address space (ring addresses of SET_VRING_ADDR).
@@ -115,16 +145,8 @@ struct Translation {
 
     @inline(never)
     mutating func miss(_ address: UInt64, _ length: UInt64, _ map: MemoryMap) -> UInt64 {
-        var i = 0
-        while i < map.count {
-            let r = map.regions.unsafelyUnwrapped[i]
-            let offset = address &- r.guestAddress
-            if offset < r.size && length <= r.size &- offset {
-                self = Translation(r)
-                return address &+ delta
-            }
-            i &+= 1
-        }
-        return 0
+        guard let r = map.region(of: address), length <= r.size &- (address &- r.guestAddress) else { return 0 }
+        self = Translation(r)
+        return address &+ delta
     }
 }

@@ -2,10 +2,10 @@ import CPlatform
 
 extension Packet {
     /// Reads the first `n` bytes of the frame (at most 24) into `head`, once; from then on they are
-    /// what every receiver gets in that place. False when the frame is shorter.
+    /// what every receiver gets in that place. False when the frame is shorter, or `n` is more than 24.
     @inlinable @inline(__always)
     public mutating func loadHead(_ n: UInt16) -> Bool {
-        if dataLength >= 24 {
+        if dataLength >= 24 && n <= 24 {
             head.0 = data.loadUnaligned(as: UInt64.self)
             head.1 = (data + 8).loadUnaligned(as: UInt64.self)
             if n > 16 { head.2 = (data + 16).loadUnaligned(as: UInt64.self) }
@@ -18,7 +18,7 @@ extension Packet {
     @inline(never)
     @usableFromInline
     mutating func loadHeadSlow(_ n: UInt16) -> Bool {
-        if length < UInt32(n) || n > 24 { return false }
+        if n > Packet.longestHead || length < UInt32(n) { return false }
         let want = Int(n)
         let (data, dataLength, more, moreCount) = (data, dataLength, more, moreCount)
         withUnsafeMutableBytes(of: &head) { to in

@@ -12,12 +12,13 @@ final class Lab {
 
     init(
         ports: Int, _ mode: ForwardingMode, pairs: [Int] = [], cpus: [Int] = [], busyloop: BusyloopBudget = .auto, ageing: Int = 300,
-        batchesCalls: Bool = true, portBusyloop: BusyloopBudget? = nil
+        batchesCalls: Bool = true, portBusyloop: BusyloopBudget? = nil, unpinned: Int = 1
     ) throws {
         (folder, paths) = Lab.places(ports)
         var options = Lab.options(paths, mode, pairs, cpus, busyloop, ageing)
         for i in options.ports.indices { options.ports[i].busyloop = portBusyloop }
         options.batchesCalls = batchesCalls
+        options.unpinnedThreads = unpinned
         engine = try Engine(options, logger: Lab.logger)
         try engine.start()
     }

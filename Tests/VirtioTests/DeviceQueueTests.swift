@@ -135,6 +135,7 @@ final class Crossing {
     var sending: Slots
     var receiving: Slots
     var burst = Burst()
+    private let scratch = DeliveryScratch()
     /// Contents of frames under way, oldest first.
     private var expected: [[UInt8]] = []
     private var received = 0
@@ -158,7 +159,10 @@ final class Crossing {
         receiving = Slots(to.arena, bytes: room, count: n)
     }
 
-    deinit { burst.deallocate() }
+    deinit {
+        burst.deallocate()
+        scratch.deallocate()
+    }
 
     /// Both device sides anew from their positions.
     func restart() {
@@ -220,7 +224,7 @@ final class Crossing {
         let n = from.device.popTransmit(&burst, limit: limit, leave: random.chance(20) ? random.below(4) : 0)
         try #require(from.device.defect.kind == .none)
         if n == 0 { return }
-        let result = to.device.deliver(burst, burst.identity, n)
+        let result = to.device.deliver(burst, burst.identity, n, with: scratch)
         try #require(to.device.defect.kind == .none)
         #expect(result.delivered == result.consumed, "a frame that fits was dropped")
         if result.consumed < n { from.device.unpop(burst.packets + result.consumed, n - result.consumed) }

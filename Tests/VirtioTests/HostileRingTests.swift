@@ -13,6 +13,7 @@ final class RawRing {
     let regions = UnsafeMutablePointer<MappedRegion>.allocate(capacity: 1)
     var queue: DeviceQueue
     var burst = Burst()
+    private let scratch = DeliveryScratch()
     private let driverArea: UnsafeMutableRawPointer
 
     init(isPacked: Bool, size: UInt32 = 8, features: Features = []) {
@@ -28,6 +29,7 @@ final class RawRing {
 
     deinit {
         burst.deallocate()
+        scratch.deallocate()
         regions.deallocate()
         memory.deallocate()
     }
@@ -63,7 +65,7 @@ final class RawRing {
         var frame = [UInt8](repeating: 1, count: 64)
         frame.withUnsafeMutableBytes {
             burst.packets[0] = Packet(data: $0.baseAddress!, length: 64)
-            _ = queue.deliver(burst, burst.identity, 1)
+            _ = queue.deliver(burst, burst.identity, 1, with: scratch)
         }
         return queue.defect
     }
@@ -272,7 +274,8 @@ final class RawRing {
         }
         var region = MappedRegion(guestAddress: 0, size: 4 << 20, userAddress: 0, host: memory)
         var burst = Burst()
-        defer { burst.deallocate() }
+        let scratch = DeliveryScratch()
+        defer { burst.deallocate(); scratch.deallocate() }
         // A chain of all descriptors of the ring or of a table, named by every entry of the available ring.
         func queue(_ flags: Int, _ region: UnsafePointer<MappedRegion>) -> DeviceQueue {
             for i in 0..<size { write(table + 16 * i, 0, 0, flags | (i + 1 < size ? 1 : 0), (i + 1) % size) }
@@ -285,7 +288,7 @@ final class RawRing {
         withUnsafePointer(to: &region) { region in
             var receive = queue(2, region)
             burst.packets[0] = Packet(data: memory + frame, length: 64)
-            _ = receive.deliver(burst, burst.identity, 1)
+            _ = receive.deliver(burst, burst.identity, 1, with: scratch)
             #expect(receive.defect.kind == .chainTooLong)
             var transmit = queue(0, region)
             write(table, frame, 76, 1, 1)

@@ -179,7 +179,8 @@ import Virtio
         let features: Features = [.version1, .mrgRxbuf]
         let pair = RingPair(size: 64, isPacked: false, features: features, arenaBytes: 8192, random: &random)
         let burst = Burst()
-        defer { burst.deallocate() }
+        let scratch = DeliveryScratch()
+        defer { burst.deallocate(); scratch.deallocate() }
         func give(_ n: Int) {
             var buffers = (0..<n).map { DriverBuffer(base: pair.arena + 4096 + $0 * 100, length: 100, token: UInt32($0)) }
             let added = pair.driver.addReceive(&buffers, n)
@@ -188,7 +189,7 @@ import Virtio
         }
         func deliver(_ length: UInt32) -> Int {
             burst.packets[0] = Packet(data: pair.arena, length: length)
-            return pair.device.deliver(burst, burst.identity, 1).delivered
+            return pair.device.deliver(burst, burst.identity, 1, with: scratch).delivered
         }
         give(2)
         #expect(deliver(50) == 1)

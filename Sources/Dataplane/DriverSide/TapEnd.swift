@@ -214,7 +214,7 @@ struct TapEnd {
     /// Net header and head from private memory, so that what was judged goes out; the rest from where it lies.
     private func gather(_ packet: UnsafeMutablePointer<Packet>, _ room: UnsafeMutableRawPointer, _ to: UnsafeMutablePointer<iovec>) -> Int {
         packet.writeHeader(to: room)
-        var skip = Int(packet.pointee.headLength)
+        var skip = packet.pointee.headBytes
         withUnsafeBytes(of: &packet.pointee.head) { CPlat_copy(room + Packet.headerLength, $0.baseAddress.unsafelyUnwrapped, UInt64(skip)) }
         to[0] = iovec(iov_base: room, iov_len: Packet.headerLength + skip)
         var n = 1
