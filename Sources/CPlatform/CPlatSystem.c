@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 #include <linux/fs.h>
+#include <linux/io_uring.h>
 #include <linux/memfd.h>
 #include <linux/mempolicy.h>
 
@@ -92,6 +93,41 @@ _Static_assert(CPlat_RWF_NOWAIT == RWF_NOWAIT, "CPlat_RWF_NOWAIT");
 void CPlat_read_now(int fd, void *bytes, size_t length) {
     struct iovec v = {bytes, length};
     if (preadv2(fd, &v, 1, -1, RWF_NOWAIT) < 0) { /* nothing there */ }
+}
+
+uint64_t CPlat_take_now(int fd) {
+    uint64_t count = 0;
+    struct iovec v = {&count, sizeof count};
+    return preadv2(fd, &v, 1, -1, RWF_NOWAIT) == sizeof count ? count : 0;
+}
+
+/* The kernel adds to an eventfd that is registered with an io_uring at each completion, and never waits for it: write(2)
+   waits at a full counter, and RWF_NOWAIT is not for writing eventfds. So a request that does nothing is completed. */
+int CPlat_signal_now(int fd) {
+    struct io_uring_params p = {0};
+    int error = 0;
+    int ring = (int)syscall(SYS_io_uring_setup, 1, &p);
+    if (ring < 0) return errno;
+    size_t bytes = p.sq_off.array + p.sq_entries * sizeof(uint32_t);
+    char *queue = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring, IORING_OFF_SQ_RING);
+    struct io_uring_sqe *request = mmap(
+        NULL, p.sq_entries * sizeof *request, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring, IORING_OFF_SQES);
+    if (queue == MAP_FAILED || request == MAP_FAILED || syscall(SYS_io_uring_register, ring, IORING_REGISTER_EVENTFD, &fd, 1) != 0) {
+        error = errno;
+    } else {
+        memset(request, 0, sizeof *request);
+        request->opcode = IORING_OP_NOP;
+        *(uint32_t *)(queue + p.sq_off.array) = 0;
+        __atomic_store_n((uint32_t *)(queue + p.sq_off.tail), 1, __ATOMIC_RELEASE);
+        long n;
+        do n = syscall(SYS_io_uring_enter, ring, 1, 0, 0, NULL, 0);
+        while (n < 0 && errno == EINTR);
+        if (n != 1) error = n < 0 ? errno : EAGAIN;
+    }
+    if (request != MAP_FAILED) munmap(request, p.sq_entries * sizeof *request);
+    if (queue != MAP_FAILED) munmap(queue, bytes);
+    close(ring);
+    return error;
 }
 
 int CPlat_ioctl(int fd, unsigned long request, void *argument) { return ioctl(fd, request, argument); }

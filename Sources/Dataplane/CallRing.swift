@@ -28,9 +28,9 @@ final class CallRing {
     /// Adds one at once.
     func signal() {
         calls.drain()
-        guard let sqe = io_uring_get_sqe(ring) else { return }
+        guard let sqe = IOUring.entry(ring) else { return }
         io_uring_prep_nop(sqe)
-        _ = io_uring_submit(ring)
+        IOUring.submit(ring)
     }
 
     /// Adds one to `eventfd` at once.

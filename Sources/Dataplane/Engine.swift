@@ -35,7 +35,14 @@ public final class Engine: @unchecked Sendable {
         try Engine.check(options)
     }
 
+    /// Microseconds fit into vhost's 32 bits, and into ticks.
+    private static func check(_ budget: BusyloopBudget?, _ name: String) throws(EngineError) {
+        guard case .microseconds(let us) = budget, !(0...Int(UInt32.max)).contains(us) else { return }
+        throw EngineError("\(name): a busyloop budget of \(us) us; 0 to \(UInt32.max) are possible")
+    }
+
     private static func check(_ options: EngineOptions) throws(EngineError) {
+        try check(options.busyloop, "busyloop")
         if options.ports.isEmpty { throw EngineError("no ports; give --port at least once") }
         if options.mode == .crossconnect && options.ports.count != 2 {
             throw EngineError("crossconnect takes two ports, not \(options.ports.count); use --mode switch for more")
@@ -52,6 +59,7 @@ public final class Engine: @unchecked Sendable {
             if !RingLayout.isValid(size: UInt32(clamping: port.ringSize), isPacked: port.wantsPacked) {
                 throw EngineError("\(port.name): queue_size=\(port.ringSize); 2 to 32768, a power of two without packed=on")
             }
+            try check(port.busyloop, port.name)
             if let mtu = port.mtu, mtu < 68 { throw EngineError("\(port.name): mtu=\(mtu); at least 68 bytes") }
         }
         if case .generate(let size) = options.mode, !(14...9216).contains(size) {

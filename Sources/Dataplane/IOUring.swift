@@ -23,6 +23,36 @@ enum IOUring {
                     : "Ringway needs io_uring (see /proc/sys/kernel/io_uring_disabled, and the container's seccomp profile)"))
     }
 
+    /// Room for one more request; hands the kernel what is queued when there is none. Nil: the kernel takes nothing now.
+    static func entry(_ ring: UnsafeMutablePointer<io_uring>) -> UnsafeMutablePointer<io_uring_sqe>? {
+        if let sqe = io_uring_get_sqe(ring) { return sqe }
+        return submit(ring) ? io_uring_get_sqe(ring) : nil
+    }
+
+    /// Hands the kernel all that is queued. A signal is no reason to stop. False: the kernel lacks memory (EAGAIN, ENOMEM) or
+    /// room for completions (EBUSY). What it did not take stays queued; a later submit hands it over.
+    @discardableResult
+    static func submit(_ ring: UnsafeMutablePointer<io_uring>) -> Bool {
+        while io_uring_sq_ready(ring) > 0 {
+            let status = io_uring_submit(ring)
+            if status <= 0 && status != -EINTR { return false }
+        }
+        return true
+    }
+
+    /// Takes the requests back that the kernel has not taken; returns how many. In their places are requests that do nothing,
+    /// with the tag `tag`.
+    static func withdraw(_ ring: UnsafeMutablePointer<io_uring>, tag: UInt64) -> Int {
+        let n = io_uring_sq_ready(ring)
+        for i in 0..<n {
+            let at = Int((ring.pointee.sq.sqe_tail &- n &+ i) & ring.pointee.sq.ring_mask)
+            let sqe = ring.pointee.sq.sqes + at
+            io_uring_prep_nop(sqe)
+            sqe.pointee.user_data = tag
+        }
+        return Int(n)
+    }
+
     static func close(_ ring: UnsafeMutablePointer<io_uring>) {
         io_uring_queue_exit(ring)
         ring.deallocate()

@@ -40,7 +40,14 @@ public final class Tap {
             if features & UInt32(IFF_VNET_HDR) != 0 { flags |= UInt32(IFF_VNET_HDR) }
             if queues > 1 { flags |= UInt32(IFF_MULTI_QUEUE) }
             var request = InterfaceRequest(name: actual, flags: UInt16(flags))
-            do { try d.request(.tunSetIFF, bytes: &request.bytes) } catch { throw Tap.explain(error, actual, queues) }
+            do { try d.request(.tunSetIFF, bytes: &request.bytes) } catch {
+                // One that exists with `multi_queue` is taken by one queue, too.
+                guard queues == 1, error.kind == .system(EINVAL), features & UInt32(IFF_MULTI_QUEUE) != 0 else {
+                    throw Tap.explain(error, actual, queues)
+                }
+                request = InterfaceRequest(name: actual, flags: UInt16(flags | UInt32(IFF_MULTI_QUEUE)))
+                do { try d.request(.tunSetIFF, bytes: &request.bytes) } catch { throw Tap.explain(error, actual, queues) }
+            }
             actual = request.name
             if flags & UInt32(IFF_VNET_HDR) != 0 { header = Tap.setHeader(d) }
             // Without a limit of its own one queue cannot starve the others of the kernel's memory.

@@ -140,9 +140,8 @@ public final class VhostNet {
     }
 
     static func eventfd() throws(VhostError) -> OwnedDescriptor {
-        let fd = CPlat_eventfd(0)
-        if fd < 0 { throw .system("vhost", "eventfd") }
-        return OwnedDescriptor(fd)
+        guard let fd = EventFD.make() else { throw .system("vhost", "eventfd") }
+        return fd
     }
 
     /// Stops the device if it runs and closes everything (kernel, vDPA: the devices, vDPA after status 0; vhost-user: the

@@ -103,7 +103,7 @@ extension VhostNet {
         guard let place = knownPlace(ring) else { throw VhostError(.argument, "\(backend.name): no queue \(ring)") }
         if let running = queues[place].ring {
             try backend.setVringCall(ring, isMasked ? queues[place].masked : running.call)
-            if !isMasked && VhostNet.take(queues[place].masked) { VhostNet.signal(running.call) }
+            if !isMasked && VhostNet.take(queues[place].masked) { signal(running.call) }
         }
         queues[place].isMasked = isMasked
     }
@@ -125,13 +125,12 @@ extension VhostNet {
     }
 
     static func take(_ fd: OwnedDescriptor) -> Bool {
-        var count: UInt64 = 0
-        return read(fd.fd, &count, 8) == 8
+        // The back-end has it, too, and may have made it block.
+        EventFD.take(fd.fd)
     }
 
-    static func signal(_ fd: OwnedDescriptor) {
-        var one: UInt64 = 1
-        _ = write(fd.fd, &one, 8)
+    func signal(_ fd: OwnedDescriptor) {
+        if !EventFD.signal(fd.fd) { log.warning("\(backend.name): a call is lost: no memory or descriptors") }
     }
 
     // MARK: Configuration interrupt
@@ -163,7 +162,7 @@ extension VhostNet {
         }
         configuration.isMasked = isMasked
         if backend.kind == .vdpa && isStarted { try applyConfigurationCall() }
-        if !isMasked && isConfigurationPending() { VhostNet.signal(notifier) }
+        if !isMasked && isConfigurationPending() { signal(notifier) }
     }
 
     /// Whether it fired while masked; clears it. No call.
@@ -182,7 +181,7 @@ extension VhostNet {
     public func serveBackEnd() throws(VhostError) { try (backend as? UserBackend)?.serveChannel() }
 
     func configurationChanged() {
-        if configuration.isMasked { configuration.isPending = true } else if let fd = configuration.notifier { VhostNet.signal(fd) }
+        if configuration.isMasked { configuration.isPending = true } else if let fd = configuration.notifier { signal(fd) }
     }
 
     // MARK: Migration

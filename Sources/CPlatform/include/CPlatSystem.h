@@ -33,5 +33,10 @@ int CPlat_node_of_page(void *p);
 enum { CPlat_RWF_NOWAIT = 8 };
 /* Reads an eventfd that somebody else holds, too: never waits, whatever O_NONBLOCK says. */
 void CPlat_read_now(int fd, void *bytes, size_t length);
+/* The same, and whether there was something: what was read, or 0. */
+uint64_t CPlat_take_now(int fd);
+/* Adds one to an eventfd that somebody else holds, too: never waits, whatever O_NONBLOCK says and however full it is.
+   0, or an errno value. */
+int CPlat_signal_now(int fd);
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t CPlat_monotonic_ns(void);

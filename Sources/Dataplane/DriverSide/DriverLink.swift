@@ -78,7 +78,7 @@ final class DriverLink {
     private static func kernelTimeout(_ options: PortOptions) throws -> UInt32 {
         switch options.busyloop {
         case nil, .sleep: return 0
-        case .microseconds(let us): return UInt32(us)
+        case .microseconds(let us): return UInt32(clamping: us)
         case .poll, .auto: throw EngineError("\(options.name): busyloop= is vhost's own timeout here; write microseconds as in 50us, or 0")
         }
     }
@@ -91,9 +91,8 @@ final class DriverLink {
     }
 
     private static func eventfd() throws -> OwnedDescriptor {
-        let fd = CPlat_eventfd(0)
-        guard fd >= 0 else { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
-        return OwnedDescriptor(fd)
+        guard let fd = EventFD.make() else { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        return fd
     }
 
     // MARK: Negotiation

@@ -14,7 +14,8 @@ final class DriverPort: EnginePort, @unchecked Sendable {
     let options: PortOptions
     private let path: String
     private let isServer: Bool
-    private let tapName: String
+    /// As the kernel has it, once it is open.
+    private var tapName: String
     private let kind: VhostKind
     private let core: EngineCore
     private let log: Logger
@@ -32,6 +33,13 @@ final class DriverPort: EnginePort, @unchecked Sendable {
     private var saved: VhostNet.Saved?
     private var socket: MessageSocket?
     private var attempts = 0
+    /// CLOCK_MONOTONIC: no attempt before; when the connection began.
+    private var nextAttempt: UInt64 = 0
+    private var connectedAt: UInt64 = 0
+    /// Connections in a row that ended within a second.
+    private var shortLives = 0
+    /// Of a kernel port: its error tells that the interface was deleted.
+    private var tapFD: Int32 { (link?.vhost.backend as? KernelBackend)?.tap.queues.first?.fd ?? -1 }
     private var lastError = ""
     /// Of this connection: queues that the back-end reported, and what was logged of its configuration. A back-end that repeats
     /// itself does not fill the log.
@@ -74,11 +82,10 @@ final class DriverPort: EnginePort, @unchecked Sendable {
     func stop() {
         if let thread {
             CPlat_store32_release(flags + 1, 1)
-            var one: UInt64 = 1
-            _ = write(wakeFD, &one, 8)
+            EventFD.signalOwn(wakeFD)
             thread.join()
             // Only what the thread waited for was cancelled: the device is stopped in order.
-            _ = read(wakeFD, &one, 8)
+            _ = EventFD.take(wakeFD)
         }
         thread = nil
         disconnect("the port is closed")
@@ -100,13 +107,39 @@ final class DriverPort: EnginePort, @unchecked Sendable {
 
     private func loop() {
         while !isStopping {
-            if kind == .user && link == nil && !isServer { tryConnect { () throws(VhostUserError) in try MessageSocket.connect(to: path) } }
+            if link == nil && CPlat_monotonic_ns() >= nextAttempt { tryAgain() }
             waitAndServe()
         }
     }
 
-    /// Milliseconds; -1: for ever.
-    private var timeout: Int32 { kind == .user && link == nil && !isServer ? (attempts <= 20 ? 100 : 500) : -1 }
+    /// Opens what this side opens: a socket, or the TAP of a kernel port when it is there again.
+    private func tryAgain() {
+        if kind == .kernel {
+            if if_nametoindex(tapName) != 0 { tryConnect { () throws(VhostUserError) in nil } }
+        } else if kind == .user && !isServer {
+            tryConnect { () throws(VhostUserError) in try MessageSocket.connect(to: path) }
+        }
+        let pause: UInt64 = attempts <= 20 ? 100 : 500
+        if link == nil { nextAttempt = max(nextAttempt, CPlat_monotonic_ns() + pause * 1_000_000) }
+    }
+
+    /// Milliseconds until the next attempt; -1: for ever.
+    private var timeout: Int32 {
+        if link != nil || kind == .vdpa || isServer { return -1 }
+        let now = CPlat_monotonic_ns()
+        return now >= nextAttempt ? 0 : Int32(clamping: (nextAttempt - now) / 1_000_000 + 1)
+    }
+
+    /// A back-end that accepts and hangs up again and again is asked more and more seldom: the pause doubles to some seconds.
+    private func noteEnd() {
+        if isServer || kind != .user { return }
+        let now = CPlat_monotonic_ns()
+        shortLives = now - connectedAt < 1_000_000_000 ? shortLives + 1 : 0
+        if shortLives == 2 {
+            log.warning("\(options.name): the back-end accepts and hangs up again and again; the next attempts come more seldom")
+        }
+        if shortLives > 0 { nextAttempt = now + 100_000_000 << UInt64(min(shortLives - 1, 5)) }
+    }
 
     private func waitAndServe() {
         let channel = link?.vhost.backEndDescriptor ?? -1
@@ -115,16 +148,22 @@ final class DriverPort: EnginePort, @unchecked Sendable {
             pollfd(fd: wakeFD, events: Int16(POLLIN), revents: 0), pollfd(fd: defectFD, events: Int16(POLLIN), revents: 0),
             pollfd(fd: link == nil ? listener : -1, events: Int16(POLLIN), revents: 0), pollfd(fd: socket?.fd ?? -1, events: hangUp, revents: 0),
             pollfd(fd: channel, events: Int16(POLLIN), revents: 0), pollfd(fd: configuration?.fd ?? -1, events: Int16(POLLIN), revents: 0),
+            // Without events: a deleted interface is an error, which poll tells always.
+            pollfd(fd: tapFD, events: 0, revents: 0),
         ]
         let errors = link?.vhost.errorDescriptors ?? []
         for fd in errors { fds.append(pollfd(fd: fd, events: Int16(POLLIN), revents: 0)) }
         if poll(&fds, nfds_t(fds.count), timeout) <= 0 { return }
         if fds[1].revents != 0 { reportDefects() }
-        for (ring, f) in fds[6...].enumerated() where f.revents != 0 && link?.vhost.hasFailed(ring: ring) == true && brokenQueues.insert(ring).inserted {
+        for (ring, f) in fds[7...].enumerated() where f.revents != 0 && link?.vhost.hasFailed(ring: ring) == true && brokenQueues.insert(ring).inserted {
             log.error("\(options.name): the back-end reports that queue \(ring) is broken")
         }
         // Between requests a back-end has nothing to say: it hangs up, or talks nonsense.
-        if fds[3].revents != 0 { return disconnect("the back-end has gone") }
+        if fds[3].revents != 0 {
+            disconnect("the back-end has gone")
+            return noteEnd()
+        }
+        if fds[6].revents != 0 { return disconnect("interface \(tapName) has gone; the port waits until it is there again") }
         if fds[4].revents != 0 {
             do throws(VhostError) { try link?.vhost.serveBackEnd() } catch { log.info("\(options.name): the back-end's channel: \(error)") }
         }
@@ -135,14 +174,18 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         }
     }
 
-    private func tryConnect(_ open: () throws(VhostUserError) -> MessageSocket) {
+    private func tryConnect(_ open: () throws(VhostUserError) -> MessageSocket?) {
+        connectedAt = 0
         do {
-            try connect(try open())
+            let socket = try open()
+            connectedAt = CPlat_monotonic_ns()
+            try connect(socket)
             attempts = 0
             lastError = ""
         } catch {
             socket = nil
             attempts += 1
+            if connectedAt != 0 { noteEnd() }
             // Once for each reason, not for each attempt.
             let text = "\(error)"
             if text != lastError { log.info("\(options.name): waiting for the back-end (\(text))") }
@@ -164,6 +207,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         }
         link.kickAll()
         core.setActivePairs(UInt16(options.queuePairs), port: index)
+        if let kernel = link.vhost.backend as? KernelBackend { tapName = kernel.tap.name }
         CPlat_store32_relaxed(flags, 1)
         log.info("\(options.name): connected to \(kind)\(interface); memory: \(link.memory.summary); features: \(link.vhost.acknowledged.bitNames.joined(separator: " "))")
     }
@@ -199,9 +243,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
 
     /// Where the back-end tells of changes. Those that do not cannot be asked to.
     private func watchConfiguration(_ link: DriverLink) {
-        let fd = CPlat_eventfd(0)
-        guard fd >= 0 else { return }
-        let notifier = OwnedDescriptor(fd)
+        guard let notifier = EventFD.make() else { return }
         do throws(VhostError) {
             try link.vhost.setConfigurationNotifier(notifier)
             configuration = notifier
@@ -212,8 +254,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
 
     /// The link's state is all that a switch wants to know; the MTU is negotiated.
     private func reportConfiguration() {
-        var count: UInt64 = 0
-        _ = read(configuration?.fd ?? -1, &count, 8)
+        _ = EventFD.take(configuration?.fd ?? -1)
         guard let vhost = link?.vhost else { return }
         let text = configurationText(vhost)
         if text != lastConfiguration { log.info("\(options.name): \(text)") }
@@ -232,8 +273,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
     }
 
     private func reportDefects() {
-        var count: UInt64 = 0
-        _ = read(defectFD, &count, 8)
+        _ = EventFD.take(defectFD)
         for (ring, defect, _) in core.newDefects(port: index, pairs: options.queuePairs) {
             log.error("\(options.name): queue \(ring) stopped: \(defect)")
         }

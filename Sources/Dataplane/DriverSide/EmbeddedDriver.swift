@@ -99,9 +99,8 @@ public final class EmbeddedDriver {
     }
 
     private static func eventfd() throws(EngineError) -> OwnedDescriptor {
-        let fd = CPlat_eventfd(0)
-        guard fd >= 0 else { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
-        return OwnedDescriptor(fd)
+        guard let fd = EventFD.make() else { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        return fd
     }
 
     /// Kick and call eventfds by ring; the calls are never waited for.
@@ -181,8 +180,8 @@ struct ControlDriver {
         var writable = Segment(base: answer, length: 1)
         guard queue.add(readable: readable, readable.count, writable: &writable, 1, token: 0) else { return nil }
         queue.publish()
-        var one: UInt64 = 1
-        if queue.needsKick() { _ = write(kick, &one, 8) }
+        // The back-end has it, too.
+        if queue.needsKick() && !EventFD.signal(kick) { return nil }
         var completion = DriverCompletion(token: 0, length: 0)
         let end = CPlat_monotonic_ns() + 2_000_000_000
         while queue.reclaim(into: &completion, max: 1) == 0 {

@@ -1,6 +1,7 @@
 import CLiburing
 import CPlatform
 import Glibc
+import Memory
 import Virtio
 
 /// A queue of a TAP device. Reads wait in an io_uring of its own, whose descriptor is readable when frames have
@@ -67,20 +68,20 @@ struct TapEnd {
     /// On the poll thread: begins to read.
     mutating func start() {
         for i in 0..<TapEnd.frames { read(i) }
-        _ = io_uring_submit(reads)
+        IOUring.submit(reads)
     }
 
     /// On the poll thread, as the last: afterwards the kernel writes into no buffer any more.
     mutating func cancel() {
         for i in 0..<TapEnd.frames {
-            guard let sqe = io_uring_get_sqe(reads) else { break }
+            guard let sqe = IOUring.entry(reads) else { break }
             io_uring_prep_cancel64(sqe, UInt64(i), 0)
             sqe.pointee.user_data = TapEnd.cancelTag
         }
         var patience = 1000
         while outstanding > 0 && patience > 0 {
-            _ = io_uring_submit(reads)
-            collect()
+            IOUring.submit(reads)
+            collect(isEnding: true)
             if outstanding > 0 { usleep(100) }
             patience &-= 1
         }
@@ -112,34 +113,48 @@ struct TapEnd {
         return n
     }
 
+    /// There is room: each buffer has one request at most, and requests have twice the places.
     private mutating func read(_ i: Int) {
-        guard let sqe = io_uring_get_sqe(reads) else { return }
+        guard let sqe = IOUring.entry(reads) else { return assertionFailure("no room for a read") }
         io_uring_prep_read(sqe, fd, buffers + i &* TapEnd.room, UInt32(TapEnd.room), 0)
         sqe.pointee.user_data = UInt64(i)
         outstanding &+= 1
     }
 
-    /// Takes finished reads over; no system call but when a read failed: the device has gone, and is not tried again.
-    private mutating func collect() {
+    /// Takes finished reads over. A read that failed is made again, unless the interface has gone.
+    private mutating func collect(isEnding: Bool = false) {
         while let (tag, result) = TapEnd.completion(reads) {
             if tag >= UInt64(TapEnd.frames) { continue }
             outstanding &-= 1
             if result < 0 {
-                if result != -ECANCELED { reportGone() }
+                failed(Int(tag), result, isEnding)
                 continue
             }
             lengths[Int(tag)] = result
             order[end % TapEnd.frames] = Int(tag)
             end &+= 1
         }
+        // Reads that were made again, and those that the kernel did not take the last time.
+        if !isEnding && io_uring_sq_ready(reads) > 0 { IOUring.submit(reads) }
+    }
+
+    @inline(never)
+    private mutating func failed(_ i: Int, _ result: Int32, _ isEnding: Bool) {
+        if TapEnd.isLoss(result) { return reportGone() }
+        // No memory, a signal: the interface is there.
+        if !isEnding && result != -ECANCELED { read(i) }
+    }
+
+    /// What the kernel answers when the interface was deleted: EBADFD, and to a read that waits EFAULT.
+    private static func isLoss(_ result: Int32) -> Bool {
+        [-EBADFD, -EFAULT, -EIO, -ENODEV, -ENXIO].contains(result)
     }
 
     @inline(never)
     private mutating func reportGone() {
         if isGone { return }
         isGone = true
-        var one: UInt64 = 1
-        _ = Glibc.write(goneFD, &one, 8)
+        EventFD.signalOwn(goneFD)
     }
 
     /// The next completion of a ring, if it is there.
@@ -161,11 +176,11 @@ struct TapEnd {
             read(order[first % TapEnd.frames])
             first &+= 1
         }
-        if n > 0 { _ = io_uring_submit(reads) }
+        if n > 0 { IOUring.submit(reads) }
     }
 
-    /// Whether there is something to pop: asked before sleeping.
-    func arm() -> Bool { next != end || CPlat_load32_acquire(reads.pointee.cq.ktail) != reads.pointee.cq.khead.pointee }
+    /// Whether there is something to pop, or to hand to the kernel: asked before sleeping.
+    func arm() -> Bool { next != end || io_uring_sq_ready(reads) > 0 || CPlat_load32_acquire(reads.pointee.cq.ktail) != reads.pointee.cq.khead.pointee }
 
     // MARK: To the kernel
 
@@ -174,22 +189,26 @@ struct TapEnd {
     mutating func deliver(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ wanted: Int) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         while result.consumed < wanted {
-            let n = min(TapEnd.frames, wanted &- result.consumed)
-            for i in 0..<n {
+            let batch = min(TapEnd.frames, wanted &- result.consumed)
+            var n = 0
+            for i in 0..<batch {
+                // None when the kernel takes nothing: the rest is consumed without being delivered.
+                guard let sqe = IOUring.entry(writes) else { break }
                 let packet = burst.packets + Int(list[result.consumed &+ i])
                 let vector = vectors + i &* TapEnd.parts
                 let parts = gather(packet, headers + i &* 64, vector)
-                let sqe = io_uring_get_sqe(writes).unsafelyUnwrapped
                 // A packet in too many pieces fails with EINVAL, as no pieces at all would.
                 io_uring_prep_writev(sqe, fd, vector, UInt32(parts), 0)
                 sqe.pointee.user_data = UInt64(i)
+                n &+= 1
             }
             finishWrites(n)
+            for i in 0..<n where results[i] == -EBADFD { reportGone() }
             for i in 0..<n where results[i] > 0 {
                 result.delivered &+= 1
                 result.bytes &+= UInt64(burst.packets[Int(list[result.consumed &+ i])].length)
             }
-            result.consumed &+= n
+            result.consumed &+= batch
         }
         return result
     }
@@ -197,17 +216,23 @@ struct TapEnd {
     /// Submits `n` writes and waits for their results: they do not wait for anybody but the kernel.
     private func finishWrites(_ n: Int) {
         for i in 0..<n { results[i] = -EAGAIN }
-        _ = io_uring_submit_and_wait(writes, UInt32(n))
         var left = n
+        var patience = 16
+        var wanted = UInt32(n)
         while left > 0 {
-            guard let (tag, result) = TapEnd.completion(writes) else {
-                // A signal is no end: what is under way still reads the sender's memory.
-                let status = io_uring_submit_and_wait(writes, 1)
-                if status < 0 && status != -EINTR && status != -EAGAIN && status != -EBUSY { return }
+            if let (tag, result) = TapEnd.completion(writes) {
+                if tag >= UInt64(TapEnd.frames) { continue }
+                results[Int(tag)] = result
+                left &-= 1
                 continue
             }
-            if tag < UInt64(TapEnd.frames) { results[Int(tag)] = result }
-            left &-= 1
+            let status = io_uring_submit_and_wait(writes, wanted)
+            wanted = 1
+            if status >= 0 || status == -EINTR { continue }
+            patience &-= 1
+            // What is under way reads the sender's memory and is waited for; what the kernel does not take is given up.
+            if patience <= 0 { left &-= IOUring.withdraw(writes, tag: TapEnd.cancelTag) }
+            sched_yield()
         }
     }
 

@@ -1,12 +1,13 @@
 import CPlatform
 import Glibc
 import Logging
+import Memory
 import Vhost
 import VhostUser
 import Virtio
 
 /// A TAP device of this machine's kernel as a port: frames go through io_uring. Its control thread waits for one thing, that
-/// the interface goes away.
+/// the interface goes away, and then for its return.
 final class TapPort: EnginePort, @unchecked Sendable {
     let index: Int
     let options: PortOptions
@@ -17,6 +18,8 @@ final class TapPort: EnginePort, @unchecked Sendable {
     private let flags: UnsafeMutablePointer<UInt32>
     private var thread: NamedThread?
     private var tap: Tap?
+    /// As the kernel has it.
+    private var name = ""
     private var ends: [UnsafeMutablePointer<TapEnd>] = []
 
     init(index: Int, options: PortOptions, core: EngineCore, logger: Logger) throws(EngineError) {
@@ -35,50 +38,43 @@ final class TapPort: EnginePort, @unchecked Sendable {
 
     /// Opens or makes the device with a queue for each pair.
     func start() throws(EngineError) {
-        guard case .tap(let name) = options.kind else { return }
+        try open()
+        do { thread = try NamedThread("ringway-ctl") { self.watch() } } catch { throw EngineError("\(options.name): \(error)") }
+    }
+
+    private func open() throws(EngineError) {
+        guard case .tap(let wanted) = options.kind else { return }
         let tap: Tap
         do throws(VhostError) {
-            tap = try Tap(name: name, queues: options.queuePairs, isNonblocking: false)
-            guard tap.headerLength == 12 else { throw VhostError(.features, "tap \(name): its frames have no virtio-net header of 12 bytes; make it with `ip tuntap add \(name) mode tap vnet_hdr`") }
+            tap = try Tap(name: name.isEmpty ? wanted : name, queues: options.queuePairs, isNonblocking: false)
+            guard tap.headerLength == 12 else {
+                throw VhostError(
+                    .features, "tap \(wanted): its frames have no virtio-net header of 12 bytes; make it with "
+                        + "`ip tuntap add \(wanted) mode tap vnet_hdr`")
+            }
             try tap.setOffloads(PortFeatures.guestOffloads)
         } catch {
             throw EngineError(error.description)
         }
         var offloads: Features = [.guestCsum, .guestTSO4, .guestTSO6, .guestECN]
         if tap.hasUSO { offloads.formUnion([.guestUSO4, .guestUSO6]) }
-        self.tap = tap
+        (self.tap, name) = (tap, tap.name)
         for (pair, queue) in tap.queues.enumerated() {
             let made = try TapEnd(fd: queue.fd, goneFD: goneFD)
             let end = UnsafeMutablePointer<TapEnd>.allocate(capacity: 1)
             end.initialize(to: made)
             ends.append(end)
             _ = core.startOther(
-                port: index, pair: pair, driver: nil, tap: end, incoming: end.pointee.incoming, offloads: offloads, memory: UnsafeMutableRawPointer(end),
-                budget: core.budget(options))
+                port: index, pair: pair, driver: nil, tap: end, incoming: end.pointee.incoming, offloads: offloads,
+                memory: UnsafeMutableRawPointer(end), budget: core.budget(options))
         }
         CPlat_store32_relaxed(flags, 1)
         core.setActivePairs(UInt16(options.queuePairs), port: index)
-        do { thread = try NamedThread("ringway-ctl") { self.waitForEnd() } } catch { throw EngineError("\(options.name): \(error)") }
         log.info("\(options.name): interface \(tap.name) with \(options.queuePairs) queue\(options.queuePairs == 1 ? "" : "s")")
     }
 
-    private func waitForEnd() {
-        var waiting = pollfd(fd: goneFD, events: Int16(POLLIN), revents: 0)
-        while poll(&waiting, 1, -1) < 0 {}
+    private func closeTap() {
         CPlat_store32_relaxed(flags, 0)
-        if CPlat_load32_acquire(flags + 1) != 0 { return }
-        core.setActivePairs(0, port: index)
-        log.error("\(options.name): the interface has gone; start Ringway anew when it is there again")
-    }
-
-    func stop() {
-        if let thread {
-            CPlat_store32_release(flags + 1, 1)
-            var one: UInt64 = 1
-            _ = write(goneFD, &one, 8)
-            thread.join()
-        }
-        thread = nil
         core.stopOther(port: index, pairs: options.queuePairs)
         for end in ends {
             end.pointee.deallocate()
@@ -86,6 +82,48 @@ final class TapPort: EnginePort, @unchecked Sendable {
         }
         ends = []
         tap = nil
+    }
+
+    private var isStopping: Bool { CPlat_load32_acquire(flags + 1) != 0 }
+
+    /// The control thread: closes when the interface has gone, and opens it again when there is one of its name.
+    private func watch() {
+        var lastError = ""
+        while true {
+            var waiting = pollfd(fd: goneFD, events: Int16(POLLIN), revents: 0)
+            // Nobody tells of a new interface.
+            let n = poll(&waiting, 1, tap == nil ? 200 : -1)
+            if isStopping { return }
+            if n > 0 {
+                if tap != nil {
+                    closeTap()
+                    core.forgetAddresses(port: index)
+                    log.error("\(options.name): the interface has gone; the port waits until there is one of its name again")
+                }
+                // After the queues were closed: each of them may have written.
+                _ = EventFD.take(goneFD)
+                continue
+            }
+            if tap != nil || if_nametoindex(name) == 0 { continue }
+            do throws(EngineError) {
+                try open()
+                lastError = ""
+            } catch {
+                closeTap()
+                if error.description != lastError { log.error("\(options.name): \(error)") }
+                lastError = error.description
+            }
+        }
+    }
+
+    func stop() {
+        if let thread {
+            CPlat_store32_release(flags + 1, 1)
+            EventFD.signalOwn(goneFD)
+            thread.join()
+        }
+        thread = nil
+        closeTap()
     }
 
     func deallocate() {
