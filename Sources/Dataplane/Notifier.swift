@@ -78,14 +78,20 @@ struct Notifier {
         sqe.pointee.user_data = Notifier.cancelTag
     }
 
-    /// Queues a call whose delay is recorded.
+    /// Queues a call.
     @inline(__always)
-    mutating func call(_ calls: Calls, _ delays: LiveHistogram) {
+    mutating func call(_ calls: Calls) {
         calls.drain()
         let sqe = request()
         io_uring_prep_msg_ring(sqe, calls.fd, 0, 0, 0)
         sqe.pointee.flags |= UInt8(1 << IOSQE_CQE_SKIP_SUCCESS_BIT)
         sqe.pointee.user_data = Notifier.callTag
+    }
+
+    /// Queues a call whose delay is recorded.
+    @inline(__always)
+    mutating func call(_ calls: Calls, _ delays: LiveHistogram) {
+        call(calls)
         if QueueTimes.areKept {
             // There is room: each is one of the requests that are queued.
             waiting[waitingCount] = WaitingCall(since: CPlat_cycles(), delays: delays)

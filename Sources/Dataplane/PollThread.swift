@@ -117,7 +117,7 @@ final class PollThread: @unchecked Sendable {
         q.pointee = ring
         q.pointee.isRunning = true
         if watchesKick && ring.kickFD >= 0 { watch(p, isReceive, q) }
-        callNow(p, isReceive, q.pointee.calls)
+        callNow(q.pointee.calls)
         if isReceive {
             q.pointee.queue.suppressKicks()
             p.pointee.receiveLag = LagState(size: ring.queue.size)
@@ -129,9 +129,9 @@ final class PollThread: @unchecked Sendable {
 
     /// A driver may wait for what was done before it could be told: before the ring's start (stop/cont of a guest, a crash
     /// of ours), or while there was no call descriptor, or another one. One call too many does no harm.
-    private func callNow(_ p: PairPointer, _ isReceive: Bool, _ calls: Calls) {
+    private func callNow(_ calls: Calls) {
         if calls.fd < 0 { return }
-        state.pointee.notifier.call(calls, p.pointee.times[isReceive ? .receiveCallDelay : .transmitCallDelay])
+        state.pointee.notifier.call(calls)
         state.pointee.notifier.flush()
     }
 
@@ -204,7 +204,7 @@ final class PollThread: @unchecked Sendable {
         q.pointee.isEnabled = enabled
         let isNewCall = q.pointee.calls.fd != calls.fd
         q.pointee.calls = calls
-        if isNewCall { callNow(p, isReceive, calls) }
+        if isNewCall { callNow(calls) }
         q.pointee.errFD = errFD
         if q.pointee.kickFD != kickFD || q.pointee.kickTag == 0 {
             if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }

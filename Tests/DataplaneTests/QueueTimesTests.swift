@@ -31,8 +31,8 @@ import Testing
         let times = try #require(lab.engine.queueTimes().first { $0.what == .ringSojourn })
         #expect(times.queue == 1 && times.latencies.count == 200)
         #expect(times.latencies.percentile(50) > 0 && times.latencies.maximum <= CPlat_monotonic_ns() - before)
-        // Nothing slept, and an embedded driver asks for no calls.
-        #expect(counts(lab)[.wakeToPickup] == nil && counts(lab)[.receiveCallDelay] == nil)
+        // Nothing slept, and an embedded driver asks for no calls: only the first decision after the start is one.
+        #expect(counts(lab)[.wakeToPickup] == nil && counts(lab)[.receiveCallDelay] ?? 0 <= 1)
     }
 
     @Test("stamps from the future or the distant past are not counted")
