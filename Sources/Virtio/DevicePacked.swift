@@ -162,17 +162,26 @@ extension DeviceQueue {
     mutating func deliverPacked(
         _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ scratch: DeliveryScratch
     ) -> Delivery {
-        var work = DeliveryWork()
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
-        while result.consumed < count {
-            if defect.kind != .none { break }
+        if defect.kind != .none { return result }
+        deliverPackedFast(burst, list, count, scratch.targets, &result)
+        if result.consumed < count && hasWork { deliverPackedRest(burst, list, count, scratch, &result) }
+        return result
+    }
+
+    /// What the first pass left: packets that take several buffers, and those behind them.
+    @inline(never)
+    mutating func deliverPackedRest(
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ scratch: DeliveryScratch, _ result: inout Delivery
+    ) {
+        var work = DeliveryWork()
+        while deliverPackedSlow(scratch, burst.packets + Int(list[result.consumed]), &work, &result) {
+            if result.consumed == count || defect.kind != .none { return }
             let before = result.consumed
             deliverPackedFast(burst, list + before, count &- before, scratch.targets, &result)
             if result.consumed > before { work.tooSmall = UInt64.max }
-            if result.consumed == count || work.isOver || !hasWork { break }
-            if !deliverPackedSlow(scratch, burst.packets + Int(list[result.consumed]), &work, &result) { break }
+            if result.consumed == count || work.isOver || !hasWork { return }
         }
-        return result
     }
 
     /// The prefix of packets that each fit a receive buffer of one descriptor.
@@ -181,19 +190,33 @@ extension DeviceQueue {
         _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ targets: UnsafeMutablePointer<ReceiveTarget>,
         _ result: inout Delivery
     ) {
-        let packets = burst.packets
+        let n = chooseTargetsPacked(burst.packets, list, min(count, burst.capacity), targets)
+        if n == 0 { return }
+        let isLong = burst.bytes > 512 &* UInt64(truncatingIfNeeded: burst.count)
+        result.bytes &+= fillTargetsPacked(burst.packets, list, n, targets, isLong)
+        result.consumed &+= n
+        result.delivered &+= n
+    }
+
+    /// First pass: reads, checks and translates descriptors, and asks for the buffers. Returns how many packets have one.
+    /// A function of its own, and not inlined, so that its loop keeps its state in registers.
+    @inline(never)
+    mutating func chooseTargetsPacked(
+        _ packets: UnsafePointer<Packet>, _ list: UnsafePointer<UInt16>, _ limit: Int,
+        _ targets: UnsafeMutablePointer<ReceiveTarget>
+    ) -> Int {
+        assert(limit <= Burst.maximum)
+        let ring = descriptors
+        let map = self.map
         let headerBytes = headerLength
         let size = self.size
-        let map = self.map
-        let isLong = burst.bytes > 512 &* UInt64(truncatingIfNeeded: burst.count)
-        let limit = min(count, burst.capacity)
         var cursor = availableCursor
         var t = translation
         var n = 0
         while n < limit {
             // These lines will be written, too: owned from the start, they are fetched once. Eight descriptors ahead.
-            if cursor.slot & 3 == 0 { CPlat_prefetch_write(descriptors + 16 * Int(cursor.slot &+ 8)) }
-            let d = Descriptor(at: descriptors + 16 * Int(cursor.slot))
+            if cursor.slot & 3 == 0 { CPlat_prefetch_write(ring + 16 * Int(cursor.slot &+ 8)) }
+            let d = Descriptor(at: ring + 16 * Int(cursor.slot))
             let length = packets[Int(list[n])].length
             if d.fourth & Self.shapeBits != cursor.availableBits | DescriptorFlag.write { break }
             // 64-bit sum: a frame length near 2^32 must not wrap.
@@ -202,13 +225,24 @@ extension DeviceQueue {
             if host == 0 { break }
             let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
             targets[n] = ReceiveTarget(host: p, id: d.third)
-            prefetchTarget(p, length)
+            prefetchTarget(p)
             cursor.advance(1, size)
             n &+= 1
         }
         translation = t
-        if n == 0 { return }
         availableCursor = cursor
+        return n
+    }
+
+    /// Second pass: headers, frames and used entries, the first of which becomes visible last. Returns the frames' bytes.
+    @inline(never)
+    mutating func fillTargetsPacked(
+        _ packets: UnsafeMutablePointer<Packet>, _ list: UnsafePointer<UInt16>, _ n: Int,
+        _ targets: UnsafePointer<ReceiveTarget>, _ isLong: Bool
+    ) -> UInt64 {
+        let ring = descriptors
+        let headerBytes = headerLength
+        let size = self.size
         let first = usedCursor
         var place = first
         var bytes: UInt64 = 0
@@ -220,7 +254,7 @@ extension DeviceQueue {
             storeHeader(packet.pointee.header, buffers: 1, to: target.host, length: headerBytes)
             copyFrame(packet, to: target.host + Int(headerBytes))
             let length = packet.pointee.length
-            if i > 0 { storeUsedPacked(place, target.id, length &+ headerBytes) }
+            if i > 0 { CPlat_store64_relaxed(ring + 16 * Int(place.slot) + 8, usedWord(place, target.id, length &+ headerBytes)) }
             place.advance(1, size)
             bytes &+= UInt64(length)
             i &+= 1
@@ -228,9 +262,7 @@ extension DeviceQueue {
         publishUsedPacked(first, targets[0].id, packets[Int(list[0])].length &+ headerBytes)
         usedCursor = place
         slotsSinceCall &+= UInt32(truncatingIfNeeded: n)
-        result.consumed &+= n
-        result.delivered &+= n
-        result.bytes &+= bytes
+        return bytes
     }
 
     /// One packet over any chains. False when the queue has too few buffers, or a defect.

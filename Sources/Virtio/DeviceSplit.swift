@@ -245,7 +245,7 @@ extension DeviceQueue {
             if host == 0 { break }
             let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
             targets[n].host = p
-            prefetchTarget(p, length)
+            prefetchTarget(p)
             n &+= 1
         }
         translation = t
@@ -272,11 +272,12 @@ extension DeviceQueue {
         return n
     }
 
-    /// The lines that the copy will write first; a frame's later lines stream.
+    /// The lines that the copy will write first; a frame's later lines stream. Header and frame take two: Ethernet's
+    /// shortest frame has 60 bytes, and a prefetch beyond the buffer does nothing.
     @inline(__always)
-    func prefetchTarget(_ p: UnsafeMutableRawPointer, _ length: UInt32) {
+    func prefetchTarget(_ p: UnsafeMutableRawPointer) {
         CPlat_prefetch_write(p)
-        if length > 52 { CPlat_prefetch_write(p + 64) }
+        CPlat_prefetch_write(p + 64)
     }
 
     /// Asks for what is left of a long frame, source and destination, while the one before it is copied.
