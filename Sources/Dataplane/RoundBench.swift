@@ -33,7 +33,8 @@ public final class RoundBench {
     private var ports: [BenchPort] = []
     /// Kicks of busy drivers, calls, kicks of idle ones: an event on the last would wake a thousand pairs.
     private let events: [Int32]
-    private let callRing: CallRing
+    /// One for each poll thread, as with real ports none is written by two.
+    private let callRings: [CallRing]
     /// One for each poll thread. Different ones may be stepped by different threads at a time.
     public let lanes: [Lane]
 
@@ -52,7 +53,9 @@ public final class RoundBench {
             EngineOptions(ports: options, mode: shape.mode, busyloop: shape.busyloop), cpus: [Int](repeating: -1, count: shape.threads))
         events = (0..<3).map { _ in CPlat_eventfd(0) }
         if events.contains(-1) { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
-        callRing = try CallRing(events[1])
+        var rings: [CallRing] = []
+        for _ in core.threads { rings.append(try CallRing(events[1])) }
+        callRings = rings
         lanes = core.threads.map { [core] in Lane($0, core, shape) }
         for (i, port) in options.enumerated() { try start(i, port, isBusy: i < busy) }
         try rest()
@@ -82,7 +85,7 @@ public final class RoundBench {
                 let pair = port.pairs[k]
                 state.queue = DeviceQueue(isReceive ? pair.pointee.receive.deviceSetup(map: port.map) : pair.pointee.transmit.deviceSetup(map: port.map))
                 state.isEnabled = true
-                (state.kickFD, state.calls) = (kick, callRing.calls)
+                (state.kickFD, state.calls) = (kick, callRings[thread.index].calls)
                 thread.startRing(p, isReceive: isReceive, state, watchesKick: shape.busyloop != .poll && !isReceive)
             }
             if isBusy { lanes[k].add(BenchEnd(port.pairs[k], p, Frames.udp(size: shape.size), isBackward: index == 1)) }

@@ -47,7 +47,7 @@ import Testing
         try guest.run("nsenter -t $(pidof sleep) -n sh -c 'ip addr add 10.1.0.2/24 dev t1; ip link set t1 up; iperf3 -s -D >/dev/null'")
         #expect(try guest.loss(to: "10.1.0.2") == 0)
         for reverse in [false, true] { #expect(try guest.iperf("10.1.0.2", reverse: reverse) > 10) }
-        let log = try guest.run("killall ringway; sleep 1; cat /tmp/log /tmp/log2")
+        let log = try guest.run("killall ringway; while pidof ringway >/dev/null; do sleep 0.1; done; cat /tmp/log /tmp/log2")
         #expect(log.components(separatedBy: "\"type\":\"totals\"").count == 3 && !log.contains(" stopped: ") && !log.contains(" broken"), "\(log)")
         #expect(log.contains("vhost polls for 50 us") && log.contains("queue pair 1 on"), "\(log)")
 
@@ -56,7 +56,7 @@ import Testing
         let drive = try guest.run("ringway drive /tmp/a --seconds 1 --ring-size 256", seconds: 60)
         let rates = drive.split(whereSeparator: \.isNewline).compactMap { $0.split(separator: " ").last }.compactMap { Double($0) }
         #expect(rates.contains { $0 > 0.001 }, "\(drive)")
-        let end = try guest.run("killall ringway; sleep 1; cat /tmp/log")
+        let end = try guest.run("killall ringway; while pidof ringway >/dev/null; do sleep 0.1; done; cat /tmp/log")
         #expect(end.contains("\"type\":\"totals\"") && !end.contains(" stopped: "), "\(end)")
     }
 }

@@ -1,0 +1,18 @@
+import Glibc
+
+/// libFuzzer has the main function; tools/fuzz names the target in RINGWAY_FUZZ.
+private let target: @Sendable (Input) -> Int32 = {
+    let name = getenv("RINGWAY_FUZZ").map { String(cString: $0) } ?? ""
+    switch name {
+    case "rings": return fuzzRings
+    case "driver": return fuzzDriver
+    case "session": return fuzzSession
+    default:
+        print("fuzz: no target '\(name)'; RINGWAY_FUZZ is one of: rings, driver, session")
+        exit(64)
+    }
+}()
+
+/// One input. Ends the process where a sanitizer or a trap finds something.
+@_cdecl("LLVMFuzzerTestOneInput")
+public func testOneInput(_ bytes: UnsafePointer<UInt8>?, _ count: Int) -> Int32 { target(Input(bytes, count)) }

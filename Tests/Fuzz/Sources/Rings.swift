@@ -1,0 +1,132 @@
+import Ringway
+
+/// The device side of one ring over a guest's memory of 16 KiB, all of it the fuzzer's: whatever stands in the ring, no
+/// byte outside the regions may be touched (AddressSanitizer sees to that) and nothing may trap or run for ever.
+@Sendable func fuzzRings(_ given: Input) -> Int32 {
+    var input = given
+    let choice = input.byte()
+    let isPacked = choice & 1 != 0
+    var features: Features = isPacked ? [.version1, .ringPacked] : [.version1]
+    let optional: [Features] = [.eventIdx, .indirectDesc, .mrgRxbuf, .inOrder]
+    for (i, f) in optional.enumerated() where choice & (2 << UInt8(i)) != 0 { features.insert(f) }
+    let exponent = 1 + Int(input.byte() % 7)
+    let size = isPacked ? UInt32(max(2, (1 << exponent) - Int(choice >> 7))) : UInt32(1 << exponent)
+
+    // Two regions with nothing between them in guest memory, and much between them here.
+    let bytes = 8192
+    let halves = (0..<2).map { _ in UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64) }
+    defer { for half in halves { half.deallocate() } }
+    for half in halves { half.initializeMemory(as: UInt8.self, repeating: 0, count: bytes) }
+    let guest: UInt64 = 0x10000
+    let regions = UnsafeMutablePointer<MappedRegion>.allocate(capacity: 2)
+    defer { regions.deallocate() }
+    for i in 0..<2 {
+        (regions + i).initialize(to: MappedRegion(
+            guestAddress: guest + UInt64(i * bytes), size: UInt64(bytes), userAddress: 0, host: halves[i]))
+    }
+    var queue = DeviceQueue(RingSetup(
+        size: size, isPacked: isPacked, descriptors: halves[0], driverArea: halves[0] + 2048, deviceArea: halves[0] + 4096,
+        position: RingPosition(), features: features, map: MemoryMap(regions: regions, count: 2)))
+    run(&queue, &input, halves, bytes)
+    return 0
+}
+
+/// Bursts in any order; the guest writes its memory between them.
+private func run(_ queue: inout DeviceQueue, _ input: inout Input, _ halves: [UnsafeMutableRawPointer], _ bytes: Int) {
+    let room = Room.shared
+    for _ in 0..<64 where !input.isEmpty {
+        // What the guest writes: mostly into descriptors and the driver's area.
+        for _ in 0..<Int(input.byte() % 16) { write(&input, halves, bytes) }
+        switch input.byte() % 6 {
+        case 0, 1:
+            let n = queue.popTransmit(&room.burst, limit: 1 + Int(input.byte() % 64))
+            for i in 0..<n { room.read(room.burst.packets + i) }
+            if input.byte() % 8 == 0 {
+                queue.unpop(room.burst.packets, n)
+            } else {
+                queue.complete(room.burst.packets, n, hold: input.byte() % 4 == 0)
+            }
+        case 2, 3:
+            room.prepare(&input)
+            _ = queue.deliver(room.frames, room.frames.identity, room.frames.count, with: room.scratch)
+        case 4:
+            queue.publishHeld()
+            _ = queue.needsCall()
+            _ = queue.armKicks()
+            queue.suppressKicks()
+        default:
+            withUnsafeTemporaryAllocation(byteCount: 256, alignment: 8) { command in
+                guard let taken = queue.popControl(into: command, scratch: room.burst) else { return }
+                queue.completeControl(taken, answer: 1)
+            }
+        }
+    }
+}
+
+private func write(_ input: inout Input, _ halves: [UnsafeMutableRawPointer], _ bytes: Int) {
+    let place = input.byte()
+    switch place % 4 {
+    case 0:
+        // A whole descriptor, whose address is often one of the guest's.
+        let at = halves[0] + 16 * Int(input.byte() % 128)
+        let address = input.byte() & 1 == 0 ? 0x10000 + UInt64(input.integer(UInt16.self)) % 16500 : input.integer(UInt64.self)
+        at.storeBytes(of: address, as: UInt64.self)
+        let length = input.byte() & 3 == 0 ? input.integer(UInt32.self) : UInt32(input.integer(UInt16.self)) % 4096
+        at.storeBytes(of: length, toByteOffset: 8, as: UInt32.self)
+        at.storeBytes(of: input.integer(UInt16.self), toByteOffset: 12, as: UInt16.self)
+        at.storeBytes(of: input.integer(UInt16.self), toByteOffset: 14, as: UInt16.self)
+    case 1: (halves[0] + 2048).storeBytes(of: input.integer(UInt16.self), toByteOffset: 2, as: UInt16.self)
+    case 2: (halves[0] + 2048).storeBytes(of: UInt16(input.byte()), toByteOffset: 4 + 2 * Int(input.byte() % 129), as: UInt16.self)
+    default: halves[Int(place >> 7)].storeBytes(of: input.byte(), toByteOffset: input.below(bytes), as: UInt8.self)
+    }
+}
+
+/// Bursts for all inputs, and frames to deliver. libFuzzer calls from one thread.
+final class Room {
+    nonisolated(unsafe) static let shared = Room()
+    var burst = Burst()
+    var frames = Burst()
+    let scratch = DeliveryScratch()
+    private let source = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 64)
+    private let pieces = UnsafeMutablePointer<Segment>.allocate(capacity: 3 * Burst.maximum)
+    private var sum: UInt8 = 0
+
+    init() { source.initializeMemory(as: UInt8.self, repeating: 0x5a, count: 4096) }
+
+    /// Up to 64 frames of one or several pieces.
+    func prepare(_ input: inout Input) {
+        let n = 1 + Int(input.byte() % 64)
+        var bytes: UInt64 = 0
+        for i in 0..<n {
+            let length = 14 + input.below(1500)
+            var packet = Packet(data: source, length: UInt32(length))
+            if input.byte() & 3 == 0 {
+                // In four pieces: 1 byte, then the rest in three.
+                let each = (length - 1) / 3
+                packet.dataLength = 1
+                for k in 0..<3 {
+                    let rest = k == 2 ? length - 1 - 2 * each : each
+                    pieces[3 * i + k] = Segment(base: source + 1 + k * each, length: UInt32(rest))
+                }
+                packet.more = pieces + 3 * i
+                packet.moreCount = 3
+            }
+            if input.byte() & 1 == 0 { _ = packet.loadHead(UInt16(input.byte() % 40)) }
+            frames.packets[i] = packet
+            bytes += UInt64(length)
+        }
+        frames.count = n
+        frames.bytes = bytes
+    }
+
+    /// Reads the ends of each piece, as a receiver's copy would.
+    func read(_ packet: UnsafeMutablePointer<Packet>) {
+        _ = packet.pointee.loadHead(12)
+        read(packet.pointee.data, packet.pointee.dataLength)
+        for i in 0..<Int(packet.pointee.moreCount) { read(packet.pointee.more![i].base, packet.pointee.more![i].length) }
+    }
+    private func read(_ p: UnsafeMutableRawPointer, _ length: UInt32) {
+        if length == 0 { return }
+        sum ^= p.load(as: UInt8.self) ^ p.load(fromByteOffset: Int(length) - 1, as: UInt8.self)
+    }
+}

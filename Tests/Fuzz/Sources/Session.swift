@@ -1,0 +1,123 @@
+import Glibc
+import Ringway
+
+/// One vhost-user connection: messages of any kind in any order, with any payload and descriptors of any kind. After
+/// it, nothing may be left: no descriptor, and no ring that runs.
+@Sendable func fuzzSession(_ given: Input) -> Int32 {
+    var input = given
+    let before = FileTable.count
+    do {
+        let device = FuzzDevice()
+        var ends: [Int32] = [-1, -1]
+        guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0, &ends) == 0 else { return 0 }
+        let socket = MessageSocket(ends[0])
+        let peer = MessageSocket(ends[1])
+        let session = BackEndSession(device) { _ in }
+        for _ in 0..<64 where !input.isEmpty {
+            do throws(VhostUserError) {
+                try session.handle(message(&input), socket)
+                while try peer.receive() != nil {}
+            } catch {
+                break
+            }
+        }
+        session.close()
+        precondition(device.running.isEmpty, "rings run after the connection's end: \(device.running)")
+    }
+    precondition(FileTable.count == before, "\(FileTable.count - before) descriptors are left")
+    return 0
+}
+
+/// Bytes for the payload, or one that has the right shape with the fuzzer's values in it.
+private func message(_ input: inout Input) -> Message {
+    let request = UInt32(input.byte() % 48)
+    let flags = Message.version | (input.byte() & 1 == 0 ? Message.needReply : 0)
+    var payload = Payload()
+    switch input.byte() % 6 {
+    case 0: payload.add64(UInt64(input.byte()) | UInt64(input.byte() & 1) << 8)
+    case 1: payload = Payload(index: Int(input.byte() % 6), UInt32(input.integer(UInt16.self)))
+    case 2: payload.add64(input.integer(UInt64.self))
+    case 3:
+        // A memory table; QEMU's single region has the same layout.
+        payload.add32(1 + UInt32(input.byte() % 3))
+        payload.add32(0)
+        for i in 0..<1 + Int(input.byte() % 3) {
+            let size: UInt64 = input.byte() & 1 == 0 ? 65536 : input.integer(UInt64.self)
+            payload.add(RegionDescription(
+                guestAddress: UInt64(i) << 20, size: size, userAddress: UInt64(i) << 20, offset: UInt64(input.byte() % 2) * 4096))
+        }
+    case 4:
+        // Ring addresses.
+        payload.add32(UInt32(input.byte() % 6))
+        payload.add32(UInt32(input.byte() % 3))
+        for _ in 0..<3 { payload.add64(UInt64(input.integer(UInt16.self)) & ~15) }
+        payload.add64(0)
+    default:
+        var bytes: [UInt8] = []
+        for _ in 0..<min(300, input.below(300)) { bytes.append(input.byte()) }
+        payload.add(bytes)
+    }
+    var message = Message(request, flags: flags, payload: payload.bytes)
+    for _ in 0..<Int(input.byte() % 4) { if let fd = FileTable.make(input.byte()) { message.descriptors.append(fd) } }
+    return message
+}
+
+enum FileTable {
+    /// Open descriptors of this process.
+    static var count: Int { (0..<256).reduce(0) { $0 + (fcntl(Int32($1), F_GETFD) >= 0 ? 1 : 0) } }
+
+    /// Memory, an eventfd, or something that does not belong there.
+    static func make(_ kind: UInt8) -> OwnedDescriptor? {
+        let fd: Int32
+        switch kind % 5 {
+        case 0, 1: return memory(kind & 16 == 0 ? 65536 : 4096)
+        case 2: fd = makeEventFD(0, 0)
+        case 3:
+            var ends: [Int32] = [-1, -1]
+            guard pipe(&ends) == 0 else { return nil }
+            close(ends[1])
+            fd = ends[0]
+        default: fd = open("/dev/null", O_RDWR)
+        }
+        return fd >= 0 ? OwnedDescriptor(fd) : nil
+    }
+
+    private static func memory(_ bytes: Int) -> OwnedDescriptor? {
+        guard let memory = try? HostMemory(bytes: bytes, wantsHugePages: false, name: "fuzz") else { return nil }
+        let copy = fcntl(memory.descriptor.fd, F_DUPFD_CLOEXEC, 0)
+        return copy >= 0 ? OwnedDescriptor(copy) : nil
+    }
+}
+
+/// eventfd(2), which Glibc's module lacks.
+@_silgen_name("eventfd")
+private func makeEventFD(_ count: UInt32, _ flags: Int32) -> Int32
+
+/// Notes which rings run.
+final class FuzzDevice: BackEndDevice {
+    var running: Set<Int> = []
+    let features: Features = [.version1, .ringPacked, .mrgRxbuf, .mq, .ctrlVQ, .mtu, .eventIdx]
+    let queuePairs = 2
+
+    func readConfiguration(offset: Int, size: Int) -> [UInt8]? { offset + size <= 64 ? [UInt8](repeating: 0, count: size) : nil }
+    func writeConfiguration(offset: Int, bytes: [UInt8]) -> Bool { false }
+    func featuresAcknowledged(_ features: Features) {}
+    func startRing(_ index: Int, _ start: RingStart) {
+        precondition(running.insert(index).inserted, "ring \(index) started twice")
+        var queue = DeviceQueue(start.setup)
+        _ = queue.needsCall()
+        _ = queue.armKicks()
+    }
+    func stopRing(_ index: Int) -> RingPosition {
+        precondition(running.remove(index) != nil, "ring \(index) stopped that does not run")
+        return RingPosition()
+    }
+    func updateRing(_ index: Int, enabled: Bool, callFD: Int32, kickFD: Int32, errFD: Int32) {
+        precondition(running.contains(index), "ring \(index) changed that does not run")
+    }
+    func memoryChanged(_ map: MemoryMap) {}
+    func setMTU(_ mtu: UInt16) -> Bool { mtu >= 68 }
+    func sendRARP(mac: [UInt8]) {}
+    func statusChanged(_ status: UInt8) {}
+    func connected(_ isConnected: Bool) {}
+}
