@@ -8,11 +8,12 @@ import Glibc
 /// eventfd has a small io_uring, to which the poll thread's own sends completions (IORING_OP_MSG_RING).
 final class CallRing {
     private let ring: UnsafeMutablePointer<io_uring>
+    /// As many as a thread can queue before it submits (`EngineOptions.requests`).
+    private static var completions: UInt32 { 1024 }
 
     /// `eventfd` stays the caller's. Error: no descriptors or memory.
     init(_ eventfd: Int32) throws(EngineError) {
-        // As many completions as a thread can queue before it submits.
-        ring = try IOUring.make(entries: 1, completions: Notifier.entries)
+        ring = try IOUring.make(entries: 1, completions: CallRing.completions)
         let status = io_uring_register_eventfd(ring, eventfd)
         if status != 0 {
             IOUring.close(ring)

@@ -5,13 +5,11 @@ struct ControlQueue {
     private var queue: DeviceQueue
     private let burst = Burst()
     private let room: UnsafeMutableRawBufferPointer
-    var callFD: Int32
     var errFD: Int32
     private var isReported = false
 
-    init(_ setup: RingSetup, callFD: Int32, errFD: Int32) {
+    init(_ setup: RingSetup, errFD: Int32) {
         queue = DeviceQueue(setup)
-        self.callFD = callFD
         self.errFD = errFD
         // The longest command is a table of MAC addresses or the VLAN set; what is longer is refused.
         room = .allocate(byteCount: 16384, alignment: 16)

@@ -35,6 +35,9 @@ public final class Engine: @unchecked Sendable {
         try Engine.check(options)
     }
 
+    /// An engine that is dropped stops: its threads work in memory that goes with it.
+    deinit { stop() }
+
     /// Microseconds fit into vhost's 32 bits, and into ticks.
     private static func check(_ budget: BusyloopBudget?, _ name: String) throws(EngineError) {
         guard case .microseconds(let us) = budget, !(0...Int(UInt32.max)).contains(us) else { return }
@@ -65,6 +68,7 @@ public final class Engine: @unchecked Sendable {
         if case .generate(let size) = options.mode, !(14...9216).contains(size) {
             throw EngineError("generate: size \(size); 14 to 9216 bytes")
         }
+        if options.requests < 2 || options.requests > 1024 { throw EngineError("\(options.requests) requests; 2 to 1024 are possible") }
         if !(1...64).contains(options.unpinnedThreads) {
             throw EngineError("\(options.unpinnedThreads) threads that are not pinned; 1 to 64 are possible")
         }
@@ -119,9 +123,12 @@ public final class Engine: @unchecked Sendable {
     /// Stops threads, closes connections, removes sockets. Safe to call twice.
     public func stop() {
         guard let core else { return }
-        (lastCounters, lastTimes) = (snapshot(), queueTimes())
+        let connected = ports.map(\.isConnected)
         for port in ports { port.stop() }
         for thread in core.threads { thread.stop() }
+        // Now nothing is under way any more; whoever was there a moment ago is told of as such.
+        (lastCounters, lastTimes) = (snapshot(), queueTimes())
+        for (i, isConnected) in zip(lastCounters.indices, connected) { lastCounters[i].isConnected = isConnected }
         for port in ports { port.deallocate() }
         core.table.pairs.deallocate()
         ports = []
@@ -135,7 +142,7 @@ public final class Engine: @unchecked Sendable {
     /// Poll threads; empty after `stop`.
     public func threadSnapshots() -> [ThreadSnapshot] {
         (core?.threads ?? []).map {
-            ThreadSnapshot(cpu: $0.cpu, busyCycles: $0.state.pointee.busyTicks, systemCalls: $0.state.pointee.notifier.submits, cpuNanoseconds: $0.cpuNanoseconds)
+            ThreadSnapshot(cpu: $0.cpu, busyCycles: $0.state.pointee.busyTicks.value, systemCalls: $0.state.pointee.notifier.submits.value, cpuNanoseconds: $0.cpuNanoseconds)
         }
     }
 
@@ -146,8 +153,7 @@ public final class Engine: @unchecked Sendable {
         for port in ports where core.budget(port.options) != .poll || budget == .poll {
             for pair in 0..<port.queuePairs {
                 guard let p = core.table[port.index, pair] else { continue }
-                let thread = core.threads[Int(CPlat_load32_relaxed(&p.pointee.owner))]
-                thread.mailbox.run {
+                core.onOwner(of: p) { thread in
                     p.pointee.budget = BudgetState(budget, clock: TickClock.shared)
                     // Off the list of the quiet ones, too, where it would stay awake.
                     thread.state.pointee.forget(p)
@@ -184,13 +190,15 @@ public final class Engine: @unchecked Sendable {
             var drops = [UInt64](repeating: 0, count: DropCause.allCases.count)
             for pair in 0..<port.queuePairs {
                 guard let c = core.table[port.index, pair]?.pointee.counters else { continue }
-                s.rx.packets &+= c.rxPackets
-                s.rx.bytes &+= c.rxBytes
-                s.tx.packets &+= c.txPackets
-                s.tx.bytes &+= c.txBytes
-                withUnsafeBytes(of: c.drops) { raw in
-                    for (i, n) in raw.bindMemory(to: UInt64.self).enumerated() { drops[i] &+= n }
-                }
+                s.rx.packets &+= c[.rxPackets]
+                s.rx.bytes &+= c[.rxBytes]
+                s.tx.packets &+= c[.txPackets]
+                s.tx.bytes &+= c[.txBytes]
+                s.made &+= c[.made]
+                s.flooded &+= c[.flooded]
+                s.queues.append(QueueSnapshot(queue: 2 * pair, kicks: c[.receiveKicks], calls: c[.receiveCalls]))
+                s.queues.append(QueueSnapshot(queue: 2 * pair + 1, kicks: c[.transmitKicks], calls: c[.transmitCalls]))
+                for cause in DropCause.allCases { drops[cause.rawValue] &+= c[cause] }
             }
             s.drops = DropCause.allCases.filter { drops[$0.rawValue] > 0 }.map { ($0.text, drops[$0.rawValue]) }
             return s
@@ -209,6 +217,6 @@ struct EmbeddedStarter<F: PacketFunction>: PacketFunctionStarter {
     func start(_ thread: PollThread) throws(EngineError) {
         let box = TypedFunctionBox(function)
         thread.kept = box
-        try thread.start(EmbeddedFunction(box: Unmanaged.passUnretained(box)))
+        try thread.start(EmbeddedFunction(box: Unmanaged.passUnretained(box)), judgesAgain: F.judgesAgain, wantsData: F.wantsData)
     }
 }

@@ -20,10 +20,10 @@ final class EngineCore: @unchecked Sendable {
         addresses = options.mode == .switch ? MACTable(ports: options.ports.count, ageing: options.macAgeing) : nil
         var boxes: [Mailbox] = []
         for _ in cpus { boxes.append(try Mailbox()) }
-        let exchanges = Exchange.make(boxes)
+        let exchanges = Exchange.make(boxes, ports: options.ports.count)
         var all: [PollThread] = []
         for (i, cpu) in cpus.enumerated() {
-            let thread = try PollThread(index: i, cpu: cpu, mailbox: boxes[i], table: table, exchange: exchanges[i])
+            let thread = try PollThread(index: i, cpu: cpu, mailbox: boxes[i], table: table, exchange: exchanges[i], requests: options.requests)
             thread.state.pointee.notifier.batchesCalls = options.batchesCalls
             all.append(thread)
         }

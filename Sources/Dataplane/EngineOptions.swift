@@ -86,6 +86,8 @@ public struct EngineOptions: Sendable, Equatable {
     public var macAgeing = 300
     /// Calls to drivers are submitted together, one system call a round. False: each by itself, for comparison.
     public var batchesCalls = true
+    /// Calls, and other requests to the kernel, that a poll thread gathers at most before it hands them over, 2 to 1024.
+    public var requests = 1024
 
     public init(ports: [PortOptions], mode: ForwardingMode, cpus: [Int] = [], busyloop: BusyloopBudget = .auto) {
         self.ports = ports
@@ -102,7 +104,24 @@ public struct DirectionCounters: Sendable, Equatable {
     public init() {}
 }
 
+/// Events of a virtqueue since the engine started. On a driver-side port kicks are what the back-end called, calls what it was
+/// kicked.
+public struct QueueSnapshot: Sendable, Equatable {
+    /// Virtqueue index: 2k is pair k's receive queue, 2k + 1 its transmit queue.
+    public var queue: Int
+    /// That its thread has seen: a queue that is polled watches none.
+    public var kicks: UInt64
+    public var calls: UInt64
+
+    /// What was added after `earlier`.
+    public func since(_ earlier: QueueSnapshot) -> QueueSnapshot {
+        QueueSnapshot(queue: queue, kicks: kicks &- earlier.kicks, calls: calls &- earlier.calls)
+    }
+}
+
 /// A port's counters at one moment; exact when its threads are at rest, a few packets old otherwise.
+///
+/// Every packet is counted once: over all ports, at rest, `rx.packets` + `made` = `tx.packets` + all `drops` + `flooded`.
 public struct PortSnapshot: Sendable, Equatable {
     public var name: String
     public var isConnected: Bool
@@ -110,11 +129,20 @@ public struct PortSnapshot: Sendable, Equatable {
     public var rx: DirectionCounters
     /// Delivered to the port's driver.
     public var tx: DirectionCounters
-    /// Packets that did not get where they should, by cause; causes with a count of zero are left out.
+    /// Packets that went no further, by cause; causes with a count of zero are left out. What a receiver did not take is counted at
+    /// the receiver's port, or, where a packet came back for want of buffers from another thread, at the sender's.
     public var drops: [(cause: String, count: UInt64)]
+    /// Packets received from the port's driver that were flooded. Each copy is a packet that was made for its receiver.
+    public var flooded: UInt64 = 0
+    /// Packets that Ringway made for the port's driver: copies of flooded ones, the further segments of one that was cut, RARPs, and
+    /// what `generate` sends.
+    public var made: UInt64 = 0
+    /// Of all its virtqueues but the control queue.
+    public var queues: [QueueSnapshot] = []
 
     public static func == (a: PortSnapshot, b: PortSnapshot) -> Bool {
         a.name == b.name && a.isConnected == b.isConnected && a.rx == b.rx && a.tx == b.tx
+            && a.flooded == b.flooded && a.made == b.made && a.queues == b.queues
             && a.drops.map(\.cause) == b.drops.map(\.cause) && a.drops.map(\.count) == b.drops.map(\.count)
     }
 }

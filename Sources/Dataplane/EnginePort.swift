@@ -26,15 +26,38 @@ extension EngineCore {
         for pair in 0..<options.queuePairs {
             let p = PairPointer.allocateApart(capacity: 1)
             p.initialize(to: PairState(port: port, pair: pair, defectFD: defectFD))
-            p.pointee.owner = UInt32(pair % threads.count)
+            CPlat_store32_relaxed(PairState.owner(p), UInt32(pair % threads.count))
             p.pointee.budget = BudgetState(budget(options), clock: TickClock.shared)
             table[port, pair] = p
         }
     }
 
+    /// The thread that owns the pair's rings.
+    func owner(of p: PairPointer) -> PollThread { threads[Int(CPlat_load32_relaxed(PairState.owner(p)))] }
+
+    /// Runs `work` on the thread that owns the pair, and returns when it has run. A port's control thread may give the pair
+    /// to another thread at any time, so what counts is who owns it when the thread has come to it.
+    func onOwner(of p: PairPointer, _ work: @escaping (PollThread) -> Void) {
+        var isDone = false
+        while !isDone {
+            let thread = owner(of: p)
+            thread.mailbox.run {
+                if CPlat_load32_relaxed(PairState.owner(p)) != UInt32(thread.index) { return }
+                work(thread)
+                isDone = true
+            }
+        }
+    }
+
+    /// Gives a pair none of whose rings runs to another thread. The old one lets go of it itself, between two bursts.
+    func give(_ p: PairPointer, to thread: Int) {
+        onOwner(of: p) { $0.letGo(p, to: thread) }
+    }
+
     func removePairs(port: Int, _ count: Int) {
         for pair in 0..<count {
             table[port, pair]?.pointee.times.deallocate()
+            table[port, pair]?.pointee.counters.deallocate()
             table[port, pair]?.deallocate()
             table[port, pair] = nil
         }
@@ -48,7 +71,7 @@ extension EngineCore {
         var all: [(Int, RingDefect, Int32)] = []
         for pair in 0..<pairs {
             guard let p = table[port, pair] else { continue }
-            threads[Int(p.pointee.owner)].mailbox.run {
+            onOwner(of: p) { _ in
                 for isReceive in [true, false] {
                     let q = PollThread.queue(p, isReceive)
                     if q.pointee.isReported && !q.pointee.isLogged {
@@ -68,7 +91,7 @@ extension EngineCore {
     ) -> String {
         guard let p = table[port, pair] else { return "no such pair" }
         let choice = Placement.choose(pair: pair, cpus: threads.map(\.cpu), memory: memory)
-        CPlat_store32_relaxed(&p.pointee.owner, UInt32(choice.thread))
+        give(p, to: choice.thread)
         let thread = threads[choice.thread]
         thread.mailbox.run {
             p.pointee.receiveOffloads = offloads
@@ -81,8 +104,7 @@ extension EngineCore {
         setActivePairs(0, port: port)
         for pair in 0..<pairs {
             guard let p = table[port, pair], !p.pointee.isDevice else { continue }
-            let thread = threads[Int(p.pointee.owner)]
-            thread.mailbox.run { thread.stopOther(p) }
+            onOwner(of: p) { $0.stopOther(p) }
         }
     }
 }

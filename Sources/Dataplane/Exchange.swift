@@ -5,17 +5,56 @@ import Virtio
 /// pops nothing more until every thread has put its part back, so order is kept, memory stays valid
 /// and nothing can overflow.
 struct Parcel {
+    /// Threads that still read, and packets whose destination moved meanwhile: see `remaining(_:)`, `lost(_:)`. They stand
+    /// first, so that their addresses are known.
+    private var counts: (UInt32, UInt32) = (0, 0)
     var burst = Burst()
+    /// Which thread delivers to which port, as its sender decided.
+    var targets: Targets
     /// Where it came from.
     var port = 0
-    var pair = 0
-    var judgesAgain = false
     /// One verdict for all, else `Verdict.none`: each packet's own.
     var verdict = Verdict.none
     /// Of a burst with one destination: packets dealt with; the rest found no buffers.
     var consumed = 0
+
+    init(ports: Int) { targets = Targets(ports: ports) }
+
     /// Threads that still read.
-    var remaining: UInt32 = 0
+    @inline(__always)
+    static func remaining(_ parcel: ParcelPointer) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(parcel) }
+
+    /// Packets that nobody delivered, as their destination's rings went to another thread while they were under way.
+    @inline(__always)
+    static func lost(_ parcel: ParcelPointer) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(parcel) + 4 }
+}
+
+/// Where packets for a port go: a pair, and the thread that owns its rings.
+struct Target: BitwiseCopyable {
+    var pair: PairPointer?
+    var thread = UInt32.max
+}
+
+/// One for each port, decided once by the thread that sends the packets: whatever changes while they are under way, each is
+/// delivered or counted by one thread.
+struct Targets: BitwiseCopyable {
+    private let all: UnsafeMutablePointer<Target>
+    private let count: Int
+
+    init(ports: Int) {
+        count = max(1, ports)
+        all = .allocateApart(capacity: count)
+        all.initialize(repeating: Target(), count: count)
+    }
+
+    func deallocate() { all.deallocate() }
+
+    func clear() { all.update(repeating: Target(), count: count) }
+
+    subscript(port: Int) -> Target {
+        get { all[port] }
+        nonmutating set { all[port] = newValue }
+    }
 }
 
 typealias ParcelPointer = UnsafeMutablePointer<Parcel>
@@ -81,8 +120,8 @@ struct Exchange {
     let mailboxes: UnsafeMutablePointer<Unmanaged<Mailbox>>
 
     /// Exchanges of `mailboxes.count` threads, tied to each other.
-    static func make(_ mailboxes: [Mailbox]) -> [Exchange] {
-        let all = mailboxes.map { _ in Exchange(mailboxes) }
+    static func make(_ mailboxes: [Mailbox], ports: Int) -> [Exchange] {
+        let all = mailboxes.map { _ in Exchange(mailboxes, ports) }
         for a in all.indices {
             for b in all.indices {
                 all[a].bells[b] = all[b].bell
@@ -95,7 +134,7 @@ struct Exchange {
         return all
     }
 
-    private init(_ boxes: [Mailbox]) {
+    private init(_ boxes: [Mailbox], _ ports: Int) {
         threadCount = boxes.count
         free = .allocateApart(capacity: Exchange.parcels)
         bell = .allocateApart(capacity: 1)
@@ -111,7 +150,7 @@ struct Exchange {
         if threadCount > 1 {
             for i in 0..<Exchange.parcels {
                 let parcel = ParcelPointer.allocateApart(capacity: 1)
-                parcel.initialize(to: Parcel())
+                parcel.initialize(to: Parcel(ports: ports))
                 free[i] = parcel
             }
             freeCount = Exchange.parcels
@@ -122,6 +161,7 @@ struct Exchange {
     func deallocate() {
         for i in 0..<freeCount {
             free[i].pointee.burst.deallocate()
+            free[i].pointee.targets.deallocate()
             free[i].deallocate()
         }
         for i in 0..<threadCount { incoming[i]?.deallocate() }
@@ -131,6 +171,10 @@ struct Exchange {
         incoming.deallocate()
         outgoing.deallocate()
         mailboxes.deallocate()
+    }
+
+    func forEachFree(_ body: (ParcelPointer) -> Void) {
+        for i in 0..<freeCount { body(free[i]) }
     }
 
     var hasUnderWay: Bool { threadCount > 1 && freeCount < Exchange.parcels }
@@ -166,7 +210,8 @@ struct Exchange {
 
     /// Sends `parcel` to each thread in `threads` (a bit each).
     func send(_ parcel: ParcelPointer, to threads: UInt64) {
-        CPlat_store32_relaxed(&parcel.pointee.remaining, UInt32(threads.nonzeroBitCount))
+        CPlat_store32_relaxed(Parcel.remaining(parcel), UInt32(threads.nonzeroBitCount))
+        CPlat_store32_relaxed(Parcel.lost(parcel), 0)
         var left = threads
         while left != 0 {
             let i = left.trailingZeroBitCount

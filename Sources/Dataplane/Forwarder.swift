@@ -11,10 +11,15 @@ enum Forwarder {
     /// Serves the pair once. True if there was work.
     @inline(__always)
     static func serve<F: PacketFunction>(_ t: ThreadPointer, _ f: UnsafeMutablePointer<F>, _ p: PairPointer) -> Bool {
-        if p.pointee.parcel != nil { return settle(t, p) }
+        if p.pointee.parcel != nil {
+            t.pointee.arrived = 0
+            return settle(t, p)
+        }
         if !p.pointee.transmit.isRunning { return false }
-        if p.pointee.stalledAt != 0 && !mayRetry(t, p) { return true }
-        if t.pointee.exchange.threadCount > 1 && t.pointee.exchange.freeCount == 0 { return true }
+        if p.pointee.stalledAt != 0 && !mayRetry(t, p) || t.pointee.exchange.threadCount > 1 && t.pointee.exchange.freeCount == 0 {
+            t.pointee.arrived = 0
+            return true
+        }
         let n: Int
         if p.pointee.isDevice {
             if p.pointee.lag.isWaiting(t.pointee.now) { return false }
@@ -29,7 +34,9 @@ enum Forwarder {
             if !p.pointee.lag.isBusy && p.pointee.transmit.queue.held > 0 { tell(t, p) }
             return false
         }
-        if QueueTimes.areKept && (p.pointee.kickedAt != 0 || Stamp.isOn(t.pointee.burst.packets, near: F.wantsData)) { QueueTimes.took(t, p, n) }
+        // What went back into the ring for want of buffers arrived the first time.
+        t.pointee.arrived = p.pointee.stalledAt == 0 ? n : 0
+        if QueueTimes.areKept && (p.pointee.kickedAt != 0 || Stamp.isOn(t.pointee.burst.packets, near: F.wantsData && t.pointee.wantsData)) { QueueTimes.took(t, p, n) }
         p.pointee.transmit.queue.suppressKicks()
         if !p.pointee.transmit.isEnabled {
             // Started but disabled: consumed without effect (vhost-user, "Ring states").
@@ -47,7 +54,7 @@ enum Forwarder {
             verdict = .none
             discard(p, packets, bad)
         }
-        return dispatch(t, p, n, verdict, judgesAgain: F.judgesAgain)
+        return dispatch(t, p, n, verdict, refused: bad)
     }
 
     /// One verdict that all packets share, else `.none`.
@@ -85,9 +92,10 @@ enum Forwarder {
     /// Sends the `n` packets of the thread's burst where they belong.
     @inline(__always)
     private static func dispatch(
-        _ t: ThreadPointer, _ p: PairPointer, _ n: Int, _ verdict: Verdict, judgesAgain: Bool
+        _ t: ThreadPointer, _ p: PairPointer, _ n: Int, _ verdict: Verdict, refused: UInt64
     ) -> Bool {
         if verdict == .drop {
+            drop(p, .function, n)
             finish(t, p, t.pointee.burst, n)
             return true
         }
@@ -97,48 +105,49 @@ enum Forwarder {
                 finish(t, p, t.pointee.burst, n)
                 return true
             }
-            if CPlat_load32_relaxed(&d.pointee.owner) == UInt32(truncatingIfNeeded: t.pointee.index) {
+            if CPlat_load32_relaxed(PairState.owner(d)) == UInt32(truncatingIfNeeded: t.pointee.index) {
                 let consumed = deliver(t, d, t.pointee.burst, t.pointee.burst.identity, n)
-                conclude(t, p, d, t.pointee.burst, n, consumed, judgesAgain)
+                conclude(t, p, d, t.pointee.burst, n, consumed)
                 return true
             }
         }
-        dispatchSlow(t, p, n, verdict, judgesAgain)
+        dispatchSlow(t, p, n, verdict, refused)
         return true
     }
 
-    /// Several destinations, or one on another thread.
+    /// Several destinations, or one on another thread. `refused`: packets that are dropped and counted already, a bit each.
     @inline(never)
-    private static func dispatchSlow(_ t: ThreadPointer, _ p: PairPointer, _ n: Int, _ verdict: Verdict, _ judgesAgain: Bool) {
+    private static func dispatchSlow(_ t: ThreadPointer, _ p: PairPointer, _ n: Int, _ verdict: Verdict, _ refused: UInt64) {
         let burst = t.pointee.burst
-        let others = spreadOut(t, p, burst, n, verdict, isSource: true)
+        if verdict == .none || verdict == .flood { t.pointee.targets.clear() }
+        let others = spreadOut(t, p, burst, n, verdict, refused, nil)
         if others == 0 {
             finish(t, p, burst, n)
             return
         }
         let parcel = t.pointee.exchange.take()
-        // The burst goes with the parcel; the thread goes on with the parcel's.
+        // The burst goes with the parcel, and with it who delivers what; the thread goes on with the parcel's.
         t.pointee.burst = parcel.pointee.burst
         parcel.pointee.burst = burst
+        let targets = t.pointee.targets
+        t.pointee.targets = parcel.pointee.targets
+        parcel.pointee.targets = targets
         parcel.pointee.port = p.pointee.port
-        parcel.pointee.pair = p.pointee.pair
-        parcel.pointee.judgesAgain = judgesAgain
         parcel.pointee.verdict = verdict
         parcel.pointee.consumed = n
         p.pointee.parcel = parcel
         t.pointee.exchange.send(parcel, to: others)
     }
 
-    /// Delivers what goes to this thread's rings; returns the other threads that are needed, a bit each.
+    /// Delivers what goes to this thread's rings: of a burst of its own, or of another thread's parcel. Returns the other
+    /// threads that are needed, a bit each.
     @inline(never)
     private static func spreadOut(
-        _ t: ThreadPointer, _ p: PairPointer, _ burst: Burst, _ n: Int, _ verdict: Verdict, isSource: Bool
+        _ t: ThreadPointer, _ p: PairPointer?, _ burst: Burst, _ n: Int, _ verdict: Verdict, _ refused: UInt64, _ parcel: ParcelPointer?
     ) -> UInt64 {
+        if verdict != .none { return toDestinations(t, p, burst, burst.identity, n, verdict, parcel) }
         var others: UInt64 = 0
-        if verdict != .none {
-            return toDestinations(t, p, burst, burst.identity, n, verdict, isSource)
-        }
-        var left: UInt64 = n == 64 ? UInt64.max : (1 << UInt64(n)) &- 1
+        var left: UInt64 = (n == 64 ? UInt64.max : (1 << UInt64(n)) &- 1) & ~refused
         let list = t.pointee.list
         while left != 0 {
             let wanted = burst.packets[left.trailingZeroBitCount].verdict
@@ -153,18 +162,35 @@ enum Forwarder {
                     left &= ~(1 << UInt64(i))
                 }
             }
-            others |= toDestinations(t, p, burst, list, count, Verdict(rawValue: wanted), isSource)
+            others |= toDestinations(t, p, burst, list, count, Verdict(rawValue: wanted), parcel)
         }
         return others
     }
 
-    /// Delivers a list of packets with one verdict to the destinations that this thread owns.
+    @inline(never)
     private static func toDestinations(
-        _ t: ThreadPointer, _ p: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int,
-        _ verdict: Verdict, _ isSource: Bool
+        _ t: ThreadPointer, _ p: PairPointer?, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int,
+        _ verdict: Verdict, _ parcel: ParcelPointer?
     ) -> UInt64 {
-        if verdict == .drop { return 0 }
+        if let parcel {
+            acceptPart(t, parcel, list, n, verdict)
+            return 0
+        }
+        guard let p else { return 0 }
+        return judged(t, p, burst, list, n, verdict)
+    }
+
+    /// A list of this thread's packets with one verdict. What becomes of them is decided here, once: a destination that
+    /// another thread owns is noted among the targets.
+    private static func judged(
+        _ t: ThreadPointer, _ p: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int, _ verdict: Verdict
+    ) -> UInt64 {
+        if verdict == .drop {
+            drop(p, .function, n)
+            return 0
+        }
         let floods = verdict == .flood
+        if floods { p.pointee.counters.add(.flooded, n) }
         var port = floods ? 0 : Int(verdict.rawValue) &- 1
         let end = floods ? t.pointee.table.portCount : port &+ 1
         var others: UInt64 = 0
@@ -172,47 +198,82 @@ enum Forwarder {
             defer { port &+= 1 }
             if floods && port == p.pointee.port { continue }
             guard let d = destination(t, p, port) else {
-                if isSource && !floods { dropUndeliverable(t, p, port, n) }
+                if !floods { dropUndeliverable(t, p, port, n) }
                 continue
             }
-            let owner = CPlat_load32_relaxed(&d.pointee.owner)
-            if owner != UInt32(truncatingIfNeeded: t.pointee.index) {
+            let owner = CPlat_load32_relaxed(PairState.owner(d))
+            if owner == UInt32(truncatingIfNeeded: t.pointee.index) {
+                handOut(t, d, burst, list, n, isCopy: floods)
+            } else {
+                t.pointee.targets[port] = Target(pair: d, thread: owner)
                 others |= 1 << UInt64(owner)
-                continue
             }
-            let consumed = deliver(t, d, burst, list, n)
-            if consumed < n { drop(d, .receiverFull, n &- consumed) }
         }
         return others
     }
 
+    /// Delivers a list of packets; what finds no buffers is dropped.
+    private static func handOut(_ t: ThreadPointer, _ d: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int, isCopy: Bool) {
+        if isCopy { d.pointee.counters.add(.made, n) }
+        let consumed = deliver(t, d, burst, list, n)
+        if consumed < n { drop(d, .receiverFull, n &- consumed) }
+    }
+
     /// A parcel of another thread: delivers the part that belongs here.
     static func accept(_ t: ThreadPointer, _ parcel: ParcelPointer) {
-        let m = t.pointee.index
         // Release: the sender reuses the burst when this reaches zero.
-        defer { _ = CPlat_sub32_release(&parcel.pointee.remaining, 1) }
-        guard let p = t.pointee.table[parcel.pointee.port, parcel.pointee.pair] else { return }
+        defer { _ = CPlat_sub32_release(Parcel.remaining(parcel), 1) }
         let burst = parcel.pointee.burst
         let verdict = parcel.pointee.verdict
-        if verdict.rawValue < Verdict.none.rawValue && verdict != .drop {
-            if let d = destination(t, p, Int(verdict.rawValue) &- 1),
-                CPlat_load32_relaxed(&d.pointee.owner) == UInt32(truncatingIfNeeded: m)
-            {
-                parcel.pointee.consumed = deliver(t, d, burst, burst.identity, burst.count)
-            }
-        } else {
-            _ = spreadOut(t, p, burst, burst.count, verdict, isSource: false)
+        if verdict == .none || verdict == .flood {
+            _ = spreadOut(t, nil, burst, burst.count, verdict, 0, parcel)
+            return
         }
+        // A single destination: what it has no buffers for goes back to the sender.
+        guard let d = mine(t, parcel, Int(verdict.rawValue) &- 1) else { return lose(parcel, burst.count) }
+        parcel.pointee.consumed = deliver(t, d, burst, burst.identity, burst.count)
+    }
+
+    private static func acceptPart(_ t: ThreadPointer, _ parcel: ParcelPointer, _ list: UnsafePointer<UInt16>, _ n: Int, _ verdict: Verdict) {
+        if verdict == .drop { return }
+        let floods = verdict == .flood
+        var port = floods ? 0 : Int(verdict.rawValue) &- 1
+        let end = floods ? t.pointee.table.portCount : port &+ 1
+        while port < end {
+            defer { port &+= 1 }
+            // What the sender could not deliver, or has delivered, is no target of this thread.
+            if port < 0 || port >= t.pointee.table.portCount || floods && port == parcel.pointee.port { continue }
+            if parcel.pointee.targets[port].thread != UInt32(truncatingIfNeeded: t.pointee.index) { continue }
+            if let d = mine(t, parcel, port) {
+                handOut(t, d, parcel.pointee.burst, list, n, isCopy: floods)
+            } else if !floods {
+                lose(parcel, n)
+            }
+        }
+    }
+
+    /// The ring of a port to which the parcel's sender found the way; nil if another thread has it meanwhile.
+    private static func mine(_ t: ThreadPointer, _ parcel: ParcelPointer, _ port: Int) -> PairPointer? {
+        guard let d = parcel.pointee.targets[port].pair, CPlat_load32_relaxed(PairState.owner(d)) == UInt32(truncatingIfNeeded: t.pointee.index)
+        else { return nil }
+        return d
+    }
+
+    /// Packets whose destination moved while they were under way: their sender counts them.
+    private static func lose(_ parcel: ParcelPointer, _ n: Int) {
+        _ = CPlat_add32_relaxed(Parcel.lost(parcel), UInt32(truncatingIfNeeded: n))
     }
 
     /// Looks whether the pair's parcel is back, and completes its burst.
     @inline(never)
     static func settle(_ t: ThreadPointer, _ p: PairPointer) -> Bool {
         guard let parcel = p.pointee.parcel else { return false }
-        if CPlat_load32_acquire(&parcel.pointee.remaining) != 0 { return true }
+        if CPlat_load32_acquire(Parcel.remaining(parcel)) != 0 { return true }
         p.pointee.parcel = nil
         let burst = parcel.pointee.burst
-        conclude(t, p, nil, burst, burst.count, parcel.pointee.consumed, parcel.pointee.judgesAgain)
+        let lost = CPlat_load32_relaxed(Parcel.lost(parcel))
+        if lost > 0 { drop(p, .notReady, Int(lost)) }
+        conclude(t, p, nil, burst, burst.count, parcel.pointee.consumed)
         t.pointee.exchange.giveBack(parcel)
         return true
     }
@@ -264,11 +325,11 @@ enum Forwarder {
             return
         }
         t.pointee.didWork = true
-        d.pointee.counters.txPackets = d.pointee.counters.txPackets &+ UInt64(result.delivered)
-        d.pointee.counters.txBytes = d.pointee.counters.txBytes &+ result.bytes
+        d.pointee.counters.add(.txPackets, result.delivered)
+        d.pointee.counters.add(.txBytes, Int(truncatingIfNeeded: result.bytes))
         if result.delivered < result.consumed { drop(d, d.pointee.tap == nil ? .tooLong : .notTaken, result.consumed &- result.delivered) }
         if d.pointee.receive.calls.fd >= 0 && d.pointee.receive.queue.needsCall() {
-            d.pointee.counters.calls = d.pointee.counters.calls &+ 1
+            d.pointee.counters.add(.receiveCalls, 1)
             t.pointee.notifier.call(d.pointee.receive.calls, d.pointee.times[.receiveCallDelay])
         }
     }
@@ -276,8 +337,7 @@ enum Forwarder {
     /// After a delivery to a single destination: the rest goes back into the sender's ring, for a while.
     @inline(__always)
     private static func conclude(
-        _ t: ThreadPointer, _ p: PairPointer, _ d: PairPointer?, _ burst: Burst, _ n: Int, _ consumed: Int,
-        _ judgesAgain: Bool
+        _ t: ThreadPointer, _ p: PairPointer, _ d: PairPointer?, _ burst: Burst, _ n: Int, _ consumed: Int
     ) {
         if consumed == n {
             if p.pointee.window < Burst.maximum { p.pointee.window = min(Burst.maximum, p.pointee.window &* 2) }
@@ -285,19 +345,18 @@ enum Forwarder {
             p.pointee.gaveUp = false
             finish(t, p, burst, n)
         } else {
-            stall(t, p, d, burst, n, consumed, judgesAgain)
+            stall(t, p, d, burst, n, consumed)
         }
     }
 
     @inline(never)
     private static func stall(
-        _ t: ThreadPointer, _ p: PairPointer, _ d: PairPointer?, _ burst: Burst, _ n: Int, _ consumed: Int,
-        _ judgesAgain: Bool
+        _ t: ThreadPointer, _ p: PairPointer, _ d: PairPointer?, _ burst: Burst, _ n: Int, _ consumed: Int
     ) {
         if consumed > 0 || p.pointee.stalledAt == 0 { p.pointee.stalledAt = max(1, t.pointee.now) }
         if consumed > 0 { p.pointee.gaveUp = false }
         let waited = t.pointee.now &- p.pointee.stalledAt
-        if !judgesAgain || p.pointee.gaveUp || waited > t.pointee.clock.ticks(microseconds: patience) {
+        if !t.pointee.judgesAgain || p.pointee.gaveUp || waited > t.pointee.clock.ticks(microseconds: patience) {
             p.pointee.gaveUp = true
             drop(d ?? p, .receiverFull, n &- consumed)
             finish(t, p, burst, n)
@@ -334,15 +393,15 @@ enum Forwarder {
             OtherEnd.complete(t, p, burst.packets, n)
         }
         t.pointee.didWork = true
-        p.pointee.counters.rxPackets = p.pointee.counters.rxPackets &+ UInt64(n)
-        p.pointee.counters.rxBytes = p.pointee.counters.rxBytes &+ (isPart ? bytes(burst, n) : burst.bytes)
+        p.pointee.counters.add(.rxPackets, n)
+        p.pointee.counters.add(.rxBytes, Int(truncatingIfNeeded: isPart ? bytes(burst, n) : burst.bytes))
     }
 
     /// Calls the sender if it wants to know of its chains.
     @inline(__always)
     private static func callSender(_ t: ThreadPointer, _ p: PairPointer) {
         if p.pointee.transmit.calls.fd >= 0 && p.pointee.transmit.queue.needsCall() {
-            p.pointee.counters.calls = p.pointee.counters.calls &+ 1
+            p.pointee.counters.add(.transmitCalls, 1)
             t.pointee.notifier.call(p.pointee.transmit.calls, p.pointee.times[.transmitCallDelay])
         }
     }
@@ -362,7 +421,7 @@ enum Forwarder {
 
     @inline(__always)
     static func drop(_ p: PairPointer, _ cause: DropCause, _ n: Int) {
-        p.pointee.counters.drop(cause, UInt64(n))
+        p.pointee.counters.drop(cause, n)
     }
 
     /// A ring had to stop: tells the port's control thread, once, which tells the front-end.
@@ -386,7 +445,10 @@ enum Forwarder {
         let result = put(t, p, template, template.identity, Burst.maximum)
         p.pointee.receiveLag.note(result.consumed, t.pointee.now, t.pointee.clock)
         account(t, p, result)
-        return result.consumed > 0
+        if result.consumed == 0 { return false }
+        t.pointee.arrived = result.consumed
+        p.pointee.counters.add(.made, result.consumed)
+        return true
     }
 
     /// Delivers one frame of the engine's own to pair 0 of each target that this thread owns.
@@ -395,8 +457,8 @@ enum Forwarder {
         burst.needsScreening = false
         burst.packets[0] = Packet(data: frame.baseAddress.unsafelyUnwrapped, length: UInt32(frame.count))
         for port in targets {
-            guard let d = t.pointee.table[port, 0], CPlat_load32_relaxed(&d.pointee.owner) == UInt32(t.pointee.index) else { continue }
-            _ = deliver(t, d, burst, burst.identity, 1)
+            guard let d = t.pointee.table[port, 0], CPlat_load32_relaxed(PairState.owner(d)) == UInt32(t.pointee.index) else { continue }
+            handOut(t, d, burst, burst.identity, 1, isCopy: true)
         }
     }
 }

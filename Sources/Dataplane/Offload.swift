@@ -105,17 +105,21 @@ enum Offload {
             Forwarder.drop(d, .badOffload, 1)
             return true
         }
-        var isFirst = true
+        // The packet is the first of its segments; the others are made here.
+        var (isFirst, segments) = (true, 0)
+        defer { if segments > 1 { d.pointee.counters.add(.made, segments &- 1) } }
         while cutter.fill(&t.pointee.resolved) {
             let resolved = t.pointee.resolved
             let done = deliverRun(t, d, resolved, resolved.identity, resolved.count)
+            if isFirst && done == 0 && resolved.count > 0 { return false }
+            segments &+= resolved.count
             if done < resolved.count {
-                if isFirst && done == 0 { return false }
                 Forwarder.drop(d, .receiverFull, resolved.count - done)
                 return true
             }
             isFirst = false
         }
+        if segments == 0 { Forwarder.drop(d, .badOffload, 1) }
         return true
     }
 }

@@ -84,7 +84,7 @@ struct MACSwapFunction: PacketFunction {
     }
 }
 
-/// An embedder's function behind one call a burst.
+/// An embedder's function behind one call a burst. What it says of itself goes to the thread as values: see `PollThread.start`.
 struct EmbeddedFunction: PacketFunction {
     let box: Unmanaged<FunctionBox>
 

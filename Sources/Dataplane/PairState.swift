@@ -3,7 +3,7 @@ import Virtio
 
 /// Why a packet did not get where it should. The raw value indexes a pair's counters.
 enum DropCause: Int, CaseIterable {
-    case notReady, receiverFull, tooLong, badLength, badOffload, noDestination, notTaken
+    case notReady, receiverFull, tooLong, badLength, badOffload, noDestination, notTaken, function
 
     var text: String {
         switch self {
@@ -14,20 +14,60 @@ enum DropCause: Int, CaseIterable {
         case .badOffload: return "offload fields"
         case .noDestination: return "no such port"
         case .notTaken: return "not taken by the interface"
+        case .function: return "by the packet function"
         }
     }
 }
 
-/// Counters of a pair: written by its thread alone, read relaxed by anybody.
+/// A counter: written by one thread alone, read relaxed by anybody.
+struct Counter: BitwiseCopyable {
+    let word: UnsafeMutablePointer<UInt64>
+
+    /// On cache lines of its own.
+    init() {
+        word = .allocateApart(capacity: 1)
+        word.initialize(to: 0)
+    }
+
+    init(_ word: UnsafeMutablePointer<UInt64>) { self.word = word }
+
+    func deallocate() { word.deallocate() }
+
+    @inline(__always)
+    func add(_ n: UInt64) { CPlat_store64_relaxed(word, CPlat_load64_relaxed(word) &+ n) }
+
+    var value: UInt64 { CPlat_load64_relaxed(word) }
+}
+
+/// Counters of a pair, of its thread.
 struct PairCounters: BitwiseCopyable {
-    var rxPackets: UInt64 = 0
-    var rxBytes: UInt64 = 0
-    var txPackets: UInt64 = 0
-    var txBytes: UInt64 = 0
-    /// By `DropCause`.
-    var drops: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0, 0)
-    var kicks: UInt64 = 0
-    var calls: UInt64 = 0
+    enum Kind: Int {
+        case rxPackets, rxBytes, txPackets, txBytes
+        /// See `PortSnapshot`.
+        case made, flooded
+        case receiveKicks, transmitKicks, receiveCalls, transmitCalls
+        /// The first `DropCause`; the others follow.
+        case drops
+    }
+
+    private let words: UnsafeMutablePointer<UInt64>
+
+    init() {
+        let count = Kind.drops.rawValue + DropCause.allCases.count
+        words = .allocateApart(capacity: count)
+        words.initialize(repeating: 0, count: count)
+    }
+
+    func deallocate() { words.deallocate() }
+
+    @inline(__always)
+    func add(_ kind: Kind, _ n: Int) { Counter(words + kind.rawValue).add(UInt64(truncatingIfNeeded: n)) }
+
+    @inline(__always)
+    func drop(_ cause: DropCause, _ n: Int) { Counter(words + (Kind.drops.rawValue &+ cause.rawValue)).add(UInt64(truncatingIfNeeded: n)) }
+
+    subscript(_ kind: Kind) -> UInt64 { Counter(words + kind.rawValue).value }
+    subscript(_ cause: DropCause) -> UInt64 { Counter(words + Kind.drops.rawValue + cause.rawValue).value }
 }
 
 /// One direction of a pair: a virtqueue and how its driver is told.
@@ -59,14 +99,14 @@ extension DeviceQueue {
 }
 
 /// What a poll thread knows of one queue pair of one port. Lives from the engine's start to its
-/// stop; everything but `owner` and `counters` is touched by the owning thread alone.
+/// stop; everything but its owner and `counters` is touched by the owning thread alone.
 struct PairState {
+    /// Index of the thread that owns the pair's rings: see `owner(_:)`. It stands first, so that its address is the pair's.
+    private var ownerIndex: UInt32 = 0
     let port: Int
     let pair: Int
     /// Wakes the port's control thread when a ring had to stop.
     let defectFD: Int32
-    /// Index of the thread that owns the pair's rings; read relaxed by other threads.
-    var owner: UInt32 = 0
     /// The control thread's own note that a ring of the pair runs, so that its owner stays.
     var isAnyRunning = false
     /// The driver's transmit queue: where packets come from.
@@ -78,7 +118,7 @@ struct PairState {
     var tap: UnsafeMutablePointer<TapEnd>?
     /// Driver: calls were asked for.
     var isArmed = false
-    var counters = PairCounters()
+    let counters = PairCounters()
     /// What the driver accepted of the receive offloads (GUEST_*), as CTRL_GUEST_OFFLOADS set them.
     var receiveOffloads = Features(rawValue: 0)
 
@@ -118,6 +158,11 @@ struct PairState {
     @inline(__always)
     var isDevice: Bool { driver == nil && tap == nil }
 
+    /// Where the index of the thread that owns the pair's rings stands. Read relaxed by any thread; written relaxed by the
+    /// owner, which so lets go of the pair.
+    @inline(__always)
+    static func owner(_ p: PairPointer) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(p) }
+
     var isRunning: Bool { transmit.isRunning || receive.isRunning }
 
     init(port: Int, pair: Int, defectFD: Int32) {
@@ -130,13 +175,3 @@ struct PairState {
 }
 
 typealias PairPointer = UnsafeMutablePointer<PairState>
-
-extension PairCounters {
-    @inline(__always)
-    mutating func drop(_ cause: DropCause, _ n: UInt64) {
-        withUnsafeMutableBytes(of: &drops) {
-            let p = $0.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: UInt64.self) + cause.rawValue
-            p.pointee = p.pointee &+ n
-        }
-    }
-}

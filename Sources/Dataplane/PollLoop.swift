@@ -17,7 +17,7 @@ enum PollLoop {
         if t.pointee.exchange.rings { acceptParcels(t) }
         let start = CPlat_cycles()
         // The last round, its notifications with it.
-        if t.pointee.didWork { t.pointee.busyTicks = t.pointee.busyTicks &+ (start &- t.pointee.now) }
+        if t.pointee.didWork { t.pointee.busyTicks.add(start &- t.pointee.now) }
         t.pointee.now = start
         t.pointee.didWork = false
         if t.pointee.now &- t.pointee.secondsAt > t.pointee.clock.ticksPerMicrosecond &* 250_000 { t.pointee.bringUpToDate() }
@@ -25,8 +25,11 @@ enum PollLoop {
         while i < t.pointee.polledCount {
             let p = t.pointee.polled[i]
             if visit(t, f, p) {
-                if p.pointee.budget.isAuto { learn(t, p) }
-                p.pointee.lastWork = t.pointee.now
+                // Waiting for another thread, or for a receiver, is no arrival.
+                if t.pointee.arrived > 0 {
+                    if p.pointee.budget.isAuto { learn(t, p) }
+                    p.pointee.lastWork = t.pointee.now
+                }
                 i &+= 1
             } else if !mayRest(t, p) {
                 i &+= 1
@@ -50,7 +53,7 @@ enum PollLoop {
     private static func learn(_ t: ThreadPointer, _ p: PairPointer) {
         let slept = p.pointee.quietSince != 0
         let since = slept ? p.pointee.quietSince : p.pointee.lastWork
-        p.pointee.budget.learn(after: t.pointee.now &- since, packets: t.pointee.burst.count, slept: slept)
+        p.pointee.budget.learn(after: t.pointee.now &- since, packets: t.pointee.arrived, slept: slept)
         p.pointee.quietSince = 0
     }
 
@@ -120,7 +123,7 @@ enum PollLoop {
             // A late event of a ring that was stopped meanwhile carries an old generation.
             if q.pointee.kickTag != event.tag { continue }
             if event.ended { t.pointee.notifier.watch(q.pointee.kickFD, tag: event.tag) }
-            p.pointee.counters.kicks = p.pointee.counters.kicks &+ 1
+            p.pointee.counters.add(event.tag & 1 != 0 ? .receiveKicks : .transmitKicks, 1)
             t.pointee.wake(p)
         }
     }

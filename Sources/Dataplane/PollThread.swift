@@ -17,31 +17,32 @@ final class PollThread: @unchecked Sendable {
     var kept: AnyObject?
     private var isStopping = false
     private var generation: UInt64 = 0
-    /// System calls of the thread's io_uring, published now and then for statistics.
-    let submits: UnsafeMutablePointer<UInt64>
 
-    init(index: Int, cpu: Int, mailbox: Mailbox, table: PairTable, exchange: Exchange) throws(EngineError) {
+    init(index: Int, cpu: Int, mailbox: Mailbox, table: PairTable, exchange: Exchange, requests: Int) throws(EngineError) {
         self.index = index
         self.cpu = cpu
         self.mailbox = mailbox
-        let notifier = try Notifier(wakeFD: mailbox.wakeFD)
+        let notifier = try Notifier(wakeFD: mailbox.wakeFD, requests: requests)
         state = .allocateApart(capacity: 1)
         state.initialize(to: ThreadState(index: index, table: table, notifier: notifier, exchange: exchange))
-        submits = .allocate(capacity: 1)
-        submits.initialize(to: 0)
     }
 
     deinit {
         state.pointee.deallocate()
         state.deallocate()
-        submits.deallocate()
     }
 
     /// Starts the thread with a packet function of its own. Specialised for each `F` here, so that
     /// the loop calls it directly.
     @inline(__always)
     func start<F: PacketFunction>(_ function: F) throws(EngineError) {
-        state.pointee.burst.wantsData = F.wantsData
+        try start(function, judgesAgain: F.judgesAgain, wantsData: F.wantsData)
+    }
+
+    /// The same for a function that stands for another one, whose wishes these are.
+    @inline(__always)
+    func start<F: PacketFunction>(_ function: F, judgesAgain: Bool, wantsData: Bool) throws(EngineError) {
+        state.pointee.obey(judgesAgain: judgesAgain, wantsData: wantsData)
         body = { me in
             let f = UnsafeMutablePointer<F>.allocateApart(capacity: 1)
             f.initialize(to: function)
@@ -111,6 +112,13 @@ final class PollThread: @unchecked Sendable {
 
     // MARK: Rings; called in mailbox closures
 
+    /// Another thread owns the pair from now on.
+    func letGo(_ p: PairPointer, to thread: Int) {
+        if thread == index { return }
+        state.pointee.forget(p)
+        CPlat_store32_relaxed(PairState.owner(p), UInt32(thread))
+    }
+
     /// Takes a ring over.
     func startRing(_ p: PairPointer, isReceive: Bool, _ ring: QueueState, watchesKick: Bool) {
         let q = PollThread.queue(p, isReceive)
@@ -156,7 +164,7 @@ final class PollThread: @unchecked Sendable {
         q.pointee = QueueState()
         if !p.pointee.transmit.isRunning && !p.pointee.receive.isRunning { state.pointee.forget(p) }
         // Submitted: calls in the kernel hold the descriptors themselves.
-        state.pointee.notifier.flush()
+        state.pointee.notifier.flushAll()
         return position
     }
 

@@ -24,6 +24,8 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     private var control: ControlState
     private var controlQueue: ControlQueue?
     private var controlKickFD: Int32 = -1
+    /// Of the control queue that runs.
+    private var controlCalls: (fd: Int32, ring: CallRing)?
     /// Receive rings by pair that run and are enabled.
     private var ready: [Bool]
     private var logLimit = LogLimit()
@@ -104,7 +106,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         state.calls = callRings[ring]?.ring.calls ?? Calls()
         state.errFD = start.errFD
         p.pointee.isAnyRunning = true
-        let thread = core.threads[Int(p.pointee.owner)]
+        let thread = core.owner(of: p)
         let offloads = receiveOffloads
         let watches = watchesKick(isReceive)
         thread.mailbox.run {
@@ -122,7 +124,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
 
     private func place(_ p: PairPointer, _ setup: RingSetup) {
         let choice = Placement.choose(pair: p.pointee.pair, cpus: core.threads.map(\.cpu), memory: setup.descriptors)
-        CPlat_store32_relaxed(&p.pointee.owner, UInt32(choice.thread))
+        core.give(p, to: choice.thread)
         say(.info, "\(options.name): queue pair \(p.pointee.pair) on \(choice.reason)")
     }
 
@@ -131,7 +133,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         guard let p = pair(of: ring) else { return RingPosition() }
         let isReceive = ring % 2 == 0
         if isReceive { setReady(ring / 2, false) }
-        let thread = core.threads[Int(p.pointee.owner)]
+        let thread = core.owner(of: p)
         var position = RingPosition()
         var isAnyRunning = false
         thread.mailbox.run {
@@ -158,7 +160,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         }
         guard let p = pair(of: ring) else { return }
         let isReceive = ring % 2 == 0
-        let thread = core.threads[Int(p.pointee.owner)]
+        let thread = core.owner(of: p)
         let watches = watchesKick(isReceive)
         let new = callRings[ring]?.fd == callFD ? callRings[ring] : callRing(ring, callFD)
         let calls = new?.ring.calls ?? Calls()
@@ -195,23 +197,24 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     }
 
     private func myPairs(of thread: PollThread) -> [PairPointer] {
-        (0..<queuePairs).compactMap { core.table[index, $0] }.filter { Int($0.pointee.owner) == thread.index }
+        (0..<queuePairs).compactMap { core.table[index, $0] }.filter { core.owner(of: $0) === thread }
     }
 
     // MARK: Control queue
 
     private func startControl(_ start: RingStart) {
-        controlQueue = ControlQueue(start.setup, callFD: start.callFD, errFD: start.errFD)
+        controlQueue = ControlQueue(start.setup, errFD: start.errFD)
         updateControl(kickFD: start.kickFD, callFD: start.callFD, errFD: start.errFD)
         setReady(0, ready[0])
     }
 
     private func updateControl(kickFD: Int32, callFD: Int32, errFD: Int32) {
-        let isNewCall = controlQueue.map { $0.callFD != callFD || controlKickFD < 0 } ?? false
-        controlQueue?.callFD = callFD
         controlQueue?.errFD = errFD
-        // The driver may wait for an answer that it was not told of.
-        if isNewCall { CallRing.signal(callFD) }
+        if controlCalls?.fd ?? -1 != callFD {
+            controlCalls = callRing(controlIndex, callFD)
+            // The driver may wait for an answer that it was not told of.
+            controlCalls?.ring.signal()
+        }
         if controlKickFD >= 0 { server.removeDescriptor(controlKickFD) }
         controlKickFD = kickFD
         if kickFD >= 0 {
@@ -229,6 +232,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         controlKickFD = -1
         let position = controlQueue?.stop() ?? RingPosition()
         controlQueue = nil
+        controlCalls = nil
         return position
     }
 
@@ -237,7 +241,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         guard var queue = controlQueue else { return }
         let result = queue.serve(carryOut)
         controlQueue = queue
-        if result.needsCall { CallRing.signal(queue.callFD) }
+        if result.needsCall { controlCalls?.ring.signal() }
         if let defect = result.defect {
             CallRing.signal(queue.errFD)
             say(.error, "\(options.name): control queue: \(defect)")

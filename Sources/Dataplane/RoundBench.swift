@@ -78,8 +78,8 @@ public final class RoundBench {
         ports.append(port)
         for k in 0..<options.queuePairs {
             let p = core.table[index, k].unsafelyUnwrapped
-            if shape.crossesThreads && index == 1 { p.pointee.owner = UInt32((k + 1) % shape.threads) }
-            let thread = core.threads[Int(p.pointee.owner)]
+            if shape.crossesThreads && index == 1 { CPlat_store32_relaxed(PairState.owner(p), UInt32((k + 1) % shape.threads)) }
+            let thread = core.owner(of: p)
             for isReceive in [true, false] {
                 var state = QueueState()
                 let pair = port.pairs[k]
@@ -160,7 +160,8 @@ public final class RoundBench {
             (state, mailbox, mode, burst, functions) = (thread.state, thread.mailbox, shape.mode, shape.burst, Functions(core))
             state.pointee.clock = TickClock.standing
             if case .generate(let size) = mode { state.pointee.template = Frames.template(size: size) }
-            state.pointee.burst.wantsData = functions.wantsData(mode)
+            let function = functions.kind(mode)
+            state.pointee.obey(judgesAgain: function.judgesAgain, wantsData: function.wantsData)
         }
 
         fileprivate func add(_ end: BenchEnd) {
@@ -190,7 +191,7 @@ public final class RoundBench {
 
         /// As `RoundBench.packets`, of this lane's drivers.
         public var packets: UInt64 {
-            (0..<count).reduce(0) { $0 &+ (generates ? ends[$1].device.pointee.counters.txPackets : ends[$1].device.pointee.counters.rxPackets) }
+            (0..<count).reduce(0) { $0 &+ ends[$1].device.pointee.counters[generates ? .txPackets : .rxPackets] }
         }
 
         fileprivate var received: (all: Int, wrong: Int) { (0..<count).reduce((0, 0)) { ($0.0 + ends[$1].received, $0.1 + ends[$1].wrong) } }
@@ -300,12 +301,12 @@ private struct Functions {
         `switch`.deallocate()
     }
 
-    func wantsData(_ mode: ForwardingMode) -> Bool {
+    func kind(_ mode: ForwardingMode) -> any PacketFunction.Type {
         switch mode {
-        case .drop, .generate: return DropFunction.wantsData
-        case .crossconnect: return CrossconnectFunction.wantsData
-        case .macswap: return MACSwapFunction.wantsData
-        case .switch: return SwitchFunction.wantsData
+        case .drop, .generate: return DropFunction.self
+        case .crossconnect: return CrossconnectFunction.self
+        case .macswap: return MACSwapFunction.self
+        case .switch: return SwitchFunction.self
         }
     }
 

@@ -33,7 +33,11 @@ struct ThreadState {
     var secondsAt: UInt64 = 0
 
     /// Ticks of rounds in which packets moved; read relaxed by anybody.
-    var busyTicks: UInt64 = 0
+    let busyTicks = Counter()
+    /// What the packet function says of itself (`PacketFunction`).
+    private(set) var (judgesAgain, wantsData) = (false, true)
+    /// Packets that arrived with the visit that has just ended; those that went back into their ring are none.
+    var arrived = 0
     /// Packets have moved in this round: waiting for a receiver is no work.
     var didWork = false
 
@@ -55,6 +59,8 @@ struct ThreadState {
     let scratch: OffloadScratch
     /// Room for the packets of a burst that go to one destination.
     let list: UnsafeMutablePointer<UInt16>
+    /// Of a burst that goes to other threads, too: who delivers to which port.
+    var targets: Targets
     /// Packets of `generate`, all alike.
     var template: Burst?
 
@@ -72,6 +78,7 @@ struct ThreadState {
         activePairs = .allocateApart(capacity: max(1, table.portCount))
         activePairs.initialize(repeating: 0, count: max(1, table.portCount))
         list = .allocateApart(capacity: Burst.maximum)
+        targets = Targets(ports: table.portCount)
         scratch = OffloadScratch()
     }
 
@@ -81,6 +88,8 @@ struct ThreadState {
         quiet.deallocate()
         activePairs.deallocate()
         list.deallocate()
+        targets.deallocate()
+        busyTicks.deallocate()
         scratch.deallocate()
         burst.deallocate()
         resolved.deallocate()
@@ -91,6 +100,12 @@ struct ThreadState {
             template.packets[0].data.deallocate()
             template.deallocate()
         }
+    }
+
+    mutating func obey(judgesAgain: Bool, wantsData: Bool) {
+        (self.judgesAgain, self.wantsData) = (judgesAgain, wantsData)
+        burst.wantsData = wantsData
+        exchange.forEachFree { $0.pointee.burst.wantsData = wantsData }
     }
 
     /// Nothing to poll: the thread may sleep.

@@ -46,8 +46,18 @@ struct Report {
             let width = rows.map { $0.name.count }.max() ?? 0
             print(Row.header(width))
             for row in rows { print(row.lines(width)) }
+            for line in Report.lines(of: rows) { print(line) }
             for line in Report.lines(times) { print(line) }
         }
+    }
+
+    /// Kicks and calls of the queues that had any.
+    private static func lines(of rows: [Row]) -> [String] {
+        let all = rows.flatMap { row in row.queues.map { ("\(row.port.name) queue \($0.queue)", $0) } }
+        if all.isEmpty { return [] }
+        let width = max(36, all.map(\.0.count).max() ?? 0)
+        return [Text.left("events of queues", width) + Text.right("kicks", 12) + Text.right("calls", 12)]
+            + all.map { Text.left($0, width) + Text.right("\($1.kicks)", 12) + Text.right("\($1.calls)", 12) }
     }
 
     /// What each queue has timed, where there is any.
@@ -109,10 +119,17 @@ private struct Row {
     let rx: DirectionCounters
     let tx: DirectionCounters
     let drops: [(cause: String, count: UInt64)]
+    let flooded: UInt64
+    let made: UInt64
+    /// Of queues that had events.
+    let queues: [QueueSnapshot]
     let seconds: Double
 
     init(_ now: PortSnapshot, _ before: PortSnapshot, _ seconds: Double) {
         port = now
+        flooded = now.flooded &- before.flooded
+        made = now.made &- before.made
+        queues = zip(now.queues, before.queues).map { $0.since($1) }.filter { $0.kicks > 0 || $0.calls > 0 }
         rx = Row.difference(now.rx, before.rx)
         tx = Row.difference(now.tx, before.tx)
         drops = now.drops.compactMap { drop in
@@ -137,7 +154,8 @@ private struct Row {
             "{\"packets\":\(d.packets),\"bytes\":\(d.bytes),\"mpps\":\(Report.number(mpps(d), 6)),\"gbps\":\(Report.number(gbps(d), 6))}"
         }
         let causes = drops.map { "\(Report.quote($0.cause)):\($0.count)" }.joined(separator: ",")
-        return "{\"port\":\(Report.quote(port.name)),\"connected\":\(port.isConnected),\"rx\":\(direction(rx)),\"tx\":\(direction(tx)),\"drops\":{\(causes)}}"
+        let events = queues.map { "{\"queue\":\($0.queue),\"kicks\":\($0.kicks),\"calls\":\($0.calls)}" }.joined(separator: ",")
+        return "{\"port\":\(Report.quote(port.name)),\"connected\":\(port.isConnected),\"rx\":\(direction(rx)),\"tx\":\(direction(tx)),\"flooded\":\(flooded),\"made\":\(made),\"drops\":{\(causes)},\"queues\":[\(events)]}"
     }
 
     static func header(_ width: Int) -> String { line(width, "port", "", "packets", "bytes", "Mpps", "Gbit/s", "drops") }

@@ -75,7 +75,9 @@ public final class BackEndServer: @unchecked Sendable {
         if wakeFD < 0 || lossFD < 0 || watcher < 0 { throw VhostUserError(.socket, "eventfd: \(String(cString: strerror(errno)))") }
         if !isClient { listener = try Listener.open(path) }
         do {
-            thread = try NamedThread("ringway-ctl") { self.loop() }
+            // The thread keeps the device, which owns this server, for as long as it runs: nobody need stop a server to
+            // be safe.
+            thread = try NamedThread("ringway-ctl") { [device] in withExtendedLifetime(device) { self.loop() } }
         } catch {
             closeListener()
             throw VhostUserError(.socket, "\(path): \(error)")

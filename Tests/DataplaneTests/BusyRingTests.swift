@@ -142,7 +142,7 @@ import Testing
 }
 
 /// One transmit ring whose driver reclaims only when it is called, as a guest with interrupts does.
-private final class SleepingDriver {
+final class SleepingDriver {
     var queue: DriverQueue
     private let frontEnd: FrontEnd
     private let memory: HostMemory

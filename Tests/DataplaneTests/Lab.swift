@@ -12,21 +12,24 @@ final class Lab {
 
     init(
         ports: Int, _ mode: ForwardingMode, pairs: [Int] = [], cpus: [Int] = [], busyloop: BusyloopBudget = .auto, ageing: Int = 300,
-        batchesCalls: Bool = true, portBusyloop: BusyloopBudget? = nil, unpinned: Int = 1
+        batchesCalls: Bool = true, portBusyloop: BusyloopBudget? = nil, unpinned: Int = 1, requests: Int = 1024
     ) throws {
         (folder, paths) = Lab.places(ports)
         var options = Lab.options(paths, mode, pairs, cpus, busyloop, ageing)
         for i in options.ports.indices { options.ports[i].busyloop = portBusyloop }
         options.batchesCalls = batchesCalls
         options.unpinnedThreads = unpinned
+        options.requests = requests
         engine = try Engine(options, logger: Lab.logger)
         try engine.start()
     }
 
     /// With an embedder's function.
-    init<F: PacketFunction>(ports: Int, function: @escaping (Int) -> F) throws {
+    init<F: PacketFunction>(ports: Int, pairs: [Int] = [], unpinned: Int = 1, function: @escaping (Int) -> F) throws {
         (folder, paths) = Lab.places(ports)
-        engine = try Engine(Lab.options(paths, .drop, [], [], .auto, 300), logger: Lab.logger, function: function)
+        var options = Lab.options(paths, .drop, pairs, [], .auto, 300)
+        options.unpinnedThreads = unpinned
+        engine = try Engine(options, logger: Lab.logger, function: function)
         try engine.start()
     }
 

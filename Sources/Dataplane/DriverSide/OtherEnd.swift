@@ -29,7 +29,10 @@ enum OtherEnd {
     static func complete(_ t: ThreadPointer, _ p: PairPointer, _ packets: UnsafePointer<Packet>, _ n: Int) {
         if let tap = p.pointee.tap { tap.pointee.complete(n) }
         guard let d = p.pointee.driver else { return }
-        if d.pointee.complete(packets, n) { t.pointee.notifier.call(d.pointee.receiveKick, p.pointee.times[.transmitCallDelay]) }
+        if d.pointee.complete(packets, n) {
+            p.pointee.counters.add(.transmitCalls, 1)
+            t.pointee.notifier.call(d.pointee.receiveKick, p.pointee.times[.transmitCallDelay])
+        }
     }
 
     @inline(never)
@@ -40,7 +43,7 @@ enum OtherEnd {
         if d.pointee.transmit.isStopped {
             p.pointee.receive.queue.stop(d.pointee.transmit.defect)
         } else if result.delivered > 0 && d.pointee.transmit.needsKick() {
-            p.pointee.counters.calls = p.pointee.counters.calls &+ 1
+            p.pointee.counters.add(.receiveCalls, 1)
             t.pointee.notifier.call(d.pointee.transmitKick, p.pointee.times[.receiveCallDelay])
         }
         return result

@@ -1,0 +1,177 @@
+import CPlatform
+import Glibc
+import Ringway
+import Testing
+
+/// Every packet that is taken from a ring is counted once, whatever becomes of it.
+@Suite struct ConservationTests {
+    /// rx + made = tx + drops + flooded, over all ports.
+    static func expectBalance(_ ports: [PortSnapshot], _ what: String) {
+        let taken = ports.reduce(0) { $0 + $1.rx.packets + $1.made }
+        let drops = ports.reduce(0) { $0 + $1.drops.reduce(0) { $0 + $1.count } }
+        let ended = ports.reduce(0) { $0 + $1.tx.packets + $1.flooded } + drops
+        #expect(taken == ended, "\(what): \(taken) packets came or were made, \(ended) were dealt with: \(ports)")
+    }
+
+    /// Frames of every sort: known, unknown and group addresses, too short, and large ones for segmentation.
+    private static func mixture(_ count: Int, from: Int, ports: Int, _ round: Int) -> (frames: [[UInt8]], headers: [[UInt8]]) {
+        let plain = [UInt8](repeating: 0, count: 12)
+        let big = OffloadTests.Big()
+        var (frames, headers): ([[UInt8]], [[UInt8]]) = ([], [])
+        for n in 0..<count {
+            var frame: [UInt8]
+            var header = plain
+            switch (n + round) % 11 {
+            case 0: frame = [1, 2, 3]
+            case 1: frame = Frame.numbered(1, first: n, to: Frame.broadcast)[0]
+            case 2: frame = Frame.numbered(1, first: n, to: Frame.mac(99))[0]
+            case 3: (frame, header) = (big.frame, big.header())
+            case 4: (frame, header) = (Frame.numbered(1, first: n)[0], Frame.header(flags: 0, gso: 9))
+            default: frame = Frame.numbered(1, first: n, to: Frame.mac(UInt8(1 + n % ports)))[0]
+            }
+            if frame.count >= 12 { frame.replaceSubrange(6..<12, with: Frame.mac(UInt8(from + 1))) }
+            frames.append(frame)
+            headers.append(header)
+        }
+        return (frames, headers)
+    }
+
+    private static func run(_ lab: Lab, pairs: [Int], _ what: String) throws {
+        let ports = pairs.count
+        func driver(_ port: Int, _ round: Int) throws -> EmbeddedDriver {
+            try lab.driver(port) {
+                $0.queuePairs = pairs[port]
+                $0.hasControl = true
+                $0.ringSize = 128
+                $0.isPacked = (port + round) % 2 == 0
+                $0.frameRoom = 8192
+                $0.offloads = port == 0 ? OffloadTests.all : [.csum, .hostTSO4]
+            }
+        }
+        func begin(_ port: Int, _ round: Int) throws -> EmbeddedDriver {
+            let d = try driver(port, round)
+            if pairs[port] > 1 { #expect(d.command(4, 0, [UInt8(pairs[port]), 0]) == 0) }
+            return d
+        }
+        var drivers = try (0..<ports).map { try begin($0, 0) }
+        var sent = [UInt64](repeating: 0, count: ports)
+        for round in 1...24 {
+            for port in 0..<ports {
+                for pair in 0..<pairs[port] {
+                    let (frames, headers) = mixture(60, from: port, ports: ports, round)
+                    if drivers[port].send(frames, headers: headers, pair: pair) { sent[port] += 60 }
+                }
+                // One of them looks at what it got only now and then, and fills up.
+                if port != 1 || round % 4 == 0 {
+                    for pair in 0..<pairs[port] {
+                        while drivers[port].pairs[pair].receiveBurst() > 0 { drivers[port].pairs[pair].giveBack() }
+                        drivers[port].pairs[pair].giveBack()
+                    }
+                }
+            }
+            // In the midst of what was sent last; the first stays, so that its packets can be counted.
+            if ports > 1 && round % 3 == 0 {
+                let gone = 1 + round / 3 % (ports - 1)
+                if round % 2 == 0 { try drivers[gone].stop() }
+                drivers.remove(at: gone)
+                drivers.insert(try begin(gone, round), at: gone)
+            }
+        }
+        for (port, d) in drivers.enumerated() {
+            for pair in 0..<pairs[port] { #expect(d.settle(pair: pair), "\(what): port \(port), pair \(pair)") }
+        }
+        lab.engine.stop()
+        let end = lab.engine.snapshot()
+        #expect(end[0].rx.packets == sent[0], "\(what)")
+        expectBalance(end, what)
+    }
+
+    @Test("in each mode, on any number of threads, while others disconnect", arguments: [1, 2, 3, 4], [
+        ForwardingMode.drop, .macswap, .crossconnect, .switch,
+    ])
+    func modes(threads: Int, mode: ForwardingMode) throws {
+        let pairs = mode == .crossconnect ? [4, 2] : [4, 2, 3]
+        let lab = try Lab(ports: pairs.count, mode, pairs: pairs, unpinned: threads)
+        try ConservationTests.run(lab, pairs: pairs, "\(mode), \(threads) threads")
+    }
+
+    /// Judges packets by where they stand in a burst: every verdict there is, also ports that are none.
+    private struct Everything: PacketFunction {
+        static var judgesAgain: Bool { true }
+
+        mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+            if packets.count % 8 == 1 { return .flood }
+            for i in packets.indices {
+                let verdict: [Verdict] = [.drop, .flood, .port(i % ingress.portCount), .port(77), .port(ingress.port)]
+                packets[i].verdict = verdict[i % verdict.count].rawValue
+            }
+            return nil
+        }
+    }
+
+    @Test("with every verdict that an embedder's function can give", arguments: [1, 2, 4])
+    func verdicts(threads: Int) throws {
+        let lab = try Lab(ports: 3, pairs: [4, 2, 3], unpinned: threads) { _ in Everything() }
+        try ConservationTests.run(lab, pairs: [4, 2, 3], "every verdict, \(threads) threads")
+    }
+
+    @Test("what generate sends was made")
+    func generate() throws {
+        let lab = try Lab(ports: 1, .generate(size: 200))
+        let a = try lab.driver(0)
+        #expect(a.receive(500).count >= 500)
+        lab.engine.stop()
+        let port = lab.engine.snapshot()[0]
+        #expect(port.made >= 500)
+        ConservationTests.expectBalance([port], "generate")
+    }
+}
+
+/// What an embedder's function says of itself counts.
+@Suite struct EmbedderWishesTests {
+    /// Words that functions and their test share.
+    private struct Seen: @unchecked Sendable {
+        let packets = UnsafeMutablePointer<UInt64>.allocate(capacity: 1)
+        init() { packets.initialize(to: 0) }
+    }
+
+    private struct Patient: PacketFunction {
+        static var judgesAgain: Bool { true }
+        static var wantsData: Bool { false }
+        let seen: Seen
+
+        mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+            seen.packets.pointee += UInt64(packets.count)
+            return .port(1)
+        }
+    }
+
+    private struct Hasty: PacketFunction {
+        let seen: Seen
+
+        mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+            seen.packets.pointee += UInt64(packets.count)
+            return .port(1)
+        }
+    }
+
+    private func judged<F: PacketFunction>(_ seen: Seen, _ function: F) throws -> UInt64 {
+        let lab = try Lab(ports: 2) { _ in function }
+        let (a, b) = (try lab.driver(0), try lab.driver(1))
+        // b never looks: its ring of 256 fills.
+        #expect(a.send(Frame.numbered(700)) && a.settle())
+        lab.engine.stop()
+        let end = lab.engine.snapshot()
+        #expect(end[0].rx.packets == 700 && end[1].tx.packets == 256)
+        #expect(end[1].drops.map(\.count) == [444] && end[1].drops.first?.cause == "receiver full")
+        withExtendedLifetime(b) {}
+        return seen.packets.pointee
+    }
+
+    @Test("judgesAgain: packets whose receiver has no buffers go back into the ring, and are judged again")
+    func backpressure() throws {
+        let (patient, hasty) = (Seen(), Seen())
+        #expect(try judged(patient, Patient(seen: patient)) > 700)
+        #expect(try judged(hasty, Hasty(seen: hasty)) == 700, "each packet is seen once")
+    }
+}
