@@ -355,10 +355,11 @@ public final class UserBackend: VhostBackend {
         if channel == nil { try need(.backendReq, "configuration interrupt", "BACKEND_REQ") }
     }
 
-    /// NET_SET_MTU; the acknowledgement decides.
-    public func setMTU(_ mtu: UInt16) throws(VhostError) {
-        try need(.mtu, "set MTU", "MTU")
+    /// NET_SET_MTU, where there is the protocol feature MTU; the acknowledgement decides.
+    public func setMTU(_ mtu: UInt16) throws(VhostError) -> Bool {
+        guard protocolFeatures.contains(.mtu) else { return false }
         try tell(.netSetMTU, Payload(UInt64(mtu)))
+        return true
     }
 
     /// SEND_RARP with the MAC in the low six bytes.

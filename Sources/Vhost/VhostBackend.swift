@@ -112,8 +112,8 @@ public protocol VhostBackend: AnyObject {
     func readConfiguration(offset: Int, size: Int) throws(VhostError) -> [UInt8]
     func writeConfiguration(offset: Int, _ bytes: [UInt8], forMigration: Bool) throws(VhostError)
     func setConfigurationCall(_ fd: OwnedDescriptor?) throws(VhostError)
-    /// Before the start; the device's MTU in bytes.
-    func setMTU(_ mtu: UInt16) throws(VhostError)
+    /// Before the start; the device's MTU in bytes. False: nobody is told.
+    func setMTU(_ mtu: UInt16) throws(VhostError) -> Bool
     func sendRARP(_ mac: [UInt8]) throws(VhostError)
     func setLogBase(_ object: VhostObject, _ log: DirtyLog) throws(VhostError)
     /// Asks for the in-flight region once, and hands it over before the rings start.
@@ -140,7 +140,7 @@ extension VhostBackend {
     public func readConfiguration(offset: Int, size: Int) throws(VhostError) -> [UInt8] { throw .unsupported(self, "configuration read") }
     public func writeConfiguration(offset: Int, _ bytes: [UInt8], forMigration: Bool) throws(VhostError) { throw .unsupported(self, "configuration write") }
     public func setConfigurationCall(_ fd: OwnedDescriptor?) throws(VhostError) { throw .unsupported(self, "configuration interrupt") }
-    public func setMTU(_ mtu: UInt16) throws(VhostError) { throw .unsupported(self, "set MTU") }
+    public func setMTU(_ mtu: UInt16) throws(VhostError) -> Bool { false }
     public func sendRARP(_ mac: [UInt8]) throws(VhostError) { throw .unsupported(self, "migration notice") }
     public func setLogBase(_ object: VhostObject, _ log: DirtyLog) throws(VhostError) { throw .unsupported(self, "dirty log") }
     public func shareInflight(ringCount: Int, ringSize: UInt16, isPacked: Bool) throws(VhostError) { throw .unsupported(self, "in-flight region") }

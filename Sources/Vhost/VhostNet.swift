@@ -169,14 +169,12 @@ public final class VhostNet {
         return model.subtracting(listed.subtracting(backend.offered))
     }
 
-    /// What the driver accepted: the back-end's own bits and, of the driver's, those in the list. No call: they go out with the
-    /// next start. Errors: `.features` for a listed bit that the back-end does not offer; `.state` while started.
+    /// What the driver accepted: the back-end's own bits and, of the driver's, those that are in the list and that the back-end
+    /// offers. Others are left out, as in QEMU; `acknowledged` tells what remains. No call: it goes out with the next start.
+    /// Errors: `.state` while started.
     public func acknowledge(_ driver: Features) throws(VhostError) {
         if isStarted { throw VhostError(.state, "\(backend.name): features cannot change while the device runs") }
-        let listed = driver.intersection(backend.kind.listedFeatures)
-        let extra = listed.subtracting(backend.offered)
-        if !extra.isEmpty { throw VhostError(.features, "\(backend.name): \(extra.listed) was not offered") }
-        acknowledged = backend.ownFeatures.union(listed)
+        acknowledged = backend.ownFeatures.union(driver.intersection(backend.kind.listedFeatures).intersection(backend.offered))
         save()
     }
 
@@ -206,11 +204,13 @@ public final class VhostNet {
     }
 
     /// Tells the back-end the MTU in bytes (vhost-user NET_SET_MTU with the protocol feature MTU), before the start, which
-    /// a refusal shall end. Errors: `.refused` (told by REPLY_ACK); `.unsupported` on the kernel, where the TAP's MTU counts, and
-    /// on vDPA, whose MTU is in its configuration; `.state` while started.
-    public func setMTU(_ mtu: UInt16) throws(VhostError) {
+    /// a refusal shall end. Returns whether there was somebody to tell. There is nobody, and that is no error, without the
+    /// protocol feature, on the kernel, where the TAP's MTU counts, and on vDPA, whose MTU is in its configuration. Errors:
+    /// `.refused` (told by REPLY_ACK); `.state` while started.
+    @discardableResult
+    public func setMTU(_ mtu: UInt16) throws(VhostError) -> Bool {
         if isStarted { throw VhostError(.state, "\(backend.name): the MTU is set before the start") }
-        try backend.setMTU(mtu)
+        return try backend.setMTU(mtu)
     }
 
     /// VHOST_SET_VRING_BUSYLOOP_TIMEOUT for a queue, in microseconds. Errors: `.unsupported` on vhost-user and vDPA.

@@ -8,7 +8,7 @@ public struct VhostRing: Sendable {
     public var isPacked: Bool
     /// Where it stands, in the form of SET_VRING_BASE (see `RingPosition`).
     public var base: UInt32
-    /// Addresses in this process, inside one of the regions.
+    /// Addresses in this process, inside one of the regions. No `descriptors` (0): the driver has not set this ring up.
     public var descriptors: UInt64
     public var driverArea: UInt64
     public var deviceArea: UInt64
@@ -30,6 +30,8 @@ public struct VhostRing: Sendable {
         self.kick = kick
         self.call = call
     }
+
+    var isReady: Bool { descriptors != 0 }
 }
 
 extension VhostNet {
@@ -41,6 +43,9 @@ extension VhostNet {
     /// kernel: VHOST_NET_SET_BACKEND for enabled queues. Then the control queue's state is said again, and vDPA's enabled data
     /// queues are enabled after it (its control queue was enabled at DRIVER_OK). A failure undoes all of it in reverse.
     ///
+    /// A data ring that its driver has not set up (`descriptors` 0) is passed over, as in QEMU: it is not told to the back-end, not
+    /// bound and not enabled on vDPA; vhost-user's SET_VRING_ENABLE goes out for the whole pair.
+    ///
     /// `control` puts a command on the caller's control queue and returns the device's answer (0: accepted; nil: none came).
     /// `rings`, and the memory behind them, must stay until `stop`. Errors: `.state` if it runs; `.argument` for rings that do
     /// not fit or lie outside `memory`; `.refused` if the device does not take the control queue's state.
@@ -51,16 +56,21 @@ extension VhostNet {
         guard pairs >= 1, pairs <= options.queuePairs, !hasControl || options.hasControl else {
             throw VhostError(.argument, "\(backend.name): \(rings.count) rings for \(options.queuePairs) queue pairs\(options.hasControl ? " and a control queue" : "")")
         }
+        if hasControl, let last = rings.last, !last.isReady {
+            throw VhostError(.argument, "\(backend.name): the control queue is not set up; start without it")
+        }
         try check(memory)
         regions = memory
         started = VhostNet.objects(pairs: pairs, hasControl: hasControl)
         var rollback = Rollback()
         do throws(VhostError) {
-            for (i, ring) in rings.enumerated() { _ = try address(ring, i, memory) }
+            for (i, ring) in rings.enumerated() where ring.isReady { _ = try address(ring, i, memory) }
             try coverMemory()
             for object in started { try start(object, rings, &rollback) }
             if hasControl { try replay(control) }
-            for object in started where !object.isControl && isEnabled(object) { try backend.enableData(object.rings) }
+            for object in started where !object.isControl && isEnabled(object) {
+                for ring in object.rings where rings[ring].isReady { try backend.enableData(ring..<ring + 1) }
+            }
             if configuration.notifier != nil && backend.kind == .vdpa {
                 rollback.add("the configuration interrupt") { [backend] in try backend.setConfigurationCall(nil) }
                 try applyConfigurationCall()
@@ -103,7 +113,7 @@ extension VhostNet {
             // The format of the region depends on the features.
             try backend.shareInflight(ringCount: rings.count, ringSize: UInt16(clamping: rings.map(\.size).max() ?? 0), isPacked: rings[0].isPacked)
         }
-        for ring in object.rings {
+        for ring in object.rings where rings[ring].isReady {
             // VDPA rings stop with the status.
             if backend.kind != .vdpa { rollback.add("queue \(ring)") { _ = try backend.getVringBase(ring) } }
             try startQueue(ring, rings[ring])
@@ -112,7 +122,7 @@ extension VhostNet {
         // Some back-ends forget an enable that came before the ring's kick.
         if hasEnable { try enable(object, isEnabled(object)) }
         try backend.finishStart(object)
-        for ring in object.rings where isEnabled(object) {
+        for ring in object.rings where isEnabled(object) && rings[ring].isReady {
             rollback.add("binding of queue \(ring)") { try backend.bind(ring, false) }
             try backend.bind(ring, true)
         }
@@ -192,8 +202,9 @@ extension VhostNet {
     /// there is none); then GET_VRING_BASE for each queue. At last status 0 (vDPA; vhost-user with STATUS), and the memory is
     /// taken back. What fails is logged and the rest is done: a stop has no errors.
     ///
-    /// Returns for each ring where it stands; where the back-end does not answer, what the used index in memory says; nil for
-    /// a queue that was reset, and for a packed ring without an answer, whose driver has to begin anew. Empty if nothing runs.
+    /// Returns for each ring where it stands; where the back-end does not answer, what the used index in memory says; nil for a
+    /// queue that was reset or not set up, and for a packed ring without an answer, whose driver has to begin anew. Empty if
+    /// nothing runs.
     @discardableResult
     public func stop() -> [UInt32?] {
         guard isStarted else { return [] }
@@ -201,7 +212,9 @@ extension VhostNet {
         if configuration.notifier != nil && backend.kind == .vdpa { attempt("configuration interrupt") { () throws(VhostError) in try backend.setConfigurationCall(nil) } }
         var bases: [UInt32?] = []
         for object in started {
-            for ring in object.rings { attempt("unbind") { () throws(VhostError) in try backend.bind(ring, false) } }
+            for ring in object.rings where queues[place(ring)].ring != nil {
+                attempt("unbind") { () throws(VhostError) in try backend.bind(ring, false) }
+            }
             attempt("suspend") { () throws(VhostError) in try backend.beginStop(object) }
             for ring in object.rings { bases.append(stopQueue(ring)) }
         }

@@ -19,8 +19,9 @@ import Testing
     func library() throws {
         let guest = try KernelTests.boot(["tests.cpio"])
         let text = try guest.run("ringwayPackageTests.xctest --testing-library swift-testing --filter ControlPlane.RealV", seconds: 120)
-        #expect(text.contains("Test run with 10 tests"), "\(text)")
-        for name in ["a thousand starts and stops", "looped back byte by byte", "the busyloop timeout is set and read back", "address space of its own", "through its IOTLB"] {
+        #expect(text.contains("Test run with 18 tests"), "\(text)")
+        for name in ["a thousand starts and stops", "looped back byte by byte", "the busyloop timeout is set and read back", "address space of its own", "through its IOTLB",
+            "the device goes by it", "goes on with what waited", "refusals come through with errno"] {
             #expect(text.split(whereSeparator: \.isNewline).contains { $0.contains(name) && $0.contains("passed") }, "\(text)")
         }
     }

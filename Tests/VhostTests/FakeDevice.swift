@@ -205,6 +205,39 @@ func openDescriptors() -> Int {
     return n
 }
 
+/// What a device that is closed may not leave behind in this process.
+struct Traces: Equatable {
+    let descriptors = openDescriptors()
+    /// Mappings that are shared: memory, logs, rings. (Private ones are the allocator's and the threads'.)
+    let mappings = lines("/proc/self/maps").filter { $0.split(separator: " ").dropFirst().first?.hasSuffix("s") == true }.count
+    let threads = entries("/proc/self/task").count
+    /// The kernel's threads that work for a vhost-net (up to Linux 6.3; later ones are threads of this process), of whichever process.
+    let workers = entries("/proc").filter { lines("/proc/\($0)/comm").first?.hasPrefix("vhost-") == true }.count
+
+    private static func entries(_ path: String) -> [String] {
+        guard let d = opendir(path) else { return [] }
+        defer { closedir(d) }
+        var names: [String] = []
+        while let e = readdir(d) {
+            let name = withUnsafePointer(to: &e.pointee.d_name) { String(cString: UnsafeRawPointer($0).assumingMemoryBound(to: CChar.self)) }
+            if Int(name) != nil { names.append(name) }
+        }
+        return names
+    }
+
+    private static func lines(_ path: String) -> [Substring] {
+        guard let f = fopen(path, "r") else { return [] }
+        defer { fclose(f) }
+        var bytes: [UInt8] = []
+        var c = getc(f)
+        while c != EOF {
+            bytes.append(UInt8(c))
+            c = getc(f)
+        }
+        return String(decoding: bytes, as: UTF8.self).split(separator: "\n")
+    }
+}
+
 /// One after the other: the tests count this process's descriptors.
 @Suite(.serialized) enum ControlPlane {}
 

@@ -90,13 +90,45 @@ final class RealDriver {
     }
 
     /// Sends a frame and waits until the device has taken it.
-    func send(_ frame: [UInt8]) -> Bool {
-        let bytes = [UInt8](repeating: 0, count: 12) + frame
-        bytes.withUnsafeBytes { buffer(1, 0).copyMemory(from: $0.baseAddress!, byteCount: bytes.count) }
-        var b = DriverBuffer(base: buffer(1, 0), length: UInt32(bytes.count), token: 0)
+    func send(_ frame: [UInt8]) -> Bool { put(frame) && wasTaken() }
+
+    /// Hands a frame to the device and does not wait.
+    func put(_ frame: [UInt8]) -> Bool {
+        RealDriver.store(frame, buffer(1, 0))
+        var b = DriverBuffer(base: buffer(1, 0), length: UInt32(frame.count + 12), token: 0)
         guard queues[1].addTransmit(&b, 1) == 1 else { return false }
         kick(1)
-        return wait(1) != nil
+        return true
+    }
+
+    /// Waits until the device has taken what was put.
+    func wasTaken(within seconds: Double = 10) -> Bool { wait(1, seconds) != nil }
+
+    /// A frame with its net header.
+    private static func store(_ frame: [UInt8], _ place: UnsafeMutableRawPointer) {
+        let bytes = [UInt8](repeating: 0, count: 12) + frame
+        bytes.withUnsafeBytes { place.copyMemory(from: $0.baseAddress!, byteCount: bytes.count) }
+    }
+
+    private static let bufferBytes = 64 * 2048
+
+    /// Memory with `frame` where `put` has its own, to be mapped in the place of that.
+    static func other(_ frame: [UInt8]) throws -> HostMemory {
+        let memory = try HostMemory(bytes: bufferBytes, wantsHugePages: false, name: "ringway-other")
+        store(frame, memory.base)
+        return memory
+    }
+
+    /// The memory in regions: rings, receive buffers, transmit buffers (or `other` in their place), the control queue's.
+    func parts(transmit other: HostMemory? = nil) -> [VhostRegion] {
+        let (rings, buffers) = (UInt64(queues.count * RealDriver.ringBytes), UInt64(RealDriver.bufferBytes))
+        return (0...queues.count).map { i in
+            let (offset, size) = i == 0 ? (0, rings) : (rings + UInt64(i - 1) * buffers, buffers)
+            var r = region
+            (r.guestAddress, r.userAddress, r.offset, r.size) = (r.guestAddress + offset, r.userAddress + offset, offset, size)
+            if i == 2, let other { (r.userAddress, r.descriptor, r.offset) = (other.region.userAddress, other.descriptor, 0) }
+            return r
+        }
     }
 
     /// The next received frame.

@@ -39,6 +39,7 @@ extension ControlPlane {
         let tap = try Tap(name: "rwreal0", queues: 2)
         #expect(tap.headerLength == 12 && tap.name == "rwreal0")
         let vhost = try open(tap) { ($0.queuePairs, $0.busyloopTimeout) = (2, 50) }
+        #expect(vhost.maximumPairs == 2)
         for ring in 0..<4 { #expect(try vhost.busyloopTimeout(ring: ring) == 50) }
         try vhost.setBusyloopTimeout(ring: 3, microseconds: 7)
         #expect(try vhost.busyloopTimeout(ring: 3) == 7)
@@ -147,6 +148,61 @@ extension ControlPlane {
         #expect(openDescriptors() == before)
         for _ in 0..<50 { _ = try open(try Tap(name: "rwreal3")) }
         #expect(openDescriptors() == before)
+    }
+
+    @Test("close leaves no descriptor, no mapping, no thread of vhost")
+    func cleanup() throws {
+        let tap = try Tap(name: "rwreal8")
+        let driver = try RealDriver(queues: 2, features: [.version1], guestAddress: 1 << 20)
+        let before = Traces()
+        let vhost = try open(tap)
+        try vhost.acknowledge([.version1])
+        driver.post()
+        try vhost.start(driver.rings, memory: [driver.region])
+        try vhost.setLogging(true)
+        try vhost.mask(ring: 0, true)
+        let running = Traces()
+        #expect(running.descriptors > before.descriptors && running.mappings > before.mappings && running.workers == before.workers + 1)
+        vhost.close()
+        #expect(eventually { Traces() == before }, "\(before), then \(Traces())")
+        withExtendedLifetime(vhost) {}
+    }
+
+    @Test("a disabled pair takes nothing until it is enabled; a ring that is not set up is passed over; what vhost-net does not have")
+    func pairs() throws {
+        let tap = try Tap(name: "rwreal9")
+        #expect(shell("ip link set rwreal9 up") == 0)
+        let vhost = try open(tap)
+        // A bit that it does not offer.
+        try vhost.acknowledge([.version1, .ringPacked])
+        #expect(vhost.acknowledged == [.version1])
+        #expect(try !vhost.setMTU(1400))
+        func isUnsupported(_ body: () throws -> Void) -> Bool {
+            do { try body() } catch { return (error as? VhostError)?.kind == .unsupported }
+            return false
+        }
+        #expect(isUnsupported { _ = try vhost.readConfiguration(offset: 0, size: 6) })
+        #expect(isUnsupported { try vhost.writeConfiguration(offset: 0, [2]) })
+        #expect(isUnsupported { try vhost.migrationDone(mac: [2, 0, 0, 0, 0, 1]) })
+        #expect(isUnsupported { try vhost.resetDevice() })
+        let driver = try RealDriver(queues: 2, features: [.version1])
+        let frame = [UInt8](repeating: 0xff, count: 6) + [2, 0, 0, 0, 0, 1, 0x88, 0xb5] + [UInt8](repeating: 7, count: 50)
+        driver.post()
+        try vhost.start(driver.rings, memory: [driver.region])
+        #expect(driver.send(frame))
+        try vhost.setEnabled(pair: 0, false)
+        #expect(driver.put(frame) && !driver.wasTaken(within: 0.3))
+        try vhost.setEnabled(pair: 0, true)
+        driver.kick(1)
+        #expect(driver.wasTaken())
+        #expect(vhost.stop()[1] == 2)
+        // Transmit alone.
+        driver.reset()
+        var half = driver.rings
+        (half[0].descriptors, half[0].driverArea, half[0].deviceArea) = (0, 0, 0)
+        try vhost.start(half, memory: [driver.region])
+        for _ in 0..<3 { #expect(driver.send(frame)) }
+        #expect(vhost.stop() == [nil, 3])
     }
 
     @Test("the kernel's refusals come through, and the device starts afterwards")
@@ -272,6 +328,166 @@ extension ControlPlane {
         #expect(error?.kind == .disconnected && !vhost.isStarted)
     }
 
+    private static let mac: [UInt8] = [2, 0, 0, 0, 0, 7]
+
+    private func frame(_ n: UInt8) -> [UInt8] { Self.mac + [2, 0, 0, 0, 9, 9, 0x88, 0xb5] + [UInt8](repeating: n, count: 46) }
+
+    private func kind(_ body: () throws -> Void) -> VhostError.Kind? {
+        do { try body() } catch { return (error as? VhostError)?.kind }
+        return nil
+    }
+
+    @Test("configuration is written, and the device goes by it; one pair is the most; an MTU is nobody's; a bit that is not offered is left out")
+    func device() throws {
+        let vhost = try open()
+        #expect(vhost.maximumPairs == 1)
+        try vhost.acknowledge(Self.wanted.union(.ringPacked))
+        #expect(vhost.acknowledged == Self.wanted)
+        #expect(try !vhost.setMTU(1400))
+        try vhost.writeConfiguration(offset: 0, Self.mac)
+        #expect(try vhost.readConfiguration(offset: 0, size: 6) == Self.mac)
+        #expect(kind { _ = try vhost.readConfiguration(offset: 0, size: 4096) } == .system(EINVAL))
+        let driver = try RealDriver(queues: 3, features: [.version1])
+        // Disabled, it takes nothing: on vDPA that counts from the next start.
+        try vhost.setEnabled(pair: 0, false)
+        driver.post()
+        try vhost.start(driver.rings, memory: [driver.region])
+        #expect(driver.put(frame(1)) && !driver.wasTaken(within: 0.3))
+        vhost.stop()
+        try vhost.setEnabled(pair: 0, true)
+        driver.reset()
+        driver.post()
+        try vhost.start(driver.rings, memory: [driver.region])
+        // Its filter has the address that was written.
+        #expect(driver.send(frame(2)) && driver.receive() == frame(2))
+        vhost.close()
+        var options = VhostNet.Options()
+        options.queuePairs = 2
+        let error = #expect(throws: VhostError.self) { try VhostNet(VDPABackend(path: "/dev/vhost-vdpa-0"), options) }
+        #expect(error?.kind == .argument && error!.description.contains("2 queue pairs; it has 1"))
+    }
+
+    @Test("suspended it takes nothing and tells where rings stand; started there it goes on with what waited; Linux 6.1 has no RESUME")
+    func suspend() throws {
+        let vhost = try open()
+        let backend = try #require(vhost.backend as? VDPABackend)
+        try #require(backend.hasSuspend)
+        try vhost.writeConfiguration(offset: 0, Self.mac)
+        let driver = try RealDriver(queues: 3, features: [.version1])
+        driver.post()
+        try vhost.start(driver.rings, memory: [driver.region])
+        for n: UInt8 in 0..<5 { #expect(driver.send(frame(n)) && driver.receive() == frame(n)) }
+        // It runs: its positions move.
+        #expect(kind { _ = try backend.getVringBase(1) } == .state)
+        try backend.suspend()
+        #expect(driver.put(frame(5)) && !driver.wasTaken(within: 0.3))
+        #expect(try backend.getVringBase(0) == 5 && backend.getVringBase(1) == 5)
+        if backend.backendFeatureNames.contains("RESUME") {
+            try backend.resume()
+        } else {
+            #expect(kind { try backend.resume() } == .unsupported)
+            let bases = vhost.stop()
+            #expect(bases == [5, 5, 0])
+            var rings = driver.rings
+            for i in rings.indices { rings[i].base = bases[i]! }
+            try vhost.start(rings, memory: [driver.region])
+        }
+        driver.kick(1)
+        #expect(driver.wasTaken() && driver.receive() == frame(5))
+        #expect(driver.send(frame(6)) && driver.receive() == frame(6))
+        #expect(vhost.stop() == [7, 7, 0])
+    }
+
+    @Test("memory is changed while it runs: the next frame comes from the new memory, and the one after it from the old again")
+    func memory() throws {
+        let vhost = try open()
+        try vhost.writeConfiguration(offset: 0, Self.mac)
+        let driver = try RealDriver(queues: 3, features: [.version1], guestAddress: 1 << 24)
+        let other = try RealDriver.other(frame(99))
+        driver.post()
+        try vhost.start(driver.rings, memory: driver.parts())
+        for n: UInt8 in 0..<5 {
+            #expect(driver.send(frame(n)) && driver.receive() == frame(n))
+            try vhost.updateMemory(driver.parts(transmit: other))
+            #expect(driver.send(frame(n)) && driver.receive() == frame(99))
+            try vhost.updateMemory(driver.parts())
+        }
+        #expect(driver.send(frame(6)) && driver.receive() == frame(6))
+        #expect(vhost.stop()[1] == 11)
+    }
+
+    @Test("a ring that is not set up is passed over; set up later, all of it works")
+    func notReady() throws {
+        let vhost = try open()
+        try vhost.writeConfiguration(offset: 0, Self.mac)
+        let driver = try RealDriver(queues: 3, features: [.version1])
+        var half = driver.rings
+        (half[0].descriptors, half[0].driverArea, half[0].deviceArea) = (0, 0, 0)
+        try vhost.start(half, memory: [driver.region])
+        #expect(vhost.stop() == [nil, 0, 0])
+        driver.post()
+        try vhost.start(driver.rings, memory: [driver.region])
+        #expect(driver.send(frame(1)) && driver.receive() == frame(1))
+    }
+
+    @Test("close leaves no descriptor, no mapping and no thread, and the device as it was")
+    func cleanup() throws {
+        let driver = try RealDriver(queues: 3, features: [.version1])
+        let before = Traces()
+        for _ in 0..<2 {
+            let vhost = try open()
+            try vhost.setConfigurationNotifier(OwnedDescriptor(CPlat_eventfd(0)))
+            driver.reset()
+            driver.post()
+            try vhost.start(driver.rings, memory: [driver.region])
+            try vhost.mask(ring: 0, true)
+            #expect(Traces().descriptors > before.descriptors)
+            vhost.close()
+            #expect(eventually { Traces() == before }, "\(before), then \(Traces())")
+            withExtendedLifetime(vhost) {}
+        }
+    }
+
+    @Test("the kernel's refusals come through with errno and call, and the device starts afterwards")
+    func refusals() throws {
+        let calls = Meddler()
+        var options = VhostNet.Options()
+        options.hasControl = true
+        let vhost = try VhostNet(VDPABackend(path: "/dev/vhost-vdpa-0", calls: calls), options)
+        try vhost.acknowledge(Self.wanted)
+        let driver = try RealDriver(queues: 3, features: [.version1])
+        func refused(_ code: Int32, _ call: String, _ rings: [VhostRing]? = nil, _ memory: [VhostRegion]? = nil) {
+            let error = #expect(throws: VhostError.self) { try vhost.start(rings ?? driver.rings, memory: memory ?? [driver.region]) }
+            #expect(error?.kind == .system(code) && error!.description.contains(call), "\(call): \(String(describing: error))")
+            #expect(!vhost.isStarted)
+        }
+        // Somebody has said FEATURES_OK before.
+        calls.before = { fd, request, _ in
+            var status: UInt8 = 11
+            if request == .setFeatures { #expect(SystemCalls().control(fd, .vdpaSetStatus, &status) == 0) }
+        }
+        refused(EBUSY, "VHOST_SET_FEATURES")
+        // Bits of the status that are there are left out.
+        calls.before = { _, request, argument in
+            if request == .vdpaSetStatus, argument!.load(as: UInt8.self) == 11 { argument!.storeBytes(of: 8, as: UInt8.self) }
+        }
+        refused(EINVAL, "VHOST_VDPA_SET_STATUS")
+        calls.before = nil
+        // The simulator insists on ACCESS_PLATFORM.
+        try vhost.acknowledge([.version1])
+        refused(EINVAL, "VHOST_SET_FEATURES")
+        try vhost.acknowledge(Self.wanted)
+        var rings = driver.rings
+        rings[1].size = 0
+        refused(EINVAL, "VHOST_SET_VRING_NUM", rings)
+        // Mapped twice.
+        refused(EFAULT, "IOTLB update", nil, [driver.region, driver.region])
+        #expect(kind { try vhost.backend.setVringNum(9, 64) } == .system(ENOBUFS))
+        driver.post()
+        try vhost.start(driver.rings, memory: [driver.region])
+        #expect(driver.send([UInt8](repeating: 0xff, count: 6) + frame(1)[6...]) && driver.receive() != nil)
+    }
+
     @Test("a hundred openings leave no descriptor; a second one at a time is refused")
     func openings() throws {
         _ = try open()
@@ -285,4 +501,18 @@ extension ControlPlane {
         _ = try open()
     }
 }
+}
+
+/// The real calls, after something else.
+private final class Meddler: DeviceCalls {
+    var before: ((Int32, DeviceRequest, UnsafeMutableRawPointer?) -> Void)?
+    private let real = SystemCalls()
+
+    func open(_ path: String, isNonblocking: Bool) -> Int32 { real.open(path, isNonblocking: isNonblocking) }
+    func write(_ fd: Int32, _ bytes: UnsafeRawBufferPointer) -> Int { real.write(fd, bytes) }
+
+    func control(_ fd: Int32, _ request: DeviceRequest, _ argument: UnsafeMutableRawPointer?) -> Int32 {
+        before?(fd, request, argument)
+        return real.control(fd, request, argument)
+    }
 }

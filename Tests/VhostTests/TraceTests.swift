@@ -176,6 +176,133 @@ extension ControlPlane {
         #expect(quiet.filter { $0.contains("VRING_ENABLE") } == ["VHOST_VDPA_SET_VRING_ENABLE 2 1"])
     }
 
+    @Test("a ring that its driver has not set up is passed over at start and stop, as in QEMU, and can be started later", arguments: [VhostKind.kernel, .user, .vdpa])
+    func notReady(kind: VhostKind) throws {
+        let (fake, peer) = (FakeDevice(), FakePeer())
+        defer { peer.release() }
+        let rings = try Rings(2)
+        let vhost: VhostNet
+        switch kind {
+        case .kernel: vhost = try fake.kernel()
+        case .user: vhost = try peer.vhost()
+        case .vdpa: vhost = try VhostNet(VDPABackend(path: "/dev/vhost-vdpa-0", calls: fake))
+        }
+        let trace = { kind == .user ? peer.trace : fake.trace }
+        try vhost.acknowledge(kind == .vdpa ? [.version1] : [.version1, .ringReset])
+        var half = rings.all
+        (half[0].descriptors, half[0].driverArea, half[0].deviceArea) = (0, 0, 0)
+        func touched(_ body: () throws -> Void) rethrows -> [String] {
+            try added(trace, body).filter { $0.contains("VRING") || $0.contains("NET_SET_BACKEND") }
+        }
+        let started = try touched { try vhost.start(half, memory: [rings.region]) }
+        let prefix = kind == .user ? "" : "VHOST_"
+        // The driver enables a pair, not a ring.
+        let both = ["SET_VRING_ENABLE 0 1", "SET_VRING_ENABLE 1 1"]
+        switch kind {
+        case .kernel: #expect(started == ring(1, prefix) + ["VHOST_NET_SET_BACKEND 1 tap"])
+        case .user: #expect(started == both + ring(1, prefix) + both)
+        case .vdpa: #expect(started == ring(1, prefix) + ["VHOST_VDPA_SET_VRING_ENABLE 1 1"])
+        }
+        // Other operations pass it over, too.
+        #expect(try touched { try vhost.updateMemory([rings.region, rings.more]) } == [])
+        #expect(try touched { try vhost.mask(ring: 0, true) } == [])
+        try vhost.mask(ring: 0, false)
+        if kind != .vdpa {
+            #expect(try touched { try vhost.restartQueue(0, rings[0]) } == ring(0, prefix) + (kind == .kernel ? ["VHOST_NET_SET_BACKEND 0 tap"] : []))
+            vhost.stop()
+            try vhost.start(half, memory: [rings.region])
+        }
+        var bases: [UInt32?] = []
+        let stopped = touched { bases = vhost.stop() }
+        #expect(bases[0] == nil && bases[1] != nil)
+        #expect(stopped == (kind == .kernel ? ["VHOST_NET_SET_BACKEND 1 -1"] : []) + [prefix + "GET_VRING_BASE 1"])
+        try vhost.start(rings.all, memory: [rings.region])
+        #expect(vhost.stop().allSatisfy { $0 != nil })
+        // A control queue that is not there is left away.
+        guard kind == .vdpa else { return }
+        fake.features |= Features.ctrlVQ.rawValue
+        var options = VhostNet.Options()
+        options.hasControl = true
+        let controlled = try VhostNet(VDPABackend(path: "/dev/vhost-vdpa-0", calls: fake), options)
+        let three = try Rings(3)
+        var without = three.all
+        without[2].descriptors = 0
+        let error = #expect(throws: VhostError.self) { try controlled.start(without, memory: [three.region]) }
+        #expect(error?.kind == .argument && error!.description.contains("start without it"))
+        try controlled.start(Array(without[..<2]), memory: [three.region])
+    }
+
+    @Test("a start with a ring that was not set up, failing at any call, is undone", arguments: [VhostKind.kernel, .vdpa])
+    func notReadyUndone(kind: VhostKind) throws {
+        let (fake, rings) = (FakeDevice(), try Rings(2))
+        let vhost = try kind == .kernel ? fake.kernel() : VhostNet(VDPABackend(path: "/dev/vhost-vdpa-0", calls: fake))
+        try vhost.acknowledge([.version1])
+        var half = rings.all
+        half[0].descriptors = 0
+        let state = fake.state
+        var n = 0
+        while true {
+            n += 1
+            fake.failAt = fake.count + n
+            do {
+                try vhost.start(half, memory: [rings.region])
+                if fake.count < fake.failAt { break }
+                // An optional call has failed.
+                vhost.stop()
+            } catch {
+                #expect(!vhost.isStarted)
+            }
+            #expect(fake.state == state, "after a failure of \(fake.trace[fake.failAt - 1])")
+        }
+        #expect(n > 8)
+        fake.failAt = 0
+        #expect(vhost.stop()[0] == nil)
+    }
+
+    @Test("vDPA: suspend and resume by themselves; where rings stand is told between them only, and a stop works in each state")
+    func suspended() throws {
+        let fake = FakeDevice()
+        let rings = try Rings(2)
+        let backend = VDPABackend(path: "/dev/vhost-vdpa-0", calls: fake)
+        let vhost = try VhostNet(backend)
+        try vhost.acknowledge([.version1])
+        try vhost.start(rings.all, memory: [rings.region])
+        let v = { fake.trace }
+        func kind(_ body: () throws -> Void) -> VhostError.Kind? {
+            do { try body() } catch { return (error as? VhostError)?.kind }
+            return nil
+        }
+        // SUSPEND without RESUME, as Linux 6.1 has it.
+        #expect(try added(v) { try backend.suspend() } == ["VHOST_VDPA_SUSPEND"])
+        var refused: VhostError.Kind?
+        #expect(added(v) { refused = kind { try backend.resume() } } == [] && refused == .unsupported)
+        #expect(try backend.getVringBase(1) == 0)
+        vhost.stop()
+        let newer = FakeDevice()
+        newer.backendFeatures |= 1 << 5
+        let other = VDPABackend(path: "/dev/vhost-vdpa-0", calls: newer)
+        let device = try VhostNet(other)
+        try device.acknowledge([.version1])
+        try device.start(rings.all, memory: [rings.region])
+        let w = { newer.trace }
+        #expect(added(w) { refused = kind { _ = try other.getVringBase(1) } } == [] && refused == .state)
+        try other.suspend()
+        #expect(try added(w) { _ = try other.getVringBase(1) } == ["VHOST_GET_VRING_BASE 1"])
+        #expect(try added(w) { try other.resume() } == ["VHOST_VDPA_RESUME"])
+        // It runs: its rings move.
+        #expect(added(w) { refused = kind { _ = try other.getVringBase(1) } } == [] && refused == .state)
+        newer.failAt = newer.count + 1
+        #expect(kind { try other.suspend() } == .system(EIO))
+        #expect(kind { _ = try other.getVringBase(1) } == .state)
+        try other.suspend()
+        newer.failAt = newer.count + 1
+        #expect(kind { try other.resume() } == .system(EIO))
+        #expect(try other.getVringBase(1) == 0)
+        #expect(device.stop() == [0, 0])
+        try device.start(rings.all, memory: [rings.region])
+        #expect(kind { _ = try other.getVringBase(0) } == .state)
+    }
+
     @Test("vDPA without SUSPEND: rings stand where the used index says; a group in another address space is mapped there")
     func withoutSuspend() throws {
         let fake = FakeDevice()

@@ -135,10 +135,7 @@ final class DriverLink {
 
     private static func tellMTU(_ options: PortOptions, _ vhost: VhostNet, _ log: (String) -> Void) throws {
         guard let mtu = options.mtu else { return }
-        do throws(VhostError) { try vhost.setMTU(mtu) } catch {
-            if error.kind != .unsupported { throw error }
-            log("\(options.name): mtu=\(mtu) is not told to the back-end: \(error)")
-        }
+        if try !vhost.setMTU(mtu) { log("\(options.name): mtu=\(mtu) is not told to the back-end, which cannot be told") }
     }
 
     /// Addresses as in this process where the back-end can map them so, as DPDK's virtio-user has it. Where a vDPA device can keep
