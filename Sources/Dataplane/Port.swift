@@ -73,6 +73,8 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
 
     /// After the threads have ended.
     func deallocate() {
+        // It keeps this port.
+        server = nil
         close(defectFD)
         connectedFlag.deallocate()
         core.removePairs(port: index, options.queuePairs)

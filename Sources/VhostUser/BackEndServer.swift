@@ -13,7 +13,8 @@ import Memory
 public final class BackEndServer: @unchecked Sendable {
     let path: String
     let isClient: Bool
-    unowned let device: any BackEndDevice
+    /// Kept: the control thread calls it until it ends. A device that keeps its server lets go of it when it has stopped it.
+    let device: any BackEndDevice
     let log: (String) -> Void
 
     private var thread: NamedThread?
@@ -75,9 +76,7 @@ public final class BackEndServer: @unchecked Sendable {
         if wakeFD < 0 || lossFD < 0 || watcher < 0 { throw VhostUserError(.socket, "eventfd: \(String(cString: strerror(errno)))") }
         if !isClient { listener = try Listener.open(path) }
         do {
-            // The thread keeps the device, which owns this server, for as long as it runs: nobody need stop a server to
-            // be safe.
-            thread = try NamedThread("ringway-ctl") { [device] in withExtendedLifetime(device) { self.loop() } }
+            thread = try NamedThread("ringway-ctl") { self.loop() }
         } catch {
             closeListener()
             throw VhostUserError(.socket, "\(path): \(error)")

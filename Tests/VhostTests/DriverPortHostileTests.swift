@@ -146,7 +146,7 @@ extension ControlPlane {
                 try #require(eventually { engine.snapshot()[0].rx.packets == n + 2 }, "packet \(n)")
                 receive.put(frame: 64)
             }
-            #expect(engine.snapshot()[0].drops.map(\.cause) == ["frame length"])
+            #expect(engine.snapshot()[0].drops.map(\.cause) == ["frame length", "by the packet function"])
         }
     }
 
