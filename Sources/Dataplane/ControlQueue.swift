@@ -17,6 +17,9 @@ struct ControlQueue {
 
     mutating func use(_ map: MemoryMap) { queue.use(map) }
 
+    /// A new call descriptor: the next decision calls.
+    mutating func forgetCalls() { queue.forgetCalls() }
+
     /// Ends the queue and says where it stands.
     func stop() -> RingPosition {
         burst.deallocate()

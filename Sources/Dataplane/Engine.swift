@@ -200,6 +200,7 @@ public final class Engine: @unchecked Sendable {
                 s.queues.append(QueueSnapshot(queue: 2 * pair + 1, kicks: c[.transmitKicks], calls: c[.transmitCalls]))
                 for cause in DropCause.allCases { drops[cause.rawValue] &+= c[cause] }
             }
+            s.stoppedQueues = core.stops[port.index].all
             s.drops = DropCause.allCases.filter { drops[$0.rawValue] > 0 }.map { ($0.text, drops[$0.rawValue]) }
             return s
         }

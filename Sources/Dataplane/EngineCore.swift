@@ -10,12 +10,15 @@ final class EngineCore: @unchecked Sendable {
     let busyloop: BusyloopBudget
     /// The switch's addresses; nil in other modes.
     let addresses: MACTable?
+    /// Queues that had to stop, by port.
+    let stops: [StopCounts]
 
     var generates: Bool { if case .generate = mode { return true } else { return false } }
 
     init(_ options: EngineOptions, cpus: [Int]) throws(EngineError) {
         mode = options.mode
         busyloop = options.busyloop
+        stops = options.ports.map { _ in StopCounts() }
         table = PairTable(portCount: options.ports.count)
         addresses = options.mode == .switch ? MACTable(ports: options.ports.count, ageing: options.macAgeing) : nil
         var boxes: [Mailbox] = []

@@ -139,11 +139,14 @@ public struct PortSnapshot: Sendable, Equatable {
     public var made: UInt64 = 0
     /// Of all its virtqueues but the control queue.
     public var queues: [QueueSnapshot] = []
+    /// Queues that had to stop since the start, by what was wrong with their rings (the name of a `RingDefect.Kind`).
+    public var stoppedQueues: [(cause: String, count: UInt64)] = []
 
     public static func == (a: PortSnapshot, b: PortSnapshot) -> Bool {
         a.name == b.name && a.isConnected == b.isConnected && a.rx == b.rx && a.tx == b.tx
             && a.flooded == b.flooded && a.made == b.made && a.queues == b.queues
             && a.drops.map(\.cause) == b.drops.map(\.cause) && a.drops.map(\.count) == b.drops.map(\.count)
+            && a.stoppedQueues.elementsEqual(b.stoppedQueues, by: ==)
     }
 }
 

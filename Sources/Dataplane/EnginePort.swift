@@ -1,5 +1,6 @@
 import CPlatform
 import Glibc
+import Synchronization
 import Virtio
 
 /// A port as the engine sees it.
@@ -67,20 +68,21 @@ extension EngineCore {
     func budget(_ options: PortOptions) -> BusyloopBudget { options.isKernel ? busyloop : options.busyloop ?? busyloop }
 
     /// Rings that poll threads had to stop, each once: its number and why.
-    func newDefects(port: Int, pairs: Int) -> [(ring: Int, defect: RingDefect, errFD: Int32)] {
+    func newDefects(port: Int, pairs: Range<Int>) -> [(ring: Int, defect: RingDefect, errFD: Int32)] {
         var all: [(Int, RingDefect, Int32)] = []
-        for pair in 0..<pairs {
+        for pair in pairs {
             guard let p = table[port, pair] else { continue }
             onOwner(of: p) { _ in
                 for isReceive in [true, false] {
                     let q = PollThread.queue(p, isReceive)
-                    if q.pointee.isReported && !q.pointee.isLogged {
+                    if (q.pointee.isReported || q.pointee.queue.defect.kind != .none) && !q.pointee.isLogged {
                         q.pointee.isLogged = true
                         all.append((2 * pair + (isReceive ? 0 : 1), q.pointee.queue.defect, q.pointee.errFD))
                     }
                 }
             }
         }
+        for (_, defect, _) in all { stops[port].note(defect) }
         return all
     }
 
@@ -116,5 +118,18 @@ extension Features {
             (.csum, .guestCsum), (.hostTSO4, .guestTSO4), (.hostTSO6, .guestTSO6), (.hostECN, .guestECN), (.hostUSO, [.guestUSO4, .guestUSO6]),
         ]
         return pairs.reduce(Features()) { contains($1.0) ? $0.union($1.1) : $0 }
+    }
+}
+
+/// Queues of a port that had to stop since the engine's start, by cause. Written by the port's control thread, read by anyone.
+final class StopCounts: Sendable {
+    private let counts = Mutex<[UInt8: UInt64]>([:])
+
+    func note(_ defect: RingDefect) { counts.withLock { $0[defect.kind.rawValue, default: 0] += 1 } }
+
+    var all: [(cause: String, count: UInt64)] {
+        counts.withLock { counts in
+            RingDefect.Kind.allCases.compactMap { kind in counts[kind.rawValue].map { ("\(kind)", $0) } }
+        }
     }
 }

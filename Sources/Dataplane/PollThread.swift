@@ -212,7 +212,10 @@ final class PollThread: @unchecked Sendable {
         q.pointee.isEnabled = enabled
         let isNewCall = q.pointee.calls.fd != calls.fd
         q.pointee.calls = calls
-        if isNewCall { callNow(calls) }
+        if isNewCall {
+            q.pointee.queue.forgetCalls()
+            callNow(calls)
+        }
         q.pointee.errFD = errFD
         if q.pointee.kickFD != kickFD || q.pointee.kickTag == 0 {
             if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }

@@ -28,7 +28,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     private var controlCalls: (fd: Int32, ring: CallRing)?
     /// Receive rings by pair that run and are enabled.
     private var ready: [Bool]
-    private var logLimit = LogLimit()
+    private var (logLimit, errorLimit) = (LogLimit(), LogLimit(most: 2 * PairTable.pairsPerPort + 1))
     /// Of running rings by number: their call eventfds, and how those are written.
     private var callRings: [Int: (fd: Int32, ring: CallRing)] = [:]
 
@@ -82,7 +82,9 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
 
     /// Logs, on the control thread. A front-end can cause lines as fast as it sends messages: only so many a second are written.
     private func say(_ level: Logger.Level, _ text: String) {
-        let (isTaken, missing) = logLimit.next(CPlat_monotonic_ns() / 1_000_000_000)
+        // Errors, which name stopped queues, have lines of their own: those that only inform cannot use them up.
+        let second = CPlat_monotonic_ns() / 1_000_000_000
+        let (isTaken, missing) = level >= .error ? errorLimit.next(second) : logLimit.next(second)
         if missing > 0 { log.warning("\(options.name): \(missing) more lines were left out") }
         if isTaken { log.log(level: level, "\(text)") }
     }
@@ -135,6 +137,8 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         guard let p = pair(of: ring) else { return RingPosition() }
         let isReceive = ring % 2 == 0
         if isReceive { setReady(ring / 2, false) }
+        // A defect that its thread has told of a moment ago is not forgotten with the ring.
+        reportDefects(of: ring / 2..<ring / 2 + 1)
         let thread = core.owner(of: p)
         var position = RingPosition()
         var isAnyRunning = false
@@ -214,6 +218,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         controlQueue?.errFD = errFD
         if controlCalls?.fd ?? -1 != callFD {
             controlCalls = callRing(controlIndex, callFD)
+            controlQueue?.forgetCalls()
             // The driver may wait for an answer that it was not told of.
             controlCalls?.ring.signal()
         }
@@ -246,6 +251,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         if result.needsCall { controlCalls?.ring.signal() }
         if let defect = result.defect {
             CallRing.signal(queue.errFD)
+            core.stops[index].note(defect)
             say(.error, "\(options.name): control queue: \(defect)")
         }
     }
@@ -317,8 +323,10 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     }
 
     /// A poll thread stopped a ring: says which and why.
-    private func reportDefects() {
-        for (ring, defect, errFD) in core.newDefects(port: index, pairs: queuePairs) {
+    private func reportDefects() { reportDefects(of: 0..<queuePairs) }
+
+    private func reportDefects(of pairs: Range<Int>) {
+        for (ring, defect, errFD) in core.newDefects(port: index, pairs: pairs) {
             CallRing.signal(errFD)
             say(.error, "\(options.name): queue \(ring) stopped: \(defect)")
         }
@@ -327,18 +335,20 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
 
 /// The first lines of each second.
 struct LogLimit {
-    static let most = 100
+    private let most: Int
     private var second: UInt64 = 0
     private var count = 0
+
+    init(most: Int = 100) { self.most = most }
 
     /// Whether the next line is written, and how many were not since the last one.
     mutating func next(_ now: UInt64) -> (isTaken: Bool, missing: Int) {
         var missing = 0
         if now != second {
-            missing = max(0, count - LogLimit.most)
+            missing = max(0, count - most)
             (second, count) = (now, 0)
         }
         count += 1
-        return (count <= LogLimit.most, missing)
+        return (count <= most, missing)
     }
 }

@@ -123,6 +123,7 @@ private struct Row {
     let made: UInt64
     /// Of queues that had events.
     let queues: [QueueSnapshot]
+    let stops: [(cause: String, count: UInt64)]
     let seconds: Double
 
     init(_ now: PortSnapshot, _ before: PortSnapshot, _ seconds: Double) {
@@ -132,11 +133,18 @@ private struct Row {
         queues = zip(now.queues, before.queues).map { $0.since($1) }.filter { $0.kicks > 0 || $0.calls > 0 }
         rx = Row.difference(now.rx, before.rx)
         tx = Row.difference(now.tx, before.tx)
-        drops = now.drops.compactMap { drop in
-            let count = drop.count &- (before.drops.first { $0.cause == drop.cause }?.count ?? 0)
-            return count > 0 ? (drop.cause, count) : nil
-        }
+        drops = Row.difference(now.drops, before.drops)
+        stops = Row.difference(now.stoppedQueues, before.stoppedQueues)
         self.seconds = seconds
+    }
+
+    private static func difference(
+        _ now: [(cause: String, count: UInt64)], _ before: [(cause: String, count: UInt64)]
+    ) -> [(cause: String, count: UInt64)] {
+        now.compactMap { n in
+            let count = n.count &- (before.first { $0.cause == n.cause }?.count ?? 0)
+            return count > 0 ? (n.cause, count) : nil
+        }
     }
 
     private static func difference(_ a: DirectionCounters, _ b: DirectionCounters) -> DirectionCounters {
@@ -153,9 +161,13 @@ private struct Row {
         func direction(_ d: DirectionCounters) -> String {
             "{\"packets\":\(d.packets),\"bytes\":\(d.bytes),\"mpps\":\(Report.number(mpps(d), 6)),\"gbps\":\(Report.number(gbps(d), 6))}"
         }
-        let causes = drops.map { "\(Report.quote($0.cause)):\($0.count)" }.joined(separator: ",")
+        func object(_ counts: [(cause: String, count: UInt64)]) -> String {
+            "{" + counts.map { "\(Report.quote($0.cause)):\($0.count)" }.joined(separator: ",") + "}"
+        }
         let events = queues.map { "{\"queue\":\($0.queue),\"kicks\":\($0.kicks),\"calls\":\($0.calls)}" }.joined(separator: ",")
-        return "{\"port\":\(Report.quote(port.name)),\"connected\":\(port.isConnected),\"rx\":\(direction(rx)),\"tx\":\(direction(tx)),\"flooded\":\(flooded),\"made\":\(made),\"drops\":{\(causes)},\"queues\":[\(events)]}"
+        return "{\"port\":\(Report.quote(port.name)),\"connected\":\(port.isConnected),\"rx\":\(direction(rx)),\"tx\":\(direction(tx)),"
+            + "\"flooded\":\(flooded),\"made\":\(made),\"drops\":\(object(drops)),\"stopped_queues\":\(object(stops)),"
+            + "\"queues\":[\(events)]}"
     }
 
     static func header(_ width: Int) -> String { line(width, "port", "", "packets", "bytes", "Mpps", "Gbit/s", "drops") }
@@ -164,8 +176,9 @@ private struct Row {
 
     func lines(_ width: Int) -> String {
         let causes = drops.map { "\($0.cause): \($0.count)" }.joined(separator: ", ")
+        let stopped = stops.map { "queues stopped, \($0.cause): \($0.count)" }.joined(separator: ", ")
         return Row.line(width, name, "rx", "\(rx.packets)", "\(rx.bytes)", Report.number(mpps(rx), 3), Report.number(gbps(rx), 3), causes) + "\n"
-            + Row.line(width, "", "tx", "\(tx.packets)", "\(tx.bytes)", Report.number(mpps(tx), 3), Report.number(gbps(tx), 3), "")
+            + Row.line(width, "", "tx", "\(tx.packets)", "\(tx.bytes)", Report.number(mpps(tx), 3), Report.number(gbps(tx), 3), stopped)
     }
 
     private static func line(_ width: Int, _ name: String, _ way: String, _ columns: String...) -> String {

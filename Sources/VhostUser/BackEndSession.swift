@@ -189,16 +189,19 @@ public final class BackEndSession {
         let value = try value64(m, .setStatus)
         guard value <= 255 else { throw VhostUserError(.payload, .setStatus, "status \(value) has more than 8 bits") }
         status = UInt8(value)
-        if status == 0 { resetDevice() } else { device.statusChanged(status) }
+        if status == 0 { resetDevice(answersBases: true) } else { device.statusChanged(status) }
     }
 
     /// RESET_DEVICE and a status of 0: all rings stop, are disabled and forget what they were told.
-    private func resetDevice() {
+    private func resetDevice(answersBases: Bool = false) {
         for i in rings.indices {
+            let isRunning = rings[i].isStarted
             pause(i)
+            let restsAt = isRunning ? rings[i].base : rings[i].restsAt
             let err = rings[i].err
             rings[i] = SessionRing()
             rings[i].err = err
+            if answersBases { rings[i].restsAt = restsAt }
             rings[i].isEnabled = !features.contains(.protocolFeatures)
         }
         inbandCallsChanged?()

@@ -12,6 +12,9 @@ struct SessionRing {
     var isBaseGiven = false
     /// The ring's life before ended with GET_VRING_BASE: it starts only where SET_VRING_BASE says.
     var needsBase = false
+    /// Where it stood when a status of 0 stopped it, for GET_VRING_BASE alone: QEMU 7.2 sends that one afterwards. No ring
+    /// starts there unless SET_VRING_BASE says so.
+    var restsAt: UInt32?
     var addresses: RingAddresses?
     /// Nil: none was given since the last stop. A descriptor of -1: NOFD, the ring is polled.
     var kick: OwnedDescriptor?

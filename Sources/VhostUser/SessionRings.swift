@@ -22,7 +22,7 @@ extension BackEndSession {
         let (i, base) = try state(m, .setVringBase)
         // One that started without a base, since the message comes last: it goes there.
         if !rings[i].isStarted || rings[i].isBaseGiven { try mustBeStopped(i, .setVringBase) } else { pause(i) }
-        try change(i) { ($0.base, $0.isBaseGiven) = (base, true) }
+        try change(i) { ($0.base, $0.isBaseGiven, $0.restsAt) = (base, true, nil) }
     }
 
     func setVringAddr(_ m: Message) throws(VhostUserError) {
@@ -149,6 +149,7 @@ extension BackEndSession {
         let (i, _) = try state(m, .getVringBase)
         pause(i)
         let old = rings[i]
+        rings[i].base = old.restsAt ?? old.base
         rings[i].end()
         if old.callIsInBand { inbandCallsChanged?() }
         return reply(.getVringBase, Payload(index: i, rings[i].base))
@@ -181,6 +182,7 @@ extension BackEndSession {
         setup.position = setup.isPacked ? setup.packedPosition(base: ring.base) : setup.splitPosition(base: UInt16(truncatingIfNeeded: ring.base))
         if setup.position.available != given { log("ring \(i): goes on at \(setup.position.available), as the ring itself says, instead of \(given)") }
         rings[i].isStarted = true
+        rings[i].restsAt = nil
         device.startRing(
             i,
             RingStart(setup: setup, enabled: ring.isEnabled, kickFD: ring.kickFD, callFD: ring.callFD, errFD: ring.errFD))

@@ -183,6 +183,9 @@ public struct DeviceQueue: @unchecked Sendable {
         isPacked ? deliverPacked(burst, list, count, scratch) : deliverSplit(burst, list, count, scratch)
     }
 
+    /// The next decision calls. For a new call descriptor: whatever was decided before, nobody may have heard of it.
+    public mutating func forgetCalls() { mustCall = true }
+
     /// Whether the driver wants a call for what was published since the last question. Ask once a burst. The first
     /// answer after the ring's start is yes.
     public mutating func needsCall() -> Bool {

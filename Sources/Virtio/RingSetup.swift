@@ -35,17 +35,16 @@ public struct RingSetup: @unchecked Sendable {
         self.usedLogAddress = usedLogAddress
     }
 
-    /// Where a split ring goes on that is given `base` as next available index. How far it was used stands in the ring itself.
-    /// So does what a back-end that crashed had taken and not used, where the base cannot be true: behind what was used, or more
-    /// than the ring ahead of the driver (DPDK's driver says 0 to a back-end that was started again).
+    /// Where a split ring goes on that is given `base` as next available index. How far it was used stands in the ring itself, and
+    /// whatever was taken and not used by a back-end that stopped or crashed is taken again: nobody else will. So a ring goes on at its
+    /// used index, whether the front-end says 0 (DPDK's driver), the used index (QEMU) or the available index; unless that cannot be:
+    /// a fresh ring says nothing, and one whose used index is more than the ring behind the driver is not ours to judge.
     public func splitPosition(base: UInt16) -> RingPosition {
         let used = CPlat_load16_relaxed(deviceArea + 2)
         let shown = CPlat_load16_relaxed(driverArea + 2)
-        // A fresh ring says nothing.
-        if used == 0 && shown == 0 { return RingPosition(available: base, used: used) }
-        func isPossible(_ next: UInt16) -> Bool { UInt32(shown &- next) <= size }
-        let isBehind = used != base && UInt32(used &- base) <= size
-        return RingPosition(available: isPossible(used) && (isBehind || !isPossible(base)) ? used : base, used: used)
+        let isFresh = used == 0 && shown == 0
+        let isPossible = UInt32(shown &- used) <= size
+        return RingPosition(available: isPossible && !isFresh ? used : base, used: used)
     }
 
     /// Where a packed ring goes on that is given `base`. QEMU says "the beginning" to a back-end that was started again. The USED bits

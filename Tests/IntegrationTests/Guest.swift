@@ -1,3 +1,4 @@
+import CPlatform
 import Foundation
 
 /// A QEMU guest with virtio-net devices on vhost-user sockets, driven over its serial console.
@@ -22,11 +23,12 @@ final class Guest {
     ]
 
     /// Starts it; `ready()` waits for the console. `extra` are more QEMU arguments.
-    init(_ name: String, _ nics: [NIC], cpus: Int = 1, memory: Int = 256, initrd: String? = nil, numa: [String]? = nil, staysUp: Bool = false) throws {
+    init(_ name: String, _ nics: [NIC], cpus: Int = 1, memory: Int = 256, initrd: String? = nil, numa: [String]? = nil, staysUp: Bool = false, qmp: String? = nil) throws {
         self.name = name
         let testbed = root + "/.testbed/"
         var a = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "\(cpus)", "-m", "\(memory)"]
         a += ["-display", "none", "-monitor", "none", "-serial", "stdio", "-nodefaults"]
+        if let qmp { a += ["-qmp", "unix:\(qmp),server=on,wait=off"] }
         if !staysUp { a.append("-no-reboot") }
         a += numa ?? ["-object", "memory-backend-memfd,id=m,size=\(memory)M,share=on", "-numa", "node,memdev=m"]
         a += ["-kernel", testbed + "vmlinuz", "-initrd", initrd ?? testbed + "initramfs.gz"]
@@ -110,6 +112,45 @@ final class Guest {
     func start() throws {
         program = try Program(name, arguments)
         try ready()
+    }
+}
+
+/// QEMU's machine protocol: one command after another.
+final class QMP {
+    private let fd: Int32
+    private let path: String
+
+    init(_ path: String) throws {
+        self.path = path
+        fd = CPlat_unix_socket()
+        guard CPlat_unix_connect(fd, path) == 0 else { throw Unexpected("\(path): connect: \(errno)") }
+        _ = try answer("\"QMP\"")
+        try run("qmp_capabilities")
+    }
+
+    deinit { close(fd) }
+
+    /// Returns when QEMU says that it is done.
+    func run(_ command: String) throws {
+        let bytes = Array("{\"execute\":\"\(command)\"}\n".utf8)
+        guard write(fd, bytes, bytes.count) == bytes.count else { throw Unexpected("\(path): write: \(errno)") }
+        let text = try answer("\"return\"")
+        if text.contains("\"error\"") { throw Unexpected("\(command): \(text)") }
+    }
+
+    private func answer(_ wanted: String) throws -> String {
+        var text = ""
+        let end = now + 20
+        while !text.contains(wanted) && !text.contains("\"error\"") {
+            guard now < end else { throw Unexpected("\(path): no \(wanted) in \(text)") }
+            var p = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)
+            guard poll(&p, 1, 1000) == 1 else { continue }
+            var bytes = [UInt8](repeating: 0, count: 4096)
+            let n = read(fd, &bytes, 4096)
+            guard n > 0 else { throw Unexpected("\(path): closed after \(text)") }
+            text += String(decoding: bytes[0..<n], as: UTF8.self)
+        }
+        return text
     }
 }
 

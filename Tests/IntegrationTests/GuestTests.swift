@@ -139,6 +139,32 @@ import Testing
     }
 }
 
+/// QEMU stops a machine and lets it go on, which is a new life for its rings.
+@Suite(.serialized) struct StoppedMachines {
+    @Test("stopped and continued ten times while the other guest pings it, a guest answers each time", arguments: [false, true])
+    func stopAndContinue(isPacked: Bool) throws {
+        let folder = Folder()
+        let ringway = try Ringway(["vhost-user:\(folder("a"))", "vhost-user:\(folder("b"))"], mode: "crossconnect")
+        let a = try Guest("guest-a", [.init(socket: folder("a"), mac: "52:54:00:00:00:0a", isPacked: isPacked)])
+        let b = try Guest("guest-b", [.init(socket: folder("b"), mac: "52:54:00:00:00:0b", isPacked: isPacked)], qmp: folder("qmp"))
+        try boot(a, b)
+        try a.configure("10.0.0.1")
+        try b.configure("10.0.0.2")
+        #expect(try a.loss(to: "10.0.0.2", count: 5) == 0)
+        let qmp = try QMP(folder("qmp"))
+        try a.run("(ping -i 0.02 10.0.0.2 >/dev/null 2>&1 &)")
+        for round in 1...10 {
+            try qmp.run("stop")
+            // Long enough for packets to come meanwhile.
+            usleep(300_000)
+            try qmp.run("cont")
+            #expect(try a.loss(to: "10.0.0.2", count: 5) == 0, "after cont number \(round)")
+            #expect(try b.loss(to: "10.0.0.1", count: 5) == 0, "after cont number \(round)")
+        }
+        #expect(ringway.complaints == [])
+    }
+}
+
 /// Ringway itself goes away.
 @Suite(.serialized) struct RingwayRestarts {
     @Test("killed under traffic and started again, the guests' traffic resumes", arguments: [(false, false), (false, true), (true, true)])

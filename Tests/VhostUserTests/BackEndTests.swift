@@ -134,7 +134,9 @@ import Virtio
     func basesOfAnother() throws {
         let cases: [(base: UInt32, used: UInt16, shown: UInt16, wanted: UInt16)] = [
             // Fresh; gone on with; the base is the front-end's where it is possible.
-            (0, 0, 0, 0), (7, 0, 0, 7), (200, 200, 210, 200), (100, 0, 110, 100), (65530, 0, 65534, 65530), (203, 200, 210, 203),
+            (0, 0, 0, 0), (7, 0, 0, 7), (200, 200, 210, 200), (100, 0, 110, 100), (65530, 0, 65534, 65530),
+            // The available index as base, or one before it: what was taken and not used is taken again.
+            (210, 200, 210, 200), (203, 200, 210, 200), (5, 65534, 5, 65534),
             // A front-end that says 0 to a back-end that was started again: few packets, and many.
             (0, 5, 9, 5), (0, 40000, 40010, 40000), (65530, 3, 5, 3),
             // Nothing is possible: the base stays, and the ring stops with its first burst.

@@ -25,6 +25,46 @@ import Virtio
         }
     }
 
+    @Test("the first decision of a queue calls, wherever the driver's event was left behind", arguments: [false, true], [false, true])
+    func firstCall(isPacked: Bool, hasEventIdx: Bool) {
+        var features: Features = isPacked ? [.version1, .ringPacked] : [.version1]
+        if hasEventIdx { features.insert(.eventIdx) }
+        for before in 1...20 {
+            var random = Random(seed: UInt64(before))
+            let pair = RingPair(size: 16, isPacked: isPacked, features: features, arenaBytes: 4096, random: &random)
+            var burst = Burst()
+            defer { burst.deallocate() }
+            var done = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 16)
+            func use() {
+                var buffer = DriverBuffer(base: pair.arena + 2048, length: 64, token: 0)
+                let added = pair.driver.addTransmit(&buffer, 1)
+                pair.driver.publish()
+                let taken = pair.device.popTransmit(&burst, limit: 1)
+                #expect(added == 1 && taken == 1)
+                pair.device.complete(burst.packets, 1)
+            }
+            // Its event lies here, and stays.
+            let hasMissed = pair.driver.armCalls()
+            #expect(!hasMissed)
+            for _ in 0..<before {
+                use()
+                // What was used in the earlier life, nobody was called for.
+                if pair.driver.outstanding == 16 { _ = pair.driver.reclaim(into: &done, max: 16) }
+            }
+            var setup = pair.driver.deviceSetup(map: pair.map)
+            setup.position = pair.device.position
+            pair.device = DeviceQueue(setup)
+            _ = pair.driver.reclaim(into: &done, max: 16)
+            use()
+            let first = pair.device.needsCall()
+            #expect(first, "\(before) before the start")
+            // A new call descriptor calls again.
+            pair.device.forgetCalls()
+            let again = pair.device.needsCall()
+            #expect(again)
+        }
+    }
+
     @Test("RingPosition survives GET_VRING_BASE and SET_VRING_BASE")
     func positions() {
         for base: UInt32 in [0x8000_8000, 0x0005_8007, 0x7fff_ffff, 0x8001_0000 | 3] {

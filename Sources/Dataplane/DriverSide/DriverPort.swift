@@ -274,7 +274,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
 
     private func reportDefects() {
         _ = EventFD.take(defectFD)
-        for (ring, defect, _) in core.newDefects(port: index, pairs: options.queuePairs) {
+        for (ring, defect, _) in core.newDefects(port: index, pairs: 0..<options.queuePairs) {
             log.error("\(options.name): queue \(ring) stopped: \(defect)")
         }
     }
