@@ -13,8 +13,8 @@ import Testing
         // One specialisation of the loop for each packet function: drop, crossconnect, macswap, switch, embedder's.
         ("8PollLoopO5round", 5), ("8PollLoopO10visitQuiet", 5), ("8PollLoopO12acceptEvents", 1), ("9ForwarderO12dispatchSlow", 1),
         ("9ForwarderO14toDestinations", 1), ("9ForwarderO9spreadOut", 1), ("9ForwarderO6settle", 1), ("9ForwarderO5stall", 1), ("9ForwarderO4tell", 1),
-        ("9ForwarderO7discard", 1), ("7OffloadO7deliver", 1), ("7OffloadO6screen", 1), ("7OffloadO7resolve", 1), ("8NotifierV7request", 1),
-        ("8NotifierV4next", 1), ("8MACTableV9learnSlow", 1),
+        ("9ForwarderO7discard", 1), ("7OffloadO7deliver", 1), ("7OffloadO6screen", 1), ("7OffloadO7resolve", 1), ("8NotifierV8makeRoom", 1),
+        ("8NotifierV6submit", 1), ("9ForwarderO6accept", 1), ("8MACTableV9learnSlow", 1),
         ("10QueueTimesV4took", 1), ("8NotifierV12recordDelays", 1), ("10AutoBudgetV6choose", 1), ("10AutoBudgetV13arrivedAsleep", 1),
     ]
     static let forbidden = [
