@@ -13,7 +13,7 @@ let package = Package(
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     ],
     targets: [
-        // The only C: prefixed shims for what Swift cannot import.
+        // The only C of the product: prefixed shims for what Swift cannot import.
         .target(name: "CPlatform"),
         .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
         .systemLibrary(name: "CNuma", pkgConfig: "numa", providers: [.apt(["libnuma-dev"])]),
@@ -23,7 +23,9 @@ let package = Package(
         .target(name: "VhostUser", dependencies: ["Virtio", "Memory", "CPlatform"]),
         .target(
             name: "Vhost",
-            dependencies: ["VhostUser", "Virtio", "Memory", "CPlatform", .product(name: "Logging", package: "swift-log")]),
+            dependencies: [
+                "VhostUser", "Virtio", "Memory", "CPlatform", .product(name: "Logging", package: "swift-log"),
+            ]),
         .target(
             name: "Telemetry",
             dependencies: ["CPlatform", .product(name: "Histogram", package: "hdrhistogram-swift")]),
@@ -33,7 +35,9 @@ let package = Package(
                 "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "CPlatform", "CLiburing",
                 .product(name: "Logging", package: "swift-log"),
             ]),
-        .target(name: "Ringway", dependencies: ["Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry"]),
+        .target(
+            name: "Ringway",
+            dependencies: ["Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "CPlatform"]),
         .executableTarget(
             name: "RingwayCLI",
             dependencies: [
@@ -46,8 +50,13 @@ let package = Package(
         .testTarget(name: "MemoryTests", dependencies: ["Memory", "Virtio", "CPlatform"]),
         .testTarget(name: "TelemetryTests", dependencies: ["Telemetry"]),
         .testTarget(name: "VhostUserTests", dependencies: ["VhostUser", "Memory", "Virtio", "CPlatform"]),
-        .testTarget(name: "VhostTests", dependencies: ["Ringway", "CPlatform", .product(name: "Logging", package: "swift-log")]),
-        .testTarget(name: "DataplaneTests", dependencies: ["Ringway", "CPlatform", .product(name: "Logging", package: "swift-log")]),
-        .testTarget(name: "IntegrationTests", dependencies: ["CPlatform"]),
+        .testTarget(
+            name: "VhostTests", dependencies: ["Ringway", "CPlatform", .product(name: "Logging", package: "swift-log")]),
+        // Lets the kernel refuse io_uring requests of the code under test.
+        .target(name: "CRefusal", path: "Tests/CRefusal"),
+        .testTarget(
+            name: "DataplaneTests",
+            dependencies: ["Ringway", "CPlatform", "CRefusal", .product(name: "Logging", package: "swift-log")]),
+        .testTarget(name: "IntegrationTests", dependencies: ["CPlatform", "Dataplane"]),
     ]
 )

@@ -11,8 +11,10 @@ let package = Package(
     targets: [
         .executableTarget(
             name: "RingCore",
-            dependencies: [.product(name: "Ringway", package: "ringway"), .product(name: "Benchmark", package: "benchmark")],
+            dependencies: [
+                .product(name: "Ringway", package: "ringway"), .product(name: "Benchmark", package: "benchmark"),
+            ],
             path: "RingCore",
-            plugins: [.plugin(name: "BenchmarkPlugin", package: "benchmark")]),
+            plugins: [.plugin(name: "BenchmarkPlugin", package: "benchmark")])
     ]
 )

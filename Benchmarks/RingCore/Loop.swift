@@ -35,7 +35,8 @@ final class Loop {
         driver = DriverQueue(size: 1024, isPacked: isPacked, memory: memory.base, features: features, indirectLength: 2)
         regions = .allocate(capacity: 1)
         let address = UInt64(UInt(bitPattern: memory.base))
-        regions.initialize(to: MappedRegion(guestAddress: address, size: UInt64(memory.size), userAddress: address, host: memory.base))
+        regions.initialize(
+            to: MappedRegion(guestAddress: address, size: UInt64(memory.size), userAddress: address, host: memory.base))
         device = DeviceQueue(driver.deviceSetup(map: MemoryMap(regions: regions, count: 1)))
     }
 
@@ -52,13 +53,17 @@ final class Loop {
     /// The driver sends `n` frames of `length` bytes, the device takes and completes them, the driver takes them back.
     func transmit(_ n: Int, length: Int, _ chain: Chain) {
         if chain == .single {
-            for i in 0..<n { buffers[i] = DriverBuffer(base: arena + i * stride, length: UInt32(length + Packet.headerLength), token: UInt32(i)) }
+            for i in 0..<n {
+                buffers[i] = DriverBuffer(
+                    base: arena + i * stride, length: UInt32(length + Packet.headerLength), token: UInt32(i))
+            }
             precondition(driver.addTransmit(buffers, n) == n)
         } else {
             for i in 0..<n {
                 segments[0] = Segment(base: arena + i * stride, length: UInt32(Packet.headerLength))
                 segments[1] = Segment(base: arena + i * stride + 64, length: UInt32(length))
-                precondition(driver.add(readable: segments, 2, writable: nil, 0, token: UInt32(i), indirect: chain == .indirect))
+                precondition(
+                    driver.add(readable: segments, 2, writable: nil, 0, token: UInt32(i), indirect: chain == .indirect))
             }
         }
         driver.publish()
@@ -73,7 +78,9 @@ final class Loop {
         var left = n * each
         while left > 0 {
             let some = min(left, 64)
-            for i in 0..<some { buffers[i] = DriverBuffer(base: arena + i * stride, length: UInt32(room), token: UInt32(i)) }
+            for i in 0..<some {
+                buffers[i] = DriverBuffer(base: arena + i * stride, length: UInt32(room), token: UInt32(i))
+            }
             precondition(driver.addReceive(buffers, some) == some)
             left -= some
         }

@@ -4,7 +4,8 @@ import Ringway
 /// A thousand frames (or look-ups) are one iteration: the figures are nanoseconds a frame.
 let benchmarks: @Sendable () -> Void = {
     Benchmark.defaultConfiguration = .init(
-        metrics: [.wallClock, .throughput], warmupIterations: 20, scalingFactor: .kilo, maxDuration: .milliseconds(300), maxIterations: 100_000)
+        metrics: [.wallClock, .throughput], warmupIterations: 20, scalingFactor: .kilo, maxDuration: .milliseconds(300),
+        maxIterations: 100_000)
 
     rings()
     chains()
@@ -63,13 +64,16 @@ func copies() {
 
 /// Address translation by the table, which rings ask when their last region is missed: one region, many, none.
 func translations() {
-    for (name, count, isHit) in [("1 region", 1, true), ("32 regions", 32, true), ("32 regions, outside of all", 32, false)] {
+    for (name, count, isHit) in [
+        ("1 region", 1, true), ("32 regions", 32, true), ("32 regions, outside of all", 32, false),
+    ] {
         Benchmark("translation: \(name)") { benchmark in
             let regions = UnsafeMutablePointer<MappedRegion>.allocate(capacity: count)
             defer { regions.deallocate() }
             let host = UnsafeMutableRawPointer(bitPattern: 0x10_0000)!
             for i in 0..<count {
-                (regions + i).initialize(to: MappedRegion(guestAddress: UInt64(i) << 30, size: 1 << 29, userAddress: 0, host: host))
+                (regions + i).initialize(
+                    to: MappedRegion(guestAddress: UInt64(i) << 30, size: 1 << 29, userAddress: 0, host: host))
             }
             let map = MemoryMap(regions: regions, count: count)
             benchmark.startMeasurement()
@@ -93,7 +97,11 @@ func addresses() {
             benchmark.startMeasurement()
             for i in benchmark.scaledIterations {
                 let mac = (UInt64(i & 1023) << 20 | 2) + offset
-                if name.hasPrefix("heard") { table.learn(mac, port: i & 15, seconds: UInt32(2 + i >> 10)) } else { blackHole(table.find(mac, seconds: 2)) }
+                if name.hasPrefix("heard") {
+                    table.learn(mac, port: i & 15, seconds: UInt32(2 + i >> 10))
+                } else {
+                    blackHole(table.find(mac, seconds: 2))
+                }
             }
             benchmark.stopMeasurement()
         }

@@ -90,11 +90,6 @@ uint64_t CPlat_monotonic_ns(void) {
 
 _Static_assert(CPlat_RWF_NOWAIT == RWF_NOWAIT, "CPlat_RWF_NOWAIT");
 
-void CPlat_read_now(int fd, void *bytes, size_t length) {
-    struct iovec v = {bytes, length};
-    if (preadv2(fd, &v, 1, -1, RWF_NOWAIT) < 0) { /* nothing there */ }
-}
-
 uint64_t CPlat_take_now(int fd) {
     uint64_t count = 0;
     struct iovec v = {&count, sizeof count};
@@ -120,8 +115,12 @@ int CPlat_signal_now(int fd) {
         *(uint32_t *)(queue + p.sq_off.array) = 0;
         __atomic_store_n((uint32_t *)(queue + p.sq_off.tail), 1, __ATOMIC_RELEASE);
         long n;
-        do n = syscall(SYS_io_uring_enter, ring, 1, 0, 0, NULL, 0);
-        while (n < 0 && errno == EINTR);
+        /* A signal, or a kernel that lacks memory just now: a second at most. */
+        for (int tries = 0;; tries++) {
+            n = syscall(SYS_io_uring_enter, ring, 1, 0, 0, NULL, 0);
+            if (n >= 0 || tries == 1000 || (errno != EINTR && errno != EAGAIN && errno != EBUSY && errno != ENOMEM)) break;
+            if (errno != EINTR) usleep(1000);
+        }
         if (n != 1) error = n < 0 ? errno : EAGAIN;
     }
     if (request != MAP_FAILED) munmap(request, p.sq_entries * sizeof *request);

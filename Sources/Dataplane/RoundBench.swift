@@ -17,7 +17,8 @@ public final class RoundBench {
         public var ringSize: UInt32 = 1024
         /// Frames that each busy driver adds before a round, 1…64.
         public var burst = 64
-        /// Poll threads; each has one busy queue pair of each port (two ports in `crossconnect` and `switch`, else one).
+        /// Poll threads; each has one busy queue pair of each port (two ports in `crossconnect` and `switch`, else
+        /// one).
         public var threads = 1
         /// Further queue pairs, on ports of their own, whose drivers do nothing.
         public var idlePairs = 0
@@ -35,6 +36,8 @@ public final class RoundBench {
     private let events: [Int32]
     /// One for each poll thread, as with real ports none is written by two.
     private let callRings: [CallRing]
+    /// What the drivers write, beside `events[0]` and `events[2]`.
+    private let kickRings: [CallRing]
     /// One for each poll thread. Different ones may be stepped by different threads at a time.
     public let lanes: [Lane]
 
@@ -43,19 +46,23 @@ public final class RoundBench {
         self.shape = shape
         let busy = shape.mode == .crossconnect || shape.mode == .switch ? 2 : 1
         let each = PairTable.pairsPerPort
-        let pairs = [Int](repeating: shape.threads, count: busy) + stride(from: 0, to: shape.idlePairs, by: each).map { min(each, shape.idlePairs - $0) }
+        let pairs =
+            [Int](repeating: shape.threads, count: busy)
+            + stride(from: 0, to: shape.idlePairs, by: each).map { min(each, shape.idlePairs - $0) }
         let options = pairs.enumerated().map { i, count in
             var port = PortOptions(.vhostUser(path: "\(i)", isClient: false))
             port.queuePairs = count
             return port
         }
         core = try EngineCore(
-            EngineOptions(ports: options, mode: shape.mode, busyloop: shape.busyloop), cpus: [Int](repeating: -1, count: shape.threads))
+            EngineOptions(ports: options, mode: shape.mode, busyloop: shape.busyloop),
+            cpus: [Int](repeating: -1, count: shape.threads))
         events = (0..<3).map { _ in CPlat_eventfd(0) }
         if events.contains(-1) { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
         var rings: [CallRing] = []
         for _ in core.threads { rings.append(try CallRing(events[1])) }
         callRings = rings
+        kickRings = [try CallRing(events[0]), try CallRing(events[2])]
         lanes = core.threads.map { [core] in Lane($0, core, shape) }
         for (i, port) in options.enumerated() { try start(i, port, isBusy: i < busy) }
         try rest()
@@ -74,19 +81,25 @@ public final class RoundBench {
     private func start(_ index: Int, _ options: PortOptions, isBusy: Bool) throws(EngineError) {
         let kick = events[isBusy ? 0 : 2]
         core.addPairs(port: index, options, defectFD: events[1])
-        let port = try BenchPort(options.queuePairs, shape, isBusy: isBusy, kick: kick)
+        let port = try BenchPort(options.queuePairs, shape, isBusy: isBusy, kick: kickRings[isBusy ? 0 : 1])
         ports.append(port)
         for k in 0..<options.queuePairs {
             let p = core.table[index, k].unsafelyUnwrapped
-            if shape.crossesThreads && index == 1 { CPlat_store32_relaxed(PairState.owner(p), UInt32((k + 1) % shape.threads)) }
+            if shape.crossesThreads && index == 1 {
+                CPlat_store32_relaxed(PairState.owner(p), UInt32((k + 1) % shape.threads))
+            }
             let thread = core.owner(of: p)
             for isReceive in [true, false] {
                 var state = QueueState()
                 let pair = port.pairs[k]
-                state.queue = DeviceQueue(isReceive ? pair.pointee.receive.deviceSetup(map: port.map) : pair.pointee.transmit.deviceSetup(map: port.map))
+                let ring = DeviceQueue(
+                    isReceive
+                        ? pair.pointee.receive.deviceSetup(map: port.map)
+                        : pair.pointee.transmit.deviceSetup(map: port.map))
                 state.isEnabled = true
                 (state.kickFD, state.calls) = (kick, callRings[thread.index].calls)
-                thread.startRing(p, isReceive: isReceive, state, watchesKick: shape.busyloop != .poll && !isReceive)
+                thread.startRing(
+                    p, isReceive: isReceive, ring, state, watchesKick: shape.busyloop != .poll && !isReceive)
             }
             if isBusy { lanes[k].add(BenchEnd(port.pairs[k], p, Frames.udp(size: shape.size), isBackward: index == 1)) }
         }
@@ -104,8 +117,9 @@ public final class RoundBench {
         }
         for lane in lanes {
             lane.state.pointee.clock = TickClock.standing
-            // Busy rings are taken a whole burst at a time, and the newest entries left alone: a burst more than is taken
-            // keeps every round the same.
+            lane.saturate()
+            // Rings at the highest rate are taken a whole burst at a time, and the newest entries left alone: a burst
+            // more than is taken keeps every round the same.
             lane.drive()
         }
     }
@@ -123,7 +137,10 @@ public final class RoundBench {
         for (i, port) in ports.enumerated() {
             for k in port.pairs.indices {
                 let p = core.table[i, k].unsafelyUnwrapped
-                for q in [p.pointee.transmit.queue, p.pointee.receive.queue] where q.defect.kind != .none { return "port \(i), pair \(k): \(q.defect)" }
+                for isReceive in [false, true] {
+                    let defect = PollThread.queue(p, isReceive).pointee.end.defect(isReceive: isReceive)
+                    if defect.kind != .none { return "port \(i), pair \(k): \(defect)" }
+                }
             }
         }
         let (received, wrong) = lanes.reduce((0, 0)) { ($0.0 + $1.received.all, $0.1 + $1.received.wrong) }
@@ -137,7 +154,8 @@ public final class RoundBench {
     @inline(never)
     public func endCounting() { CPlat_fence_acquire() }
 
-    /// For tools that see each store: word *k* is written before each round of lane *k* from now on, the one behind the last lane's after it.
+    /// For tools that see each store: word *k* is written before each round of lane *k* from now on, the one behind the
+    /// last lane's after it.
     public func markRounds() -> UnsafeMutablePointer<UInt64> {
         let marks = UnsafeMutablePointer<UInt64>.allocateApart(capacity: lanes.count + 1)
         marks.initialize(repeating: 0, count: lanes.count + 1)
@@ -157,7 +175,9 @@ public final class RoundBench {
         fileprivate var marks: (before: UnsafeMutablePointer<UInt64>, after: UnsafeMutablePointer<UInt64>)?
 
         fileprivate init(_ thread: PollThread, _ core: EngineCore, _ shape: Shape) {
-            (state, mailbox, mode, burst, functions) = (thread.state, thread.mailbox, shape.mode, shape.burst, Functions(core))
+            (state, mailbox, mode, burst, functions) = (
+                thread.state, thread.mailbox, shape.mode, shape.burst, Functions(core)
+            )
             state.pointee.clock = TickClock.standing
             if case .generate(let size) = mode { state.pointee.template = Frames.template(size: size) }
             let function = functions.kind(mode)
@@ -185,6 +205,15 @@ public final class RoundBench {
             if let marks { CPlat_store64_relaxed(marks.after, 1) }
         }
 
+        /// Drivers of whole bursts are taken for as fast as can be.
+        fileprivate func saturate() {
+            if burst < Burst.maximum / 2 { return }
+            for i in 0..<count {
+                ends[i].device.pointee.lag.saturate(CPlat_cycles())
+                ends[i].device.pointee.receiveLag.saturate(CPlat_cycles())
+            }
+        }
+
         fileprivate func drive() {
             for i in 0..<count { (ends + i).pointee.drive(burst: generates ? 0 : burst, checksAddresses: !generates) }
         }
@@ -194,7 +223,9 @@ public final class RoundBench {
             (0..<count).reduce(0) { $0 &+ ends[$1].device.pointee.counters[generates ? .txPackets : .rxPackets] }
         }
 
-        fileprivate var received: (all: Int, wrong: Int) { (0..<count).reduce((0, 0)) { ($0.0 + ends[$1].received, $0.1 + ends[$1].wrong) } }
+        fileprivate var received: (all: Int, wrong: Int) {
+            (0..<count).reduce((0, 0)) { ($0.0 + ends[$1].received, $0.1 + ends[$1].wrong) }
+        }
     }
 }
 
@@ -224,8 +255,11 @@ private struct BenchEnd {
         for i in 0..<n {
             // Every mode but `generate` brings frames to the address that this driver's own come from.
             let f = pair.pointee.incoming[i]
-            let isExpected = f.length == UInt32(frame.count)
-                && (!checksAddresses || f.base.load(fromByteOffset: 5, as: UInt8.self) == frame[11] && f.base.load(fromByteOffset: 11, as: UInt8.self) == frame[5])
+            let isExpected =
+                f.length == UInt32(frame.count)
+                && (!checksAddresses
+                    || f.base.load(fromByteOffset: 5, as: UInt8.self) == frame[11]
+                        && f.base.load(fromByteOffset: 11, as: UInt8.self) == frame[5])
             if !isExpected { wrong += 1 }
         }
         received += n
@@ -247,25 +281,30 @@ private final class BenchPort {
     private let memory: HostMemory
     private let regions: UnsafeMutablePointer<MappedRegion>
 
-    init(_ count: Int, _ shape: RoundBench.Shape, isBusy: Bool, kick: Int32) throws(EngineError) {
+    init(_ count: Int, _ shape: RoundBench.Shape, isBusy: Bool, kick: CallRing) throws(EngineError) {
         let ringSize: UInt32 = isBusy ? shape.ringSize : 16
         let room = isBusy ? max(2048, shape.size) : 64
-        // Busy pairs lie in pages of their own: what a processor prefetches beyond one's buffers is not another's rings.
+        // Busy pairs lie in pages of their own: what a processor prefetches beyond one's buffers is not another's
+        // rings.
         let apart = isBusy ? 2 << 20 : 64
-        let each = (DriverPair.bytes(size: ringSize, isPacked: shape.isPacked, frameRoom: room) + apart - 1) / apart * apart
+        let each =
+            (DriverPair.bytes(size: ringSize, isPacked: shape.isPacked, frameRoom: room) + apart - 1) / apart * apart
         do { memory = try HostMemory(bytes: each * count) } catch { throw EngineError("\(error)") }
         regions = .allocate(capacity: 1)
         let address = UInt64(UInt(bitPattern: memory.base))
-        regions.initialize(to: MappedRegion(guestAddress: address, size: UInt64(memory.size), userAddress: address, host: memory.base))
+        regions.initialize(
+            to: MappedRegion(guestAddress: address, size: UInt64(memory.size), userAddress: address, host: memory.base))
         map = MemoryMap(regions: regions, count: 1)
         var features: Features = [.version1, .mrgRxbuf, .indirectDesc, .eventIdx]
         if shape.isPacked { features.insert(.ringPacked) }
         if shape.isInOrder { features.insert(.inOrder) }
         pairs = (0..<count).map { [memory] k in
             let pair = UnsafeMutablePointer<DriverPair>.allocateApart(capacity: 1)
-            pair.initialize(to: DriverPair(
-                size: ringSize, isPacked: shape.isPacked, features: features, frameRoom: room, memory: memory.base + k * each,
-                transmitKick: kick, receiveKick: kick))
+            pair.initialize(
+                to: DriverPair(
+                    size: ringSize, isPacked: shape.isPacked, features: features, frameRoom: room,
+                    memory: memory.base + k * each,
+                    transmitKick: kick, receiveKick: kick))
             pair.pointee.suppressCalls()
             return pair
         }

@@ -1,8 +1,9 @@
 import CPlatform
 import Glibc
 
-/// What is done to eventfds, also to those that another process holds, too. O_NONBLOCK belongs to both holders, and either
-/// can change it, or fill the counter, between any two instructions. So no operation here depends on it: none ever waits.
+/// What is done to eventfds, also to those that another process holds, too. O_NONBLOCK belongs to both holders, and
+/// either can change it, or fill the counter, between any two instructions. So no operation here depends on it: none
+/// ever waits.
 public enum EventFD {
     /// A new one, with a count of 0. Nil: no descriptors are left; errno tells.
     public static func make() -> OwnedDescriptor? {

@@ -50,15 +50,26 @@ final class Mapping: @unchecked Sendable {
         let (end, overflows) = region.offset.addingReportingOverflow(region.size)
         guard !overflows, end <= UInt64(max(0, status.st_size)) else {
             throw MemoryError(
-                "region \(hex(region.guestAddress)): offset \(hex(region.offset)) + size \(hex(region.size)) is beyond the file's \(hex(UInt64(max(0, status.st_size)))) bytes")
+                """
+                region \(hex(region.guestAddress)): offset \(hex(region.offset)) + size \(hex(region.size)) is beyond \
+                the file's \(hex(UInt64(max(0, status.st_size)))) bytes
+                """
+            )
         }
         let page = CPlat_file_page_size(fd)
-        guard page > 0 else { throw MemoryError("region \(hex(region.guestAddress)): fstatfs: \(String(cString: strerror(errno)))") }
+        guard page > 0 else {
+            throw MemoryError("region \(hex(region.guestAddress)): fstatfs: \(String(cString: strerror(errno)))")
+        }
         let first = region.offset & ~(page - 1)
         length = Int(((end + page - 1) & ~(page - 1)) - first)
         let p = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, off_t(first))
         guard let p, p != MAP_FAILED else {
-            throw MemoryError("region \(hex(region.guestAddress)): mmap of \(hex(region.size)) bytes: \(String(cString: strerror(errno)))")
+            throw MemoryError(
+                """
+                region \(hex(region.guestAddress)): mmap of \(hex(region.size)) bytes: \
+                \(String(cString: strerror(errno)))
+                """
+            )
         }
         host = p + Int(region.offset - first)
         // Guest memory is neither ours to dump nor to pass to children.
@@ -68,7 +79,10 @@ final class Mapping: @unchecked Sendable {
         guard place >= 0 else {
             munmap(p, length)
             throw MemoryError(
-                "region \(hex(region.guestAddress)): this process has 32768 regions mapped already, the most it can guard; "
+                """
+                region \(hex(region.guestAddress)): this process has 32768 regions mapped already, the most it can \
+                guard; 
+                """
                     + "give the guests fewer memory slots")
         }
         handle = place
@@ -83,7 +97,8 @@ final class Mapping: @unchecked Sendable {
     /// Whether this is `offset` of the file behind `fd`.
     func shows(_ fd: Int32, _ offset: UInt64) -> Bool {
         var status = stat()
-        return fstat(fd, &status) == 0 && UInt64(status.st_dev) == device && UInt64(status.st_ino) == inode && offset == self.offset
+        return fstat(fd, &status) == 0 && UInt64(status.st_dev) == device && UInt64(status.st_ino) == inode
+            && offset == self.offset
     }
 }
 
@@ -103,8 +118,8 @@ public final class GuestMemory: @unchecked Sendable {
     /// Regions that ADD_MEM_REG can reach; SET_MEM_TABLE carries 8.
     public static let maximumRegions = 509
 
-    /// Bytes of all regions together, 8 TiB. A file without pages costs its sender nothing, but could take this process's
-    /// whole address space of 128 TiB, and with it what the other ports need.
+    /// Bytes of all regions together, 8 TiB. A file without pages costs its sender nothing, but could take this
+    /// process's whole address space of 128 TiB, and with it what the other ports need.
     public static let maximumBytes: UInt64 = 1 << 43
 
     /// What rings translate with; valid while this object lives.
@@ -132,16 +147,23 @@ public final class GuestMemory: @unchecked Sendable {
     /// The same regions and one more. A region that is there already, from the same place of the same
     /// file, is counted; it has to be removed as often. Errors: overlap, overflow, too many, a file that is too short,
     /// mmap,
-    /// a file that is not of memfd, tmpfs or hugetlbfs. `fd` stays the caller's. `lossFD` is an eventfd (or -1) that is written when the
-    /// file is truncated behind the mapping.
+    /// a file that is not of memfd, tmpfs or hugetlbfs. `fd` stays the caller's. `lossFD` is an eventfd (or -1) that is
+    /// written when the file is truncated behind the mapping.
     public func adding(_ region: RegionDescription, fd: Int32, lossFD: Int32 = -1) throws(MemoryError) -> GuestMemory {
         try checkKind(region, fd)
         if let i = index(of: region), mappings[i].shows(fd, region.offset) { return counting(i, 1) }
-        guard count < GuestMemory.maximumRegions else { throw MemoryError("more than \(GuestMemory.maximumRegions) regions") }
+        guard count < GuestMemory.maximumRegions else {
+            throw MemoryError("more than \(GuestMemory.maximumRegions) regions")
+        }
         try check(region)
         let left = GuestMemory.maximumBytes - regions.reduce(0) { $0 + $1.size }
         guard region.size <= left else {
-            throw MemoryError("region \(hex(region.guestAddress)): size \(hex(region.size)) goes beyond the \(hex(GuestMemory.maximumBytes)) bytes of all regions")
+            throw MemoryError(
+                """
+                region \(hex(region.guestAddress)): size \(hex(region.size)) goes beyond the \
+                \(hex(GuestMemory.maximumBytes)) bytes of all regions
+                """
+            )
         }
         let mapping = try Mapping(region, fd: fd, lossFD: lossFD)
         let mapped = MappedRegion(
@@ -157,7 +179,10 @@ public final class GuestMemory: @unchecked Sendable {
         CPlat_file_system(fd, &name, name.count)
         let type = String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
         throw MemoryError(
-            "descriptor of region \(hex(region.guestAddress)) is not a file of memfd, tmpfs or hugetlbfs (its file system: \(type)); "
+            """
+            descriptor of region \(hex(region.guestAddress)) is not a file of memfd, tmpfs or hugetlbfs (its file \
+            system: \(type)); 
+            """
                 + "with QEMU use memory-backend-memfd, or memory-backend-file in /dev/shm or on hugetlbfs")
     }
 
@@ -177,23 +202,38 @@ public final class GuestMemory: @unchecked Sendable {
         guard new.size > 0 else { throw MemoryError("region \(hex(new.guestAddress)) is empty") }
         guard new.size <= UInt64(Int.max), !new.guestAddress.addingReportingOverflow(new.size - 1).overflow,
             !new.userAddress.addingReportingOverflow(new.size - 1).overflow
-        else { throw MemoryError("region \(hex(new.guestAddress)): size \(hex(new.size)) goes beyond the address space") }
+        else {
+            throw MemoryError("region \(hex(new.guestAddress)): size \(hex(new.size)) goes beyond the address space")
+        }
         for old in regions {
             if overlap(old.guestAddress, old.size, new.guestAddress, new.size) {
-                throw MemoryError("region \(hex(new.guestAddress))+\(hex(new.size)) overlaps \(hex(old.guestAddress))+\(hex(old.size))")
+                throw MemoryError(
+                    """
+                    region \(hex(new.guestAddress))+\(hex(new.size)) overlaps \
+                    \(hex(old.guestAddress))+\(hex(old.size))
+                    """
+                )
             }
             if overlap(old.userAddress, old.size, new.userAddress, new.size) {
                 throw MemoryError(
-                    "region \(hex(new.guestAddress)): user addresses \(hex(new.userAddress))+\(hex(new.size)) overlap those of \(hex(old.guestAddress))")
+                    """
+                    region \(hex(new.guestAddress)): user addresses \(hex(new.userAddress))+\(hex(new.size)) overlap \
+                    those of \(hex(old.guestAddress))
+                    """
+                )
             }
         }
     }
 
-    private func overlap(_ a: UInt64, _ n: UInt64, _ b: UInt64, _ m: UInt64) -> Bool { a <= b + (m - 1) && b <= a + (n - 1) }
+    private func overlap(_ a: UInt64, _ n: UInt64, _ b: UInt64, _ m: UInt64) -> Bool {
+        a <= b + (m - 1) && b <= a + (n - 1)
+    }
 
     /// The regions without the one that has these addresses and this size.
     public func removing(_ region: RegionDescription) throws(MemoryError) -> GuestMemory {
-        guard let i = index(of: region) else { throw MemoryError("no region \(hex(region.guestAddress))+\(hex(region.size)) to remove") }
+        guard let i = index(of: region) else {
+            throw MemoryError("no region \(hex(region.guestAddress))+\(hex(region.size)) to remove")
+        }
         if counts[i] > 1 { return counting(i, -1) }
         var (kept, numbers, left) = (mappings, counts, regions)
         kept.remove(at: i)

@@ -45,7 +45,9 @@ public final class HostMemory: @unchecked Sendable {
     private static func map(
         _ bytes: Int, _ page: Int, _ name: String, _ node: Int
     ) throws(MemoryError) -> (OwnedDescriptor, UnsafeMutableRawPointer, Int, Int) {
-        func failure(_ call: String) -> MemoryError { MemoryError("\(call) for \(bytes) bytes of \(name): \(String(cString: strerror(errno)))") }
+        func failure(_ call: String) -> MemoryError {
+            MemoryError("\(call) for \(bytes) bytes of \(name): \(String(cString: strerror(errno)))")
+        }
         let isHuge = page > Int(getpagesize())
         let fd = CPlat_memfd(name, isHuge ? 21 : 0, true)
         if fd < 0 { throw failure("memfd_create") }
@@ -55,9 +57,13 @@ public final class HostMemory: @unchecked Sendable {
         // Whoever is given the file could cut it off, and the next access here would be a SIGBUS.
         if CPlat_seal_shrink(fd) != 0 { throw failure("F_ADD_SEALS") }
         // Huge pages are reserved here: too few of them fail this call, not a later access.
-        guard let base = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), base != MAP_FAILED else { throw failure("mmap") }
+        guard let base = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), base != MAP_FAILED else {
+            throw failure("mmap")
+        }
         if node >= 0 && NUMA.isAvailable { numa_tonode_memory(base, size, Int32(clamping: node)) }
-        for offset in stride(from: 0, to: size, by: page) { base.storeBytes(of: 0, toByteOffset: offset, as: UInt8.self) }
+        for offset in stride(from: 0, to: size, by: page) {
+            base.storeBytes(of: 0, toByteOffset: offset, as: UInt8.self)
+        }
         return (descriptor, base, size, page)
     }
 

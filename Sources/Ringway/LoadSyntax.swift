@@ -6,7 +6,9 @@ public enum LoadSyntax {
     /// `64` or `imix`: the sizes that frames take in turn, in bytes without CRC.
     public static func sizes(_ text: String) throws(EngineError) -> [Int] {
         if text.lowercased() == "imix" { return imix }
-        guard let size = Int(text), (60...9216).contains(size) else { throw EngineError("--size \(text): give 60 to 9216 bytes, or imix (64, 570 and 1518 as 7:4:1)") }
+        guard let size = Int(text), (60...9216).contains(size) else {
+            throw EngineError("--size \(text): give 60 to 9216 bytes, or imix (64, 570 and 1518 as 7:4:1)")
+        }
         return [size]
     }
 
@@ -29,7 +31,8 @@ public enum LoadSyntax {
         }
     }
 
-    /// `10000,50%,1M`: packets a second, with k or M, or percent of the highest rate without loss; `full` where `allowsFull`.
+    /// `10000,50%,1M`: packets a second, with k or M, or percent of the highest rate without loss; `full` where
+    /// `allowsFull`.
     public static func rates(_ text: String, allowsFull: Bool = false) throws(EngineError) -> [Rate] {
         var all: [Rate] = []
         for word in text.split(separator: ",", omittingEmptySubsequences: false) {
@@ -41,7 +44,9 @@ public enum LoadSyntax {
             } else if let n = packets(trimmed), n >= 1, n <= 1e8 {
                 all.append(.packets(n))
             } else {
-                throw EngineError("--rates \(text): '\(word)' is no load; write packets a second (10000, 50k, 1.5M, at most 100M)\(allowsFull ? " or full" : " or percent of the highest rate without loss (90%)"), with commas")
+                throw EngineError(
+                    "--rates \(text): '\(word)' is no load; write packets a second (10000, 50k, 1.5M, at most 100M)\(allowsFull ? " or full" : " or percent of the highest rate without loss (90%)"), with commas"
+                )
             }
         }
         return all

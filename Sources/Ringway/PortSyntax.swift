@@ -26,6 +26,14 @@ public enum PortSyntax {
         return fields.options(place)
     }
 
+    /// `auto`, `throughput` or `latency`.
+    public static func pacing(_ text: String) throws(EngineError) -> Pacing {
+        guard let pacing = Pacing(rawValue: text) else {
+            throw EngineError("pacing '\(text)': write auto, throughput or latency")
+        }
+        return pacing
+    }
+
     /// A budget: `poll`, `auto`, `0`, or microseconds as `50` or `50us`.
     public static func busyloop(_ text: String) throws(EngineError) -> BusyloopBudget {
         switch text {
@@ -45,7 +53,9 @@ public enum PortSyntax {
     public static func budgets(_ text: String) throws(EngineError) -> [(name: String, value: BusyloopBudget)] {
         var all: [(name: String, value: BusyloopBudget)] = []
         for name in text.split(separator: ",", omittingEmptySubsequences: false).map(String.init) {
-            do throws(EngineError) { all.append((name, try busyloop(name))) } catch { throw EngineError("--budgets \(text): \(error)") }
+            do throws(EngineError) { all.append((name, try busyloop(name))) } catch {
+                throw EngineError("--budgets \(text): \(error)")
+            }
         }
         return all
     }
@@ -55,7 +65,8 @@ public enum PortSyntax {
         var all: [Int] = []
         for part in text.split(separator: ",", omittingEmptySubsequences: false) {
             let ends = part.split(separator: "-", omittingEmptySubsequences: false).map { Int($0) }
-            guard (1...2).contains(ends.count), let first = ends[0], let last = ends[ends.count - 1], first >= 0, first <= last, last < 4096
+            guard (1...2).contains(ends.count), let first = ends[0], let last = ends[ends.count - 1], first >= 0,
+                first <= last, last < 4096
             else { throw EngineError("--cpus \(text): write CPU numbers as in 1 or 0,2-4") }
             all += first...last
         }
@@ -64,7 +75,9 @@ public enum PortSyntax {
 
     /// A MAC address of six hexadecimal bytes with colons.
     static func mac(_ text: String) -> [UInt8]? {
-        let bytes = text.split(separator: ":", omittingEmptySubsequences: false).map { $0.count <= 2 ? UInt8($0, radix: 16) : nil }
+        let bytes = text.split(separator: ":", omittingEmptySubsequences: false).map {
+            $0.count <= 2 ? UInt8($0, radix: 16) : nil
+        }
         return bytes.count == 6 && !bytes.contains(nil) ? bytes.map { $0! } : nil
     }
 
@@ -74,6 +87,7 @@ public enum PortSyntax {
         var mtu: UInt16?
         var mac: [UInt8]?
         var busyloop: BusyloopBudget?
+        var pacing: Pacing?
         var isClient = false
         var isServer = false
         var offersRingReset = false
@@ -90,12 +104,18 @@ public enum PortSyntax {
             let value = String(part[part.index(after: equals)...])
             switch (name, kind) {
             case ("queues", _):
-                guard let n = Int(value), (1...128).contains(n) else { throw EngineError("--port \(text): queues=\(value): 1 to 128 queue pairs") }
+                guard let n = Int(value), (1...128).contains(n) else {
+                    throw EngineError("--port \(text): queues=\(value): 1 to 128 queue pairs")
+                }
                 queues = n
             case ("mtu", "tap"), ("mac", "tap"):
-                throw EngineError("--port \(text): '\(name)' is the interface's; use `ip link set NAME \(name == "mac" ? "address" : name) \(value)`")
+                throw EngineError(
+                    "--port \(text): '\(name)' is the interface's; use `ip link set NAME \(name == "mac" ? "address" : name) \(value)`"
+                )
             case ("mtu", _):
-                guard let n = UInt16(value), n >= 68 else { throw EngineError("--port \(text): mtu=\(value): 68 to 65535 bytes") }
+                guard let n = UInt16(value), n >= 68 else {
+                    throw EngineError("--port \(text): mtu=\(value): 68 to 65535 bytes")
+                }
                 mtu = n
             case ("mac", _):
                 guard let m = PortSyntax.mac(value), m[0] & 1 == 0 else {
@@ -103,15 +123,24 @@ public enum PortSyntax {
                 }
                 mac = m
             case ("busyloop", _):
-                do throws(EngineError) { busyloop = try PortSyntax.busyloop(value) } catch { throw EngineError("--port \(text): \(error)") }
+                do throws(EngineError) { busyloop = try PortSyntax.busyloop(value) } catch {
+                    throw EngineError("--port \(text): \(error)")
+                }
+            case ("pacing", "vhost-user"):
+                do throws(EngineError) { pacing = try PortSyntax.pacing(value) } catch {
+                    throw EngineError("--port \(text): \(error)")
+                }
             case ("client", "vhost-user"): isClient = try PortSyntax.flag(name, value, text)
             case ("ring_reset", "vhost-user"): offersRingReset = try PortSyntax.flag(name, value, text)
             case ("server", "virtio-user"): isServer = try PortSyntax.flag(name, value, text)
             case ("tap", "virtio-user"): tap = value
-            case ("packed", "virtio-user"), ("packed_vq", "virtio-user"): isPacked = try PortSyntax.flag(name, value, text)
+            case ("packed", "virtio-user"), ("packed_vq", "virtio-user"):
+                isPacked = try PortSyntax.flag(name, value, text)
             case ("in_order", "virtio-user"): isInOrder = try PortSyntax.flag(name, value, text)
             case ("queue_size", "virtio-user"):
-                guard let n = Int(value), (2...32768).contains(n) else { throw EngineError("--port \(text): queue_size=\(value): 2 to 32768") }
+                guard let n = Int(value), (2...32768).contains(n) else {
+                    throw EngineError("--port \(text): queue_size=\(value): 2 to 32768")
+                }
                 ringSize = n
             default:
                 throw EngineError("--port \(text): '\(name)' is no option of \(kind); " + (Fields.known[kind] ?? ""))
@@ -119,7 +148,7 @@ public enum PortSyntax {
         }
 
         private static let known = [
-            "vhost-user": "queues, mtu, mac, busyloop, client, ring_reset are",
+            "vhost-user": "queues, mtu, mac, busyloop, pacing, client, ring_reset are",
             "virtio-user": "queues, mtu, mac, busyloop, server, tap, packed, in_order, queue_size are",
             "tap": "queues, busyloop are",
         ]
@@ -136,6 +165,7 @@ public enum PortSyntax {
             o.mtu = mtu
             o.mac = mac
             o.busyloop = busyloop
+            o.pacing = pacing
             o.wantsPacked = isPacked
             o.wantsInOrder = isInOrder
             o.ringSize = ringSize

@@ -6,19 +6,24 @@ import Ringway
 struct ForwardCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "forward",
-        abstract: "Forward packets between ports until SIGINT or SIGTERM.",
+        abstract: "Forward packets between ports until SIGINT, SIGTERM or another signal that ends programs.",
         discussion: """
             PORT is vhost-user:PATH, with options after commas:
               queues=N      queue pairs offered (1 to 128, default 1)
               mtu=N         MTU offered to the driver, in bytes
               mac=ADDRESS   MAC address offered to the driver
               busyloop=B    this port's budget instead of --busyloop
-              client=on     connect to PATH (and reconnect) instead of listening there
+              pacing=P      this port's goal instead of --pacing
+              client=on     connect to PATH (and reconnect) instead of listening there;
+                            if nobody was ever there, the program ends with status 1
               ring_reset=on offer RING_RESET (not to QEMU, which does not pass it on)
 
             virtio-user:PATH is the driver's side, on somebody else's back-end: a vhost-user socket, \
-            /dev/vhost-net or /dev/vhost-vdpa-N. Besides queues, mtu, mac:
-              server=on     (socket) listen for the back-end instead of connecting to it
+            /dev/vhost-net or /dev/vhost-vdpa-N. Besides queues:
+              mtu=N         (socket, vDPA) told to the back-end where it can be told
+              mac=ADDRESS   (vDPA) told to the device
+              server=on     (socket) listen for the back-end instead of connecting to it; \
+            without it status 1 as above
               tap=NAME      (/dev/vhost-net) the TAP interface; made if there is none
               busyloop=Nus  on /dev/vhost-net, how long vhost itself polls
               packed=on, in_order=off, queue_size=N   rings; else split, in order, 1024
@@ -37,14 +42,31 @@ struct ForwardCommand: ParsableCommand {
     @Option(help: "crossconnect (two ports), switch, macswap, drop or generate.")
     var mode = "crossconnect"
 
-    @Option(help: ArgumentHelp("CPUs for poll threads, one each, as in 1 or 0,2-4 (default: one thread, not pinned).", valueName: "list"))
+    @Option(
+        help: ArgumentHelp(
+            "CPUs for poll threads, one each, as in 1 or 0,2-4 (default: one thread, not pinned).", valueName: "list"))
     var cpus: String?
 
-    @Option(help: ArgumentHelp("Poll threads that are not pinned, in place of --cpus; for tests, as there may be more than CPUs.", valueName: "number"))
+    @Option(
+        help: ArgumentHelp(
+            "Poll threads that are not pinned, in place of --cpus; for tests, as there may be more than CPUs.",
+            valueName: "number"))
     var unpinned = 1
 
-    @Option(help: ArgumentHelp("How long to poll after the last packet before sleeping: poll (for ever), 0, microseconds as in 50us, or auto.", valueName: "budget"))
+    @Option(
+        help: ArgumentHelp(
+            """
+            How long to poll after the last packet before sleeping: poll (for ever), 0, microseconds as in 50us, or \
+            auto.
+            """,
+            valueName: "budget"))
     var busyloop = "auto"
+
+    @Option(
+        help: ArgumentHelp(
+            "What busy rings are tuned for: auto (entries wait for a microsecond at most), throughput or latency.",
+            valueName: "goal"))
+    var pacing = "auto"
 
     @Option(help: ArgumentHelp("Frame size for generate, in bytes without CRC.", valueName: "bytes"))
     var size = 64
@@ -74,13 +96,17 @@ struct ForwardCommand: ParsableCommand {
         LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
         var logger = Logger(label: "ringway")
         logger.logLevel = level
-        let signals = SignalWaiter()
         let engine = usage { try Engine(options, logger: logger) }
-        do throws(EngineError) {
-            try engine.start()
-            run(engine, signals)
-        } catch {
-            fail(error.description)
+        Signals.handOver()
+        do throws(EngineError) { try engine.start() } catch { fail(error.description) }
+        let sockets = options.ports.compactMap(\.listeningPath)
+        for path in sockets { Leftovers.add(socket: path) }
+        run(engine)
+        for path in sockets { Leftovers.forget(socket: path) }
+        flush()
+        let lonely = zip(options.ports, engine.snapshot()).filter { $0.connects && !$1.wasConnected }.map(\.0.name)
+        if !lonely.isEmpty {
+            fail("\(lonely.joined(separator: ", ")): never connected; start what serves the socket, or check the path")
         }
     }
 
@@ -89,10 +115,22 @@ struct ForwardCommand: ParsableCommand {
         var all: [PortOptions] = []
         for text in ports { all.append(try PortSyntax.port(text)) }
         var options = EngineOptions(ports: all, mode: try forwardingMode())
+        if mode != "generate" {
+            refuse("--size", because: "goes with --mode generate; in \(mode) the drivers choose their frames")
+        }
+        if mode != "switch" { refuse("--mac-ageing", because: "goes with --mode switch; \(mode) learns no addresses") }
+        if cpus != nil { refuse("--unpinned", because: "threads are pinned or not: give it, or --cpus") }
         if let cpus { options.cpus = try PortSyntax.cpus(cpus) }
         options.unpinnedThreads = unpinned
-        do throws(EngineError) { options.busyloop = try PortSyntax.busyloop(busyloop) } catch { throw EngineError("--\(error)") }
-        guard (1...1_000_000).contains(macAgeing) else { throw EngineError("--mac-ageing \(macAgeing): give 1 to 1000000 seconds") }
+        do throws(EngineError) { options.busyloop = try PortSyntax.busyloop(busyloop) } catch {
+            throw EngineError("--\(error)")
+        }
+        do throws(EngineError) { options.pacing = try PortSyntax.pacing(pacing) } catch {
+            throw EngineError("--\(error)")
+        }
+        guard (1...1_000_000).contains(macAgeing) else {
+            throw EngineError("--mac-ageing \(macAgeing): give 1 to 1000000 seconds")
+        }
         options.macAgeing = macAgeing
         return options
     }
@@ -108,30 +146,45 @@ struct ForwardCommand: ParsableCommand {
         }
     }
 
-    /// Until a signal or the end of `--duration`. Without `--stats` nothing wakes up meanwhile.
-    private func run(_ engine: Engine, _ signals: SignalWaiter) {
-        print("ready")
-        flush()
-        let start = SignalWaiter.now
+    /// Until a signal, the end of `--duration`, or until nobody reads what is printed. Without `--stats` nothing wakes
+    /// up meanwhile.
+    private func run(_ engine: Engine) {
+        print(json ? "{\"type\":\"ready\"}" : "ready")
+        let start = CPlatClock.seconds
         let end = duration.map { start + $0 }
         var report = Report(isJSON: json, start: start, engine.snapshot(), engine.threadSnapshots())
         var next = stats.map { start + $0 }
-        while true {
-            let wake = [end, next].compactMap { $0 }.min()
-            if signals.wait(until: wake) { break }
-            let now = SignalWaiter.now
+        while isOutputOpen {
+            if Signals.wait(until: [end, next].compactMap { $0 }.min()) { break }
+            let now = CPlatClock.seconds
             if let end, now >= end { break }
             if let due = next, now >= due {
                 report.interval(engine.snapshot(), engine.queueTimes(), engine.threadSnapshots(), now)
                 next = due + (stats ?? 1)
-                // Who reads them is gone: ends as after a signal, and says so.
-                if !isOutputOpen { break }
             }
         }
-        let now = SignalWaiter.now
+        let now = CPlatClock.seconds
         let threads = engine.threadSnapshots()
         engine.stop()
         report.totals(engine.snapshot(), engine.queueTimes(), threads, now)
-        flush()
+    }
+}
+
+extension PortOptions {
+    /// The socket that it makes.
+    fileprivate var listeningPath: String? {
+        switch kind {
+        case .vhostUser(let path, false), .virtioUser(let path, true, _): return path
+        default: return nil
+        }
+    }
+
+    /// It connects to a socket of somebody else's.
+    fileprivate var connects: Bool {
+        switch kind {
+        case .vhostUser(_, let isClient): return isClient
+        case .virtioUser(_, let isServer, _): return !isServer
+        case .tap: return false
+        }
     }
 }

@@ -1,26 +1,25 @@
 import Foundation
 import Glibc
 
-/// What must not outlive the program, however it ends: folders in /tmp, and other programs that it started. Those poll a CPU,
-/// or are stopped and would not hear of the end.
+/// What must not outlive the program, however it ends (see `Signals`): sockets, folders in /tmp, and other programs
+/// that it started. Those poll a CPU, or are stopped and would not hear of the end.
 enum Leftovers {
     private static let lock = NSLock()
     nonisolated(unsafe) private static var folders: Set<String> = []
+    nonisolated(unsafe) private static var sockets: Set<String> = []
     nonisolated(unsafe) private static var programs: Set<pid_t> = []
-    nonisolated(unsafe) private static var isWatching = false
-    nonisolated(unsafe) private static var bell: Int32 = -1
 
-    static func add(folder: String) {
-        lock.withLock {
-            watch()
-            folders.insert(folder)
-        }
-    }
+    static func add(folder: String) { _ = lock.withLock { folders.insert(folder) } }
+
+    /// It is this program's and listens.
+    static func add(socket: String) { _ = lock.withLock { sockets.insert(socket) } }
+
+    /// It has been removed.
+    static func forget(socket: String) { _ = lock.withLock { sockets.remove(socket) } }
 
     /// Starts `process`, which has to go with this one.
     static func start(_ process: Process) throws {
         try lock.withLock {
-            watch()
             try process.run()
             programs.insert(process.processIdentifier)
         }
@@ -38,9 +37,10 @@ enum Leftovers {
     /// It has ended.
     static func forget(program: pid_t) { _ = lock.withLock { programs.remove(program) } }
 
-    /// Ends the programs and removes the folders. Nothing can be added any more: the caller ends this program.
+    /// Ends the programs, removes sockets and folders. Nothing can be added any more: the caller ends this program.
     static func clear() {
         lock.lock()
+        for s in sockets { unlink(s) }
         for p in programs {
             kill(p, SIGTERM)
             kill(p, SIGCONT)
@@ -54,33 +54,5 @@ enum Leftovers {
             waitpid(p, nil, 0)
         }
         for f in folders { try? FileManager.default.removeItem(atPath: f) }
-    }
-
-    /// From now on SIGINT, SIGTERM and SIGHUP clear up before they end the program.
-    private static func watch() {
-        if isWatching { return }
-        isWatching = true
-        var ends: [Int32] = [0, 0]
-        guard pipe(&ends) == 0 else { return }
-        for fd in ends { _ = fcntl(fd, F_SETFD, FD_CLOEXEC) }
-        bell = ends[1]
-        let listener = ends[0]
-        Thread.detachNewThread {
-            var number: UInt8 = 0
-            while read(listener, &number, 1) != 1 {}
-            clear()
-            signal(Int32(number), SIG_DFL)
-            raise(Int32(number))
-        }
-        for number in [SIGINT, SIGTERM, SIGHUP] {
-            // What is ignored (nohup, a job in the background) stays so.
-            var old = sigaction()
-            sigaction(number, nil, &old)
-            if unsafeBitCast(old.__sigaction_handler.sa_handler, to: Int.self) == 1 { continue }
-            signal(number) {
-                var number = UInt8($0)
-                _ = write(Leftovers.bell, &number, 1)
-            }
-        }
     }
 }

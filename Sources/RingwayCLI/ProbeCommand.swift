@@ -11,39 +11,38 @@ struct ProbeCommand: ParsableCommand {
         abstract: "Tell what a vhost back-end offers: features, protocol features, queues, configuration.",
         discussion: """
             PATH is /dev/vhost-net, /dev/vhost-vdpa-N or the socket of a vhost-user back-end. The back-end is \
-            initialised as a driver would do it, asked, and let go of; nothing is started. A port with server=on \
-            is listened on until a back-end connects, for ten seconds at most.
+            initialised as a driver would do it, asked, and let go of; nothing is started. A port with server=on is \
+            listened on until a back-end connects, for ten seconds at most. Of a port's options server= and tap= are \
+            used; the others are for a driver that goes on.
             """)
 
     @Argument(help: "The back-end's path.")
     var path: String?
 
-    @Option(help: ArgumentHelp("A port as `forward` takes it (virtio-user:PATH or vhost-user:PATH) instead of a path.", valueName: "port"))
+    @Option(
+        help: ArgumentHelp(
+            "A port as `forward` takes it (virtio-user:PATH or vhost-user:PATH) instead of a path.", valueName: "port"))
     var port: String?
 
     @Flag(help: "One JSON object.")
     var json = false
 
     func run() throws {
-        let rows: [(name: String, values: [String])]
         let place = usage(self.place)
+        let offer: Offer
         do {
-            rows = try Probe(try ProbeCommand.backend(place.path, isServer: place.isServer, tap: place.tap)).rows()
+            offer = try Probe(try ProbeCommand.backend(place.path, isServer: place.isServer, tap: place.tap)).offer()
         } catch {
             fail("\(error)")
         }
-        if json {
-            let object = Dictionary(uniqueKeysWithValues: rows.map { ($0.name, $0.values.count == 1 ? $0.values[0] as Any : $0.values as Any) })
-            let data = try JSONSerialization.data(withJSONObject: object, options: [.sortedKeys])
-            print(String(decoding: data, as: UTF8.self))
-        } else {
-            for (name, values) in rows { print(Probe.lines(name, values)) }
-        }
+        if json { printJSON(offer) } else { offer.show() }
     }
 
     private func place() throws -> (path: String, isServer: Bool, tap: String) {
         if let path, port == nil { return (path, false, "") }
-        guard let port, path == nil else { throw EngineError("give one path, as in ringway probe /run/switch.sock, or one --port") }
+        guard let port, path == nil else {
+            throw EngineError("give one path, as in ringway probe /run/switch.sock, or one --port")
+        }
         switch try PortSyntax.port(port).kind {
         case .virtioUser(let path, let isServer, let tap): return (path, isServer, tap ?? "")
         case .vhostUser(let path, _): return (path, false, "")
@@ -62,9 +61,17 @@ struct ProbeCommand: ParsableCommand {
 
     private static func accept(_ path: String) throws -> MessageSocket {
         let listener = OwnedDescriptor(try Listener.open(path))
-        defer { unlink(path) }
+        Leftovers.add(socket: path)
+        defer {
+            unlink(path)
+            Leftovers.forget(socket: path)
+        }
         var waiting = pollfd(fd: listener.fd, events: Int16(POLLIN), revents: 0)
-        guard poll(&waiting, 1, 10_000) == 1 else { throw EngineError("\(path): no back-end connected within ten seconds") }
+        var count: Int32
+        repeat { count = poll(&waiting, 1, 10_000) } while count < 0 && errno == EINTR
+        guard count == 1 else {
+            throw EngineError("\(path): no back-end connected within ten seconds")
+        }
         let fd = CPlat_accept(listener.fd)
         guard fd >= 0 else { throw EngineError("\(path): accept: \(String(cString: strerror(errno)))") }
         return MessageSocket(fd)
@@ -77,47 +84,86 @@ private struct Probe {
 
     init(_ backend: any VhostBackend) throws { vhost = try VhostNet(backend) }
 
-    func rows() throws -> [(name: String, values: [String])] {
-        var rows: [(String, [String])] = [
-            ("back-end", ["\(vhost.backend.kind)"]), ("queue pairs", ["\(vhost.maximumPairs)"]), ("features", vhost.backend.offered.bitNames),
-        ]
+    func offer() throws -> Offer {
+        var offer = Offer(
+            back_end: "\(vhost.backend.kind)", queue_pairs: vhost.maximumPairs, features: vhost.backend.offered.bitNames
+        )
         if let user = vhost.backend as? UserBackend {
-            rows += [("protocol features", user.protocolFeatures.bitNames), ("memory slots", ["\(user.memorySlots)"])]
+            offer.protocol_features = user.protocolFeatures.bitNames
+            offer.memory_slots = Int(user.memorySlots)
         }
         if let vdpa = vhost.backend as? VDPABackend {
-            rows += [
-                ("backend features", vdpa.backendFeatureNames), ("virtqueues", ["\(vdpa.queueCount)"]), ("ring size", ["\(try vdpa.maximumRingSize())"]),
-                ("address spaces", ["\(vdpa.addressSpaces)"]),
-                ("IOVA range", ["0x\(String(vdpa.iovaRange.lowerBound, radix: 16))-0x\(String(vdpa.iovaRange.upperBound, radix: 16))"]),
-            ]
-            if !vdpa.groups.isEmpty { rows.append(("groups", vdpa.groups.sorted { $0.key < $1.key }.map { "queue \($0.key): \($0.value)" })) }
+            offer.backend_features = vdpa.backendFeatureNames
+            offer.virtqueues = Int(vdpa.queueCount)
+            offer.ring_size = Int(try vdpa.maximumRingSize())
+            offer.address_spaces = Int(vdpa.addressSpaces)
+            let iova = vdpa.iovaRange
+            offer.iova_range = "0x\(String(iova.lowerBound, radix: 16))-0x\(String(iova.upperBound, radix: 16))"
+            if !vdpa.groups.isEmpty {
+                offer.groups = vdpa.groups.sorted { $0.key < $1.key }.map { "queue \($0.key): \($0.value)" }
+            }
         }
-        if let kernel = vhost.backend as? KernelBackend { rows.append(("net header", ["\(kernel.tap.headerLength) bytes"])) }
-        do throws(VhostError) { rows += try configuration() } catch {
+        if let kernel = vhost.backend as? KernelBackend { offer.net_header_bytes = kernel.tap.headerLength }
+        do throws(VhostError) { try readConfiguration(&offer) } catch {
             // Of the kernel and of back-ends without CONFIG.
-            rows.append(("configuration", [error.kind == .unsupported ? "none" : "\(error)"]))
+            offer.configuration = error.kind == .unsupported ? "none" : "\(error)"
         }
-        return rows
+        return offer
     }
 
     /// struct virtio_net_config (virtio 1.3, 5.1.4), as far as the features say that it holds something.
-    private func configuration() throws(VhostError) -> [(String, [String])] {
+    private func readConfiguration(_ offer: inout Offer) throws(VhostError) {
         let bytes = try vhost.readConfiguration(offset: 0, size: 12)
         let offered = vhost.backend.offered
         func word(_ i: Int) -> Int { Int(bytes[i]) | Int(bytes[i + 1]) << 8 }
-        var rows: [(String, [String])] = []
+        offer.configuration = "readable"
         // A back-end that lets the driver choose has zeroes there.
         if offered.contains(.mac) || offered.contains(.ctrlMACAddr) && bytes[0..<6].contains(where: { $0 != 0 }) {
-            rows.append(("MAC", [bytes[0..<6].map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":")]))
+            offer.mac = bytes[0..<6].map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":")
         }
-        if offered.contains(.status) { rows.append(("link", [word(6) & 1 == 1 ? "up" : "down"])) }
-        if offered.contains(.mq) { rows.append(("max_virtqueue_pairs", ["\(word(8))"])) }
-        if offered.contains(.mtu) { rows.append(("MTU", ["\(word(10))"])) }
-        return rows.isEmpty ? [("configuration", ["readable"])] : rows
+        if offered.contains(.status) { offer.link = word(6) & 1 == 1 ? "up" : "down" }
+        if offered.contains(.mq) { offer.max_virtqueue_pairs = word(8) }
+        if offered.contains(.mtu) { offer.mtu = word(10) }
+    }
+}
+
+/// What a back-end offers; nil: its kind has no such thing.
+private struct Offer: Encodable {
+    var back_end: String
+    var queue_pairs: Int
+    var features: [String]
+    var protocol_features: [String]?
+    var memory_slots: Int?
+    var backend_features: [String]?
+    var virtqueues: Int?
+    var ring_size: Int?
+    var address_spaces: Int?
+    var iova_range: String?
+    var groups: [String]?
+    var net_header_bytes: Int?
+    /// `readable`, `none`, or why it cannot be read.
+    var configuration = "none"
+    var mac: String?
+    var link: String?
+    var max_virtqueue_pairs: Int?
+    var mtu: Int?
+
+    func show() {
+        let rows: [(String, [String]?)] = [
+            ("back-end", [back_end]), ("queue pairs", ["\(queue_pairs)"]), ("features", features),
+            ("protocol features", protocol_features), ("memory slots", memory_slots.map { ["\($0)"] }),
+            ("backend features", backend_features), ("virtqueues", virtqueues.map { ["\($0)"] }),
+            ("ring size", ring_size.map { ["\($0)"] }), ("address spaces", address_spaces.map { ["\($0)"] }),
+            ("IOVA range", iova_range.map { [$0] }), ("groups", groups),
+            ("net header", net_header_bytes.map { ["\($0) bytes"] }), ("configuration", [configuration]),
+            ("MAC", mac.map { [$0] }), ("link", link.map { [$0] }),
+            ("max_virtqueue_pairs", max_virtqueue_pairs.map { ["\($0)"] }), ("MTU", mtu.map { ["\($0)"] }),
+        ]
+        for (name, values) in rows { if let values { print(Offer.lines(name, values)) } }
     }
 
     /// A name and its values, wrapped.
-    static func lines(_ name: String, _ values: [String]) -> String {
+    private static func lines(_ name: String, _ values: [String]) -> String {
         var lines = [""]
         for value in values.isEmpty ? ["none"] : values {
             if lines[lines.count - 1].count + value.count > 88 { lines.append("") }

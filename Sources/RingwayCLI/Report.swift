@@ -21,10 +21,14 @@ struct Report {
     }
 
     /// What happened since the last interval.
-    mutating func interval(_ now: [PortSnapshot], _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot], _ time: Double) {
+    mutating func interval(
+        _ now: [PortSnapshot], _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot], _ time: Double
+    ) {
         let new = times.compactMap { t in
             var t = t
-            if let before = lastTimes.first(where: { $0.port == t.port && $0.queue == t.queue && $0.what == t.what }) { t.counts = t.counts.since(before.counts) }
+            if let before = lastTimes.first(where: { $0.port == t.port && $0.queue == t.queue && $0.what == t.what }) {
+                t.counts = t.counts.since(before.counts)
+            }
             return t.counts.count > 0 ? t : nil
         }
         show("interval", now, since: last, time - lastTime, new, zip(threads, lastThreads).map { $0.since($1) })
@@ -37,12 +41,22 @@ struct Report {
         show("totals", now, since: first, time - start, times, threads)
     }
 
-    private func show(_ kind: String, _ now: [PortSnapshot], since: [PortSnapshot], _ seconds: Double, _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot]) {
+    private func show(
+        _ kind: String, _ now: [PortSnapshot], since: [PortSnapshot], _ seconds: Double, _ times: [QueueTimeSnapshot],
+        _ threads: [ThreadSnapshot]
+    ) {
         let rows = zip(now, since).map { Row($0, $1, max(seconds, 1e-9)) }
         if isJSON {
-            print("{\"type\":\"\(kind)\",\"seconds\":\(Report.number(seconds, 3)),\"ports\":[\(rows.map(\.json).joined(separator: ","))]\(Report.json(times))\(Report.json(threads))}")
+            let record = PeriodRecord(
+                seconds: seconds.rounded(digits: 3), ports: rows.map(\.record),
+                queueTimes: times.isEmpty ? nil : times.map(PeriodRecord.Times.init),
+                threads: threads.isEmpty ? nil : threads.map(PeriodRecord.Thread.init))
+            print(JSON.text(type: kind, record))
         } else {
-            print(kind == "totals" ? "totals of \(Report.number(seconds, 1)) s" : "after \(Report.number(lastTime + seconds - start, 1)) s")
+            print(
+                kind == "totals"
+                    ? "totals of \(Report.number(seconds, 1)) s"
+                    : "after \(Report.number(lastTime + seconds - start, 1)) s")
             let width = rows.map { $0.name.count }.max() ?? 0
             print(Row.header(width))
             for row in rows { print(row.lines(width)) }
@@ -61,49 +75,27 @@ struct Report {
     }
 
     /// What each queue has timed, where there is any.
-    private static func json(_ times: [QueueTimeSnapshot]) -> String {
-        if times.isEmpty { return "" }
-        let all = times.map { "{\"port\":\(quote($0.port)),\"queue\":\($0.queue),\"what\":\"\($0.what.text)\",\"nanoseconds\":\($0.latencies.json)}" }
-        return ",\"queue_times\":[\(all.joined(separator: ","))]"
-    }
-
     private static func lines(_ times: [QueueTimeSnapshot]) -> [String] {
         if times.isEmpty { return [] }
         let names = times.map { "\($0.port) queue \($0.queue), \($0.what.text)" }
         let width = max(36, names.map(\.count).max() ?? 0)
-        let header = Text.left("queue times in µs", width) + Text.right("count", 12) + [50, 99, 99.9, 99.99].map { Text.right(LatencyHistogram.name($0), 10) }.joined() + Text.right("max", 10)
-        return [header] + zip(names, times).map { name, t in
-            let h = t.latencies
-            return Text.left(name, width) + Text.right("\(h.count)", 12) + [50, 99, 99.9, 99.99].map { Text.right(Text.microseconds(h.percentile($0)), 10) }.joined()
-                + Text.right(Text.microseconds(h.maximum), 10)
-        }
-    }
-
-    /// Cycles of work and system calls, where threads are given.
-    private static func json(_ threads: [ThreadSnapshot]) -> String {
-        if threads.isEmpty { return "" }
-        return ",\"threads\":[" + threads.map { "{\"cpu\":\($0.cpu),\"busy_cycles\":\($0.busyCycles),\"system_calls\":\($0.systemCalls),\"cpu_seconds\":\(number(Double($0.cpuNanoseconds) / 1e9, 6))}" }.joined(separator: ",") + "]"
-    }
-
-    /// A JSON string.
-    static func quote(_ text: String) -> String {
-        var out = "\""
-        for c in text.unicodeScalars {
-            switch c {
-            case "\"": out += "\\\""
-            case "\\": out += "\\\\"
-            case _ where c.value < 32:
-                let digits = String(c.value, radix: 16)
-                out += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
-            default: out.unicodeScalars.append(c)
+        let header =
+            Text.left("queue times in µs", width) + Text.right("count", 12)
+            + [50, 99, 99.9, 99.99].map { Text.right(LatencyHistogram.name($0), 10) }.joined() + Text.right("max", 10)
+        return [header]
+            + zip(names, times).map { name, t in
+                let h = t.latencies
+                return Text.left(name, width) + Text.right("\(h.count)", 12)
+                    + [50, 99, 99.9, 99.99].map { Text.right(Text.microseconds(h.percentile($0)), 10) }.joined()
+                    + Text.right(Text.microseconds(h.maximum), 10)
             }
-        }
-        return out + "\""
     }
 
+    /// In decimals; a dash for what is no number, as a ratio to nothing.
     static func number(_ value: Double, _ digits: Int) -> String {
         var scale = 1.0
         for _ in 0..<digits { scale *= 10 }
+        guard abs(value) * scale < 9e18 else { return "–" }
         let rounded = Int((abs(value) * scale).rounded())
         let whole = rounded / Int(scale)
         let sign = value < 0 && rounded > 0 ? "-" : ""
@@ -111,6 +103,64 @@ struct Report {
         let fraction = String(rounded % Int(scale))
         return sign + "\(whole)." + String(repeating: "0", count: digits - fraction.count) + fraction
     }
+}
+
+/// A period as `forward --json` writes it.
+private struct PeriodRecord: Encodable {
+    struct Direction: Encodable {
+        let packets: UInt64
+        let bytes: UInt64
+        let mpps: Double
+        let gbps: Double
+    }
+
+    struct Queue: Encodable {
+        let queue: Int
+        let kicks: UInt64
+        let calls: UInt64
+    }
+
+    struct Port: Encodable {
+        let port: String
+        let connected: Bool
+        let rx: Direction
+        let tx: Direction
+        let flooded: UInt64
+        let made: UInt64
+        /// By cause.
+        let drops: [String: UInt64]
+        let stoppedQueues: [String: UInt64]
+        /// Those that had events.
+        let queues: [Queue]
+    }
+
+    struct Times: Encodable {
+        let port: String
+        let queue: Int
+        let what: String
+        let nanoseconds: LatencyHistogram
+
+        init(_ t: QueueTimeSnapshot) { (port, queue, what, nanoseconds) = (t.port, t.queue, t.what.text, t.latencies) }
+    }
+
+    struct Thread: Encodable {
+        let cpu: Int
+        let busyCycles: UInt64
+        let systemCalls: UInt64
+        let cpuSeconds: Double
+
+        init(_ t: ThreadSnapshot) {
+            (cpu, busyCycles, systemCalls) = (t.cpu, t.busyCycles, t.systemCalls)
+            cpuSeconds = (Double(t.cpuNanoseconds) / 1e9).rounded(digits: 6)
+        }
+    }
+
+    let seconds: Double
+    let ports: [Port]
+    /// What queues have timed, where there is any.
+    let queueTimes: [Times]?
+    /// Work and system calls, where threads are given.
+    let threads: [Thread]?
 }
 
 /// One port over one period.
@@ -157,32 +207,40 @@ private struct Row {
     private func mpps(_ d: DirectionCounters) -> Double { Double(d.packets) / seconds / 1e6 }
     private func gbps(_ d: DirectionCounters) -> Double { Double(d.bytes) * 8 / seconds / 1e9 }
 
-    var json: String {
-        func direction(_ d: DirectionCounters) -> String {
-            "{\"packets\":\(d.packets),\"bytes\":\(d.bytes),\"mpps\":\(Report.number(mpps(d), 6)),\"gbps\":\(Report.number(gbps(d), 6))}"
+    var record: PeriodRecord.Port {
+        func direction(_ d: DirectionCounters) -> PeriodRecord.Direction {
+            .init(
+                packets: d.packets, bytes: d.bytes, mpps: mpps(d).rounded(digits: 6), gbps: gbps(d).rounded(digits: 6))
         }
-        func object(_ counts: [(cause: String, count: UInt64)]) -> String {
-            "{" + counts.map { "\(Report.quote($0.cause)):\($0.count)" }.joined(separator: ",") + "}"
+        func object(_ counts: [(cause: String, count: UInt64)]) -> [String: UInt64] {
+            Dictionary(counts.map { ($0.cause, $0.count) }, uniquingKeysWith: &+)
         }
-        let events = queues.map { "{\"queue\":\($0.queue),\"kicks\":\($0.kicks),\"calls\":\($0.calls)}" }.joined(separator: ",")
-        return "{\"port\":\(Report.quote(port.name)),\"connected\":\(port.isConnected),\"rx\":\(direction(rx)),\"tx\":\(direction(tx)),"
-            + "\"flooded\":\(flooded),\"made\":\(made),\"drops\":\(object(drops)),\"stopped_queues\":\(object(stops)),"
-            + "\"queues\":[\(events)]}"
+        return PeriodRecord.Port(
+            port: port.name, connected: port.isConnected, rx: direction(rx), tx: direction(tx), flooded: flooded,
+            made: made, drops: object(drops), stoppedQueues: object(stops),
+            queues: queues.map { .init(queue: $0.queue, kicks: $0.kicks, calls: $0.calls) })
     }
 
-    static func header(_ width: Int) -> String { line(width, "port", "", "packets", "bytes", "Mpps", "Gbit/s", "drops") }
+    static func header(_ width: Int) -> String {
+        line(width, "port", "", "packets", "bytes", "Mpps", "Gbit/s", "drops")
+    }
 
     var name: String { port.name + (port.isConnected ? "" : " (not connected)") }
 
     func lines(_ width: Int) -> String {
         let causes = drops.map { "\($0.cause): \($0.count)" }.joined(separator: ", ")
         let stopped = stops.map { "queues stopped, \($0.cause): \($0.count)" }.joined(separator: ", ")
-        return Row.line(width, name, "rx", "\(rx.packets)", "\(rx.bytes)", Report.number(mpps(rx), 3), Report.number(gbps(rx), 3), causes) + "\n"
-            + Row.line(width, "", "tx", "\(tx.packets)", "\(tx.bytes)", Report.number(mpps(tx), 3), Report.number(gbps(tx), 3), stopped)
+        return Row.line(
+            width, name, "rx", "\(rx.packets)", "\(rx.bytes)", Report.number(mpps(rx), 3), Report.number(gbps(rx), 3),
+            causes) + "\n"
+            + Row.line(
+                width, "", "tx", "\(tx.packets)", "\(tx.bytes)", Report.number(mpps(tx), 3), Report.number(gbps(tx), 3),
+                stopped)
     }
 
     private static func line(_ width: Int, _ name: String, _ way: String, _ columns: String...) -> String {
-        Text.left(name, max(32, width)) + " " + Text.left(way, 3) + Text.right(columns[0], 14) + Text.right(columns[1], 17)
+        Text.left(name, max(32, width)) + " " + Text.left(way, 3) + Text.right(columns[0], 14)
+            + Text.right(columns[1], 17)
             + Text.right(columns[2], 9) + Text.right(columns[3], 9) + (columns[4].isEmpty ? "" : "  " + columns[4])
     }
 }

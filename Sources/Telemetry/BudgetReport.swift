@@ -16,7 +16,9 @@ public struct BudgetReport: Sendable {
         /// A second.
         public var systemCalls: Double
 
-        public init(budget: String, load: Double, cpu: Double, p50: Double, p99: Double, throughput: Double, systemCalls: Double) {
+        public init(
+            budget: String, load: Double, cpu: Double, p50: Double, p99: Double, throughput: Double, systemCalls: Double
+        ) {
             self.budget = budget
             self.load = load
             self.cpu = cpu
@@ -54,23 +56,29 @@ public struct BudgetReport: Sendable {
     /// In the order of the points.
     public var budgets: [String] { points.reduce(into: []) { if !$0.contains($1.budget) { $0.append($1.budget) } } }
 
-    public func point(_ budget: String, _ load: Double) -> Point? { points.first { $0.budget == budget && $0.load == load } }
+    public func point(_ budget: String, _ load: Double) -> Point? {
+        points.first { $0.budget == budget && $0.load == load }
+    }
 
     /// A verdict for each load that has `auto`, `poll` and `0`.
     public var verdicts: [Verdict] {
         loads.compactMap { load in
-            guard let auto = point("auto", load), let poll = point("poll", load), let zero = point("0", load) else { return nil }
+            guard let auto = point("auto", load), let poll = point("poll", load), let zero = point("0", load) else {
+                return nil
+            }
             let margin = BudgetReport.margin
             let better = points.filter {
                 $0.load == load && $0.budget != "auto" && auto.delay > $0.delay * margin && auto.cpu > $0.cpu * margin
             }
             let (delay, cpu) = (auto.delay / max(poll.delay, 1e-9), auto.cpu / max(zero.cpu, 1e-9))
-            return Verdict(load: load, delayToPoll: delay, cpuToZero: cpu, isNearEither: delay <= margin || cpu <= margin, betterInBoth: better.map(\.budget))
+            return Verdict(
+                load: load, delayToPoll: delay, cpuToZero: cpu, isNearEither: delay <= margin || cpu <= margin,
+                betterInBoth: better.map(\.budget))
         }
     }
 
-    /// The budget with the least CPU time over all loads among those whose delay is within `allowed` microseconds of poll's, or
-    /// within `margin` of it, at every load; nil if none is (`poll` is, if it was measured).
+    /// The budget with the least CPU time over all loads among those whose delay is within `allowed` microseconds of
+    /// poll's, or within `margin` of it, at every load; nil if none is (`poll` is, if it was measured).
     public func recommended(allowed: Double) -> String? {
         let good = budgets.filter { budget in
             loads.allSatisfy { load in
@@ -91,6 +99,7 @@ public struct BudgetReport: Sendable {
     public static func median(_ values: [Double]) -> Double {
         let sorted = values.sorted()
         if sorted.isEmpty { return 0 }
-        return sorted.count % 2 == 1 ? sorted[sorted.count / 2] : (sorted[sorted.count / 2 - 1] + sorted[sorted.count / 2]) / 2
+        return sorted.count % 2 == 1
+            ? sorted[sorted.count / 2] : (sorted[sorted.count / 2 - 1] + sorted[sorted.count / 2]) / 2
     }
 }

@@ -3,7 +3,8 @@ import Histogram
 /// Latencies from 1 ns to one minute with three significant digits (HDR histogram). A value; one
 /// thread at a time.
 public struct LatencyHistogram: Sendable {
-    private var histogram = Histogram<UInt64>(highestTrackableValue: 60_000_000_000, numberOfSignificantValueDigits: .three)
+    private var histogram = Histogram<UInt64>(
+        highestTrackableValue: 60_000_000_000, numberOfSignificantValueDigits: .three)
 
     public init() {}
 
@@ -33,10 +34,11 @@ public struct LatencyHistogram: Sendable {
         "p" + (percentile == percentile.rounded() ? "\(Int(percentile))" : "\(percentile)")
     }
 
-    /// The percentiles and the maximum in nanoseconds, as a JSON object.
-    public var json: String {
-        let all = LatencyHistogram.reported.map { "\"\(LatencyHistogram.name($0))\":\(percentile($0))" }
-        return "{\"count\":\(count),\(all.joined(separator: ",")),\"max\":\(maximum)}"
+    /// `count`, the percentiles by name and `max`, in nanoseconds.
+    public var summary: [String: UInt64] {
+        var all = ["count": count, "max": maximum]
+        for p in LatencyHistogram.reported { all[LatencyHistogram.name(p)] = percentile(p) }
+        return all
     }
 
     /// The curve of a percentile plot: nanoseconds at each percentile, as far as the counts reach.
@@ -51,7 +53,13 @@ public struct LatencyHistogram: Sendable {
     /// The percentile distribution in microseconds as HdrHistogram's tools read it (.hgrm).
     public var hgrm: String {
         var text = ""
-        histogram.outputPercentileDistribution(to: &text, outputValueUnitScalingRatio: 1000, percentileTicksPerHalfDistance: 5, format: .plainText)
+        histogram.outputPercentileDistribution(
+            to: &text, outputValueUnitScalingRatio: 1000, percentileTicksPerHalfDistance: 5, format: .plainText)
         return text
     }
+}
+
+/// Encoded as its `summary`.
+extension LatencyHistogram: Encodable {
+    public func encode(to encoder: any Encoder) throws { try summary.encode(to: encoder) }
 }

@@ -1,10 +1,12 @@
 import CPlatform
 
 /// Counts of durations that one thread keeps while it works, in plain memory of a fixed size: no allocation, lock or
-/// reference counting. 16 buckets share an octave, so a value is known to within 6.25 % (its bucket's middle to within 3.2 %).
+/// reference counting. 16 buckets share an octave, so a value is known to within 6.25 % (its bucket's middle to within
+/// 3.2 %).
 ///
-/// `record` belongs to one thread; `counts` may be read by any other at the same time (each count is one relaxed access, so
-/// a reading is exact when the writer rests, a few records old otherwise). Unit: ticks of the writer's clock.
+/// `record` belongs to one thread; `counts` may be read by any other at the same time (each count is one relaxed
+/// access, so a reading is exact when the writer rests, a few records old otherwise). Unit: ticks of the writer's
+/// clock.
 public struct LiveHistogram: BitwiseCopyable, @unchecked Sendable {
     @usableFromInline let words: UnsafeMutablePointer<UInt64>
 
@@ -44,7 +46,9 @@ public struct LiveHistogram: BitwiseCopyable, @unchecked Sendable {
 
     /// What has been counted so far.
     public var counts: LiveCounts {
-        LiveCounts(counts: (0..<LiveHistogram.buckets).map { CPlat_load64_relaxed(words + $0) }, longest: CPlat_load64_relaxed(words + LiveHistogram.buckets))
+        LiveCounts(
+            counts: (0..<LiveHistogram.buckets).map { CPlat_load64_relaxed(words + $0) },
+            longest: CPlat_load64_relaxed(words + LiveHistogram.buckets))
     }
 }
 

@@ -1,6 +1,6 @@
-/// The highest rate without loss, found as RFC 2544 section 26.1 does: trials at offered rates, halving the interval between
-/// the highest rate that passed and the lowest that failed, until it is narrower than the resolution; then a confirmation
-/// trial at the rate found. If that fails, the rate counts as failed and the search goes on below it.
+/// The highest rate without loss, found as RFC 2544 section 26.1 does: trials at offered rates, halving the interval
+/// between the highest rate that passed and the lowest that failed, until it is narrower than the resolution; then a
+/// confirmation trial at the rate found. If that fails, the rate counts as failed and the search goes on below it.
 ///
 /// A value that only decides: whoever runs the trials asks `next`, runs that trial and hands the outcome to `record`.
 public struct RateSearch: Sendable {
@@ -65,7 +65,11 @@ public struct RateSearch: Sendable {
         } else {
             failed = trial.rate
             // The highest rate that has passed, and never failed, below it.
-            passed = outcomes.filter { o in o.passed && o.trial.rate < trial.rate && !outcomes.contains { !$0.passed && $0.trial.rate == o.trial.rate } }
+            passed =
+                outcomes.filter { o in
+                    o.passed && o.trial.rate < trial.rate
+                        && !outcomes.contains { !$0.passed && $0.trial.rate == o.trial.rate }
+                }
                 .map(\.trial.rate).max() ?? 0
             if trial.rate <= lowest { isOver = true }
         }

@@ -6,27 +6,43 @@ public struct DriverCommand: Sendable, Equatable, CustomStringConvertible {
     public var command: UInt8
     public var data: [UInt8]
 
-    public init(kind: UInt8, command: UInt8, data: [UInt8]) { (self.kind, self.command, self.data) = (kind, command, data) }
+    public init(kind: UInt8, command: UInt8, data: [UInt8]) {
+        (self.kind, self.command, self.data) = (kind, command, data)
+    }
 
     /// VIRTIO_NET_CTRL_RX_…: which frames are wanted.
-    public enum ReceiveMode: UInt8, Sendable { case promiscuous, allMulticast, allUnicast, noMulticast, noUnicast, noBroadcast }
+    public enum ReceiveMode: UInt8, Sendable {
+        case promiscuous, allMulticast, allUnicast, noMulticast, noUnicast, noBroadcast
+    }
 
-    public static func receive(_ mode: ReceiveMode, _ isOn: Bool) -> DriverCommand { DriverCommand(kind: 0, command: mode.rawValue, data: [isOn ? 1 : 0]) }
+    public static func receive(_ mode: ReceiveMode, _ isOn: Bool) -> DriverCommand {
+        DriverCommand(kind: 0, command: mode.rawValue, data: [isOn ? 1 : 0])
+    }
     public static func mac(_ address: [UInt8]) -> DriverCommand { DriverCommand(kind: 1, command: 1, data: address) }
     /// VIRTIO_NET_CTRL_MAC_TABLE_SET: addresses of six bytes.
     public static func macTable(unicast: [[UInt8]], multicast: [[UInt8]]) -> DriverCommand {
         func part(_ list: [[UInt8]]) -> [UInt8] { little(UInt32(list.count)) + list.flatMap { $0 } }
         return DriverCommand(kind: 1, command: 0, data: part(unicast) + part(multicast))
     }
-    public static func vlan(_ id: UInt16, _ isWanted: Bool) -> DriverCommand { DriverCommand(kind: 2, command: isWanted ? 0 : 1, data: little(id)) }
+    public static func vlan(_ id: UInt16, _ isWanted: Bool) -> DriverCommand {
+        DriverCommand(kind: 2, command: isWanted ? 0 : 1, data: little(id))
+    }
     /// Queue pairs that the driver uses (MQ).
-    public static func pairs(_ count: UInt16) -> DriverCommand { DriverCommand(kind: 4, command: 0, data: little(count)) }
+    public static func pairs(_ count: UInt16) -> DriverCommand {
+        DriverCommand(kind: 4, command: 0, data: little(count))
+    }
     /// `struct virtio_net_rss_config`, as it is.
-    public static func rss(_ configuration: [UInt8]) -> DriverCommand { DriverCommand(kind: 4, command: 1, data: configuration) }
+    public static func rss(_ configuration: [UInt8]) -> DriverCommand {
+        DriverCommand(kind: 4, command: 1, data: configuration)
+    }
     /// GUEST_* offloads that are switched on.
-    public static func offloads(_ features: Features) -> DriverCommand { DriverCommand(kind: 5, command: 0, data: little(features.rawValue)) }
+    public static func offloads(_ features: Features) -> DriverCommand {
+        DriverCommand(kind: 5, command: 0, data: little(features.rawValue))
+    }
 
-    private static func little<T: FixedWidthInteger>(_ v: T) -> [UInt8] { withUnsafeBytes(of: v.littleEndian) { Array($0) } }
+    private static func little<T: FixedWidthInteger>(_ v: T) -> [UInt8] {
+        withUnsafeBytes(of: v.littleEndian) { Array($0) }
+    }
 
     /// For errors.
     public var description: String {
@@ -43,8 +59,8 @@ public struct DriverCommand: Sendable, Equatable, CustomStringConvertible {
     }
 }
 
-/// The shadow of a device's control queue: what its driver has set there and the device accepted. A reset forgets all of it,
-/// so a start says it again.
+/// The shadow of a device's control queue: what its driver has set there and the device accepted. A reset forgets all
+/// of it, so a start says it again.
 public struct ControlState: Sendable, Equatable {
     private var mac: DriverCommand?
     private var table: DriverCommand?

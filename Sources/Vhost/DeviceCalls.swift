@@ -4,24 +4,49 @@ import Memory
 
 /// The requests (ioctl) that the control plane makes, by their names in the kernel's headers.
 public enum DeviceRequest: String, Sendable, CaseIterable {
-    case getFeatures = "VHOST_GET_FEATURES", setFeatures = "VHOST_SET_FEATURES", setOwner = "VHOST_SET_OWNER"
-    case resetOwner = "VHOST_RESET_OWNER", setMemTable = "VHOST_SET_MEM_TABLE", setLogBase = "VHOST_SET_LOG_BASE"
-    case setVringNum = "VHOST_SET_VRING_NUM", setVringAddr = "VHOST_SET_VRING_ADDR", setVringBase = "VHOST_SET_VRING_BASE"
-    case getVringBase = "VHOST_GET_VRING_BASE", setVringKick = "VHOST_SET_VRING_KICK", setVringCall = "VHOST_SET_VRING_CALL"
-    case setVringErr = "VHOST_SET_VRING_ERR", setBusyloopTimeout = "VHOST_SET_VRING_BUSYLOOP_TIMEOUT"
-    case getBusyloopTimeout = "VHOST_GET_VRING_BUSYLOOP_TIMEOUT", setBackendFeatures = "VHOST_SET_BACKEND_FEATURES"
-    case getBackendFeatures = "VHOST_GET_BACKEND_FEATURES", netSetBackend = "VHOST_NET_SET_BACKEND"
-    case vdpaGetDeviceID = "VHOST_VDPA_GET_DEVICE_ID", vdpaGetStatus = "VHOST_VDPA_GET_STATUS", vdpaSetStatus = "VHOST_VDPA_SET_STATUS"
-    case vdpaGetConfig = "VHOST_VDPA_GET_CONFIG", vdpaSetConfig = "VHOST_VDPA_SET_CONFIG"
-    case vdpaSetVringEnable = "VHOST_VDPA_SET_VRING_ENABLE", vdpaGetVringNum = "VHOST_VDPA_GET_VRING_NUM"
-    case vdpaSetConfigCall = "VHOST_VDPA_SET_CONFIG_CALL", vdpaGetIOVARange = "VHOST_VDPA_GET_IOVA_RANGE"
-    case vdpaGetConfigSize = "VHOST_VDPA_GET_CONFIG_SIZE", vdpaGetVQsCount = "VHOST_VDPA_GET_VQS_COUNT"
-    case vdpaGetGroupNum = "VHOST_VDPA_GET_GROUP_NUM", vdpaGetASNum = "VHOST_VDPA_GET_AS_NUM"
-    case vdpaGetVringGroup = "VHOST_VDPA_GET_VRING_GROUP", vdpaSetGroupASID = "VHOST_VDPA_SET_GROUP_ASID"
-    case vdpaSuspend = "VHOST_VDPA_SUSPEND", vdpaResume = "VHOST_VDPA_RESUME"
-    case tunSetIFF = "TUNSETIFF", tunGetIFF = "TUNGETIFF", tunGetFeatures = "TUNGETFEATURES"
-    case tunSetHeaderSize = "TUNSETVNETHDRSZ", tunGetHeaderSize = "TUNGETVNETHDRSZ", tunSetOffload = "TUNSETOFFLOAD"
-    case tunSetPersist = "TUNSETPERSIST", tunSetSendBuffer = "TUNSETSNDBUF"
+    case getFeatures = "VHOST_GET_FEATURES"
+    case setFeatures = "VHOST_SET_FEATURES"
+    case setOwner = "VHOST_SET_OWNER"
+    case resetOwner = "VHOST_RESET_OWNER"
+    case setMemTable = "VHOST_SET_MEM_TABLE"
+    case setLogBase = "VHOST_SET_LOG_BASE"
+    case setVringNum = "VHOST_SET_VRING_NUM"
+    case setVringAddr = "VHOST_SET_VRING_ADDR"
+    case setVringBase = "VHOST_SET_VRING_BASE"
+    case getVringBase = "VHOST_GET_VRING_BASE"
+    case setVringKick = "VHOST_SET_VRING_KICK"
+    case setVringCall = "VHOST_SET_VRING_CALL"
+    case setVringErr = "VHOST_SET_VRING_ERR"
+    case setBusyloopTimeout = "VHOST_SET_VRING_BUSYLOOP_TIMEOUT"
+    case getBusyloopTimeout = "VHOST_GET_VRING_BUSYLOOP_TIMEOUT"
+    case setBackendFeatures = "VHOST_SET_BACKEND_FEATURES"
+    case getBackendFeatures = "VHOST_GET_BACKEND_FEATURES"
+    case netSetBackend = "VHOST_NET_SET_BACKEND"
+    case vdpaGetDeviceID = "VHOST_VDPA_GET_DEVICE_ID"
+    case vdpaGetStatus = "VHOST_VDPA_GET_STATUS"
+    case vdpaSetStatus = "VHOST_VDPA_SET_STATUS"
+    case vdpaGetConfig = "VHOST_VDPA_GET_CONFIG"
+    case vdpaSetConfig = "VHOST_VDPA_SET_CONFIG"
+    case vdpaSetVringEnable = "VHOST_VDPA_SET_VRING_ENABLE"
+    case vdpaGetVringNum = "VHOST_VDPA_GET_VRING_NUM"
+    case vdpaSetConfigCall = "VHOST_VDPA_SET_CONFIG_CALL"
+    case vdpaGetIOVARange = "VHOST_VDPA_GET_IOVA_RANGE"
+    case vdpaGetConfigSize = "VHOST_VDPA_GET_CONFIG_SIZE"
+    case vdpaGetVQsCount = "VHOST_VDPA_GET_VQS_COUNT"
+    case vdpaGetGroupNum = "VHOST_VDPA_GET_GROUP_NUM"
+    case vdpaGetASNum = "VHOST_VDPA_GET_AS_NUM"
+    case vdpaGetVringGroup = "VHOST_VDPA_GET_VRING_GROUP"
+    case vdpaSetGroupASID = "VHOST_VDPA_SET_GROUP_ASID"
+    case vdpaSuspend = "VHOST_VDPA_SUSPEND"
+    case vdpaResume = "VHOST_VDPA_RESUME"
+    case tunSetIFF = "TUNSETIFF"
+    case tunGetIFF = "TUNGETIFF"
+    case tunGetFeatures = "TUNGETFEATURES"
+    case tunSetHeaderSize = "TUNSETVNETHDRSZ"
+    case tunGetHeaderSize = "TUNGETVNETHDRSZ"
+    case tunSetOffload = "TUNSETOFFLOAD"
+    case tunSetPersist = "TUNSETPERSIST"
+    case tunSetSendBuffer = "TUNSETSNDBUF"
 
     var code: UInt {
         switch self {
@@ -95,7 +120,9 @@ public final class SystemCalls: DeviceCalls {
         CPlat_ioctl(fd, request.code, argument)
     }
 
-    public func write(_ fd: Int32, _ bytes: UnsafeRawBufferPointer) -> Int { Glibc.write(fd, bytes.baseAddress, bytes.count) }
+    public func write(_ fd: Int32, _ bytes: UnsafeRawBufferPointer) -> Int {
+        Glibc.write(fd, bytes.baseAddress, bytes.count)
+    }
 }
 
 /// An open vhost or TUN device with typed requests. Control plane; one thread at a time.
@@ -121,7 +148,8 @@ final class Device {
         let code = errno
         let hint: String
         switch (code, path) {
-        case (ENOENT, "/dev/vhost-net"): hint = "; load it with `modprobe vhost_net`, or use tap:NAME, which needs no vhost"
+        case (ENOENT, "/dev/vhost-net"):
+            hint = "; load it with `modprobe vhost_net`, or use tap:NAME, which needs no vhost"
         case (ENOENT, "/dev/net/tun"): hint = "; load it with `modprobe tun`"
         case (ENOENT, _) where path.hasPrefix("/dev/vhost-net"): hint = "; the kernel's is /dev/vhost-net"
         case (ENOENT, _): hint = "; see `vdpa dev show`, and `modprobe vhost_vdpa`"
@@ -190,13 +218,22 @@ final class Device {
         m.iotlb.type = UInt8(type)
         let n = withUnsafeBytes(of: &m) { calls.write(descriptor.fd, $0) }
         if n == MemoryLayout<vhost_msg_v2>.size { return }
-        let names = [VHOST_IOTLB_UPDATE: "update", VHOST_IOTLB_INVALIDATE: "invalidation", VHOST_IOTLB_BATCH_BEGIN: "batch begin", VHOST_IOTLB_BATCH_END: "batch end"]
-        throw .system(name, "IOTLB \(names[type] ?? "message")" + (region.map { " of 0x\(String($0.guestAddress, radix: 16))+\($0.size)" } ?? ""))
+        let names = [
+            VHOST_IOTLB_UPDATE: "update", VHOST_IOTLB_INVALIDATE: "invalidation",
+            VHOST_IOTLB_BATCH_BEGIN: "batch begin", VHOST_IOTLB_BATCH_END: "batch end",
+        ]
+        throw .system(
+            name,
+            "IOTLB \(names[type] ?? "message")"
+                + (region.map { " of 0x\(String($0.guestAddress, radix: 16))+\($0.size)" } ?? ""))
     }
 
     func vringAddress(_ index: Int, _ a: VhostRingAddress) throws(VhostError) {
-        try set(.setVringAddr, vhost_vring_addr(
-            index: UInt32(index), flags: a.log == nil ? 0 : 1 << UInt32(VHOST_VRING_F_LOG), desc_user_addr: a.descriptors,
-            used_user_addr: a.deviceArea, avail_user_addr: a.driverArea, log_guest_addr: a.log ?? 0))
+        try set(
+            .setVringAddr,
+            vhost_vring_addr(
+                index: UInt32(index), flags: a.log == nil ? 0 : 1 << UInt32(VHOST_VRING_F_LOG),
+                desc_user_addr: a.descriptors,
+                used_user_addr: a.deviceArea, avail_user_addr: a.driverArea, log_guest_addr: a.log ?? 0))
     }
 }

@@ -14,7 +14,13 @@ public final class DirtyLog {
     public init(covering regions: [VhostRegion]) throws(VhostError) {
         let end = regions.map { $0.guestAddress &+ ($0.size &- 1) }.max() ?? 0
         guard end < 1 << 43 else {
-            throw VhostError(.argument, "dirty log: memory ends at 0x\(String(end, radix: 16)); a log covers everything below: give the regions low guest addresses")
+            throw VhostError(
+                .argument,
+                """
+                dirty log: memory ends at 0x\(String(end, radix: 16)); a log covers everything below: give the \
+                regions low guest addresses
+                """
+            )
         }
         size = (Int(end / DirtyLog.page / 8) + 8) & ~7
         do { memory = try HostMemory(bytes: size, wantsHugePages: false, name: "dirty log") } catch {
@@ -36,7 +42,9 @@ public final class DirtyLog {
             let p = memory.base + word
             if CPlat_load32_relaxed(p) == 0 { continue }
             let bits = CPlat_exchange32(p, 0)
-            for bit in 0..<32 where bits & (1 << UInt32(bit)) != 0 { pages.append(UInt64(word * 8 + bit) * DirtyLog.page) }
+            for bit in 0..<32 where bits & (1 << UInt32(bit)) != 0 {
+                pages.append(UInt64(word * 8 + bit) * DirtyLog.page)
+            }
         }
         return pages
     }

@@ -24,7 +24,8 @@ public enum VhostKind: Sendable, Equatable, CustomStringConvertible {
         if path.hasPrefix("/dev/vhost-net") { return .kernel }
         if path.hasPrefix("/dev/vhost-vdpa") { return .vdpa }
         if path.hasPrefix("/dev/vhost-") {
-            throw VhostError(.argument, "\(path): unknown kind of vhost back-end; vhost-net, vhost-vdpa-N and sockets are known")
+            throw VhostError(
+                .argument, "\(path): unknown kind of vhost back-end; vhost-net, vhost-vdpa-N and sockets are known")
         }
         return .user
     }
@@ -42,18 +43,24 @@ public enum VhostKind: Sendable, Equatable, CustomStringConvertible {
 
 private enum FeatureLists {
     static let kernel: Features = [
-        .notifyOnEmpty, .indirectDesc, .eventIdx, .mrgRxbuf, .version1, .mtu, .accessPlatform, .ringPacked, .ringReset, .inOrder,
+        .notifyOnEmpty, .indirectDesc, .eventIdx, .mrgRxbuf, .version1, .mtu, .accessPlatform, .ringPacked, .ringReset,
+        .inOrder,
         .notificationData, .rscExt, .hashReport,
     ]
     static let user: Features = [
-        .notifyOnEmpty, .notificationData, .indirectDesc, .eventIdx, .anyLayout, .version1, .csum, .guestCsum, .gso, .guestTSO4,
-        .guestTSO6, .guestECN, .guestUFO, .hostTSO4, .hostTSO6, .hostECN, .hostUFO, .mrgRxbuf, .mtu, .accessPlatform, .ringPacked,
+        .notifyOnEmpty, .notificationData, .indirectDesc, .eventIdx, .anyLayout, .version1, .csum, .guestCsum, .gso,
+        .guestTSO4,
+        .guestTSO6, .guestECN, .guestUFO, .hostTSO4, .hostTSO6, .hostECN, .hostUFO, .mrgRxbuf, .mtu, .accessPlatform,
+        .ringPacked,
         .ringReset, .inOrder, .rss, .rscExt, .hashReport, .guestUSO4, .guestUSO6, .hostUSO, .guestAnnounce, .mq,
     ]
     static let vdpa: Features = [
-        .anyLayout, .accessPlatform, .notifyOnEmpty, .ringPacked, .ringReset, .version1, .inOrder, .notificationData, .eventIdx,
-        .indirectDesc, .csum, .ctrlGuestOffloads, .ctrlMACAddr, .ctrlRX, .ctrlRXExtra, .ctrlVLAN, .ctrlVQ, .gso, .guestCsum,
-        .guestECN, .guestTSO4, .guestTSO6, .guestUFO, .guestUSO4, .guestUSO6, .hashReport, .hostECN, .hostTSO4, .hostTSO6,
+        .anyLayout, .accessPlatform, .notifyOnEmpty, .ringPacked, .ringReset, .version1, .inOrder, .notificationData,
+        .eventIdx,
+        .indirectDesc, .csum, .ctrlGuestOffloads, .ctrlMACAddr, .ctrlRX, .ctrlRXExtra, .ctrlVLAN, .ctrlVQ, .gso,
+        .guestCsum,
+        .guestECN, .guestTSO4, .guestTSO6, .guestUFO, .guestUSO4, .guestUSO6, .hashReport, .hostECN, .hostTSO4,
+        .hostTSO6,
         .hostUFO, .hostUSO, .mq, .mrgRxbuf, .mtu, .rscExt, .rss, .status,
     ]
 }

@@ -67,18 +67,23 @@ public final class KernelBackend: VhostBackend {
         if usesIOTLB { for r in mapped[object.index] ?? [] { try d.iotlb(VHOST_IOTLB_UPDATE, r) } }
     }
 
-    /// VHOST_SET_MEM_TABLE. With ACCESS_PLATFORM addresses are IOVA, and each region goes into the device's IOTLB beforehand,
-    /// so that vhost never has to ask.
+    /// VHOST_SET_MEM_TABLE. With ACCESS_PLATFORM addresses are IOVA, and each region goes into the device's IOTLB
+    /// beforehand, so that vhost never has to ask.
     public func setMemory(_ object: VhostObject, _ regions: [VhostRegion]) throws(VhostError) {
         let most = KernelBackend.maximumRegions
-        guard regions.count <= most else { throw VhostError(.argument, "\(name): \(regions.count) memory regions; \(most) are the most (vhost.max_mem_regions)") }
+        guard regions.count <= most else {
+            throw VhostError(
+                .argument, "\(name): \(regions.count) memory regions; \(most) are the most (vhost.max_mem_regions)")
+        }
         var words: [UInt64] = [UInt64(regions.count)]
         for r in regions { words += [r.guestAddress, r.size, r.userAddress, 0] }
         var bytes = words.withUnsafeBytes { Array($0) }
         let d = try device(object.firstRing).0
         try d.request(.setMemTable, bytes: &bytes)
         if !usesIOTLB { return }
-        for r in mapped[object.index] ?? [] where !regions.contains(where: r.isSame) { try d.iotlb(VHOST_IOTLB_INVALIDATE, r) }
+        for r in mapped[object.index] ?? [] where !regions.contains(where: r.isSame) {
+            try d.iotlb(VHOST_IOTLB_INVALIDATE, r)
+        }
         mapped[object.index] = regions
         for r in regions { try d.iotlb(VHOST_IOTLB_UPDATE, r) }
     }

@@ -24,10 +24,14 @@ public final class Tap {
     /// `isNonblocking` is what QEMU and vhost-net use; io_uring waits on blocking descriptors.
     /// Errors: `.system` names the call.
     public init(
-        name: String, queues: Int = 1, isPersistent: Bool = false, isNonblocking: Bool = true, calls: any DeviceCalls = SystemCalls()
+        name: String, queues: Int = 1, isPersistent: Bool = false, isNonblocking: Bool = true,
+        calls: any DeviceCalls = SystemCalls()
     ) throws(VhostError) {
-        guard name.utf8.count < Int(IFNAMSIZ), !name.contains(where: { $0 == "/" || $0.isWhitespace }), name != ".", name != ".." else {
-            throw VhostError(.argument, "tap '\(name)': names of interfaces have at most 15 bytes, without slashes and spaces")
+        guard name.utf8.count < Int(IFNAMSIZ), !name.contains(where: { $0 == "/" || $0.isWhitespace }), name != ".",
+            name != ".."
+        else {
+            throw VhostError(
+                .argument, "tap '\(name)': names of interfaces have at most 15 bytes, without slashes and spaces")
         }
         var devices: [Device] = []
         var actual = name
@@ -46,7 +50,9 @@ public final class Tap {
                     throw Tap.explain(error, actual, queues)
                 }
                 request = InterfaceRequest(name: actual, flags: UInt16(flags | UInt32(IFF_MULTI_QUEUE)))
-                do { try d.request(.tunSetIFF, bytes: &request.bytes) } catch { throw Tap.explain(error, actual, queues) }
+                do { try d.request(.tunSetIFF, bytes: &request.bytes) } catch {
+                    throw Tap.explain(error, actual, queues)
+                }
             }
             actual = request.name
             if flags & UInt32(IFF_VNET_HDR) != 0 { header = Tap.setHeader(d) }
@@ -55,7 +61,9 @@ public final class Tap {
             devices.append(d)
         }
         // Last, so that a failure leaves no device behind. TUNSETPERSIST takes its argument by value.
-        if isPersistent, let d = devices.first, calls.control(d.descriptor.fd, .tunSetPersist, UnsafeMutableRawPointer(bitPattern: 1)) < 0 {
+        if isPersistent, let d = devices.first,
+            calls.control(d.descriptor.fd, .tunSetPersist, UnsafeMutableRawPointer(bitPattern: 1)) < 0
+        {
             throw d.failure(.tunSetPersist)
         }
         self.name = actual
@@ -64,9 +72,9 @@ public final class Tap {
         headerLength = header
     }
 
-    /// A TAP device that was opened by somebody else (IFF_TAP, IFF_NO_PI); each descriptor is one queue and is taken over.
-    /// Calls: TUNGETIFF and TUNSETVNETHDRSZ for each. Errors: `.argument` for what is no TAP, has packet information, or for
-    /// queues of different interfaces.
+    /// A TAP device that was opened by somebody else (IFF_TAP, IFF_NO_PI); each descriptor is one queue and is taken
+    /// over. Calls: TUNGETIFF and TUNSETVNETHDRSZ for each. Errors: `.argument` for what is no TAP, has packet
+    /// information, or for queues of different interfaces.
     public init(descriptors: [OwnedDescriptor], calls: any DeviceCalls = SystemCalls()) throws(VhostError) {
         var devices: [Device] = []
         var found: InterfaceRequest?
@@ -77,10 +85,18 @@ public final class Tap {
                 throw VhostError(.argument, "descriptor \(descriptor.fd) is no TAP device (\(error))")
             }
             guard request.flags & UInt16(IFF_TAP) != 0, request.flags & UInt16(IFF_NO_PI) != 0 else {
-                throw VhostError(.argument, "descriptor \(descriptor.fd): \(request.name) must be a TAP (IFF_TAP) without packet information (IFF_NO_PI)")
+                throw VhostError(
+                    .argument,
+                    """
+                    descriptor \(descriptor.fd): \(request.name) must be a TAP (IFF_TAP) without packet information \
+                    (IFF_NO_PI)
+                    """
+                )
             }
             if let found, found.name != request.name {
-                throw VhostError(.argument, "descriptors of two interfaces, \(found.name) and \(request.name); a TAP's queues belong to one")
+                throw VhostError(
+                    .argument,
+                    "descriptors of two interfaces, \(found.name) and \(request.name); a TAP's queues belong to one")
             }
             found = request
             devices.append(d)
@@ -106,7 +122,11 @@ public final class Tap {
         let hint: String
         switch error.kind {
         case .system(EINVAL):
-            hint = "; an interface of this name is no TAP, or has other flags: make it with `ip tuntap add \(name) mode tap vnet_hdr\(queues > 1 ? " multi_queue" : "")`"
+            hint =
+                """
+                ; an interface of this name is no TAP, or has other flags: make it with `ip tuntap add \(name) mode \
+                tap vnet_hdr\(queues > 1 ? " multi_queue" : "")`
+                """
         case .system(EBUSY): hint = "; another program has it open"
         case .system(EPERM): hint = "; run as root or with CAP_NET_ADMIN"
         default: hint = ""
@@ -115,15 +135,17 @@ public final class Tap {
     }
 
     /// What frames read from the device may carry, as the receiver accepted it (GUEST_CSUM, GUEST_TSO4, …):
-    /// TUNSETOFFLOAD on each queue. USO is left out where the kernel does not know it (`hasUSO`), UFO everywhere: Linux has
-    /// given it up.
+    /// TUNSETOFFLOAD on each queue. USO is left out where the kernel does not know it (`hasUSO`), UFO everywhere: Linux
+    /// has given it up.
     public func setOffloads(_ features: Features) throws(VhostError) {
         var bits: UInt32 = 0
         if headerLength > 0 && features.contains(.guestCsum) {
             bits |= UInt32(TUN_F_CSUM)
             if features.contains(.guestTSO4) { bits |= UInt32(TUN_F_TSO4) }
             if features.contains(.guestTSO6) { bits |= UInt32(TUN_F_TSO6) }
-            if features.contains(.guestECN) && bits & UInt32(TUN_F_TSO4 | TUN_F_TSO6) != 0 { bits |= UInt32(TUN_F_TSO_ECN) }
+            if features.contains(.guestECN) && bits & UInt32(TUN_F_TSO4 | TUN_F_TSO6) != 0 {
+                bits |= UInt32(TUN_F_TSO_ECN)
+            }
         }
         var uso: UInt32 = 0
         if bits & UInt32(TUN_F_CSUM) != 0 && features.isSuperset(of: [.guestUSO4, .guestUSO6]) {
@@ -131,7 +153,9 @@ public final class Tap {
         }
         for d in devices {
             if uso != 0 {
-                if d.calls.control(d.descriptor.fd, .tunSetOffload, UnsafeMutableRawPointer(bitPattern: UInt(bits | uso))) >= 0 {
+                if d.calls.control(
+                    d.descriptor.fd, .tunSetOffload, UnsafeMutableRawPointer(bitPattern: UInt(bits | uso))) >= 0
+                {
                     hasUSO = true
                     continue
                 }

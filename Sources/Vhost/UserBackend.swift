@@ -12,7 +12,8 @@ public final class UserBackend: VhostBackend {
     /// What the front-end can do; the back-end's answer decides. In-band notifications are left out: they cost a
     /// message for each kick.
     public static let knownProtocolFeatures: ProtocolFeatures = [
-        .mq, .logShmFD, .rarp, .replyAck, .mtu, .backendReq, .config, .inflightShmFD, .resetDevice, .configureMemSlots, .status,
+        .mq, .logShmFD, .rarp, .replyAck, .mtu, .backendReq, .config, .inflightShmFD, .resetDevice, .configureMemSlots,
+        .status,
     ]
     /// Nil once it is closed.
     private var frontEnd: FrontEnd?
@@ -26,7 +27,8 @@ public final class UserBackend: VhostBackend {
     /// Called with each CONFIG_CHANGE, also while an answer is waited for.
     var configurationChanged: (() -> Void)?
     public private(set) var protocolFeatures = ProtocolFeatures(rawValue: 0)
-    /// What `setMemory` has told; those that went out one by one (ADD_MEM_REG), or in a table, which the back-end keeps.
+    /// What `setMemory` has told; those that went out one by one (ADD_MEM_REG), or in a table, which the back-end
+    /// keeps.
     private var regions: [VhostRegion] = []
     private var slots: [VhostRegion] = []
     private var table: [VhostRegion] = []
@@ -38,10 +40,12 @@ public final class UserBackend: VhostBackend {
     /// The in-flight region: kept by whoever keeps the back-end's successor (see `VhostNet.Saved`).
     var inflight: Inflight?
 
-    /// A connected socket, taken over; `name` is its path. Nothing is sent yet. A back-end that leaves a message without
-    /// its answer for `timeout` milliseconds, or until the descriptor `cancel` is readable, is taken for gone.
+    /// A connected socket, taken over; `name` is its path. Nothing is sent yet. Of descriptors that the back-end hands
+    /// over only memory is kept, and any other ends the connection. A back-end that leaves a message without its answer
+    /// for `timeout` milliseconds, or until the descriptor `cancel` is readable, is taken for gone.
     public init(_ socket: MessageSocket, name: String, timeout: Int = 5000, cancel: Int32 = -1) {
         self.name = name
+        socket.keeps = .ofBackEnd
         frontEnd = FrontEnd(socket, timeout: timeout, cancel: cancel)
     }
 
@@ -62,11 +66,15 @@ public final class UserBackend: VhostBackend {
         }
     }
 
-    private func tell(_ request: Request, _ payload: Payload = Payload(), _ fds: [OwnedDescriptor] = []) throws(VhostError) {
+    private func tell(_ request: Request, _ payload: Payload = Payload(), _ fds: [OwnedDescriptor] = [])
+        throws(VhostError)
+    {
         try with { f throws(VhostUserError) in try f.tell(request, payload, fds) }
     }
 
-    private func ask(_ request: Request, _ payload: Payload = Payload(), _ fds: [OwnedDescriptor] = []) throws(VhostError) -> Message {
+    private func ask(_ request: Request, _ payload: Payload = Payload(), _ fds: [OwnedDescriptor] = [])
+        throws(VhostError) -> Message
+    {
         try with { f throws(VhostUserError) in try f.ask(request, payload, fds) }
     }
 
@@ -81,11 +89,14 @@ public final class UserBackend: VhostBackend {
     }
 
     /// GET_FEATURES; with PROTOCOL_FEATURES GET_/SET_PROTOCOL_FEATURES, for the first object GET_QUEUE_NUM (MQ),
-    /// GET_MAX_MEM_SLOTS (CONFIGURE_MEM_SLOTS), and for the first object SET_BACKEND_REQ_FD (BACKEND_REQ); then SET_OWNER,
-    /// once, and GET_FEATURES. ACCESS_PLATFORM is not passed on without BACKEND_REQ and REPLY_ACK, which it needs.
+    /// GET_MAX_MEM_SLOTS (CONFIGURE_MEM_SLOTS), and for the first object SET_BACKEND_REQ_FD (BACKEND_REQ); then
+    /// SET_OWNER, once, and GET_FEATURES. ACCESS_PLATFORM is not passed on without BACKEND_REQ and REPLY_ACK, which it
+    /// needs.
     public func open(_ object: VhostObject) throws(VhostError) {
         // Messages with a descriptor have eight bits for the queue.
-        guard object.rings.upperBound <= 256 else { throw VhostError(.argument, "\(name): queue \(object.rings.upperBound - 1); vhost-user has 256") }
+        guard object.rings.upperBound <= 256 else {
+            throw VhostError(.argument, "\(name): queue \(object.rings.upperBound - 1); vhost-user has 256")
+        }
         let features = Features(rawValue: try ask64(.getFeatures))
         if features.contains(.protocolFeatures) {
             let all = ProtocolFeatures(rawValue: try ask64(.getProtocolFeatures))
@@ -96,7 +107,9 @@ public final class UserBackend: VhostBackend {
         }
         if object.isFirst { try tell(.setOwner) }
         offered = Features(rawValue: try ask64(.getFeatures))
-        if offered.contains(.accessPlatform) && !protocolFeatures.isSuperset(of: [.backendReq, .replyAck]) { offered.subtract(.accessPlatform) }
+        if offered.contains(.accessPlatform) && !protocolFeatures.isSuperset(of: [.backendReq, .replyAck]) {
+            offered.subtract(.accessPlatform)
+        }
     }
 
     private func negotiate(_ all: ProtocolFeatures) throws(VhostError) {
@@ -107,7 +120,9 @@ public final class UserBackend: VhostBackend {
 
     private func readQueueNumber() throws(VhostError) {
         let pairs = try ask64(.getQueueNum)
-        guard (1...0x8000).contains(pairs) else { throw VhostError(.answer, "\(name): GET_QUEUE_NUM answered \(pairs) queue pairs") }
+        guard (1...0x8000).contains(pairs) else {
+            throw VhostError(.answer, "\(name): GET_QUEUE_NUM answered \(pairs) queue pairs")
+        }
         maximumPairs = Int(pairs)
     }
 
@@ -115,7 +130,9 @@ public final class UserBackend: VhostBackend {
         let slots = try ask64(.getMaxMemSlots)
         guard slots >= 1 else { throw VhostError(.answer, "\(name): GET_MAX_MEM_SLOTS answered \(slots)") }
         let bounded = Int(min(slots, 509))
-        if hasSlots && bounded < memorySlots { throw VhostError(.answer, "\(name): memory slots fell from \(memorySlots) to \(slots)") }
+        if hasSlots && bounded < memorySlots {
+            throw VhostError(.answer, "\(name): memory slots fell from \(memorySlots) to \(slots)")
+        }
         (memorySlots, hasSlots) = (bounded, true)
     }
 
@@ -126,17 +143,20 @@ public final class UserBackend: VhostBackend {
         var ends: [Int32] = [-1, -1]
         let kind = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue)
         guard socketpair(AF_UNIX, kind, 0, &ends) == 0 else { throw .system(name, "socketpair") }
-        let ours = MessageSocket(ends[0])
+        let ours = MessageSocket(ends[0], keeps: .none)
         try tell(.setBackendReqFD, Payload(), [OwnedDescriptor(ends[1])])
         channel = ours
-        frontEnd?.meanwhile = (ours.fd, { [unowned self] in
-            try? readChannel()
-            return channel != nil
-        })
+        frontEnd?.meanwhile = (
+            ours.fd,
+            { [unowned self] in
+                try? readChannel()
+                return channel != nil
+            }
+        )
     }
 
-    /// Carries out what the back-end says on its channel. Errors: `.disconnected` when the channel has ended, `.answer` for
-    /// what is no message; it is closed then.
+    /// Carries out what the back-end says on its channel. Errors: `.disconnected` when the channel has ended, `.answer`
+    /// for what is no message; it is closed then.
     func serveChannel() throws(VhostError) {
         do throws(VhostUserError) { try readChannel() } catch { throw VhostError(name, error) }
         try with { _ throws(VhostUserError) in }
@@ -150,7 +170,10 @@ public final class UserBackend: VhostBackend {
                 guard let message = try channel.receive() else { break }
                 let isDone = serve(message)
                 if message.needsReply {
-                    try channel.send(Message(message.request, flags: Message.version | Message.reply, payload: Payload(isDone ? 0 : 1).bytes))
+                    try channel.send(
+                        Message(
+                            message.request, flags: Message.version | Message.reply,
+                            payload: Payload(isDone ? 0 : 1).bytes))
                 }
             }
         } catch {
@@ -165,7 +188,9 @@ public final class UserBackend: VhostBackend {
         case .configChange where message.payload.isEmpty:
             configurationChanged?()
             return true
-        case .iotlbMsg where usesIOTLB && [26, 32].contains(message.payload.count) && message.payload[25] == UInt8(VHOST_IOTLB_MISS) && misses.count < UserBackend.mostMisses:
+        case .iotlbMsg
+        where usesIOTLB && [26, 32].contains(message.payload.count) && message.payload[25] == UInt8(VHOST_IOTLB_MISS)
+            && misses.count < UserBackend.mostMisses:
             // Answered when the message at hand has its own answer.
             misses.append(message.payload.withUnsafeBytes { $0.loadUnaligned(as: UInt64.self) })
             return true
@@ -196,7 +221,9 @@ public final class UserBackend: VhostBackend {
         if now & bits == bits { return }
         try tell(.setStatus, Payload(UInt64(now | bits)))
         if bits & 8 == 0 { return }
-        if try readStatus() & 8 == 0 { throw VhostError(.features, "\(name): the back-end does not accept these features (FEATURES_OK)") }
+        if try readStatus() & 8 == 0 {
+            throw VhostError(.features, "\(name): the back-end does not accept these features (FEATURES_OK)")
+        }
     }
 
     private func readStatus() throws(VhostError) -> UInt8 {
@@ -205,8 +232,8 @@ public final class UserBackend: VhostBackend {
         return UInt8(status)
     }
 
-    /// Once for the device: SET_MEM_TABLE; where there are, or were, more than eight regions, REM_MEM_REG for each that is
-    /// gone and ADD_MEM_REG for each that is new. With ACCESS_PLATFORM then IOTLB_MSG, an update for each region.
+    /// Once for the device: SET_MEM_TABLE; where there are, or were, more than eight regions, REM_MEM_REG for each that
+    /// is gone and ADD_MEM_REG for each that is new. With ACCESS_PLATFORM then IOTLB_MSG, an update for each region.
     public func setMemory(_ object: VhostObject, _ new: [VhostRegion]) throws(VhostError) {
         guard object.isFirst else { return }
         guard new.count <= memorySlots else {
@@ -268,8 +295,8 @@ public final class UserBackend: VhostBackend {
         return p
     }
 
-    /// A miss is answered with its whole region; what lies in none stays unanswered, as in QEMU. A back-end that goes on asking
-    /// has its next answers with the next message.
+    /// A miss is answered with its whole region; what lies in none stays unanswered, as in QEMU. A back-end that goes
+    /// on asking has its next answers with the next message.
     private func answerMisses(_ frontEnd: FrontEnd) throws(VhostUserError) {
         for _ in 0..<UserBackend.mostMisses where !misses.isEmpty {
             let address = misses.removeFirst()
@@ -294,8 +321,12 @@ public final class UserBackend: VhostBackend {
 
     // MARK: Rings
 
-    public func setVringNum(_ ring: Int, _ size: UInt32) throws(VhostError) { try tell(.setVringNum, Payload(index: ring, size)) }
-    public func setVringBase(_ ring: Int, _ base: UInt32) throws(VhostError) { try tell(.setVringBase, Payload(index: ring, base)) }
+    public func setVringNum(_ ring: Int, _ size: UInt32) throws(VhostError) {
+        try tell(.setVringNum, Payload(index: ring, size))
+    }
+    public func setVringBase(_ ring: Int, _ base: UInt32) throws(VhostError) {
+        try tell(.setVringBase, Payload(index: ring, base))
+    }
 
     public func setVringAddress(_ ring: Int, _ a: VhostRingAddress) throws(VhostError) {
         var payload = Payload(index: ring, a.log == nil ? 0 : 1)
@@ -308,8 +339,12 @@ public final class UserBackend: VhostBackend {
         try tell(request, Payload(UInt64(ring) | (fd == nil ? 0x100 : 0)), fd.map { [$0] } ?? [])
     }
 
-    public func setVringKick(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError) { try file(.setVringKick, ring, fd) }
-    public func setVringCall(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError) { try file(.setVringCall, ring, fd) }
+    public func setVringKick(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError) {
+        try file(.setVringKick, ring, fd)
+    }
+    public func setVringCall(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError) {
+        try file(.setVringCall, ring, fd)
+    }
     public func setVringErr(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError) { try file(.setVringErr, ring, fd) }
 
     public func getVringBase(_ ring: Int) throws(VhostError) -> UInt32 {
@@ -319,9 +354,20 @@ public final class UserBackend: VhostBackend {
     /// SET_VRING_ENABLE for each; returns when it has taken effect: acknowledged, or after a GET_FEATURES as barrier.
     public func setVringEnable(_ rings: Range<Int>, _ isEnabled: Bool) throws(VhostError) {
         guard offered.contains(.protocolFeatures) else {
-            throw VhostError(.argument, "\(name): queue enable: the back-end has no PROTOCOL_FEATURES; its rings are enabled when they are started")
+            throw VhostError(
+                .argument,
+                """
+                \(name): queue enable: the back-end has no PROTOCOL_FEATURES; its rings are enabled when they are \
+                started
+                """
+            )
         }
         for ring in rings { try tell(.setVringEnable, Payload(index: ring, isEnabled ? 1 : 0)) }
+        try settle()
+    }
+
+    /// Without REPLY_ACK: a GET_FEATURES, for messages are carried out in their order.
+    public func settle() throws(VhostError) {
         if !protocolFeatures.contains(.replyAck) { _ = try ask64(.getFeatures) }
     }
 
@@ -329,13 +375,19 @@ public final class UserBackend: VhostBackend {
 
     public func readConfiguration(offset: Int, size: Int) throws(VhostError) -> [UInt8] {
         try need(.config, "configuration read", "CONFIG")
-        guard (0...256).contains(offset), (1...256 - offset).contains(size) else { throw VhostError(.argument, "\(name): configuration \(offset)+\(size); 256 bytes are the most") }
+        guard (0...256).contains(offset), (1...256 - offset).contains(size) else {
+            throw VhostError(.argument, "\(name): configuration \(offset)+\(size); 256 bytes are the most")
+        }
         var payload = Payload()
         for v in [UInt32(offset), UInt32(size), 0] { payload.add32(v) }
         payload.add([UInt8](repeating: 0, count: size))
         let answer = try ask(.getConfig, payload).payload
-        if answer.isEmpty { throw VhostError(.refused, "\(name): GET_CONFIG: the back-end cannot read \(offset)+\(size)") }
-        guard answer.prefix(8) == payload.bytes.prefix(8) else { throw VhostError(.answer, "\(name): GET_CONFIG: the answer is not about \(offset)+\(size)") }
+        if answer.isEmpty {
+            throw VhostError(.refused, "\(name): GET_CONFIG: the back-end cannot read \(offset)+\(size)")
+        }
+        guard answer.prefix(8) == payload.bytes.prefix(8) else {
+            throw VhostError(.answer, "\(name): GET_CONFIG: the answer is not about \(offset)+\(size)")
+        }
         return Array(answer[12...])
     }
 
@@ -365,7 +417,8 @@ public final class UserBackend: VhostBackend {
     /// SEND_RARP with the MAC in the low six bytes.
     public func sendRARP(_ mac: [UInt8]) throws(VhostError) {
         try need(.rarp, "migration notice", "RARP")
-        try tell(.sendRARP, Payload(mac.enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << UInt64(8 * $1.offset) }))
+        try tell(
+            .sendRARP, Payload(mac.enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << UInt64(8 * $1.offset) }))
     }
 
     /// SET_LOG_BASE with the log's file, once for the device. It is answered even without NEED_REPLY.
@@ -375,7 +428,9 @@ public final class UserBackend: VhostBackend {
         var payload = Payload(UInt64(log.size))
         payload.add64(0)
         let answer = try ask(.setLogBase, payload, [log.memory.descriptor]).payload
-        if answer.contains(where: { $0 != 0 }) { throw VhostError(.refused, "\(name): SET_LOG_BASE: the back-end refused it") }
+        if answer.contains(where: { $0 != 0 }) {
+            throw VhostError(.refused, "\(name): SET_LOG_BASE: the back-end refused it")
+        }
     }
 
     /// GET_INFLIGHT_FD where there is no region yet, then SET_INFLIGHT_FD.
@@ -384,7 +439,13 @@ public final class UserBackend: VhostBackend {
         if inflight == nil { inflight = try askInflight(ringCount, ringSize, isPacked) }
         guard let inflight else { return }
         guard inflight.rings == ringCount, inflight.ringSize == ringSize else {
-            throw VhostError(.argument, "\(name): in-flight region for \(inflight.rings) rings of \(inflight.ringSize); \(ringCount) of \(ringSize) are started")
+            throw VhostError(
+                .argument,
+                """
+                \(name): in-flight region for \(inflight.rings) rings of \(inflight.ringSize); \(ringCount) of \
+                \(ringSize) are started
+                """
+            )
         }
         try tell(.setInflightFD, inflight.payload, [inflight.descriptor])
     }
@@ -392,16 +453,28 @@ public final class UserBackend: VhostBackend {
     private func askInflight(_ rings: Int, _ size: UInt16, _ isPacked: Bool) throws(VhostError) -> Inflight {
         let wanted = Inflight(size: 0, offset: 0, rings: rings, ringSize: size, descriptor: OwnedDescriptor(-1))
         let answer = try ask(.getInflightFD, wanted.payload)
-        guard let descriptor = answer.descriptors.first else { throw VhostError(.refused, "\(name): GET_INFLIGHT_FD: no descriptor came with the answer") }
-        let (bytes, offset) = answer.payload.withUnsafeBytes { ($0.loadUnaligned(as: UInt64.self), $0.loadUnaligned(fromByteOffset: 8, as: UInt64.self)) }
+        guard let descriptor = answer.descriptors.first else {
+            throw VhostError(.refused, "\(name): GET_INFLIGHT_FD: no descriptor came with the answer")
+        }
+        let (bytes, offset) = answer.payload.withUnsafeBytes {
+            ($0.loadUnaligned(as: UInt64.self), $0.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
+        }
         let region = Inflight(size: bytes, offset: offset, rings: rings, ringSize: size, descriptor: descriptor)
         let least = Inflight.leastBytes(rings, size, isPacked)
+        // Memory: its file system is the kernel's, and answers.
         var file = stat()
         _ = fstat(descriptor.fd, &file)
-        guard answer.payload[16..<20] == wanted.payload.bytes[16..<20], bytes >= least, bytes <= 1 << 30, offset <= 1 << 40,
+        guard answer.payload[16..<20] == wanted.payload.bytes[16..<20], bytes >= least, bytes <= 1 << 30,
+            offset <= 1 << 40,
             UInt64(file.st_size) >= offset + bytes
         else {
-            throw VhostError(.answer, "\(name): GET_INFLIGHT_FD answered \(offset)+\(bytes) of a file of \(file.st_size) bytes; \(rings) rings of \(size) need \(least)")
+            throw VhostError(
+                .answer,
+                """
+                \(name): GET_INFLIGHT_FD answered \(offset)+\(bytes) of a file of \(file.st_size) bytes; \(rings) \
+                rings of \(size) need \(least)
+                """
+            )
         }
         return region
     }
@@ -432,10 +505,13 @@ public struct Inflight: Sendable {
 }
 
 extension VhostRegion {
-    var description: RegionDescription { RegionDescription(guestAddress: guestAddress, size: size, userAddress: userAddress, offset: offset) }
+    var description: RegionDescription {
+        RegionDescription(guestAddress: guestAddress, size: size, userAddress: userAddress, offset: offset)
+    }
 
     func isSame(_ other: VhostRegion) -> Bool {
-        guestAddress == other.guestAddress && size == other.size && userAddress == other.userAddress && offset == other.offset
+        guestAddress == other.guestAddress && size == other.size && userAddress == other.userAddress
+            && offset == other.offset
             && descriptor === other.descriptor && addressSpace == other.addressSpace
     }
 }

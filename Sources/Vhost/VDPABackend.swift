@@ -44,8 +44,11 @@ public final class VDPABackend: VhostBackend {
     public var ownFeatures: Features { [] }
     /// What it can beyond the basics, by the kernel's names.
     public var backendFeatureNames: [String] {
-        [(BackendFeatures.iotlbV2, "IOTLB_MSG_V2"), (.iotlbBatch, "IOTLB_BATCH"), (.iotlbASID, "IOTLB_ASID"), (.suspend, "SUSPEND"), (.resume, "RESUME")]
-            .filter { backendFeatures.contains($0.0) }.map(\.1)
+        [
+            (BackendFeatures.iotlbV2, "IOTLB_MSG_V2"), (.iotlbBatch, "IOTLB_BATCH"), (.iotlbASID, "IOTLB_ASID"),
+            (.suspend, "SUSPEND"), (.resume, "RESUME"),
+        ]
+        .filter { backendFeatures.contains($0.0) }.map(\.1)
     }
     public var hasSuspend: Bool { backendFeatures.contains(.suspend) }
 
@@ -65,14 +68,20 @@ public final class VDPABackend: VhostBackend {
             // struct virtio_net_config: max_virtqueue_pairs at 8.
             let bytes = try readConfiguration(offset: 8, size: 2)
             let pairs = Int(bytes[0]) | Int(bytes[1]) << 8
-            guard (1...0x8000).contains(pairs) else { throw VhostError(.answer, "\(name): max_virtqueue_pairs is \(pairs)") }
+            guard (1...0x8000).contains(pairs) else {
+                throw VhostError(.answer, "\(name): max_virtqueue_pairs is \(pairs)")
+            }
             maximumPairs = pairs
         }
         if let range = try? d.get(.vdpaGetIOVARange, vhost_vdpa_iova_range()) {
-            guard range.first <= range.last else { throw VhostError(.answer, "\(name): IOVA range from \(range.first) to \(range.last)") }
+            guard range.first <= range.last else {
+                throw VhostError(.answer, "\(name): IOVA range from \(range.first) to \(range.last)")
+            }
             iovaRange = range.first...range.last
         }
-        if let bits = try? d.get(.getBackendFeatures, UInt64(0)) { backendFeatures = BackendFeatures(rawValue: bits).intersection(.known) }
+        if let bits = try? d.get(.getBackendFeatures, UInt64(0)) {
+            backendFeatures = BackendFeatures(rawValue: bits).intersection(.known)
+        }
         if let count = try? d.get(.vdpaGetVQsCount, UInt32(0)) { queueCount = Int(min(count, 65536)) }
         try addStatus(1 | 2)
         try d.request(.setOwner)
@@ -88,24 +97,33 @@ public final class VDPABackend: VhostBackend {
     }
 
     private func readGroups(_ d: Device) throws(VhostError) {
-        guard backendFeatures.contains(.iotlbASID), let spaces = try? d.get(.vdpaGetASNum, UInt32(0)), spaces > 1 else { return }
+        guard backendFeatures.contains(.iotlbASID), let spaces = try? d.get(.vdpaGetASNum, UInt32(0)), spaces > 1 else {
+            return
+        }
         addressSpaces = Int(spaces)
         for ring in 0..<min(queueCount, 64) {
             groups[ring] = try d.get(.vdpaGetVringGroup, vhost_vring_state(index: UInt32(ring), num: 0)).num
         }
     }
 
-    /// Puts a group of virtqueues into an address space: VHOST_VDPA_SET_GROUP_ASID goes out with each start, for a reset
-    /// forgets it. Regions are mapped into every space in use, but for those that name one. Errors: `.unsupported`
-    /// without IOTLB_ASID, `.argument` beyond what the device has.
+    /// Puts a group of virtqueues into an address space: VHOST_VDPA_SET_GROUP_ASID goes out with each start, for a
+    /// reset forgets it. Regions are mapped into every space in use, but for those that name one. Errors:
+    /// `.unsupported` without IOTLB_ASID, `.argument` beyond what the device has.
     public func setAddressSpace(group: UInt32, _ space: UInt32) throws(VhostError) {
-        guard backendFeatures.contains(.iotlbASID) else { throw VhostError(.unsupported, "\(name): the device has no address spaces (IOTLB_ASID)") }
-        guard space < addressSpaces else { throw VhostError(.argument, "\(name): address space \(space); there are \(addressSpaces)") }
-        guard groups.values.contains(group) else { throw VhostError(.argument, "\(name): no virtqueue is in group \(group)") }
+        guard backendFeatures.contains(.iotlbASID) else {
+            throw VhostError(.unsupported, "\(name): the device has no address spaces (IOTLB_ASID)")
+        }
+        guard space < addressSpaces else {
+            throw VhostError(.argument, "\(name): address space \(space); there are \(addressSpaces)")
+        }
+        guard groups.values.contains(group) else {
+            throw VhostError(.argument, "\(name): no virtqueue is in group \(group)")
+        }
         spaces[group] = space
     }
 
-    /// The group of a control queue that can have an address space of its own: no other ring is in it. Nil if there is none.
+    /// The group of a control queue that can have an address space of its own: no other ring is in it. Nil if there is
+    /// none.
     public func isolatedGroup(control ring: Int) -> UInt32? {
         guard addressSpaces > 1, let group = groups[ring] else { return nil }
         return groups.contains { $0.key != ring && $0.value == group } ? nil : group
@@ -131,7 +149,9 @@ public final class VDPABackend: VhostBackend {
         let now = try status()
         try setStatus(now | bits)
         let after = try status()
-        guard after & bits == bits else { throw VhostError(.refused, "\(name): device status is \(after) after bits \(bits) were set") }
+        guard after & bits == bits else {
+            throw VhostError(.refused, "\(name): device status is \(after) after bits \(bits) were set")
+        }
     }
 
     // MARK: Device
@@ -143,18 +163,22 @@ public final class VDPABackend: VhostBackend {
         try d.set(.setFeatures, features.rawValue)
         try addStatus(8)
         if !backendFeatures.isEmpty { try d.set(.setBackendFeatures, backendFeatures.rawValue) }
-        for (group, space) in spaces.sorted(by: { $0.key < $1.key }) { try d.vring(.vdpaSetGroupASID, Int(group), space) }
+        for (group, space) in spaces.sorted(by: { $0.key < $1.key }) {
+            try d.vring(.vdpaSetGroupASID, Int(group), space)
+        }
     }
 
-    /// Once: IOTLB messages, as one batch for each address space where IOTLB_BATCH is offered: what is gone is invalidated,
-    /// what is new is mapped. Each region must lie in the IOVA range.
+    /// Once: IOTLB messages, as one batch for each address space where IOTLB_BATCH is offered: what is gone is
+    /// invalidated, what is new is mapped. Each region must lie in the IOVA range.
     public func setMemory(_ object: VhostObject, _ regions: [VhostRegion]) throws(VhostError) {
         guard object.isFirst else { return }
         let used = Set([0] + spaces.values).sorted()
         for r in regions { try check(r, used) }
         try unmap { old, space in !regions.contains { $0.isSame(old) && ($0.addressSpace ?? space) == space } }
         for space in used {
-            let new = regions.filter { r in (r.addressSpace ?? space) == space && !mapped.contains { $0.1 == space && $0.0.isSame(r) } }
+            let new = regions.filter { r in
+                (r.addressSpace ?? space) == space && !mapped.contains { $0.1 == space && $0.0.isSame(r) }
+            }
             if new.isEmpty { continue }
             try batch(space) { () throws(VhostError) in
                 for r in new {
@@ -169,10 +193,18 @@ public final class VDPABackend: VhostBackend {
         let last = r.guestAddress &+ (r.size &- 1)
         guard r.size > 0, last >= r.guestAddress, iovaRange.contains(r.guestAddress), iovaRange.contains(last) else {
             func hex(_ v: UInt64) -> String { "0x" + String(v, radix: 16) }
-            throw VhostError(.argument, "\(name): region \(hex(r.guestAddress))+\(r.size) lies outside the IOVA range \(hex(iovaRange.lowerBound))-\(hex(iovaRange.upperBound))")
+            throw VhostError(
+                .argument,
+                """
+                \(name): region \(hex(r.guestAddress))+\(r.size) lies outside the IOVA range \
+                \(hex(iovaRange.lowerBound))-\(hex(iovaRange.upperBound))
+                """
+            )
         }
         if let space = r.addressSpace, !used.contains(space) {
-            throw VhostError(.argument, "\(name): region 0x\(String(r.guestAddress, radix: 16)): no group is in address space \(space)")
+            throw VhostError(
+                .argument,
+                "\(name): region 0x\(String(r.guestAddress, radix: 16)): no group is in address space \(space)")
         }
     }
 
@@ -242,7 +274,9 @@ public final class VDPABackend: VhostBackend {
 
     /// VHOST_VDPA_RESUME: a suspended device goes on where it was. Errors: `.unsupported`.
     public func resume() throws(VhostError) {
-        guard backendFeatures.contains(.resume) else { throw VhostError(.unsupported, "\(name): the device cannot be resumed") }
+        guard backendFeatures.contains(.resume) else {
+            throw VhostError(.unsupported, "\(name): the device cannot be resumed")
+        }
         try opened().request(.vdpaResume)
         isSuspended = false
     }
@@ -269,24 +303,38 @@ public final class VDPABackend: VhostBackend {
 
     // MARK: Rings
 
-    public func setVringNum(_ ring: Int, _ size: UInt32) throws(VhostError) { try opened().vring(.setVringNum, ring, size) }
-    public func setVringBase(_ ring: Int, _ base: UInt32) throws(VhostError) { try opened().vring(.setVringBase, ring, base) }
-    public func setVringAddress(_ ring: Int, _ address: VhostRingAddress) throws(VhostError) { try opened().vringAddress(ring, address) }
-    public func setVringKick(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError) { try opened().file(.setVringKick, ring, fd) }
-    public func setVringCall(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError) { try opened().file(.setVringCall, ring, fd) }
+    public func setVringNum(_ ring: Int, _ size: UInt32) throws(VhostError) {
+        try opened().vring(.setVringNum, ring, size)
+    }
+    public func setVringBase(_ ring: Int, _ base: UInt32) throws(VhostError) {
+        try opened().vring(.setVringBase, ring, base)
+    }
+    public func setVringAddress(_ ring: Int, _ address: VhostRingAddress) throws(VhostError) {
+        try opened().vringAddress(ring, address)
+    }
+    public func setVringKick(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError) {
+        try opened().file(.setVringKick, ring, fd)
+    }
+    public func setVringCall(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError) {
+        try opened().file(.setVringCall, ring, fd)
+    }
     /// Vhost-vdpa has no error eventfd of use: nothing goes out.
     public func setVringErr(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError) {}
 
     /// Answers only when suspended.
     public func getVringBase(_ ring: Int) throws(VhostError) -> UInt32 {
-        guard isSuspended else { throw VhostError(.state, "\(name): VHOST_GET_VRING_BASE: the device is not suspended") }
+        guard isSuspended else {
+            throw VhostError(.state, "\(name): VHOST_GET_VRING_BASE: the device is not suspended")
+        }
         return try opened().vringBase(ring)
     }
 
     // MARK: Configuration
 
     private func configuration(_ offset: Int, _ size: Int) throws(VhostError) -> [UInt8] {
-        guard (0...4096).contains(offset), (1...4096).contains(size) else { throw VhostError(.argument, "\(name): configuration \(offset)+\(size)") }
+        guard (0...4096).contains(offset), (1...4096).contains(size) else {
+            throw VhostError(.argument, "\(name): configuration \(offset)+\(size)")
+        }
         return withUnsafeBytes(of: (UInt32(offset), UInt32(size))) { Array($0) } + [UInt8](repeating: 0, count: size)
     }
 
@@ -302,5 +350,7 @@ public final class VDPABackend: VhostBackend {
         try opened().request(.vdpaSetConfig, bytes: &bytes)
     }
 
-    public func setConfigurationCall(_ fd: OwnedDescriptor?) throws(VhostError) { try opened().set(.vdpaSetConfigCall, fd?.fd ?? -1) }
+    public func setConfigurationCall(_ fd: OwnedDescriptor?) throws(VhostError) {
+        try opened().set(.vdpaSetConfigCall, fd?.fd ?? -1)
+    }
 }

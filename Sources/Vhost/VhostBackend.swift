@@ -5,7 +5,7 @@ import Virtio
 public struct VhostObject: Sendable, Equatable {
     /// 0 for the first pair; the control queue comes last.
     public let index: Int
-    /// Index of its first ring on the whole device.
+    /// Index of its first ring on the whole device (the control queue's: `VhostNet.controlRing`).
     public let firstRing: Int
     /// 2 for a pair, 1 for the control queue.
     public let ringCount: Int
@@ -28,19 +28,34 @@ public struct VhostRegion: Sendable {
     public var offset: UInt64
     /// VDPA: the one address space that it is mapped into; nil: every one in use.
     public var addressSpace: UInt32?
+    /// What unmaps the memory when nobody holds it any more. A device that runs holds it: its stop, and so its end,
+    /// reads rings of a back-end that does not answer. Nil: the caller keeps the memory until then.
+    public var owner: (any AnyObject & Sendable)?
 
-    public init(guestAddress: UInt64, size: UInt64, userAddress: UInt64, descriptor: OwnedDescriptor, offset: UInt64 = 0) {
+    public init(
+        guestAddress: UInt64, size: UInt64, userAddress: UInt64, descriptor: OwnedDescriptor, offset: UInt64 = 0,
+        owner: (any AnyObject & Sendable)? = nil
+    ) {
         self.guestAddress = guestAddress
         self.size = size
         self.userAddress = userAddress
         self.descriptor = descriptor
         self.offset = offset
+        self.owner = owner
     }
 
-    /// All of `memory`, addresses as in this process.
+    /// All of `memory`, which it holds; addresses as in this process.
     public init(_ memory: HostMemory) {
         let r = memory.region
-        self.init(guestAddress: r.guestAddress, size: r.size, userAddress: r.userAddress, descriptor: memory.descriptor)
+        self.init(
+            guestAddress: r.guestAddress, size: r.size, userAddress: r.userAddress, descriptor: memory.descriptor,
+            owner: memory)
+    }
+
+    var withoutOwner: VhostRegion {
+        var region = self
+        region.owner = nil
+        return region
     }
 }
 
@@ -107,6 +122,8 @@ public protocol VhostBackend: AnyObject {
     /// Kernel: VHOST_NET_SET_BACKEND with the TAP, or -1; nothing elsewhere.
     func bind(_ ring: Int, _ isBound: Bool) throws(VhostError)
     func setVringEnable(_ rings: Range<Int>, _ isEnabled: Bool) throws(VhostError)
+    /// Returns when everything that was told has taken effect (vhost-user, whose messages may be under way).
+    func settle() throws(VhostError)
     func setBusyloopTimeout(_ ring: Int, microseconds: UInt32) throws(VhostError)
     func busyloopTimeout(_ ring: Int) throws(VhostError) -> UInt32
     func readConfiguration(offset: Int, size: Int) throws(VhostError) -> [UInt8]
@@ -134,14 +151,31 @@ extension VhostBackend {
     public func beginStop(_ object: VhostObject) throws(VhostError) {}
     public func finishStop(_ object: VhostObject) throws(VhostError) {}
     public func bind(_ ring: Int, _ isBound: Bool) throws(VhostError) {}
-    public func setVringEnable(_ rings: Range<Int>, _ isEnabled: Bool) throws(VhostError) { throw .unsupported(self, "queue enable") }
-    public func setBusyloopTimeout(_ ring: Int, microseconds: UInt32) throws(VhostError) { throw .unsupported(self, "busyloop timeout") }
-    public func busyloopTimeout(_ ring: Int) throws(VhostError) -> UInt32 { throw .unsupported(self, "busyloop timeout") }
-    public func readConfiguration(offset: Int, size: Int) throws(VhostError) -> [UInt8] { throw .unsupported(self, "configuration read") }
-    public func writeConfiguration(offset: Int, _ bytes: [UInt8], forMigration: Bool) throws(VhostError) { throw .unsupported(self, "configuration write") }
-    public func setConfigurationCall(_ fd: OwnedDescriptor?) throws(VhostError) { throw .unsupported(self, "configuration interrupt") }
+    public func settle() throws(VhostError) {}
+    public func setVringEnable(_ rings: Range<Int>, _ isEnabled: Bool) throws(VhostError) {
+        throw .unsupported(self, "queue enable")
+    }
+    public func setBusyloopTimeout(_ ring: Int, microseconds: UInt32) throws(VhostError) {
+        throw .unsupported(self, "busyloop timeout")
+    }
+    public func busyloopTimeout(_ ring: Int) throws(VhostError) -> UInt32 {
+        throw .unsupported(self, "busyloop timeout")
+    }
+    public func readConfiguration(offset: Int, size: Int) throws(VhostError) -> [UInt8] {
+        throw .unsupported(self, "configuration read")
+    }
+    public func writeConfiguration(offset: Int, _ bytes: [UInt8], forMigration: Bool) throws(VhostError) {
+        throw .unsupported(self, "configuration write")
+    }
+    public func setConfigurationCall(_ fd: OwnedDescriptor?) throws(VhostError) {
+        throw .unsupported(self, "configuration interrupt")
+    }
     public func setMTU(_ mtu: UInt16) throws(VhostError) -> Bool { false }
     public func sendRARP(_ mac: [UInt8]) throws(VhostError) { throw .unsupported(self, "migration notice") }
-    public func setLogBase(_ object: VhostObject, _ log: DirtyLog) throws(VhostError) { throw .unsupported(self, "dirty log") }
-    public func shareInflight(ringCount: Int, ringSize: UInt16, isPacked: Bool) throws(VhostError) { throw .unsupported(self, "in-flight region") }
+    public func setLogBase(_ object: VhostObject, _ log: DirtyLog) throws(VhostError) {
+        throw .unsupported(self, "dirty log")
+    }
+    public func shareInflight(ringCount: Int, ringSize: UInt16, isPacked: Bool) throws(VhostError) {
+        throw .unsupported(self, "in-flight region")
+    }
 }

@@ -13,7 +13,8 @@ import Memory
 public final class BackEndServer: @unchecked Sendable {
     let path: String
     let isClient: Bool
-    /// Kept: the control thread calls it until it ends. A device that keeps its server lets go of it when it has stopped it.
+    /// Kept: the control thread calls it until it ends. A device that keeps its server lets go of it when it has
+    /// stopped it.
     let device: any BackEndDevice
     let log: (String) -> Void
 
@@ -73,8 +74,10 @@ public final class BackEndServer: @unchecked Sendable {
     /// Opens the socket and starts the control thread. A server listens when this returns. Errors:
     /// `.socket`, with what to do.
     public func start() throws(VhostUserError) {
-        if wakeFD < 0 || lossFD < 0 || watcher < 0 { throw VhostUserError(.socket, "eventfd: \(String(cString: strerror(errno)))") }
-        if !isClient { listener = try Listener.open(path) }
+        if wakeFD < 0 || lossFD < 0 || watcher < 0 {
+            throw VhostUserError(.socket, "eventfd: \(String(cString: strerror(errno)))")
+        }
+        if isClient { try MessageSocket.refuseOther(path) } else { listener = try Listener.open(path) }
         do {
             thread = try NamedThread("ringway-ctl") { self.loop() }
         } catch {
@@ -100,8 +103,7 @@ public final class BackEndServer: @unchecked Sendable {
         posted += 1
         let ticket = posted
         pthread_mutex_unlock(mutex)
-        var one: UInt64 = 1
-        _ = write(wakeFD, &one, 8)
+        EventFD.signalOwn(wakeFD)
         pthread_mutex_lock(mutex)
         while done < ticket { pthread_cond_wait(condition, mutex) }
         pthread_mutex_unlock(mutex)
@@ -158,7 +160,7 @@ public final class BackEndServer: @unchecked Sendable {
 
     private func connect() {
         do throws(VhostUserError) {
-            pending.append((try MessageSocket.connect(to: path, isGuarded: true), CPlat_monotonic_ns()))
+            pending.append((try MessageSocket.connect(to: path, keeps: .ofFrontEnd), CPlat_monotonic_ns()))
             attempts = 0
         } catch {
             logOnce("\(path): waiting for the front-end (\(error))")
@@ -207,13 +209,17 @@ public final class BackEndServer: @unchecked Sendable {
         let waiting = pending.map(\.socket)
         // While there is a front-end the others are only watched for going away.
         let first = fds.count
-        for socket in waiting { fds.append(pollfd(fd: socket.fd, events: active == nil ? Int16(POLLIN) : 0, revents: 0)) }
+        for socket in waiting {
+            fds.append(pollfd(fd: socket.fd, events: active == nil ? Int16(POLLIN) : 0, revents: 0))
+        }
         if poll(&fds, nfds_t(fds.count), timeout(now)) <= 0 { return }
-        if fds[0].revents != 0 { BackEndServer.empty(wakeFD) }
+        if fds[0].revents != 0 { _ = EventFD.take(wakeFD) }
         if fds[1].revents != 0 { memoryLost() }
         if fds[4].revents != 0 { serveHandlers() }
         if fds[3].revents != 0 { serveActive() }
-        for (i, socket) in waiting.enumerated() where fds[first + i].revents != 0 { servePending(socket, fds[first + i].revents) }
+        for (i, socket) in waiting.enumerated() where fds[first + i].revents != 0 {
+            servePending(socket, fds[first + i].revents)
+        }
         if fds[2].revents != 0 { acceptConnection() }
     }
 
@@ -221,11 +227,6 @@ public final class BackEndServer: @unchecked Sendable {
         var ready = [Int32](repeating: -1, count: 16)
         let n = CPlat_watched(watcher, &ready, 16)
         for fd in ready.prefix(Int(max(0, n))) { handlers[fd]?() }
-    }
-
-    private static func empty(_ fd: Int32) {
-        var count: UInt64 = 0
-        _ = read(fd, &count, 8)
     }
 
     private func acceptConnection() {
@@ -237,7 +238,7 @@ public final class BackEndServer: @unchecked Sendable {
         }
         let fd = CPlat_accept(listener)
         guard fd >= 0 else { return }
-        pending.append((MessageSocket(fd, isGuarded: true), now))
+        pending.append((MessageSocket(fd, keeps: .ofFrontEnd), now))
         if active != nil { log("\(path): another front-end waits until the present one goes away") }
     }
 
@@ -301,16 +302,20 @@ public final class BackEndServer: @unchecked Sendable {
         session = nil
         active = nil
         // What was lost with this front-end's memory is nothing to the next.
-        BackEndServer.empty(lossFD)
+        _ = EventFD.take(lossFD)
         device.connected(false)
         log("\(path): connection ended: \(reason)")
         lastLine = ""
         guard isClient else { return }
-        if CPlat_monotonic_ns() - activeSince < BackEndServer.patience { pause() } else { (shortLives, retryAt) = (0, 0) }
+        if CPlat_monotonic_ns() - activeSince < BackEndServer.patience {
+            pause()
+        } else {
+            (shortLives, retryAt) = (0, 0)
+        }
     }
 
     private func memoryLost() {
-        BackEndServer.empty(lossFD)
+        _ = EventFD.take(lossFD)
         disconnect("the front-end has truncated a file behind guest memory")
     }
 
@@ -321,7 +326,7 @@ public final class BackEndServer: @unchecked Sendable {
         for (ring, fd) in session.inbandCalls {
             inband.append(fd)
             addDescriptor(fd) { [unowned self] in
-                BackEndServer.empty(fd)
+                _ = EventFD.take(fd)
                 self.session?.forwardCall(ring)
             }
         }
@@ -345,7 +350,11 @@ public enum Listener {
     private static func failure(_ fd: Int32, _ path: String, _ call: String) -> VhostUserError {
         let code = errno
         close(fd)
-        let hint = code == ENOENT ? "; create its directory first" : code == ENAMETOOLONG ? "; 107 bytes are the most" : code == EACCES ? "; choose a directory that this user may write to" : ""
+        let hint =
+            code == ENOENT
+            ? "; create its directory first"
+            : code == ENAMETOOLONG
+                ? "; 107 bytes are the most" : code == EACCES ? "; choose a directory that this user may write to" : ""
         return VhostUserError(.socket, "\(path): \(call): \(String(cString: strerror(code)))\(hint)")
     }
 

@@ -23,7 +23,8 @@ public final class BackEndSession {
     public var inbandCallsChanged: (() -> Void)?
 
     static let offeredProtocolFeatures: ProtocolFeatures = [
-        .mq, .rarp, .replyAck, .mtu, .backendReq, .config, .resetDevice, .inbandNotifications, .configureMemSlots, .status,
+        .mq, .rarp, .replyAck, .mtu, .backendReq, .config, .resetDevice, .inbandNotifications, .configureMemSlots,
+        .status,
     ]
 
     /// `lossFD` stays the caller's.
@@ -45,7 +46,8 @@ public final class BackEndSession {
             // A front-end of a later specification asks whether it was done.
             guard wantsAck(message), message.flags & Message.reply == 0 else { throw error }
             log("refused: \(error)")
-            return try socket.send(Message(message.request, flags: Message.version | Message.reply, payload: Payload(1).bytes))
+            return try socket.send(
+                Message(message.request, flags: Message.version | Message.reply, payload: Payload(1).bytes))
         }
         if message.flags & Message.reply != 0 { throw VhostUserError(.header, request, "came with the reply flag") }
         do throws(VhostUserError) {
@@ -66,7 +68,8 @@ public final class BackEndSession {
 
     private func hasOwnReply(_ request: Request) -> Bool {
         switch request {
-        case .getFeatures, .getProtocolFeatures, .getQueueNum, .getVringBase, .getConfig, .getMaxMemSlots, .getStatus: return true
+        case .getFeatures, .getProtocolFeatures, .getQueueNum, .getVringBase, .getConfig, .getMaxMemSlots, .getStatus:
+            return true
         default: return false
         }
     }
@@ -125,7 +128,9 @@ public final class BackEndSession {
     // MARK: Operands
 
     func need(_ feature: ProtocolFeatures, _ request: Request) throws(VhostUserError) {
-        if !protocolFeatures.contains(feature) { throw VhostUserError(.features, request, "its protocol feature was not negotiated") }
+        if !protocolFeatures.contains(feature) {
+            throw VhostUserError(.features, request, "its protocol feature was not negotiated")
+        }
     }
 
     func value64(_ m: Message, _ request: Request) throws(VhostUserError) -> UInt64 {
@@ -146,7 +151,8 @@ public final class BackEndSession {
 
     func ring(_ index: Int, _ request: Request) throws(VhostUserError) -> Int {
         guard index < rings.count else {
-            throw VhostUserError(.ring, request, "ring \(index); this port has \(rings.count) (queues=\(device.queuePairs))")
+            throw VhostUserError(
+                .ring, request, "ring \(index); this port has \(rings.count) (queues=\(device.queuePairs))")
         }
         return index
     }
@@ -156,11 +162,13 @@ public final class BackEndSession {
     private func setFeatures(_ m: Message) throws(VhostUserError) {
         let wanted = Features(rawValue: try value64(m, .setFeatures))
         guard wanted.isSubset(of: offered) else {
-            throw VhostUserError(.features, .setFeatures, "\(wanted.subtracting(offered).bitNames.joined(separator: ", ")) not offered")
+            throw VhostUserError(
+                .features, .setFeatures, "\(wanted.subtracting(offered).bitNames.joined(separator: ", ")) not offered")
         }
         let set = wanted.subtracting(.protocolFeatures)
         if rings.contains(where: \.isStarted) && set != features.subtracting(.protocolFeatures) {
-            throw VhostUserError(.features, .setFeatures, "features change while rings run; stop them first (GET_VRING_BASE)")
+            throw VhostUserError(
+                .features, .setFeatures, "features change while rings run; stop them first (GET_VRING_BASE)")
         }
         features = wanted
         isNegotiated = true
@@ -229,7 +237,9 @@ public final class BackEndSession {
             throw VhostUserError(.descriptors, .setBackendReqFD, "\(m.descriptors.count) descriptors, 1 is expected")
         }
         guard CPlat_is_channel(m.descriptors[0].fd) else {
-            throw VhostUserError(.descriptors, .setBackendReqFD, "the descriptor is not an end of a socketpair (Unix stream, without names)")
+            throw VhostUserError(
+                .descriptors, .setBackendReqFD,
+                "the descriptor is not an end of a socketpair (Unix stream, without names)")
         }
         let copy = fcntl(m.descriptors[0].fd, F_DUPFD_CLOEXEC, 0)
         guard copy >= 0 else { throw VhostUserError(.descriptors, .setBackendReqFD, String(cString: strerror(errno))) }
@@ -239,8 +249,11 @@ public final class BackEndSession {
     private func configOperands(_ m: Message, _ request: Request) throws(VhostUserError) -> (Int, Int) {
         try need(.config, request)
         var r = PayloadReader(m.payload)
-        guard let offset = r.next32(), let size = r.next32(), r.next32() != nil, size <= 256, m.payload.count == 12 + Int(size) else {
-            throw VhostUserError(.payload, request, "payload of \(m.payload.count) bytes does not hold what its header says")
+        guard let offset = r.next32(), let size = r.next32(), r.next32() != nil, size <= 256,
+            m.payload.count == 12 + Int(size)
+        else {
+            throw VhostUserError(
+                .payload, request, "payload of \(m.payload.count) bytes does not hold what its header says")
         }
         return (Int(offset), Int(size))
     }
@@ -248,7 +261,9 @@ public final class BackEndSession {
     private func getConfig(_ m: Message) throws(VhostUserError) -> Message {
         let (offset, size) = try configOperands(m, .getConfig)
         // A payload of size zero says that it failed.
-        guard let bytes = device.readConfiguration(offset: offset, size: size) else { return reply(.getConfig, Payload()) }
+        guard let bytes = device.readConfiguration(offset: offset, size: size) else {
+            return reply(.getConfig, Payload())
+        }
         var p = Payload()
         p.add(Array(m.payload[0..<12]))
         p.add(bytes)

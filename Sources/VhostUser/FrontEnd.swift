@@ -2,7 +2,8 @@ import Memory
 import Virtio
 
 /// The front-end's end of a vhost-user connection, message by message: negotiation, memory, rings.
-/// What the back-end answers is checked: request, flags, size, descriptors. Blocks for its answers; one thread at a time.
+/// What the back-end answers is checked: request, flags, size, descriptors. Blocks for its answers; one thread at a
+/// time.
 public final class FrontEnd {
     public let socket: MessageSocket
     /// What the back-end offers.
@@ -24,7 +25,8 @@ public final class FrontEnd {
     /// Ends the wait for an answer when it is readable; -1: none.
     private let cancel: Int32
 
-    /// A back-end that does not answer within `timeout` milliseconds, or before the descriptor `cancel` is readable, is taken for gone.
+    /// A back-end that does not answer within `timeout` milliseconds, or before the descriptor `cancel` is readable, is
+    /// taken for gone.
     public init(_ socket: MessageSocket, timeout: Int = 5000, cancel: Int32 = -1) {
         self.socket = socket
         self.timeout = timeout
@@ -53,7 +55,9 @@ public final class FrontEnd {
         }
         if protocolFeatures.contains(.mq) {
             let pairs = try ask64(.getQueueNum)
-            guard (1...0x8000).contains(pairs) else { throw VhostUserError(.payload, .getQueueNum, "answered \(pairs) queue pairs") }
+            guard (1...0x8000).contains(pairs) else {
+                throw VhostUserError(.payload, .getQueueNum, "answered \(pairs) queue pairs")
+            }
             queuePairs = Int(pairs)
         }
         features = offered.intersection(wanted.union(.protocolFeatures))
@@ -106,9 +110,12 @@ public final class FrontEnd {
 
     /// Sends a request that has no answer of its own; with REPLY_ACK waits for its acknowledgement. Errors:
     /// `.refused` when the back-end says that it failed.
-    public func tell(_ request: Request, _ payload: Payload = Payload(), _ descriptors: [OwnedDescriptor] = []) throws(VhostUserError) {
+    public func tell(_ request: Request, _ payload: Payload = Payload(), _ descriptors: [OwnedDescriptor] = [])
+        throws(VhostUserError)
+    {
         let waits = protocolFeatures.contains(.replyAck)
-        var message = Message(request, flags: waits ? Message.version | Message.needReply : Message.version, payload: payload)
+        var message = Message(
+            request, flags: waits ? Message.version | Message.needReply : Message.version, payload: payload)
         message.descriptors = descriptors
         try send(message)
         if !waits { return }
@@ -118,14 +125,17 @@ public final class FrontEnd {
     }
 
     /// Sends a request and returns its answer.
-    public func ask(_ request: Request, _ payload: Payload = Payload(), _ descriptors: [OwnedDescriptor] = []) throws(VhostUserError) -> Message {
+    public func ask(_ request: Request, _ payload: Payload = Payload(), _ descriptors: [OwnedDescriptor] = [])
+        throws(VhostUserError) -> Message
+    {
         var message = Message(request, payload: payload)
         message.descriptors = descriptors
         try send(message)
         let answer = try answer(to: request, sizes: FrontEnd.answerSizes(request, sent: payload.bytes.count))
         let most = request == .getInflightFD ? 1 : 0
         guard answer.descriptors.count <= most else {
-            throw VhostUserError(.descriptors, request, "answered with \(answer.descriptors.count) descriptors; \(most) can be")
+            throw VhostUserError(
+                .descriptors, request, "answered with \(answer.descriptors.count) descriptors; \(most) can be")
         }
         return answer
     }
@@ -147,7 +157,9 @@ public final class FrontEnd {
         if isBroken { throw VhostUserError(.socket, "the connection has ended") }
         do throws(VhostUserError) {
             // It would be taken for the answer to this message.
-            if let stray = try socket.receive() { throw VhostUserError(.header, "message \(stray.request) came without being asked for") }
+            if let stray = try socket.receive() {
+                throw VhostUserError(.header, "message \(stray.request) came without being asked for")
+            }
             try socket.send(message)
         } catch {
             isBroken = true
@@ -163,7 +175,9 @@ public final class FrontEnd {
 
     private func answer(to request: Request, sizes: [Int]) throws(VhostUserError) -> Message {
         let message: Message
-        do throws(VhostUserError) { message = try socket.receive(within: timeout, meanwhile: meanwhile, cancel: cancel) } catch {
+        do throws(VhostUserError) {
+            message = try socket.receive(within: timeout, meanwhile: meanwhile, cancel: cancel)
+        } catch {
             // Half an answer, or a late one, would be taken for the next.
             isBroken = true
             throw VhostUserError(error.kind, request, error.description)

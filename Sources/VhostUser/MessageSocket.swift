@@ -4,20 +4,35 @@ import Memory
 
 /// A connected vhost-user socket: whole messages with their descriptors. One thread at a time.
 public final class MessageSocket {
+    /// Descriptors that are kept of what the other end hands over; what is not is closed at once. It could be the other
+    /// end of this very connection, or hold it, and its end would never be seen.
+    public enum Kept: Sendable {
+        /// The other end is trusted.
+        case all
+        /// Of a front-end: eventfds, files and channels. A descriptor of -1 stands for anything else.
+        case ofFrontEnd
+        /// Of a back-end, with its answers: memory (memfd, tmpfs, hugetlbfs). Anything else ends the connection, with
+        /// an error of kind `.descriptors`.
+        case ofBackEnd
+        /// On a back-end's channel: none. Each ends it with that error.
+        case none
+    }
+
     public let fd: Int32
-    /// The other end is a front-end that is not trusted. Of what it hands over only eventfds, files and channels are
-    /// kept; anything else is closed at once, and a descriptor of -1 stands for it. It could be the other end of this
-    /// very connection, or hold it, and its end would never be seen.
-    public let isGuarded: Bool
+    /// Which descriptors are kept; to be set before the first message is received.
+    public var keeps: Kept { didSet { readUrgentInline() } }
     private var partial: [UInt8] = []
     private var partialDescriptors: [OwnedDescriptor] = []
 
     /// Takes a connected, non-blocking socket over.
-    public init(_ fd: Int32, isGuarded: Bool = false) {
+    public init(_ fd: Int32, keeps: Kept = .all) {
         self.fd = fd
-        self.isGuarded = isGuarded
-        if isGuarded { CPlat_read_urgent_inline(fd) }
+        self.keeps = keeps
+        readUrgentInline()
     }
+
+    /// Urgent bytes can carry descriptors, too, and would stay in the queue.
+    private func readUrgentInline() { if keeps != .all { CPlat_read_urgent_inline(fd) } }
 
     deinit { close(fd) }
 
@@ -25,12 +40,20 @@ public final class MessageSocket {
     public func shutdown() { _ = Glibc.shutdown(fd, Int32(SHUT_RDWR)) }
 
     /// A connection to a listening socket. Errors: `.socket`, with what to do.
-    public static func connect(to path: String, isGuarded: Bool = false) throws(VhostUserError) -> MessageSocket {
+    public static func connect(to path: String, keeps: Kept = .all) throws(VhostUserError) -> MessageSocket {
         let fd = CPlat_unix_socket()
         guard fd >= 0 else { throw VhostUserError(.socket, "socket: \(String(cString: strerror(errno)))") }
-        let socket = MessageSocket(fd, isGuarded: isGuarded)
+        let socket = MessageSocket(fd, keeps: keeps)
         if CPlat_unix_connect(fd, path) != 0 { throw explain(path) }
         return socket
+    }
+
+    /// Before waiting for somebody who listens there. Errors: `.socket` where the file that there is cannot be one.
+    public static func refuseOther(_ path: String) throws(VhostUserError) {
+        var status = stat()
+        if stat(path, &status) == 0 && status.st_mode & S_IFMT != S_IFSOCK {
+            throw VhostUserError(.socket, "\(path): is not a socket; check the path")
+        }
     }
 
     private static func explain(_ path: String) -> VhostUserError {
@@ -39,7 +62,8 @@ public final class MessageSocket {
         let hint: String
         switch code {
         case ENOENT: hint = "; nobody has made this socket yet: start the other end, or check the path"
-        case ECONNREFUSED where stat(path, &status) == 0 && status.st_mode & S_IFMT != S_IFSOCK: hint = "; it is not a socket"
+        case ECONNREFUSED where stat(path, &status) == 0 && status.st_mode & S_IFMT != S_IFSOCK:
+            hint = "; it is not a socket"
         case ECONNREFUSED: hint = "; nobody listens on it any more: start the other end"
         case EACCES, EPERM: hint = "; this user may not write to it"
         case ENAMETOOLONG: hint = "; 107 bytes are the most"
@@ -64,10 +88,12 @@ public final class MessageSocket {
         var reader = PayloadReader(partial)
         let (request, flags, size) = (reader.next32()!, reader.next32()!, reader.next32()!)
         if flags & Message.versionMask != Message.version {
-            throw VhostUserError(.header, "message \(request): version \(flags & Message.versionMask); 1 is the only one")
+            throw VhostUserError(
+                .header, "message \(request): version \(flags & Message.versionMask); 1 is the only one")
         }
         if size > Message.maximumPayload {
-            throw VhostUserError(.header, "message \(request): payload of \(size) bytes; \(Message.maximumPayload) are the most")
+            throw VhostUserError(
+                .header, "message \(request): payload of \(size) bytes; \(Message.maximumPayload) are the most")
         }
         return Message.headerSize + Int(size)
     }
@@ -79,7 +105,8 @@ public final class MessageSocket {
         var bytes = [UInt8](repeating: 0, count: count)
         let n = CPlat_receive_fds(fd, &bytes, count, Int32(MSG_DONTWAIT), &fds, 64, &fdCount, &isTruncated)
         // Owned at once, whatever happens next.
-        partialDescriptors += fds[0..<Int(fdCount)].map(isGuarded ? MessageSocket.guarded : OwnedDescriptor.init)
+        let handedOver = fds[0..<Int(fdCount)].map(OwnedDescriptor.init)
+        partialDescriptors += try handedOver.map { fd throws(VhostUserError) in try keep(fd) }
         if n < 0 {
             if errno == EAGAIN || errno == EINTR { return false }
             throw VhostUserError(.socket, "recvmsg: \(String(cString: strerror(errno)))")
@@ -92,15 +119,22 @@ public final class MessageSocket {
         return true
     }
 
-    private static func guarded(_ fd: Int32) -> OwnedDescriptor {
-        if CPlat_is_eventfd(fd) || CPlat_is_file(fd) { return OwnedDescriptor(fd) }
-        if CPlat_is_channel(fd) {
+    /// What stands for a descriptor that was handed over; see `Kept`. No file system is asked: it might not answer.
+    private func keep(_ descriptor: OwnedDescriptor) throws(VhostUserError) -> OwnedDescriptor {
+        let fd = descriptor.fd
+        switch keeps {
+        case .all: return descriptor
+        case .ofFrontEnd:
+            if CPlat_is_eventfd(fd) || CPlat_is_file(fd) { return descriptor }
+            if !CPlat_is_channel(fd) { return OwnedDescriptor(-1) }
             // Its queue could hold descriptors, too.
             CPlat_make_send_only(fd)
-            return OwnedDescriptor(fd)
+            return descriptor
+        case .ofBackEnd where CPlat_is_shared_memory(fd): return descriptor
+        case .ofBackEnd:
+            throw VhostUserError(.descriptors, "a descriptor came that is not of memfd, tmpfs or hugetlbfs")
+        case .none: throw VhostUserError(.descriptors, "a descriptor came where there can be none")
         }
-        close(fd)
-        return OwnedDescriptor(-1)
     }
 
     private func take() -> Message {
@@ -125,8 +159,9 @@ public final class MessageSocket {
         }
     }
 
-    /// Waits up to `milliseconds` for the next message. For front-ends. `meanwhile.serve` is called when that descriptor
-    /// is readable: a back-end may want an answer on its own channel before it answers here. False: it is closed.
+    /// Waits up to `milliseconds` for the next message. For front-ends. `meanwhile.serve` is called when that
+    /// descriptor is readable: a back-end may want an answer on its own channel before it answers here. False: it is
+    /// closed.
     /// `cancel`, a descriptor, ends the wait when it is readable.
     public func receive(
         within milliseconds: Int, meanwhile: (fd: Int32, serve: () -> Bool)? = nil, cancel: Int32 = -1

@@ -14,12 +14,14 @@ package struct NamedThread: @unchecked Sendable {
         }
         let start = Unmanaged.passRetained(Start(name, body))
         var id = pthread_t()
-        let status = pthread_create(&id, nil, { raw in
-            let start = Unmanaged<Start>.fromOpaque(raw!).takeRetainedValue()
-            CPlat_set_thread_name(start.name)
-            start.body()
-            return nil
-        }, start.toOpaque())
+        let status = pthread_create(
+            &id, nil,
+            { raw in
+                let start = Unmanaged<Start>.fromOpaque(raw!).takeRetainedValue()
+                CPlat_set_thread_name(start.name)
+                start.body()
+                return nil
+            }, start.toOpaque())
         if status != 0 {
             start.release()
             throw ThreadError(status: status)
@@ -40,5 +42,7 @@ package struct NamedThread: @unchecked Sendable {
 
 package struct ThreadError: Error, CustomStringConvertible {
     let status: Int32
-    package var description: String { "no thread can be started: \(String(cString: strerror(status))); see `ulimit -u`" }
+    package var description: String {
+        "no thread can be started: \(String(cString: strerror(status))); see `ulimit -u`"
+    }
 }

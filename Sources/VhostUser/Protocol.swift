@@ -2,10 +2,13 @@ import Memory
 
 /// Requests of the front-end, vhost-user specification, "Front-end message types".
 public enum Request: UInt32, Sendable, CaseIterable {
-    case getFeatures = 1, setFeatures, setOwner, resetOwner, setMemTable, setLogBase, setLogFD, setVringNum, setVringAddr
+    case getFeatures = 1
+    case setFeatures, setOwner, resetOwner, setMemTable, setLogBase, setLogFD, setVringNum, setVringAddr
     case setVringBase, getVringBase, setVringKick, setVringCall, setVringErr, getProtocolFeatures, setProtocolFeatures
-    case getQueueNum, setVringEnable, sendRARP, netSetMTU, setBackendReqFD, iotlbMsg, setVringEndian, getConfig, setConfig
-    case createCryptoSession, closeCryptoSession, postcopyAdvise, postcopyListen, postcopyEnd, getInflightFD, setInflightFD
+    case getQueueNum, setVringEnable, sendRARP, netSetMTU, setBackendReqFD, iotlbMsg, setVringEndian, getConfig,
+        setConfig
+    case createCryptoSession, closeCryptoSession, postcopyAdvise, postcopyListen, postcopyEnd, getInflightFD,
+        setInflightFD
     case gpuSetSocket, resetDevice, vringKick, getMaxMemSlots, addMemReg, remMemReg, setStatus, getStatus
 
     /// The specification's name.
@@ -14,7 +17,8 @@ public enum Request: UInt32, Sendable, CaseIterable {
             "GET_FEATURES", "SET_FEATURES", "SET_OWNER", "RESET_OWNER", "SET_MEM_TABLE", "SET_LOG_BASE", "SET_LOG_FD",
             "SET_VRING_NUM", "SET_VRING_ADDR", "SET_VRING_BASE", "GET_VRING_BASE", "SET_VRING_KICK", "SET_VRING_CALL",
             "SET_VRING_ERR", "GET_PROTOCOL_FEATURES", "SET_PROTOCOL_FEATURES", "GET_QUEUE_NUM", "SET_VRING_ENABLE",
-            "SEND_RARP", "NET_SET_MTU", "SET_BACKEND_REQ_FD", "IOTLB_MSG", "SET_VRING_ENDIAN", "GET_CONFIG", "SET_CONFIG",
+            "SEND_RARP", "NET_SET_MTU", "SET_BACKEND_REQ_FD", "IOTLB_MSG", "SET_VRING_ENDIAN", "GET_CONFIG",
+            "SET_CONFIG",
             "CREATE_CRYPTO_SESSION", "CLOSE_CRYPTO_SESSION", "POSTCOPY_ADVISE", "POSTCOPY_LISTEN", "POSTCOPY_END",
             "GET_INFLIGHT_FD", "SET_INFLIGHT_FD", "GPU_SET_SOCKET", "RESET_DEVICE", "VRING_KICK", "GET_MAX_MEM_SLOTS",
             "ADD_MEM_REG", "REM_MEM_REG", "SET_STATUS", "GET_STATUS",
@@ -25,7 +29,8 @@ public enum Request: UInt32, Sendable, CaseIterable {
 
 /// Requests of the back-end, on the channel that SET_BACKEND_REQ_FD opened.
 public enum BackEndRequest: UInt32, Sendable {
-    case iotlbMsg = 1, configChange, vringHostNotifier, vringCall, vringErr
+    case iotlbMsg = 1
+    case configChange, vringHostNotifier, vringCall, vringErr
 }
 
 /// Protocol feature bits by their names in the specification.
@@ -48,14 +53,18 @@ public struct ProtocolFeatures: OptionSet, Sendable, Hashable {
     public static let status = ProtocolFeatures(bit: 16)
 
     private static let names = [
-        "MQ", "LOG_SHMFD", "RARP", "REPLY_ACK", "MTU", "BACKEND_REQ", "CROSS_ENDIAN", "CRYPTO_SESSION", "PAGEFAULT", "CONFIG",
-        "BACKEND_SEND_FD", "HOST_NOTIFIER", "INFLIGHT_SHMFD", "RESET_DEVICE", "INBAND_NOTIFICATIONS", "CONFIGURE_MEM_SLOTS", "STATUS",
+        "MQ", "LOG_SHMFD", "RARP", "REPLY_ACK", "MTU", "BACKEND_REQ", "CROSS_ENDIAN", "CRYPTO_SESSION", "PAGEFAULT",
+        "CONFIG",
+        "BACKEND_SEND_FD", "HOST_NOTIFIER", "INFLIGHT_SHMFD", "RESET_DEVICE", "INBAND_NOTIFICATIONS",
+        "CONFIGURE_MEM_SLOTS", "STATUS",
         "XEN_MMAP", "SHARED_OBJECT", "DEVICE_STATE", "GET_VRING_BASE_INFLIGHT",
     ]
 
     /// The bits by their specification names; `bit N` for those without one.
     public var bitNames: [String] {
-        (0..<64).filter { rawValue & (1 << UInt64($0)) != 0 }.map { $0 < ProtocolFeatures.names.count ? ProtocolFeatures.names[$0] : "bit \($0)" }
+        (0..<64).filter { rawValue & (1 << UInt64($0)) != 0 }.map {
+            $0 < ProtocolFeatures.names.count ? ProtocolFeatures.names[$0] : "bit \($0)"
+        }
     }
 }
 

@@ -5,15 +5,19 @@ import Virtio
 extension BackEndSession {
     func setMemTable(_ m: Message) throws(VhostUserError) {
         var r = PayloadReader(m.payload)
-        guard let count = r.next32(), r.next32() != nil, count >= 1, count <= 8, m.payload.count >= 8 + 32 * Int(count) else {
-            throw VhostUserError(.payload, .setMemTable, "payload of \(m.payload.count) bytes does not hold the regions it counts")
+        guard let count = r.next32(), r.next32() != nil, count >= 1, count <= 8, m.payload.count >= 8 + 32 * Int(count)
+        else {
+            throw VhostUserError(
+                .payload, .setMemTable, "payload of \(m.payload.count) bytes does not hold the regions it counts")
         }
         guard m.descriptors.count == Int(count) else {
             throw VhostUserError(.descriptors, .setMemTable, "\(m.descriptors.count) descriptors for \(count) regions")
         }
         var new = GuestMemory()
         for i in 0..<Int(count) {
-            guard let region = r.nextRegion() else { throw VhostUserError(.payload, .setMemTable, "region \(i) is cut off") }
+            guard let region = r.nextRegion() else {
+                throw VhostUserError(.payload, .setMemTable, "region \(i) is cut off")
+            }
             new = try add(region, m.descriptors[i], to: new, .setMemTable)
         }
         replaceMemory(new)

@@ -12,8 +12,8 @@ struct SessionRing {
     var isBaseGiven = false
     /// The ring's life before ended with GET_VRING_BASE: it starts only where SET_VRING_BASE says.
     var needsBase = false
-    /// Where it stood when a status of 0 stopped it, for GET_VRING_BASE alone: QEMU 7.2 sends that one afterwards. No ring
-    /// starts there unless SET_VRING_BASE says so.
+    /// Where it stood when a status of 0 stopped it, for GET_VRING_BASE alone: QEMU 7.2 sends that one afterwards. No
+    /// ring starts there unless SET_VRING_BASE says so.
     var restsAt: UInt32?
     var addresses: RingAddresses?
     /// Nil: none was given since the last stop. A descriptor of -1: NOFD, the ring is polled.
@@ -54,22 +54,30 @@ struct RingAddresses: Equatable {
     ) throws(VhostUserError) -> RingSetup {
         let isPacked = features.contains(.ringPacked)
         guard RingLayout.isValid(size: size, isPacked: isPacked) else {
-            throw VhostUserError(.ring, "ring \(index): size \(size) is not one that a \(isPacked ? "packed" : "split") ring can have")
+            throw VhostUserError(
+                .ring, "ring \(index): size \(size) is not one that a \(isPacked ? "packed" : "split") ring can have")
         }
-        func part(_ name: String, _ address: UInt64, _ bytes: UInt64, _ alignment: UInt64) throws(VhostUserError) -> UnsafeMutableRawPointer {
+        func part(_ name: String, _ address: UInt64, _ bytes: UInt64, _ alignment: UInt64) throws(VhostUserError)
+            -> UnsafeMutableRawPointer
+        {
             guard address % alignment == 0 else {
-                throw VhostUserError(.address, "ring \(index): \(name) 0x\(String(address, radix: 16)) is not aligned to \(alignment)")
+                throw VhostUserError(
+                    .address, "ring \(index): \(name) 0x\(String(address, radix: 16)) is not aligned to \(alignment)")
             }
             guard let p = map.translateUser(address, bytes) else {
-                throw VhostUserError(.address, "ring \(index): \(name) 0x\(String(address, radix: 16))+\(bytes) is outside guest memory")
+                throw VhostUserError(
+                    .address, "ring \(index): \(name) 0x\(String(address, radix: 16))+\(bytes) is outside guest memory")
             }
             return p
         }
-        let table = try part("descriptor area", descriptors, RingLayout.descriptorBytes(size), RingLayout.descriptorAlignment)
+        let table = try part(
+            "descriptor area", descriptors, RingLayout.descriptorBytes(size), RingLayout.descriptorAlignment)
         let driver = try part(
-            "driver area", available, RingLayout.driverAreaBytes(size, isPacked: isPacked), RingLayout.driverAreaAlignment(isPacked: isPacked))
+            "driver area", available, RingLayout.driverAreaBytes(size, isPacked: isPacked),
+            RingLayout.driverAreaAlignment(isPacked: isPacked))
         let device = try part(
-            "device area", used, RingLayout.deviceAreaBytes(size, isPacked: isPacked), RingLayout.deviceAreaAlignment(isPacked: isPacked))
+            "device area", used, RingLayout.deviceAreaBytes(size, isPacked: isPacked),
+            RingLayout.deviceAreaAlignment(isPacked: isPacked))
         let position = RingPosition(base: base, isPacked: isPacked)
         if isPacked && (UInt32(position.available) >= size || UInt32(position.used) >= size) {
             throw VhostUserError(.ring, "ring \(index): base 0x\(String(base, radix: 16)) is beyond a ring of \(size)")

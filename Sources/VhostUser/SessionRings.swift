@@ -8,7 +8,8 @@ extension BackEndSession {
     func setVringNum(_ m: Message) throws(VhostUserError) {
         let (i, size) = try state(m, .setVringNum)
         guard RingLayout.isValid(size: size, isPacked: true) else {
-            throw VhostUserError(.ring, .setVringNum, "ring \(i): size \(size); 2 to \(RingLayout.maximumSize) are possible")
+            throw VhostUserError(
+                .ring, .setVringNum, "ring \(i): size \(size); 2 to \(RingLayout.maximumSize) are possible")
         }
         try mustBeStopped(i, .setVringNum)
         try change(i) { $0.size = size }
@@ -31,7 +32,9 @@ extension BackEndSession {
             let used = r.next64(), let available = r.next64(), let log = r.next64()
         else { throw VhostUserError(.payload, .setVringAddr, "payload of \(m.payload.count) bytes, 40 are expected") }
         let i = try ring(Int(index), .setVringAddr)
-        guard flags & ~1 == 0 else { throw VhostUserError(.payload, .setVringAddr, "ring \(i): flags 0x\(String(flags, radix: 16))") }
+        guard flags & ~1 == 0 else {
+            throw VhostUserError(.payload, .setVringAddr, "ring \(i): flags 0x\(String(flags, radix: 16))")
+        }
         let new = RingAddresses(flags: flags, descriptors: descriptors, used: used, available: available, log: log)
         // Memory may come later; what can be checked now is checked now, so that the error names this message,
         // and before a ring that runs is stopped.
@@ -43,14 +46,17 @@ extension BackEndSession {
             var old = rings[i].addresses!
             old.flags = flags
             old.log = log
-            if old == new { rings[i].addresses = new; return }
+            if old == new {
+                rings[i].addresses = new
+                return
+            }
             pause(i)
         }
         try change(i) { $0.addresses = new }
     }
 
-    /// Changes a ring's set-up and starts it where that was the last thing missing. If it cannot start so, the message is
-    /// refused and has changed nothing.
+    /// Changes a ring's set-up and starts it where that was the last thing missing. If it cannot start so, the message
+    /// is refused and has changed nothing.
     private func change(_ i: Int, _ body: (inout SessionRing) -> Void) throws(VhostUserError) {
         let old = rings[i]
         body(&rings[i])
@@ -67,7 +73,9 @@ extension BackEndSession {
         let value = try value64(m, request)
         let i = try ring(Int(value & 0xff), request)
         if value & 0x100 != 0 {
-            guard m.descriptors.isEmpty else { throw VhostUserError(.descriptors, request, "ring \(i): NOFD, but a descriptor came") }
+            guard m.descriptors.isEmpty else {
+                throw VhostUserError(.descriptors, request, "ring \(i): NOFD, but a descriptor came")
+            }
             return (i, nil)
         }
         guard m.descriptors.count == 1 else {
@@ -126,7 +134,9 @@ extension BackEndSession {
         guard !isNegotiated || features.contains(.protocolFeatures) else {
             throw VhostUserError(.features, .setVringEnable, "PROTOCOL_FEATURES was not negotiated")
         }
-        guard value <= 1 else { throw VhostUserError(.payload, .setVringEnable, "ring \(i): \(value); 0 or 1 is expected") }
+        guard value <= 1 else {
+            throw VhostUserError(.payload, .setVringEnable, "ring \(i): \(value); 0 or 1 is expected")
+        }
         rings[i].isEnabled = value == 1
         update(i)
     }
@@ -138,10 +148,7 @@ extension BackEndSession {
         guard rings[i].kickIsInBand || rings[i].kickFD < 0 else {
             throw VhostUserError(.ring, .vringKick, "ring \(i): its kicks come by a descriptor")
         }
-        if rings[i].kickFD >= 0 {
-            var one: UInt64 = 1
-            _ = write(rings[i].kickFD, &one, 8)
-        }
+        if rings[i].kickFD >= 0 { EventFD.signalOwn(rings[i].kickFD) }
     }
 
     /// Answers the ring's position and ends its life: everything is needed anew to start it again.
@@ -159,14 +166,17 @@ extension BackEndSession {
 
     func update(_ i: Int) {
         guard rings[i].isStarted else { return }
-        device.updateRing(i, enabled: rings[i].isEnabled, callFD: rings[i].callFD, kickFD: rings[i].kickFD, errFD: rings[i].errFD)
+        device.updateRing(
+            i, enabled: rings[i].isEnabled, callFD: rings[i].callFD, kickFD: rings[i].kickFD, errFD: rings[i].errFD)
     }
 
-    /// Starts what can, after a change that is in force already. A ring whose addresses do not lie in the new memory waits
-    /// for SET_VRING_ADDR (a front-end whose user addresses have changed says the table first).
+    /// Starts what can, after a change that is in force already. A ring whose addresses do not lie in the new memory
+    /// waits for SET_VRING_ADDR (a front-end whose user addresses have changed says the table first).
     func startReady() {
         for i in rings.indices {
-            do throws(VhostUserError) { try startIfReady(i) } catch { log("ring \(i) waits for SET_VRING_ADDR: \(error)") }
+            do throws(VhostUserError) { try startIfReady(i) } catch {
+                log("ring \(i) waits for SET_VRING_ADDR: \(error)")
+            }
         }
     }
 
@@ -179,13 +189,27 @@ extension BackEndSession {
         else { return }
         var setup = try addresses.setup(i, size: ring.size, base: ring.base, features: features, map: memory.map)
         let given = setup.position.available
-        setup.position = setup.isPacked ? setup.packedPosition(base: ring.base) : setup.splitPosition(base: UInt16(truncatingIfNeeded: ring.base))
-        if setup.position.available != given { log("ring \(i): goes on at \(setup.position.available), as the ring itself says, instead of \(given)") }
+        setup.position = BackEndSession.position(setup, ring.base)
+        if setup.position.available != given {
+            log("ring \(i): goes on at \(setup.position.available), as the ring itself says, instead of \(given)")
+        }
         rings[i].isStarted = true
         rings[i].restsAt = nil
         device.startRing(
             i,
-            RingStart(setup: setup, enabled: ring.isEnabled, kickFD: ring.kickFD, callFD: ring.callFD, errFD: ring.errFD))
+            RingStart(
+                setup: setup, enabled: ring.isEnabled, kickFD: ring.kickFD, callFD: ring.callFD, errFD: ring.errFD))
+    }
+
+    /// Where a ring goes on that is given `base`. A driver does not write for long; a ring that never looks like one
+    /// begins where it is told, and stops with its first defect.
+    private static func position(_ setup: RingSetup, _ base: UInt32) -> RingPosition {
+        if !setup.isPacked { return setup.splitPosition(base: UInt16(truncatingIfNeeded: base)) }
+        for _ in 0..<50 {
+            if let position = setup.packedPosition(base: base) { return position }
+            usleep(1000)
+        }
+        return setup.position
     }
 
     /// Stops a ring and remembers where it stands; it goes on from there when it starts again.

@@ -119,15 +119,16 @@ public struct Burst: @unchecked Sendable {
     }
 }
 
-/// Room that a delivery works in: the receive buffers that were chosen. It belongs to the thread that delivers, never to the
-/// burst: several threads deliver one burst at the same time.
+/// Room that a delivery works in: the receive buffers that were chosen. It belongs to the thread that delivers, never
+/// to the burst: several threads deliver one burst at the same time.
 public struct DeliveryScratch: @unchecked Sendable {
     let targets: UnsafeMutablePointer<ReceiveTarget>
     let scatter: UnsafeMutablePointer<Segment>
     let chains: UnsafeMutablePointer<ReceiveChain>
     /// Receive buffers that one packet is spread over at most (the kernel's bound too).
     static var mostChains: Int { 1024 }
-    /// Pieces that these buffers have at most. A chain with more stops its queue: no driver of a network device makes such.
+    /// Pieces that these buffers have at most. A chain with more stops its queue: no driver of a network device makes
+    /// such.
     static var mostSegments: Int { 2048 }
     /// Pieces that one call of `deliver` goes through, and those of one packet more. What is left waits for the next.
     static var mostWork: Int { 16384 }

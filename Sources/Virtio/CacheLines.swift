@@ -10,6 +10,7 @@ extension UnsafeMutablePointer {
     public static func allocateApart(capacity: Int) -> UnsafeMutablePointer {
         let bytes = max(1, capacity) * MemoryLayout<Pointee>.stride
         let whole = (bytes + CacheLines.pair - 1) / CacheLines.pair * CacheLines.pair
-        return UnsafeMutableRawPointer.allocate(byteCount: whole, alignment: CacheLines.pair).bindMemory(to: Pointee.self, capacity: max(1, capacity))
+        return UnsafeMutableRawPointer.allocate(byteCount: whole, alignment: CacheLines.pair).bindMemory(
+            to: Pointee.self, capacity: max(1, capacity))
     }
 }

@@ -52,22 +52,28 @@ extension DeviceQueue {
     /// DPDK accept longer tables of small queues, and so do their drivers' users.
     var longestIndirect: UInt32 { max(size, 1024) }
 
-    /// Buffers of length 0 that a packet may have. They take no room, so nothing else bounds the time that a thousand chains of
-    /// them cost; QEMU refuses every one.
+    /// Buffers of length 0 that a packet may have. They take no room, so nothing else bounds the time that a thousand
+    /// chains of them cost; QEMU refuses every one.
     static var mostEmpties: UInt32 { 1024 }
 
     /// Checks one buffer and adds it. A buffer that lies over several regions is cut at their borders.
     mutating func gatherBuffer(_ d: Descriptor, flags: UInt16, index: UInt32, _ g: inout Gathering) -> Bool {
         if flags & DescriptorFlag.write != 0 {
             if g.takesAnswer { return gatherAnswer(d, index, &g) }
-            if !g.wantsWritable { fail(.writableInTransmit, index, d.address, d.length); return false }
+            if !g.wantsWritable {
+                fail(.writableInTransmit, index, d.address, d.length)
+                return false
+            }
         } else if g.wantsWritable || g.answer != nil {
             fail(.readableInReceive, index, d.address, d.length)
             return false
         }
         if d.length == 0 {
             g.empties &+= 1
-            if g.empties > DeviceQueue.mostEmpties { fail(.chainTooLong, index, UInt64(DeviceQueue.mostEmpties)); return false }
+            if g.empties > DeviceQueue.mostEmpties {
+                fail(.chainTooLong, index, UInt64(DeviceQueue.mostEmpties))
+                return false
+            }
         }
         var address = d.address
         var left = UInt64(d.length)
@@ -77,7 +83,10 @@ extension DeviceQueue {
             if host == 0 {
                 piece = map.contiguous(from: address, atMost: left)
                 host = piece == 0 ? 0 : translation.host(address, piece, map)
-                if host == 0 { fail(.address, index, d.address, d.length); return false }
+                if host == 0 {
+                    fail(.address, index, d.address, d.length)
+                    return false
+                }
             }
             let pointer = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
             if !g.append(pointer, UInt32(truncatingIfNeeded: piece), headerLength: Int(headerLength)) {
@@ -93,17 +102,29 @@ extension DeviceQueue {
     mutating func gatherAnswer(_ d: Descriptor, _ index: UInt32, _ g: inout Gathering) -> Bool {
         if g.answer != nil || d.length == 0 { return true }
         let host = translation.host(d.address, 1, map)
-        if host == 0 { fail(.address, index, d.address, d.length); return false }
+        if host == 0 {
+            fail(.address, index, d.address, d.length)
+            return false
+        }
         g.answer = UnsafeMutableRawPointer(bitPattern: UInt(host))
         return true
     }
 
     /// Walks an indirect table. Split tables are linked by `next`; packed ones are read in order (2.8.7).
     mutating func gatherIndirect(_ d: Descriptor, index: UInt32, _ g: inout Gathering) -> Bool {
-        if !hasIndirect { fail(.indirectNotNegotiated, index, d.address, d.length); return false }
-        if d.length == 0 || d.length & 15 != 0 { fail(.indirectLength, index, UInt64(d.length)); return false }
+        if !hasIndirect {
+            fail(.indirectNotNegotiated, index, d.address, d.length)
+            return false
+        }
+        if d.length == 0 || d.length & 15 != 0 {
+            fail(.indirectLength, index, UInt64(d.length))
+            return false
+        }
         let host = translation.host(d.address, UInt64(d.length), map)
-        if host == 0 { fail(.indirectAddress, index, d.address, d.length); return false }
+        if host == 0 {
+            fail(.indirectAddress, index, d.address, d.length)
+            return false
+        }
         let table = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
         let entries = d.length >> 4
         let longest = longestIndirect
@@ -111,13 +132,19 @@ extension DeviceQueue {
         var walked: UInt32 = 0
         while true {
             walked &+= 1
-            if walked > longest { fail(.chainTooLong, index, UInt64(longest)); return false }
+            if walked > longest {
+                fail(.chainTooLong, index, UInt64(longest))
+                return false
+            }
             assert(at < entries)
             let entry = Descriptor(unaligned: table + 16 * Int(at))
             var flags = isPacked ? entry.fourth : entry.third
             // DPDK's driver leaves WRITE in the tables of packed rings when it transmits several segments.
             if isPacked && !g.wantsWritable && !g.takesAnswer { flags &= ~DescriptorFlag.write }
-            if flags & DescriptorFlag.indirect != 0 { fail(.indirectNested, at, entry.address, entry.length); return false }
+            if flags & DescriptorFlag.indirect != 0 {
+                fail(.indirectNested, at, entry.address, entry.length)
+                return false
+            }
             if !gatherBuffer(entry, flags: flags, index: at, &g) { return false }
             if isPacked {
                 at &+= 1
@@ -125,7 +152,10 @@ extension DeviceQueue {
             } else {
                 if flags & DescriptorFlag.next == 0 { return true }
                 let next = UInt32(entry.fourth)
-                if next >= entries { fail(.descriptorIndex, at, UInt64(next)); return false }
+                if next >= entries {
+                    fail(.descriptorIndex, at, UInt64(next))
+                    return false
+                }
                 at = next
             }
         }
@@ -136,16 +166,25 @@ extension DeviceQueue {
         var at = UInt32(head)
         while true {
             g.descriptors &+= 1
-            if g.descriptors > size { fail(.chainTooLong, UInt32(head), UInt64(size)); return false }
+            if g.descriptors > size {
+                fail(.chainTooLong, UInt32(head), UInt64(size))
+                return false
+            }
             let d = Descriptor(at: descriptors + 16 * Int(at))
             if d.third & DescriptorFlag.indirect != 0 {
-                if d.third & DescriptorFlag.next != 0 { fail(.indirectWithNext, at, d.address); return false }
+                if d.third & DescriptorFlag.next != 0 {
+                    fail(.indirectWithNext, at, d.address)
+                    return false
+                }
                 return gatherIndirect(d, index: at, &g)
             }
             if !gatherBuffer(d, flags: d.third, index: at, &g) { return false }
             if d.third & DescriptorFlag.next == 0 { return true }
             let next = UInt32(d.fourth)
-            if next >= size { fail(.descriptorIndex, at, UInt64(next)); return false }
+            if next >= size {
+                fail(.descriptorIndex, at, UInt64(next))
+                return false
+            }
             at = next
         }
     }
@@ -157,25 +196,42 @@ extension DeviceQueue {
         var wrap = wrap
         while true {
             g.descriptors &+= 1
-            if g.descriptors > size { fail(.chainTooLong, UInt32(slot), UInt64(size)); return nil }
+            if g.descriptors > size {
+                fail(.chainTooLong, UInt32(slot), UInt64(size))
+                return nil
+            }
             let d = Descriptor(at: descriptors + 16 * Int(at))
             let flags = d.fourth
-            if !isAvailable(flags, wrap) { fail(.chainIncomplete, UInt32(slot), UInt64(at)); return nil }
+            if !isAvailable(flags, wrap) {
+                fail(.chainIncomplete, UInt32(slot), UInt64(at))
+                return nil
+            }
             if flags & DescriptorFlag.indirect != 0 {
-                if flags & DescriptorFlag.next != 0 || g.descriptors > 1 { fail(.indirectWithNext, at, d.address); return nil }
+                if flags & DescriptorFlag.next != 0 || g.descriptors > 1 {
+                    fail(.indirectWithNext, at, d.address)
+                    return nil
+                }
                 return gatherIndirect(d, index: at, &g) ? d.third : nil
             }
             if !gatherBuffer(d, flags: flags, index: at, &g) { return nil }
             if flags & DescriptorFlag.next == 0 { return d.third }
             at &+= 1
-            if at == size { at = 0; wrap.toggle() }
+            if at == size {
+                at = 0
+                wrap.toggle()
+            }
         }
     }
 
     /// A packet of the gathered chain, its segments appended to the burst. False stops the burst.
     @inline(__always)
-    mutating func finish(_ g: Gathering, id: UInt16, into packet: UnsafeMutablePointer<Packet>, _ burst: inout Burst) -> Bool {
-        if g.headerLeft > 0 { fail(.chainTooShort, UInt32(id), UInt64(headerLength) &- UInt64(g.headerLeft)); return false }
+    mutating func finish(_ g: Gathering, id: UInt16, into packet: UnsafeMutablePointer<Packet>, _ burst: inout Burst)
+        -> Bool
+    {
+        if g.headerLeft > 0 {
+            fail(.chainTooShort, UInt32(id), UInt64(headerLength) &- UInt64(g.headerLeft))
+            return false
+        }
         let first = g.count > 0 ? g.segments[0] : Segment(base: descriptors, length: 0)
         var p = Packet(data: first.base, length: UInt32(truncatingIfNeeded: min(g.bytes, UInt64(UInt32.max))))
         p.dataLength = first.length
@@ -201,7 +257,8 @@ extension DeviceQueue {
     @inline(__always)
     func gathering(in burst: Burst) -> Gathering {
         Gathering(
-            segments: burst.segments + burst.segmentCount, capacity: min(burst.segmentCapacity &- burst.segmentCount, 0xffff),
+            segments: burst.segments + burst.segmentCount,
+            capacity: min(burst.segmentCapacity &- burst.segmentCount, 0xffff),
             headerLength: headerLength, wantsWritable: false)
     }
 }

@@ -15,7 +15,8 @@ extension DeviceQueue {
     /// is longer is cut, and refused by the caller's length checks). Nil when there is none or on a defect.
     public mutating func popControl(into room: UnsafeMutableRawBufferPointer, scratch: Burst) -> ControlCommand? {
         guard defect.kind == .none, hasWork else { return nil }
-        var g = Gathering(segments: scratch.segments, capacity: scratch.segmentCapacity, headerLength: 0, wantsWritable: false)
+        var g = Gathering(
+            segments: scratch.segments, capacity: scratch.segmentCapacity, headerLength: 0, wantsWritable: false)
         g.takesAnswer = true
         var id: UInt16
         if isPacked {
@@ -26,10 +27,16 @@ extension DeviceQueue {
             guard waitingSplit(1) > 0 else { return nil }
             let slot = Int(available & UInt16(truncatingIfNeeded: size &- 1))
             id = CPlat_load16_relaxed(driverArea + 4 + 2 * slot)
-            if UInt32(id) >= size { fail(.descriptorIndex, UInt32(slot), UInt64(id)); return nil }
+            if UInt32(id) >= size {
+                fail(.descriptorIndex, UInt32(slot), UInt64(id))
+                return nil
+            }
             if !gatherSplit(head: id, &g) { return nil }
         }
-        guard let answer = g.answer else { fail(.chainTooShort, UInt32(id), g.bytes); return nil }
+        guard let answer = g.answer else {
+            fail(.chainTooShort, UInt32(id), g.bytes)
+            return nil
+        }
         var filled = 0
         for i in 0..<g.count {
             let take = min(Int(g.segments[i].length), room.count - filled)

@@ -40,7 +40,9 @@ func copyFrame(_ packet: UnsafeMutablePointer<Packet>, to destination: UnsafeMut
         destination.storeBytes(of: packet.pointee.head.0, as: UInt64.self)
         (destination + 8).storeBytes(of: UInt32(truncatingIfNeeded: packet.pointee.head.1), as: UInt32.self)
     } else if n > 0 {
-        withUnsafeBytes(of: &packet.pointee.head) { CPlat_copy(destination, $0.baseAddress.unsafelyUnwrapped, UInt64(packet.pointee.headBytes)) }
+        withUnsafeBytes(of: &packet.pointee.head) {
+            CPlat_copy(destination, $0.baseAddress.unsafelyUnwrapped, UInt64(packet.pointee.headBytes))
+        }
     }
 }
 
@@ -64,7 +66,10 @@ struct Scatter {
             from += Int(n)
             left &-= n
             offset &+= n
-            if offset == s.length { index &+= 1; offset = 0 }
+            if offset == s.length {
+                index &+= 1
+                offset = 0
+            }
         }
     }
 
@@ -77,7 +82,8 @@ struct Scatter {
         }
         var i = -1
         while i < Int(packet.pointee.moreCount) {
-            let s = i < 0
+            let s =
+                i < 0
                 ? Segment(base: packet.pointee.data, length: packet.pointee.dataLength)
                 : packet.pointee.more.unsafelyUnwrapped[i]
             let off = min(skip, s.length)

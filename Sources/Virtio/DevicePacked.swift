@@ -10,15 +10,21 @@ extension DeviceQueue {
         @inline(__always)
         mutating func advance(_ n: UInt32, _ size: UInt32) {
             slot &+= n
-            if slot >= size { slot &-= size; wrap = !wrap }
+            if slot >= size {
+                slot &-= size
+                wrap = !wrap
+            }
         }
 
-        /// The whole laps that `n` slots are; returns the slots that are left. A driver can make descriptors available again
-        /// while a burst is taken, so what a burst took may add up to more than the ring.
+        /// The whole laps that `n` slots are; returns the slots that are left. A driver can make descriptors available
+        /// again while a burst is taken, so what a burst took may add up to more than the ring.
         @inline(__always)
         mutating func goRound(_ n: UInt32, _ size: UInt32) -> UInt32 {
             var left = n
-            while left >= size { left &-= size; wrap = !wrap }
+            while left >= size {
+                left &-= size
+                wrap = !wrap
+            }
             return left
         }
 
@@ -34,13 +40,19 @@ extension DeviceQueue {
     @inline(__always)
     var availableCursor: PackedCursor {
         get { PackedCursor(slot: UInt32(available), wrap: availableWrap) }
-        set { available = UInt16(truncatingIfNeeded: newValue.slot); availableWrap = newValue.wrap }
+        set {
+            available = UInt16(truncatingIfNeeded: newValue.slot)
+            availableWrap = newValue.wrap
+        }
     }
 
     @inline(__always)
     var usedCursor: PackedCursor {
         get { PackedCursor(slot: UInt32(used), wrap: usedWrap) }
-        set { used = UInt16(truncatingIfNeeded: newValue.slot); usedWrap = newValue.wrap }
+        set {
+            used = UInt16(truncatingIfNeeded: newValue.slot)
+            usedWrap = newValue.wrap
+        }
     }
 
     /// AVAIL, USED, NEXT, WRITE and INDIRECT: what one comparison decides the common case by.
@@ -97,7 +109,9 @@ extension DeviceQueue {
     mutating func popPackedSlow(_ burst: inout Burst, _ i: Int, _ cursor: PackedCursor) -> Bool {
         if i > 0 && burst.segmentCount > 2 * burst.capacity { return false }
         var g = gathering(in: burst)
-        guard let id = gatherPacked(slot: UInt16(truncatingIfNeeded: cursor.slot), wrap: cursor.wrap, &g) else { return false }
+        guard let id = gatherPacked(slot: UInt16(truncatingIfNeeded: cursor.slot), wrap: cursor.wrap, &g) else {
+            return false
+        }
         return finish(g, id: id, into: burst.packets + i, &burst)
     }
 
@@ -110,10 +124,14 @@ extension DeviceQueue {
         var slots: UInt32 = 0
         var i = 0
         if isInOrder {
-            while i < count { slots &+= UInt32(packets[i].slots); i &+= 1 }
+            while i < count {
+                slots &+= UInt32(packets[i].slots)
+                i &+= 1
+            }
             cursor.advance(cursor.goRound(slots, size), size)
             if heldFrom == nil { heldFrom = first }
             heldId = packets[count &- 1].id
+            usedCursor = cursor
             if !hold { publishHeldPacked() }
         } else {
             while i < count {
@@ -124,16 +142,26 @@ extension DeviceQueue {
                 i &+= 1
             }
             publishUsedPacked(first, packets[0].id, 0)
+            usedCursor = cursor
         }
-        usedCursor = cursor
         slotsSinceCall &+= slots
     }
 
-    /// One descriptor, with the id of the last, stands for all that the driver is told of together (2.8.9).
+    /// One descriptor, with the id of the last, stands for all that the driver is told of together (2.8.9). The driver
+    /// skips the others, so the last of them can tell a back-end that comes after a crash of ours where the batch
+    /// ended (`RingSetup.packedPosition`): it holds how many there were.
     @inline(__always)
     mutating func publishHeldPacked() {
         guard let from = heldFrom else { return }
+        let slots = UInt32(truncatingIfNeeded: held)
         heldFrom = nil
+        if slots > 1 {
+            var last = usedCursor
+            if last.slot == 0 { last = PackedCursor(slot: size, wrap: !last.wrap) }
+            last.slot &-= 1
+            let word = UInt64(slots) | UInt64(heldId) << 32 | UInt64(last.usedBits) << 48
+            CPlat_store64_relaxed(descriptors + 16 * Int(last.slot) + 8, word)
+        }
         publishUsedPacked(from, heldId, 0)
     }
 
@@ -172,7 +200,8 @@ extension DeviceQueue {
     /// What the first pass left: packets that take several buffers, and those behind them.
     @inline(never)
     mutating func deliverPackedRest(
-        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ scratch: DeliveryScratch, _ result: inout Delivery
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ scratch: DeliveryScratch,
+        _ result: inout Delivery
     ) {
         var work = DeliveryWork()
         while deliverPackedSlow(scratch, burst.packets + Int(list[result.consumed]), &work, &result) {
@@ -198,8 +227,8 @@ extension DeviceQueue {
         result.delivered &+= n
     }
 
-    /// First pass: reads, checks and translates descriptors, and asks for the buffers. Returns how many packets have one.
-    /// A function of its own, and not inlined, so that its loop keeps its state in registers.
+    /// First pass: reads, checks and translates descriptors, and asks for the buffers. Returns how many packets have
+    /// one. A function of its own, and not inlined, so that its loop keeps its state in registers.
     @inline(never)
     mutating func chooseTargetsPacked(
         _ packets: UnsafePointer<Packet>, _ list: UnsafePointer<UInt16>, _ limit: Int,
@@ -234,7 +263,8 @@ extension DeviceQueue {
         return n
     }
 
-    /// Second pass: headers, frames and used entries, the first of which becomes visible last. Returns the frames' bytes.
+    /// Second pass: headers, frames and used entries, the first of which becomes visible last. Returns the frames'
+    /// bytes.
     @inline(never)
     mutating func fillTargetsPacked(
         _ packets: UnsafeMutablePointer<Packet>, _ list: UnsafePointer<UInt16>, _ n: Int,
@@ -254,7 +284,10 @@ extension DeviceQueue {
             storeHeader(packet.pointee.header, buffers: 1, to: target.host, length: headerBytes)
             copyFrame(packet, to: target.host + Int(headerBytes))
             let length = packet.pointee.length
-            if i > 0 { CPlat_store64_relaxed(ring + 16 * Int(place.slot) + 8, usedWord(place, target.id, length &+ headerBytes)) }
+            if i > 0 {
+                CPlat_store64_relaxed(
+                    ring + 16 * Int(place.slot) + 8, usedWord(place, target.id, length &+ headerBytes))
+            }
             place.advance(1, size)
             bytes &+= UInt64(length)
             i &+= 1
@@ -268,12 +301,17 @@ extension DeviceQueue {
     /// One packet over any chains. False when the queue has too few buffers, or a defect.
     @inline(never)
     mutating func deliverPackedSlow(
-        _ scratch: DeliveryScratch, _ packet: UnsafeMutablePointer<Packet>, _ work: inout DeliveryWork, _ result: inout Delivery
+        _ scratch: DeliveryScratch, _ packet: UnsafeMutablePointer<Packet>, _ work: inout DeliveryWork,
+        _ result: inout Delivery
     ) -> Bool {
         let need = UInt64(packet.pointee.length) &+ UInt64(headerLength)
         // The same buffers were too small for a shorter packet: they are not read again.
-        if need > work.tooSmall { result.consumed &+= 1; return true }
-        var g = Gathering(segments: scratch.scatter, capacity: DeliveryScratch.mostSegments, headerLength: 0, wantsWritable: true)
+        if need > work.tooSmall {
+            result.consumed &+= 1
+            return true
+        }
+        var g = Gathering(
+            segments: scratch.scatter, capacity: DeliveryScratch.mostSegments, headerLength: 0, wantsWritable: true)
         let mostChains = isMergeable ? DeliveryScratch.mostChains : 1
         var cursor = availableCursor
         var chains = 0
@@ -290,7 +328,9 @@ extension DeviceQueue {
             if flags & 0x8080 != cursor.availableBits { return false }
             let before = g.bytes
             g.descriptors = 0
-            guard let id = gatherPacked(slot: UInt16(truncatingIfNeeded: cursor.slot), wrap: cursor.wrap, &g) else { return false }
+            guard let id = gatherPacked(slot: UInt16(truncatingIfNeeded: cursor.slot), wrap: cursor.wrap, &g) else {
+                return false
+            }
             scratch.chains[chains] = ReceiveChain(
                 id: id, slots: UInt16(truncatingIfNeeded: g.descriptors),
                 length: UInt32(truncatingIfNeeded: min(g.bytes &- before, UInt64(UInt32.max))))

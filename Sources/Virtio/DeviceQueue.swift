@@ -142,22 +142,29 @@ public struct DeviceQueue: @unchecked Sendable {
         }
         var slots: UInt32 = 0
         var i = 0
-        while i < count { slots &+= UInt32(packets[i].slots); i &+= 1 }
+        while i < count {
+            slots &+= UInt32(packets[i].slots)
+            i &+= 1
+        }
         var cursor = availableCursor
         slots = cursor.goRound(slots, size)
-        if slots > cursor.slot { cursor = PackedCursor(slot: cursor.slot &+ size &- slots, wrap: !cursor.wrap) } else { cursor.slot &-= slots }
+        if slots > cursor.slot {
+            cursor = PackedCursor(slot: cursor.slot &+ size &- slots, wrap: !cursor.wrap)
+        } else {
+            cursor.slot &-= slots
+        }
         availableCursor = cursor
     }
 
-    /// Hands `count` popped chains back to the driver, in the order they were popped. It is told at once, unless they are
-    /// held back (`bestHold`) until `publishHeld`.
+    /// Hands `count` popped chains back to the driver, in the order they were popped. It is told at once, unless they
+    /// are held back (`bestHold`) until `publishHeld`.
     public mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int, hold: Bool = false) {
         if isPacked { completePacked(packets, count, hold) } else { completeSplit(packets, count, hold) }
     }
 
-    /// How many completions it pays to hold back under load: telling the driver of many at a time takes fewer writes to lines
-    /// that it reads. 0: none can be, as each has a line of its own. Found with `tools/compare`; with more than 128 DPDK's
-    /// in-order driver becomes slower.
+    /// How many completions it pays to hold back under load: telling the driver of many at a time takes fewer writes to
+    /// lines that it reads. 0: none can be, as each has a line of its own. Found with `tools/compare`; with more than
+    /// 128 DPDK's in-order driver becomes slower.
     public var bestHold: Int { isPacked ? (isInOrder ? 128 : 0) : 256 }
 
     /// Chains (split) or descriptors (packed) that were completed and that the driver was not told.
@@ -192,7 +199,10 @@ public struct DeviceQueue: @unchecked Sendable {
         // The used entries must be visible before the driver's wish is read: store-load order (2.7.10, 2.8.10).
         CPlat_fence_full()
         let isWanted = isPacked ? needsCallPacked() : needsCallSplit()
-        if mustCall { mustCall = false; return true }
+        if mustCall {
+            mustCall = false
+            return true
+        }
         return isWanted
     }
 

@@ -37,7 +37,10 @@ extension DeviceQueue {
         while i < n {
             let slot = Int((first &+ UInt16(truncatingIfNeeded: i)) & mask)
             let head = CPlat_load16_relaxed(ring + 2 * slot)
-            if UInt32(head) >= size16 { fail(.descriptorIndex, UInt32(slot), UInt64(head)); break }
+            if UInt32(head) >= size16 {
+                fail(.descriptorIndex, UInt32(slot), UInt64(head))
+                break
+            }
             packets[i].id = head
             CPlat_prefetch_read(table + 16 * Int(head))
             i &+= 1
@@ -93,7 +96,8 @@ extension DeviceQueue {
 
     /// A packet of one buffer; its header is read in the next pass.
     @inline(__always)
-    func setSimple(_ packet: UnsafeMutablePointer<Packet>, _ p: UnsafeMutableRawPointer, _ length: UInt32, _ id: UInt16) {
+    func setSimple(_ packet: UnsafeMutablePointer<Packet>, _ p: UnsafeMutableRawPointer, _ length: UInt32, _ id: UInt16)
+    {
         packet.pointee.data = p + Int(headerLength)
         packet.pointee.length = length &- headerLength
         packet.pointee.dataLength = length &- headerLength
@@ -198,7 +202,8 @@ extension DeviceQueue {
                 waiting = Int(waitingSplit(Int.max))
                 if waiting == 0 { break }
             }
-            let n = deliverSplitFast(burst, list + result.consumed, min(count &- result.consumed, waiting), scratch.targets, &result)
+            let n = deliverSplitFast(
+                burst, list + result.consumed, min(count &- result.consumed, waiting), scratch.targets, &result)
             if n > 0 { work.tooSmall = UInt64.max }
             waiting &-= n
             if result.consumed == count || waiting == 0 { continue }
@@ -303,8 +308,12 @@ extension DeviceQueue {
         let mask = UInt16(truncatingIfNeeded: size &- 1)
         let need = UInt64(packet.pointee.length) &+ UInt64(headerLength)
         // The same buffers were too small for a shorter packet: they are not read again.
-        if need > work.tooSmall { result.consumed &+= 1; return 0 }
-        var g = Gathering(segments: scratch.scatter, capacity: DeliveryScratch.mostSegments, headerLength: 0, wantsWritable: true)
+        if need > work.tooSmall {
+            result.consumed &+= 1
+            return 0
+        }
+        var g = Gathering(
+            segments: scratch.scatter, capacity: DeliveryScratch.mostSegments, headerLength: 0, wantsWritable: true)
         let mostChains = isMergeable ? min(waiting, DeliveryScratch.mostChains) : 1
         var chains = 0
         while g.bytes < need {
@@ -320,11 +329,15 @@ extension DeviceQueue {
             }
             let slot = (available &+ UInt16(truncatingIfNeeded: chains)) & mask
             let head = CPlat_load16_relaxed(driverArea + 4 + 2 * Int(slot))
-            if UInt32(head) >= size { fail(.descriptorIndex, UInt32(slot), UInt64(head)); return -1 }
+            if UInt32(head) >= size {
+                fail(.descriptorIndex, UInt32(slot), UInt64(head))
+                return -1
+            }
             let before = g.bytes
             g.descriptors = 0
             if !gatherSplit(head: head, &g) { return -1 }
-            scratch.chains[chains] = ReceiveChain(id: head, slots: 1, length: UInt32(truncatingIfNeeded: min(g.bytes &- before, UInt64(UInt32.max))))
+            scratch.chains[chains] = ReceiveChain(
+                id: head, slots: 1, length: UInt32(truncatingIfNeeded: min(g.bytes &- before, UInt64(UInt32.max))))
             chains &+= 1
         }
         work.segments &+= g.count
@@ -337,7 +350,8 @@ extension DeviceQueue {
             let chain = scratch.chains[i]
             let length = min(UInt64(chain.length), left)
             left &-= length
-            storeUsed(usedRing, (used &+ UInt16(truncatingIfNeeded: i)) & mask, chain.id, UInt32(truncatingIfNeeded: length))
+            storeUsed(
+                usedRing, (used &+ UInt16(truncatingIfNeeded: i)) & mask, chain.id, UInt32(truncatingIfNeeded: length))
             i &+= 1
         }
         available = available &+ UInt16(truncatingIfNeeded: chains)

@@ -213,7 +213,8 @@ public struct DriverQueue {
     /// - Returns: false when the ring has no room for it, it is empty or the queue is stopped.
     @inlinable @inline(__always)
     public mutating func add(
-        readable: UnsafePointer<Segment>?, _ readableCount: Int, writable: UnsafePointer<Segment>?, _ writableCount: Int,
+        readable: UnsafePointer<Segment>?, _ readableCount: Int, writable: UnsafePointer<Segment>?,
+        _ writableCount: Int,
         token: UInt32, indirect: Bool = false
     ) -> Bool {
         isPacked
@@ -258,7 +259,9 @@ public struct DriverQueue {
 
     /// Writes one descriptor of an indirect table or of the split table.
     @inline(__always)
-    static func write(_ at: UnsafeMutableRawPointer, _ address: UInt64, _ length: UInt32, _ flags: UInt16, _ next: UInt16) {
+    static func write(
+        _ at: UnsafeMutableRawPointer, _ address: UInt64, _ length: UInt32, _ flags: UInt16, _ next: UInt16
+    ) {
         at.storeBytes(of: address, as: UInt64.self)
         (at + 8).storeBytes(of: word(length, flags, next), as: UInt64.self)
     }

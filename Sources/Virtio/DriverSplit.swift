@@ -119,7 +119,9 @@ extension DriverQueue {
             return 0
         }
         let n = min(Int(ready), max)
-        let (ring, mask, chains, size) = (deviceArea + 4, UInt16(truncatingIfNeeded: self.size &- 1), self.chains, self.size)
+        let (ring, mask, chains, size) = (
+            deviceArea + 4, UInt16(truncatingIfNeeded: self.size &- 1), self.chains, self.size
+        )
         let (ids, idMask) = (freeIDs, freeMask)
         var (write, freed) = (freeWrite, free)
         var i = 0

@@ -34,5 +34,7 @@ extension UnsafeMutablePointer where Pointee == Packet {
     }
 
     /// Writes the net header alone, 12 bytes, for a frame that goes out from where it lies.
-    public func writeHeader(to p: UnsafeMutableRawPointer) { storeHeader(pointee.header, buffers: 0, to: p, length: 12) }
+    public func writeHeader(to p: UnsafeMutableRawPointer) {
+        storeHeader(pointee.header, buffers: 0, to: p, length: 12)
+    }
 }

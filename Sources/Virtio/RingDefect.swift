@@ -71,7 +71,8 @@ public struct RingDefect: Error, Sendable, Equatable, CustomStringConvertible {
         case .indirectNested: return "descriptor \(index) of an indirect table is indirect itself"
         case .indirectLength: return "descriptor \(index): indirect table of \(value) bytes"
         case .indirectWithNext: return "descriptor \(index) is indirect and has NEXT set"
-        case .indirectAddress: return "descriptor \(index): indirect table outside guest memory: \(hex(value))+\(length)"
+        case .indirectAddress:
+            return "descriptor \(index): indirect table outside guest memory: \(hex(value))+\(length)"
         case .chainTooShort: return "chain at \(index) holds \(value) bytes, less than the net header"
         case .chainIncomplete: return "chain at \(index) has a descriptor that was not made available (\(value))"
         case .bufferID: return "slot \(index) has buffer id \(value), beyond the queue or in use"

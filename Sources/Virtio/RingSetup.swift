@@ -35,31 +35,17 @@ public struct RingSetup: @unchecked Sendable {
         self.usedLogAddress = usedLogAddress
     }
 
-    /// Where a split ring goes on that is given `base` as next available index. How far it was used stands in the ring itself, and
-    /// whatever was taken and not used by a back-end that stopped or crashed is taken again: nobody else will. So a ring goes on at its
-    /// used index, whether the front-end says 0 (DPDK's driver), the used index (QEMU) or the available index; unless that cannot be:
-    /// a fresh ring says nothing, and one whose used index is more than the ring behind the driver is not ours to judge.
+    /// Where a split ring goes on that is given `base` as next available index. How far it was used stands in the ring
+    /// itself, and whatever was taken and not used by a back-end that stopped or crashed is taken again: nobody else
+    /// will. So a ring goes on at its used index, whether the front-end says 0 (DPDK's driver), the used index (QEMU)
+    /// or the available index; unless that cannot be: a fresh ring says nothing, and one whose used index is more than
+    /// the ring behind the driver is not ours to judge.
     public func splitPosition(base: UInt16) -> RingPosition {
         let used = CPlat_load16_relaxed(deviceArea + 2)
         let shown = CPlat_load16_relaxed(driverArea + 2)
         let isFresh = used == 0 && shown == 0
         let isPossible = UInt32(shown &- used) <= size
         return RingPosition(available: isPossible && !isFresh ? used : base, used: used)
-    }
-
-    /// Where a packed ring goes on that is given `base`. QEMU says "the beginning" to a back-end that was started again. The USED bits
-    /// before a device's place are those of its lap, behind it of the lap before: where they change once, that is the place. (They change
-    /// more often where chains took several slots: then the base stays.)
-    public func packedPosition(base: UInt32) -> RingPosition {
-        let given = RingPosition(base: base, isPacked: true)
-        guard given == RingPosition() else { return given }
-        func isUsedBitSet(_ slot: Int) -> Bool { CPlat_load16_relaxed(descriptors + 16 * slot + 14) & DescriptorFlag.used != 0 }
-        let first = isUsedBitSet(0)
-        let changes = (1..<Int(size)).filter { isUsedBitSet($0) != isUsedBitSet($0 - 1) }
-        if changes.count > 1 { return given }
-        let slot = UInt16(changes.first ?? 0)
-        let wrap = changes.isEmpty ? !first : first
-        return RingPosition(available: slot, used: slot, availableWrap: wrap, usedWrap: wrap)
     }
 }
 

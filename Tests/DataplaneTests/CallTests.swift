@@ -14,24 +14,31 @@ import Virtio
         var isPacked, hasEventIdx, isReceive: Bool
         var busyloop: BusyloopBudget
         var testDescription: String {
-            "\(isPacked ? "packed" : "split")\(hasEventIdx ? " EVENT_IDX" : "") \(isReceive ? "receive" : "transmit") \(busyloop)"
+            """
+            \(isPacked ? "packed" : "split")\(hasEventIdx ? " EVENT_IDX" : "") \(isReceive ? "receive" : "transmit") \
+            \(busyloop)
+            """
         }
     }
     static let cases = [false, true].flatMap { packed in
         [false, true].flatMap { event in
             [false, true].flatMap { receive in
-                [BusyloopBudget.sleep, .poll].map { Case(isPacked: packed, hasEventIdx: event, isReceive: receive, busyloop: $0) }
+                [BusyloopBudget.sleep, .poll].map {
+                    Case(isPacked: packed, hasEventIdx: event, isReceive: receive, busyloop: $0)
+                }
             }
         }
     }
 
-    @Test("whatever was used before a call descriptor, a restart or a change of memory, the driver is called", arguments: cases)
+    @Test(
+        "whatever was used before a call descriptor, a restart or a change of memory, the driver is called",
+        arguments: cases)
     func called(_ c: Case) throws {
         let lab = try Lab(ports: 1, c.isReceive ? .generate(size: 64) : .drop, busyloop: c.busyloop)
         let d = try WaitingDriver(lab.paths[0], c)
         defer { d.deallocate() }
         try d.start()
-        for round in 0..<20 {
+        for round in 0..<rounds(20, least: 4) {
             // Armed, and then only a call makes this driver look.
             let hasMissed = d.queue.armCalls()
             #expect(!hasMissed)
@@ -66,7 +73,8 @@ import Virtio
         let folder = "/tmp/ringway-stops-\(getpid())-\(CPlat_monotonic_ns())"
         mkdir(folder, 0o700)
         let path = folder + "/0.sock"
-        let options = EngineOptions(ports: [PortOptions(.vhostUser(path: path, isClient: false))], mode: .drop, busyloop: .sleep)
+        let options = EngineOptions(
+            ports: [PortOptions(.vhostUser(path: path, isClient: false))], mode: .drop, busyloop: .sleep)
         let engine = try Engine(options, logger: Logger(label: "test") { _ in lines })
         try engine.start()
         defer {
@@ -77,7 +85,9 @@ import Virtio
         let d = try WaitingDriver(path, c)
         defer { d.deallocate() }
         try d.start(withCall: true)
-        for _ in 0..<300 { #expect(throws: VhostUserError.self) { try d.frontEnd.tell(.setVringNum, Payload(index: 77, 16)) } }
+        for _ in 0..<300 {
+            #expect(throws: VhostUserError.self) { try d.frontEnd.tell(.setVringNum, Payload(index: 77, 16)) }
+        }
         // The available index is further ahead than the ring is long.
         d.queue.driverArea.storeBytes(of: 1000, toByteOffset: 2, as: UInt16.self)
         d.kickNow()
@@ -99,14 +109,15 @@ private final class Lines: LogHandler, @unchecked Sendable {
         set { metadata[key] = newValue }
     }
     func log(
-        level: Logger.Level, message: Logger.Message, metadata: Logger.Metadata?, source: String, file: String, function: String, line: UInt
+        level: Logger.Level, message: Logger.Message, metadata: Logger.Metadata?, source: String, file: String,
+        function: String, line: UInt
     ) {
         lines.withLock { $0.append("\(message)") }
     }
 }
 
 /// One ring whose driver looks at it only when the test says so.
-private final class WaitingDriver {
+final class WaitingDriver {
     var queue: DriverQueue
     let frontEnd: FrontEnd
     private let c: CallTests.Case
@@ -126,11 +137,13 @@ private final class WaitingDriver {
         let bytes = (DriverQueue.bytes(size: 64, isPacked: c.isPacked) + 4095) & ~4095
         memory = try HostMemory(bytes: bytes + 64 * 4096)
         try frontEnd.share(memory.region, memory.descriptor)
-        queue = DriverQueue(size: 64, isPacked: c.isPacked, memory: memory.base, features: frontEnd.features.intersection(features))
+        queue = DriverQueue(
+            size: 64, isPacked: c.isPacked, memory: memory.base, features: frontEnd.features.intersection(features))
         base = RingPosition().base(isPacked: c.isPacked)
         buffers = .allocate(capacity: 64)
         for i in 0..<64 {
-            buffers[i] = DriverBuffer(base: memory.base + bytes + 4096 * i, length: c.isReceive ? 4096 : 76, token: UInt32(i))
+            buffers[i] = DriverBuffer(
+                base: memory.base + bytes + 4096 * i, length: c.isReceive ? 4096 : 76, token: UInt32(i))
         }
     }
 

@@ -14,7 +14,9 @@ import Testing
     }
 
     /// Frames of every sort: known, unknown and group addresses, too short, and large ones for segmentation.
-    private static func mixture(_ count: Int, from: Int, ports: Int, _ round: Int) -> (frames: [[UInt8]], headers: [[UInt8]]) {
+    private static func mixture(_ count: Int, from: Int, ports: Int, _ round: Int) -> (
+        frames: [[UInt8]], headers: [[UInt8]]
+    ) {
         let plain = [UInt8](repeating: 0, count: 12)
         let big = OffloadTests.Big()
         var (frames, headers): ([[UInt8]], [[UInt8]]) = ([], [])
@@ -55,7 +57,7 @@ import Testing
         }
         var drivers = try (0..<ports).map { try begin($0, 0) }
         var sent = [UInt64](repeating: 0, count: ports)
-        for round in 1...24 {
+        for round in 1...rounds(24, least: 6) {
             for port in 0..<ports {
                 for pair in 0..<pairs[port] {
                     let (frames, headers) = mixture(60, from: port, ports: ports, round)
@@ -86,9 +88,11 @@ import Testing
         expectBalance(end, what)
     }
 
-    @Test("in each mode, on any number of threads, while others disconnect", arguments: [1, 2, 3, 4], [
-        ForwardingMode.drop, .macswap, .crossconnect, .switch,
-    ])
+    @Test(
+        "in each mode, on any number of threads, while others disconnect", arguments: [1, 2, 3, 4],
+        [
+            ForwardingMode.drop, .macswap, .crossconnect, .switch,
+        ])
     func modes(threads: Int, mode: ForwardingMode) throws {
         let pairs = mode == .crossconnect ? [4, 2] : [4, 2, 3]
         let lab = try Lab(ports: pairs.count, mode, pairs: pairs, unpinned: threads)

@@ -5,7 +5,9 @@ import Testing
 
 /// Engines that nobody stops, and what happens beside a reconnection.
 @Suite struct EngineLifeTests {
-    @Test("an engine that is dropped without stop() stops: sockets go, connections end, nothing runs on", arguments: [ForwardingMode.switch, .macswap])
+    @Test(
+        "an engine that is dropped without stop() stops: sockets go, connections end, nothing runs on",
+        arguments: [ForwardingMode.switch, .macswap])
     func dropped(_ mode: ForwardingMode) throws {
         var template = Array("/tmp/ringway-life-XXXXXX".utf8CString)
         let folder = String(cString: mkdtemp(&template))
@@ -38,7 +40,7 @@ import Testing
                 n += 1
             }
         }
-        for round in 0..<20 {
+        for round in 0..<rounds(20, least: 5) {
             let guest = try lab.driver(1) { $0.queuePairs = 3 }
             for pair in 0..<3 {
                 for d in [steady, guest] {
@@ -51,14 +53,16 @@ import Testing
         other.join()
     }
 
-    @Test("few requests at a time, more completions than there is room for: no kick and no call is lost", arguments: [false, true])
+    @Test(
+        "few requests at a time, more completions than there is room for: no kick and no call is lost",
+        arguments: [false, true])
     func fewRequests(isPacked: Bool) throws {
         let count = 24
         let lab = try Lab(ports: count, .drop, busyloop: .sleep, requests: 2)
         let drivers = try lab.paths.map { try SleepingDriver($0, isPacked: isPacked, size: 64) }
         defer { for d in drivers { d.deallocate() } }
         for d in drivers { try d.start() }
-        for round in 0..<300 {
+        for round in 0..<rounds(300) {
             // All of them at once: each kicks, and waits for its call.
             for d in drivers { d.fill(1 + round % 3) }
             let end = CPlat_monotonic_ns() + 5_000_000_000
@@ -66,7 +70,10 @@ import Testing
                 for d in drivers { d.serveCall() }
             }
             let waiting = drivers.filter { $0.queue.outstanding > 0 }.count
-            if waiting > 0 { Issue.record("round \(round): \(waiting) drivers wait for ever"); return }
+            if waiting > 0 {
+                Issue.record("round \(round): \(waiting) drivers wait for ever")
+                return
+            }
         }
     }
 
@@ -99,8 +106,16 @@ private final class Thread {
     private var thread = pthread_t()
 
     init(_ body: @escaping () -> Void) {
-        final class Box { let body: () -> Void; init(_ b: @escaping () -> Void) { body = b } }
-        pthread_create(&thread, nil, { Unmanaged<Box>.fromOpaque($0!).takeRetainedValue().body(); return nil }, Unmanaged.passRetained(Box(body)).toOpaque())
+        final class Box {
+            let body: () -> Void
+            init(_ b: @escaping () -> Void) { body = b }
+        }
+        pthread_create(
+            &thread, nil,
+            {
+                Unmanaged<Box>.fromOpaque($0!).takeRetainedValue().body()
+                return nil
+            }, Unmanaged.passRetained(Box(body)).toOpaque())
     }
 
     func join() { pthread_join(thread, nil) }

@@ -9,8 +9,15 @@ import Testing
     @Test("crossconnect carries every frame, unchanged and in order, both ways", arguments: formats)
     func crossconnect(isPacked: Bool, isInOrder: Bool) throws {
         let lab = try Lab(ports: 2, .crossconnect)
-        let a = try lab.driver(0) { $0.isPacked = isPacked; $0.isInOrder = isInOrder }
-        let b = try lab.driver(1) { $0.isPacked = !isPacked; $0.isInOrder = isInOrder; $0.ringSize = 512 }
+        let a = try lab.driver(0) {
+            $0.isPacked = isPacked
+            $0.isInOrder = isInOrder
+        }
+        let b = try lab.driver(1) {
+            $0.isPacked = !isPacked
+            $0.isInOrder = isInOrder
+            $0.ringSize = 512
+        }
         for round in 0..<20 {
             let there = Frame.numbered(100, first: round * 200)
             let back = Frame.numbered(100, first: round * 200 + 100)
@@ -64,7 +71,10 @@ import Testing
         let a = try lab.driver(0)
         let frames = a.receive(600)
         #expect(frames.count >= 600)
-        #expect(frames.allSatisfy { $0.frame.count == size && $0.frame[0...] .starts(with: [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]) })
+        #expect(
+            frames.allSatisfy {
+                $0.frame.count == size && $0.frame[0...].starts(with: [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1])
+            })
         if size > 34 { #expect(Frame.sum(Array(frames[0].frame[14..<34])) == 0xffff, "IP header checksum") }
     }
 
@@ -73,7 +83,11 @@ import Testing
         let lab = try Lab(ports: 2, .crossconnect)
         let (a, b) = (try lab.driver(0), try lab.driver(1))
         let good = Frame.numbered(3)
-        #expect(a.send([good[0], [1, 2, 3], good[1], [UInt8](repeating: 7, count: 13), [UInt8](repeating: 7, count: 14), good[2]]))
+        #expect(
+            a.send([
+                good[0], [1, 2, 3], good[1], [UInt8](repeating: 7, count: 13), [UInt8](repeating: 7, count: 14),
+                good[2],
+            ]))
         #expect(b.receive(4).map(\.frame) == [good[0], good[1], [UInt8](repeating: 7, count: 14), good[2]])
         #expect(lab.drops(0) == ["frame length": 2])
     }
@@ -83,7 +97,9 @@ import Testing
         let lab = try Lab(ports: 3, .switch)
         let (a, b, c) = (try lab.driver(0), try lab.driver(1), try lab.driver(2))
         // The switch learns all three.
-        for (d, n) in [(a, 1), (b, 2), (c, 3)] { d.send([Frame.ethernet(to: Frame.broadcast, from: Frame.mac(UInt8(n)), [UInt8](repeating: 0, count: 50))]) }
+        for (d, n) in [(a, 1), (b, 2), (c, 3)] {
+            d.send([Frame.ethernet(to: Frame.broadcast, from: Frame.mac(UInt8(n)), [UInt8](repeating: 0, count: 50))])
+        }
         #expect(a.receive(2).count == 2 && c.receive(2).count == 2)
         // b never looks: its ring of 256 fills.
         #expect(a.send(Frame.numbered(3000)))
@@ -97,12 +113,16 @@ import Testing
         #expect(got + dropped == 3002, "\(got) delivered, \(dropped) dropped")
     }
 
-    @Test("threads hand bursts to each other without loss or reordering",
-          .enabled(if: CPlat_cpu_allowed(0) && CPlat_cpu_allowed(1), "needs CPUs 0 and 1"))
+    @Test(
+        "threads hand bursts to each other without loss or reordering",
+        .enabled(if: CPlat_cpu_allowed(0) && CPlat_cpu_allowed(1), "needs CPUs 0 and 1"))
     func handOver() throws {
         // Pair 1 of the first port belongs to thread 1; the second port has but one pair, on thread 0.
         let lab = try Lab(ports: 2, .crossconnect, pairs: [2, 1], cpus: [0, 1])
-        let a = try lab.driver(0) { $0.queuePairs = 2; $0.hasControl = true }
+        let a = try lab.driver(0) {
+            $0.queuePairs = 2
+            $0.hasControl = true
+        }
         #expect(a.command(4, 0, [2, 0]) == 0)
         let b = try lab.driver(1) { $0.ringSize = 1024 }
         for round in 0..<30 {
@@ -132,14 +152,19 @@ import Testing
         let lab = try Lab(ports: 2) { _ in Even() }
         let (a, b) = (try lab.driver(0), try lab.driver(1))
         // The third 64-bit word of a frame begins at byte 16: the upper half of the number.
-        let frames = (0..<100).map { n in Frame.ethernet(to: Frame.mac(2), from: Frame.mac(1), [0, 0, UInt8(n), 0] + [UInt8](repeating: 9, count: 46)) }
+        let frames = (0..<100).map { n in
+            Frame.ethernet(
+                to: Frame.mac(2), from: Frame.mac(1), [0, 0, UInt8(n), 0] + [UInt8](repeating: 9, count: 46))
+        }
         #expect(a.send(frames))
         #expect(b.receive(50).map(\.frame) == frames.enumerated().filter { $0.offset % 2 == 0 }.map(\.element))
     }
 }
 
 @Suite struct SwitchTests {
-    private func hello(_ n: UInt8) -> [UInt8] { Frame.ethernet(to: Frame.broadcast, from: Frame.mac(n), [UInt8](repeating: n, count: 50)) }
+    private func hello(_ n: UInt8) -> [UInt8] {
+        Frame.ethernet(to: Frame.broadcast, from: Frame.mac(n), [UInt8](repeating: n, count: 50))
+    }
 
     @Test("learns, floods what is unknown, keeps known traffic to itself, passes VLAN tags")
     func learning() throws {
@@ -154,7 +179,8 @@ import Testing
         #expect(d[0].receive(20).map(\.frame) == toFirst)
         #expect(d[2].receive(1, within: 20).isEmpty)
         // Tagged, unknown destination, multicast.
-        let tagged = Frame.ethernet(to: Frame.mac(1), from: Frame.mac(2), type: [0x81, 0, 0, 5, 8, 0], [UInt8](repeating: 3, count: 60))
+        let tagged = Frame.ethernet(
+            to: Frame.mac(1), from: Frame.mac(2), type: [0x81, 0, 0, 5, 8, 0], [UInt8](repeating: 3, count: 60))
         let unknown = Frame.ethernet(to: Frame.mac(99), from: Frame.mac(2), [UInt8](repeating: 4, count: 60))
         let multicast = Frame.ethernet(to: [1, 0, 0x5e, 0, 0, 1], from: Frame.mac(2), [UInt8](repeating: 5, count: 60))
         d[1].send([tagged, unknown, multicast])
@@ -201,7 +227,8 @@ import Testing
         _ = (d[0].receive(1), d[2].receive(1))
         for block in 0..<200 {
             let invented = (0..<100).map { n in
-                Frame.ethernet(to: Frame.mac(2), from: [2, 1, UInt8(block), UInt8(n), 0, 0], [UInt8](repeating: 0, count: 46))
+                Frame.ethernet(
+                    to: Frame.mac(2), from: [2, 1, UInt8(block), UInt8(n), 0, 0], [UInt8](repeating: 0, count: 46))
             }
             d[0].send(invented)
             _ = d[1].receive(100)

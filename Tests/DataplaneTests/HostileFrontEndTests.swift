@@ -33,7 +33,9 @@ import Virtio
         let engine: Engine
         let frontEnd: FrontEnd
         let memory: HostMemory
-        let (kick, call, err) = (OwnedDescriptor(CPlat_eventfd(0)), OwnedDescriptor(CPlat_eventfd(0)), OwnedDescriptor(CPlat_eventfd(0)))
+        let (kick, call, err) = (
+            OwnedDescriptor(CPlat_eventfd(0)), OwnedDescriptor(CPlat_eventfd(0)), OwnedDescriptor(CPlat_eventfd(0))
+        )
 
         init(_ name: String) throws {
             let path = "/tmp/ringway-\(name)-\(getpid()).sock"
@@ -61,7 +63,9 @@ import Virtio
             (memory.base + 1024 + 2).storeBytes(of: 1, as: UInt16.self)
             let at = memory.region.userAddress
             try frontEnd.tell(.setVringErr, Payload(2), [err])
-            try frontEnd.startRing(2, size: 16, base: 0, descriptors: at, driverArea: at + 1024, deviceArea: at + 2048, kick: kick, call: call)
+            try frontEnd.startRing(
+                2, size: 16, base: 0, descriptors: at, driverArea: at + 1024, deviceArea: at + 2048, kick: kick,
+                call: call)
         }
     }
 
@@ -100,7 +104,9 @@ import Virtio
         let b = try Bench("log-flood")
         try b.frontEnd.setProtocolFeatures([.mq, .replyAck])
         let start = CPlat_monotonic_ns()
-        for _ in 0..<20_000 { #expect(throws: VhostUserError.self) { try b.frontEnd.tell(.setVringNum, Payload(index: 0, 0)) } }
+        for _ in 0..<rounds(20_000) {
+            #expect(throws: VhostUserError.self) { try b.frontEnd.tell(.setVringNum, Payload(index: 0, 0)) }
+        }
         let seconds = Int((CPlat_monotonic_ns() - start) / 1_000_000_000) + 2
         #expect(b.lines.count("SET_VRING_NUM: ring 0: size 0") <= 100 * seconds)
         // What comes later is told again, and that there was more.
@@ -142,10 +148,11 @@ import Virtio
             (memory.base + 1024 + 4 + 2 * i).storeBytes(of: UInt16(i), as: UInt16.self)
         }
         let at = memory.region.userAddress
-        try frontEnd.startRing(1, size: 16, base: 0, descriptors: at, driverArea: at + 1024, deviceArea: at + 2048, kick: kick, call: call)
+        try frontEnd.startRing(
+            1, size: 16, base: 0, descriptors: at, driverArea: at + 1024, deviceArea: at + 2048, kick: kick, call: call)
         let other = try lab.driver(1)
         // Each packet is used, and called for, before the next is shown.
-        for n in 1...UInt16(20_000) {
+        for n in 1...UInt16(rounds(20_000)) {
             CPlat_store16_release(memory.base + 1026, n)
             let end = CPlat_monotonic_ns() + 1_000_000_000
             while CPlat_load16_acquire(memory.base + 2050) != n && CPlat_monotonic_ns() < end { sched_yield() }
@@ -158,7 +165,9 @@ import Virtio
     private final class Token {}
     private struct Holder: PacketFunction {
         let token: Token
-        mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? { .drop }
+        mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+            .drop
+        }
     }
 
     @Test("an embedder's packet function goes with its engine")
@@ -175,7 +184,8 @@ import Virtio
         #expect(token == nil)
     }
 
-    @Test("generate's frames go with their engine")
+    /// AddressSanitizer (tools/test checked) keeps what was freed for a while, so resident pages tell nothing there.
+    @Test("generate's frames go with their engine", .enabled(if: getenv("ASAN_OPTIONS") == nil))
     func templateGoes() throws {
         func once() throws { withExtendedLifetime(try Lab(ports: 1, .generate(size: 9216))) {} }
         func residentPages() throws -> Int {

@@ -18,9 +18,11 @@ import Testing
 
     private static func mac(_ n: UInt64) -> UInt64 { n << 16 | 0x02 }
 
-    @Test("100,000 addresses of one port push out none of its neighbours', and there is room for new ones", arguments: [2, 3, 4, 8, 16])
+    @Test(
+        "100,000 addresses of one port push out none of its neighbours', and there is room for new ones",
+        arguments: [2, 3, 4, 8, 16])
     func attack(ports: Int) throws {
-        for _ in 0..<20 {
+        for _ in 0..<rounds(20) {
             let table = MACTable(ports: ports, ageing: 300)
             defer { table.deallocate() }
             let victim = MACTableTests.mac(0xabcdef)
@@ -28,7 +30,10 @@ import Testing
             for m in crafted(for: victim, 32) { table.learn(m, port: 0, seconds: 2) }
             for n in 0..<100_000 {
                 table.learn(MACTableTests.mac(0x100_0000 + UInt64(n)), port: 0, seconds: 2)
-                if n % 1000 == 0 && table.find(victim, seconds: 2) != 1 { Issue.record("pushed out by address \(n)"); return }
+                if n % 1000 == 0 && table.find(victim, seconds: 2) != 1 {
+                    Issue.record("pushed out by address \(n)")
+                    return
+                }
             }
             #expect(table.find(victim, seconds: 2) == 1)
             // Guests that come afterwards, at all other ports.
@@ -49,7 +54,9 @@ import Testing
         defer { table.deallocate() }
         let victim = MACTableTests.mac(1)
         table.learn(victim, port: 0, seconds: 1)
-        for n in 0..<100_000 { table.learn(MACTableTests.mac(0x100_0000 + UInt64(n)), port: 1 + n % (ports - 1), seconds: 2) }
+        for n in 0..<100_000 {
+            table.learn(MACTableTests.mac(0x100_0000 + UInt64(n)), port: 1 + n % (ports - 1), seconds: 2)
+        }
         #expect(table.find(victim, seconds: 2) == 0)
         for n in 0..<UInt64(100) {
             let new = MACTableTests.mac(0x5000_0000 + n)
@@ -69,6 +76,20 @@ import Testing
             return (0..<UInt64(50_000)).map { table.find(MACTableTests.mac($0), seconds: 1) == 0 }
         }
         #expect(kept() != kept())
+    }
+
+    @Test(
+        "addresses that follow each other, as those of a host's guests do, do not share buckets, whatever the secret",
+        arguments: [0, 8, 16, 24, 32, 40])
+    func neighbours(shift: UInt64) throws {
+        for n in 0..<rounds(3000) {
+            let table = MACTable(ports: 16, ageing: 300)
+            defer { table.deallocate() }
+            let all = (0..<UInt64(128)).map { 0x5254_0012_3402 & ~(0xff << shift) | $0 << shift }
+            for (i, mac) in all.enumerated() { table.learn(mac, port: i % 16, seconds: 1) }
+            let missing = all.filter { table.find($0, seconds: 1) < 0 }.count
+            try #require(missing == 0, "table \(n): no room for \(missing) of 128 addresses")
+        }
     }
 
     @Test("many addresses of one port are known at once, and forgotten with it")

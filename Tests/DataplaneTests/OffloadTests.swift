@@ -3,7 +3,10 @@ import Testing
 
 /// Checksum and segmentation offload: passed on where the receiver accepted them, else resolved.
 @Suite struct OffloadTests {
-    static let all: Features = [.csum, .hostTSO4, .hostTSO6, .hostECN, .hostUSO, .guestCsum, .guestTSO4, .guestTSO6, .guestECN, .guestUSO4, .guestUSO6]
+    static let all: Features = [
+        .csum, .hostTSO4, .hostTSO6, .hostECN, .hostUSO, .guestCsum, .guestTSO4, .guestTSO6, .guestECN, .guestUSO4,
+        .guestUSO6,
+    ]
     static let payload = (0..<5000).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 8) }
 
     /// A packet for segmentation: Ethernet, `tags` VLAN tags, IPv4 or IPv6, TCP with 12 bytes of options, or UDP.
@@ -29,7 +32,10 @@ import Testing
                 f += [0x60, 0, 0, 0] + Frame.big(length & 0xffff) + [isTCP ? 6 : 17, 64]
                 f += [UInt8](repeating: 0xfd, count: 16) + [UInt8](repeating: 0xfe, count: 16)
             } else {
-                f += [0x45, 0] + Frame.big(20 + length) + [0x12, 0x34, 0x40, 0, 64, isTCP ? 6 : 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]
+                f +=
+                    [0x45, 0] + Frame.big(20 + length) + [
+                        0x12, 0x34, 0x40, 0, 64, isTCP ? 6 : 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+                    ]
             }
             if isTCP {
                 f += [0x10, 0, 0x20, 0, 0xff, 0xff, 0xff, 0, 0, 0, 0, 9, 0x80, flags, 1, 0, 0xab, 0xcd, 0, 0]
@@ -47,7 +53,8 @@ import Testing
         /// Whether the segment's IP and transport checksums are right.
         func isSound(_ f: [UInt8]) -> Bool {
             let length = f.count - transport
-            let addresses = isIPv6 ? Array(f[(network + 8)..<(network + 40)]) : Array(f[(network + 12)..<(network + 20)])
+            let addresses =
+                isIPv6 ? Array(f[(network + 8)..<(network + 40)]) : Array(f[(network + 12)..<(network + 20)])
             let pseudo = Frame.sum(addresses, (isTCP ? 6 : 17) + length)
             let ip = isIPv6 || Frame.sum(Array(f[network..<transport])) == 0xffff
             let stated = Int(f[network + (isIPv6 ? 4 : 2)]) << 8 + Int(f[network + (isIPv6 ? 5 : 3)])
@@ -57,14 +64,22 @@ import Testing
 
     private func pair(_ accepts: Features) throws -> (Lab, EmbeddedDriver, EmbeddedDriver) {
         let lab = try Lab(ports: 2, .crossconnect)
-        let a = try lab.driver(0) { $0.offloads = OffloadTests.all; $0.frameRoom = 66_000 }
-        let b = try lab.driver(1) { $0.offloads = accepts; $0.frameRoom = 2048 }
+        let a = try lab.driver(0) {
+            $0.offloads = OffloadTests.all
+            $0.frameRoom = 66_000
+        }
+        let b = try lab.driver(1) {
+            $0.offloads = accepts
+            $0.frameRoom = 2048
+        }
         return (lab, a, b)
     }
 
     static let shapes: [Big] = [
-        Big(), Big(tags: 1), Big(tags: 2), Big(isIPv6: true), Big(isIPv6: true, tags: 1), Big(isTCP: false), Big(isIPv6: true, isTCP: false),
-        Big(payload: Array(payload.prefix(1000))), Big(payload: Array(payload.prefix(1001))), Big(payload: (0..<60_000).map { UInt8(truncatingIfNeeded: $0) }),
+        Big(), Big(tags: 1), Big(tags: 2), Big(isIPv6: true), Big(isIPv6: true, tags: 1), Big(isTCP: false),
+        Big(isIPv6: true, isTCP: false),
+        Big(payload: Array(payload.prefix(1000))), Big(payload: Array(payload.prefix(1001))),
+        Big(payload: (0..<60_000).map { UInt8(truncatingIfNeeded: $0) }),
     ]
 
     @Test("a large packet is cut for a receiver without segmentation offload", arguments: 0..<shapes.count)
@@ -114,14 +129,19 @@ import Testing
             var f = big.frame
             let field = big.transport + (big.isTCP ? 16 : 6)
             // What a driver leaves there: the sum of the pseudo header (5.1.6.2).
-            let addresses = big.isIPv6 ? Array(f[(big.network + 8)..<(big.network + 40)]) : Array(f[(big.network + 12)..<(big.network + 20)])
-            f.replaceSubrange(field..<field + 2, with: Frame.big(Frame.sum(addresses, (big.isTCP ? 6 : 17) + f.count - big.transport)))
+            let addresses =
+                big.isIPv6
+                ? Array(f[(big.network + 8)..<(big.network + 40)]) : Array(f[(big.network + 12)..<(big.network + 20)])
+            f.replaceSubrange(
+                field..<field + 2, with: Frame.big(Frame.sum(addresses, (big.isTCP ? 6 : 17) + f.count - big.transport))
+            )
             a.send([f], headers: [Frame.header(flags: 1, start: big.transport, offset: big.isTCP ? 16 : 6)])
             frames.append(f)
             let got = b.receive(1)
             try #require(got.count == 1)
             let g = got[0].frame
-            let check = Frame.sum(Array(g[big.transport...]), Frame.sum(addresses, (big.isTCP ? 6 : 17) + f.count - big.transport))
+            let check = Frame.sum(
+                Array(g[big.transport...]), Frame.sum(addresses, (big.isTCP ? 6 : 17) + f.count - big.transport))
             #expect(check == 0xffff, "packet \(n)")
             #expect(got[0].header[0] == 0)
             var rest = g
@@ -152,7 +172,9 @@ import Testing
         let good = Frame.numbered(3)
         a.send(good)
         #expect(b.receive(3).map(\.frame) == good)
-        #expect(lab.drops(0)["offload fields", default: 0] + lab.drops(1)["offload fields", default: 0] == UInt64(headers.count))
+        #expect(
+            lab.drops(0)["offload fields", default: 0] + lab.drops(1)["offload fields", default: 0]
+                == UInt64(headers.count))
     }
 
     @Test("a segment that no IP header can tell the length of costs the packet alone")
@@ -176,10 +198,18 @@ import Testing
     @Test("offloads that a driver turned off through its control queue are resolved")
     func controlled() throws {
         let lab = try Lab(ports: 2, .crossconnect)
-        let a = try lab.driver(0) { $0.offloads = OffloadTests.all; $0.frameRoom = 66_000 }
-        let b = try lab.driver(1) { $0.offloads = OffloadTests.all; $0.hasControl = true }
+        let a = try lab.driver(0) {
+            $0.offloads = OffloadTests.all
+            $0.frameRoom = 66_000
+        }
+        let b = try lab.driver(1) {
+            $0.offloads = OffloadTests.all
+            $0.hasControl = true
+        }
         let big = Big()
-        let all = withUnsafeBytes(of: OffloadTests.all.intersection([.guestCsum, .guestTSO4, .guestTSO6]).rawValue.littleEndian) { Array($0) }
+        let all = withUnsafeBytes(
+            of: OffloadTests.all.intersection([.guestCsum, .guestTSO4, .guestTSO6]).rawValue.littleEndian
+        ) { Array($0) }
         // The answer once came before the poll thread knew: again and again, so that such a moment is met.
         for _ in 0..<100 {
             #expect(b.command(5, 0, all) == 0)
@@ -198,12 +228,18 @@ import Testing
     @Test("commands of every class, and their errors", arguments: [false, true])
     func commands(isPacked: Bool) throws {
         let lab = try Lab(ports: 1, .drop, pairs: [4])
-        let a = try lab.driver(0) { $0.queuePairs = 4; $0.hasControl = true; $0.isPacked = isPacked }
+        let a = try lab.driver(0) {
+            $0.queuePairs = 4
+            $0.hasControl = true
+            $0.isPacked = isPacked
+        }
         // MQ: 1 to 4 pairs.
         #expect(a.command(4, 0, [2, 0]) == 0 && a.command(4, 0, [4, 0]) == 0)
         #expect(a.command(4, 0, [0, 0]) == 1 && a.command(4, 0, [5, 0]) == 1 && a.command(4, 0, [1]) == 1)
         // RX modes
-        #expect(a.command(0, 0, [1]) == 0 && a.command(0, 1, [0]) == 0 && a.command(0, 0, [2]) == 1 && a.command(0, 0, []) == 1)
+        #expect(
+            a.command(0, 0, [1]) == 0 && a.command(0, 1, [0]) == 0 && a.command(0, 0, [2]) == 1
+                && a.command(0, 0, []) == 1)
         // MAC
         #expect(a.command(1, 1, [2, 0, 0, 0, 0, 5]) == 0 && a.command(1, 1, [3, 0, 0, 0, 0, 5]) == 1)
         #expect(a.command(1, 0, [1, 0, 0, 0, 2, 0, 0, 0, 0, 5, 0, 0, 0, 0]) == 0)

@@ -4,24 +4,44 @@ import Testing
 @Suite struct PortSyntaxTests {
     @Test("ports with their options")
     func ports() throws {
-        let p = try PortSyntax.port("vhost-user:/run/vm1.sock,queues=2,mtu=9000,client=on,busyloop=50us,mac=02:00:00:00:00:0a,ring_reset=on")
+        let p = try PortSyntax.port(
+            "vhost-user:/run/vm1.sock,queues=2,mtu=9000,client=on,busyloop=50us,"
+                + "mac=02:00:00:00:00:0a,ring_reset=on,pacing=latency"
+        )
         #expect(p.kind == .vhostUser(path: "/run/vm1.sock", isClient: true))
-        #expect(p.queuePairs == 2 && p.mtu == 9000 && p.busyloop == .microseconds(50) && p.mac == [2, 0, 0, 0, 0, 10] && p.offersRingReset)
-        #expect(try PortSyntax.port("virtio-user:/dev/vhost-net,tap=tap0").kind == .virtioUser(path: "/dev/vhost-net", isServer: false, tap: "tap0"))
+        #expect(
+            p.queuePairs == 2 && p.mtu == 9000 && p.busyloop == .microseconds(50) && p.mac == [2, 0, 0, 0, 0, 10]
+                && p.offersRingReset && p.pacing == .latency)
+        #expect(
+            try PortSyntax.port("virtio-user:/dev/vhost-net,tap=tap0").kind
+                == .virtioUser(path: "/dev/vhost-net", isServer: false, tap: "tap0"))
         let v = try PortSyntax.port("virtio-user:/run/x,server=on,queues=2,packed=on,in_order=off,queue_size=256")
-        #expect(v.kind == .virtioUser(path: "/run/x", isServer: true, tap: nil) && v.queuePairs == 2 && v.wantsPacked && !v.wantsInOrder && v.ringSize == 256)
+        #expect(
+            v.kind == .virtioUser(path: "/run/x", isServer: true, tap: nil) && v.queuePairs == 2 && v.wantsPacked
+                && !v.wantsInOrder && v.ringSize == 256)
         #expect(try PortSyntax.port("tap:tap0").kind == .tap(name: "tap0"))
         #expect(try PortSyntax.port("vhost-user:/a:b,queues=128").queuePairs == 128)
     }
 
-    @Test("errors name the part and say what to write", arguments: [
-        ("/run/x", "vhost-user:PATH"), ("vhost:/x", "no kind of port"), ("vhost-user:", "nothing stands"),
-        ("vhost-user:/x,queues=0", "1 to 128"), ("vhost-user:/x,queues=129", "1 to 128"), ("vhost-user:/x,queues", "name=value"),
-        ("vhost-user:/x,mtu=67", "68 to 65535"), ("vhost-user:/x,mac=01:00:00:00:00:00", "unicast"), ("vhost-user:/x,mac=2:3", "unicast"),
-        ("vhost-user:/x,client=yes", "client=on"), ("vhost-user:/x,server=on", "'server' is no option"), ("virtio-user:/x,ring_reset=on", "'ring_reset' is no option"), ("tap:t,client=on", "'client' is no option"),
-        ("virtio-user:/x,queue_size=1", "2 to 32768"), ("virtio-user:/x,client=on", "server, tap, packed"), ("virtio-user:/x,packed=yes", "packed=on"),
-        ("tap:t,mtu=1500", "ip link set NAME mtu 1500"), ("tap:t,mac=02:00:00:00:00:01", "ip link set NAME address 02:"), ("vhost-user:/x,queues=1,queues=2", "'queues' is given twice"), ("vhost-user:/x,busyloop=never", "poll, auto"), ("vhost-user:/x,", "name=value"),
-    ])
+    @Test(
+        "errors name the part and say what to write",
+        arguments: [
+            ("/run/x", "vhost-user:PATH"), ("vhost:/x", "no kind of port"), ("vhost-user:", "nothing stands"),
+            ("vhost-user:/x,queues=0", "1 to 128"), ("vhost-user:/x,queues=129", "1 to 128"),
+            ("vhost-user:/x,queues", "name=value"),
+            ("vhost-user:/x,mtu=67", "68 to 65535"), ("vhost-user:/x,mac=01:00:00:00:00:00", "unicast"),
+            ("vhost-user:/x,mac=2:3", "unicast"),
+            ("vhost-user:/x,client=yes", "client=on"), ("vhost-user:/x,server=on", "'server' is no option"),
+            ("virtio-user:/x,ring_reset=on", "'ring_reset' is no option"), ("tap:t,client=on", "'client' is no option"),
+            ("virtio-user:/x,queue_size=1", "2 to 32768"), ("virtio-user:/x,client=on", "server, tap, packed"),
+            ("virtio-user:/x,packed=yes", "packed=on"),
+            ("tap:t,mtu=1500", "ip link set NAME mtu 1500"),
+            ("tap:t,mac=02:00:00:00:00:01", "ip link set NAME address 02:"),
+            ("vhost-user:/x,queues=1,queues=2", "'queues' is given twice"),
+            ("vhost-user:/x,busyloop=never", "poll, auto"),
+            ("vhost-user:/x,pacing=fast", "auto, throughput or latency"),
+            ("tap:t,pacing=auto", "'pacing' is no option"), ("vhost-user:/x,", "name=value"),
+        ])
     func errors(_ text: String, _ wanted: String) {
         #expect { try PortSyntax.port(text) } throws: { "\($0)".contains(wanted) && !"\($0)".contains("\n") }
     }
@@ -32,14 +52,20 @@ import Testing
         #expect(try PortSyntax.budgets("0,auto").map(\.name) == ["0", "auto"])
         for bad in ["", "0,,poll", "fast"] { #expect(throws: EngineError.self) { try PortSyntax.budgets(bad) } }
         #expect(try PortSyntax.cpus("0,2-4") == [0, 2, 3, 4])
-        for bad in ["", "1,", "3-1", "-1", "a", "1-2-3"] { #expect(throws: EngineError.self) { try PortSyntax.cpus(bad) } }
+        for bad in ["", "1,", "3-1", "-1", "a", "1-2-3"] {
+            #expect(throws: EngineError.self) { try PortSyntax.cpus(bad) }
+        }
         for bad in ["-1", "1000001", "5ms", ""] { #expect(throws: EngineError.self) { try PortSyntax.busyloop(bad) } }
     }
 
     @Test("engine options that cannot work are refused with one line")
     func engineOptions() {
         func refused(_ change: (inout EngineOptions) -> Void) -> String {
-            var o = EngineOptions(ports: [PortOptions(.vhostUser(path: "/tmp/a", isClient: false)), PortOptions(.vhostUser(path: "/tmp/b", isClient: false))], mode: .crossconnect)
+            var o = EngineOptions(
+                ports: [
+                    PortOptions(.vhostUser(path: "/tmp/a", isClient: false)),
+                    PortOptions(.vhostUser(path: "/tmp/b", isClient: false)),
+                ], mode: .crossconnect)
             change(&o)
             do { _ = try Engine(o, logger: Lab.logger) } catch { return "\(error)" }
             return ""

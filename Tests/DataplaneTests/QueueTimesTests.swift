@@ -7,7 +7,8 @@ import Testing
 @Suite(.serialized) struct QueueTimesTests {
     /// A frame of 60 bytes with a stamp.
     private static func stamped(_ n: Int) -> [UInt8] {
-        var frame = Frame.ethernet(to: Frame.mac(2), from: Frame.mac(1), [UInt8](repeating: UInt8(truncatingIfNeeded: n), count: 46))
+        var frame = Frame.ethernet(
+            to: Frame.mac(2), from: Frame.mac(1), [UInt8](repeating: UInt8(truncatingIfNeeded: n), count: 46))
         frame.withUnsafeMutableBytes { Stamp.write(CPlat_cycles(), to: $0.baseAddress!) }
         return frame
     }
@@ -16,14 +17,17 @@ import Testing
         Dictionary(lab.engine.queueTimes().map { ($0.what, $0.counts.count) }, uniquingKeysWith: +)
     }
 
-    @Test("the ring sojourn counts each stamped frame once, and no other", arguments: [(ForwardingMode.drop, false), (.macswap, true), (.macswap, false)])
+    @Test(
+        "the ring sojourn counts each stamped frame once, and no other",
+        arguments: [(ForwardingMode.drop, false), (.macswap, true), (.macswap, false)])
     func sojourn(_ mode: ForwardingMode, _ isPacked: Bool) throws {
         let lab = try Lab(ports: 1, mode, busyloop: .poll)
         let driver = try lab.driver(0) { $0.isPacked = isPacked }
         let before = CPlat_monotonic_ns()
         for n in 0..<40 {
-            #expect(driver.send((0..<5).map { QueueTimesTests.stamped(5 * n + $0) }))
-            #expect(driver.send([Frame.numbered(1)[0]]))
+            // Each by themselves: a burst is looked at where its first frame is stamped.
+            #expect(driver.send((0..<5).map { QueueTimesTests.stamped(5 * n + $0) }) && driver.settle())
+            #expect(driver.send([Frame.numbered(1)[0]]) && driver.settle())
             if mode == .macswap { _ = driver.receive(6) }
         }
         #expect(driver.settle())
@@ -69,7 +73,8 @@ import Testing
         #expect(fromKick > fromWake, "\(fromKick) ns from the kick, \(fromWake) ns from the wake-up")
     }
 
-    @Test("calls: each has its delay, batched or not; without batching each is a system call", arguments: [true, false])
+    @Test(
+        "calls: each has its delay, batched or not; without batching each is a system call", arguments: [true, false])
     func calls(_ batches: Bool) throws {
         let lab = try Lab(ports: 1, .macswap, busyloop: .poll, batchesCalls: batches)
         let driver = try lab.driver(0) { $0.wantsCalls = true }
@@ -81,14 +86,19 @@ import Testing
         #expect(driver.settle())
         let delays = lab.engine.queueTimes().filter { $0.what == .receiveCallDelay || $0.what == .transmitCallDelay }
         let calls = delays.reduce(0) { $0 + $1.counts.count }
-        // One for the frame that came back, one for the buffer that was used.
-        #expect(calls >= 50 && calls <= 100, "\(calls) calls")
+        // One for the frame that came back, one for the buffer that was used; none where this driver, which polls, has
+        // seen it and armed again before the device asked whether to call.
+        #expect(calls > 0 && calls <= 100, "\(calls) calls")
         #expect(delays.allSatisfy { $0.latencies.maximum > 0 })
         let systemCalls = lab.engine.threadSnapshots()[0].systemCalls - before
-        #expect(batches ? systemCalls < calls || calls == 50 : systemCalls == calls, "\(systemCalls) system calls for \(calls) calls")
+        #expect(
+            batches ? systemCalls < calls || calls <= 50 : systemCalls == calls,
+            "\(systemCalls) system calls for \(calls) calls")
     }
 
-    @Test("an idle engine makes no system call and its thread is not woken, whatever it learned before", arguments: [BusyloopBudget.auto, .sleep, .microseconds(100)])
+    @Test(
+        "an idle engine makes no system call and its thread is not woken, whatever it learned before",
+        arguments: [BusyloopBudget.auto, .sleep, .microseconds(100)])
     func idle(_ budget: BusyloopBudget) throws {
         let lab = try Lab(ports: 1, .macswap, busyloop: budget)
         let driver = try lab.driver(0)

@@ -5,7 +5,9 @@ import Testing
 
 /// Queues on which nothing happens for a while, among many.
 @Suite(.serialized) struct QuietQueueTests {
-    @Test("a queue that was quiet is served soon, while another keeps its thread busy", arguments: [BusyloopBudget.poll, .auto, .sleep])
+    @Test(
+        "a queue that was quiet is served soon, while another keeps its thread busy",
+        arguments: [BusyloopBudget.poll, .auto, .sleep])
     func wakes(_ budget: BusyloopBudget) throws {
         let lab = try Lab(ports: 1, .macswap, pairs: [64], busyloop: budget)
         let driver = try lab.driver(0) { $0.queuePairs = 64 }

@@ -9,9 +9,13 @@ final class Testpmd {
         let vdev = "net_virtio_user0,path=\(socket),queues=1,queue_size=1024,\(options)" + (isServer ? ",server=1" : "")
         program = try Program(
             "testpmd",
-            ["stdbuf", "-oL", "dpdk-testpmd", "-l", "0,1", "--main-lcore", "0", "--in-memory", "--single-file-segments", "--no-pci",
-                "--no-telemetry", "-m", "256", "--vdev", vdev, "--", "-i", "--nb-cores=1", "--forward-mode=\(forward)", "--auto-start",
-                "--total-num-mbufs=16384"] + more)
+            [
+                "stdbuf", "-oL", "dpdk-testpmd", "-l", "0,1", "--main-lcore", "0", "--in-memory",
+                "--single-file-segments", "--no-pci",
+                "--no-telemetry", "-m", "256", "--vdev", vdev, "--", "-i", "--nb-cores=1", "--forward-mode=\(forward)",
+                "--auto-start",
+                "--total-num-mbufs=16384",
+            ] + more)
         _ = try program.wait(for: "testpmd> ", seconds: 30)
     }
 
@@ -22,7 +26,8 @@ final class Testpmd {
         let tail = text.components(separatedBy: "Accumulated forward statistics for all ports").last!
         _ = try program.wait(for: "Done.", seconds: 10)
         func number(_ key: String) -> Int {
-            let whole = tail.isEmpty ? text : program.output.components(separatedBy: "Accumulated forward statistics").last!
+            let whole =
+                tail.isEmpty ? text : program.output.components(separatedBy: "Accumulated forward statistics").last!
             guard let at = whole.range(of: key) else { return -1 }
             return Int(whole[at.upperBound...].drop { !$0.isNumber }.prefix { $0.isNumber }) ?? -1
         }
@@ -43,7 +48,9 @@ final class Testpmd {
     }
 
     /// One session; the counts of both sides must agree with the mode.
-    private func check(_ mode: String, _ socket: String, _ options: String, isServer: Bool = false, _ ringway: Ringway) throws {
+    private func check(_ mode: String, _ socket: String, _ options: String, isServer: Bool = false, _ ringway: Ringway)
+        throws
+    {
         let forward = ["drop": "txonly", "generate": "rxonly", "macswap": "flowgen"][mode]!
         let testpmd = try Testpmd(socket, forward: forward, options: options, isServer: isServer)
         usleep(700_000)
@@ -64,7 +71,9 @@ final class Testpmd {
         for options in DPDKTests.options { try check(mode, folder("p"), options, ringway) }
         let totals = try ringway.totals()[0]
         // Of `drop` every packet is dropped by its function.
-        #expect(totals.drops.filter { !["receiver full", "receiver not ready", "by the packet function"].contains($0.key) } == [:])
+        #expect(
+            totals.drops.filter { !["receiver full", "receiver not ready", "by the packet function"].contains($0.key) }
+                == [:])
         #expect((totals.drops["by the packet function"] ?? 0 > 0) == (mode == "drop"))
         switch mode {
         case "drop": #expect(totals.rxBytes == totals.rxPackets * 64)
@@ -83,11 +92,14 @@ final class Testpmd {
         _ = try ringway.totals()
     }
 
-    @Test("packets of several segments, in indirect tables and chains", arguments: ["packed_vq=0", "packed_vq=1", "packed_vq=1,in_order=0"])
+    @Test(
+        "packets of several segments, in indirect tables and chains",
+        arguments: ["packed_vq=0", "packed_vq=1", "packed_vq=1,in_order=0"])
     func segments(_ options: String) throws {
         let folder = Folder()
         let ringway = try Ringway(["vhost-user:\(folder("p"))"], mode: "drop", ["--cpus", "0"])
-        let testpmd = try Testpmd(folder("p"), forward: "txonly", options: options, more: ["--tx-offloads=0x8000", "--txpkts=64,128,256"])
+        let testpmd = try Testpmd(
+            folder("p"), forward: "txonly", options: options, more: ["--tx-offloads=0x8000", "--txpkts=64,128,256"])
         usleep(300_000)
         let sent = try testpmd.stop().sent
         #expect(testpmd.quit() == 0)
@@ -96,7 +108,9 @@ final class Testpmd {
         #expect(sent > 0 && totals.rxPackets == sent && totals.rxBytes == 448 * sent, "\(sent) sent, \(totals)")
     }
 
-    @Test("Ringway killed under traffic and started again: DPDK, the socket's server, goes on", arguments: ["packed_vq=0", "packed_vq=1"])
+    @Test(
+        "Ringway killed under traffic and started again: DPDK, the socket's server, goes on",
+        arguments: ["packed_vq=0", "packed_vq=1"])
     func killed(_ options: String) throws {
         let folder = Folder()
         var ringway = try Ringway(["vhost-user:\(folder("p")),client=on"], mode: "macswap", ["--cpus", "0"])
@@ -114,7 +128,8 @@ final class Testpmd {
     @Test("poll never sleeps and works the same")
     func poll() throws {
         let folder = Folder()
-        let ringway = try Ringway(["vhost-user:\(folder("p"))"], mode: "macswap", ["--cpus", "0", "--busyloop", "poll"])
+        let ringway = try Ringway(
+            ["vhost-user:\(folder("p"))"], mode: "macswap", ["--cpus", "0", "--busyloop", "poll"])
         try check("macswap", folder("p"), "packed_vq=1,in_order=0,mrg_rxbuf=1", ringway)
         try check("macswap", folder("p"), "packed_vq=0,in_order=0,mrg_rxbuf=1", ringway)
         _ = try ringway.totals()

@@ -19,14 +19,20 @@ final class Guest {
     private let arguments: [String]
     let name: String
     private static let offloads = [
-        "csum", "gso", "guest_csum", "guest_tso4", "guest_tso6", "guest_ecn", "guest_ufo", "host_tso4", "host_tso6", "host_ecn", "host_ufo",
+        "csum", "gso", "guest_csum", "guest_tso4", "guest_tso6", "guest_ecn", "guest_ufo", "host_tso4", "host_tso6",
+        "host_ecn", "host_ufo",
     ]
 
     /// Starts it; `ready()` waits for the console. `extra` are more QEMU arguments.
-    init(_ name: String, _ nics: [NIC], cpus: Int = 1, memory: Int = 256, initrd: String? = nil, numa: [String]? = nil, staysUp: Bool = false, qmp: String? = nil) throws {
+    init(
+        _ name: String, _ nics: [NIC], cpus: Int = 1, memory: Int = 256, initrd: String? = nil, numa: [String]? = nil,
+        staysUp: Bool = false, qmp: String? = nil
+    ) throws {
         self.name = name
         let testbed = root + "/.testbed/"
-        var a = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "\(cpus)", "-m", "\(memory)"]
+        var a = [
+            "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "\(cpus)", "-m", "\(memory)",
+        ]
         a += ["-display", "none", "-monitor", "none", "-serial", "stdio", "-nodefaults"]
         if let qmp { a += ["-qmp", "unix:\(qmp),server=on,wait=off"] }
         if !staysUp { a.append("-no-reboot") }
@@ -67,7 +73,9 @@ final class Guest {
     func finish(_ mark: Int, _ line: String, seconds: Double = 30, anyStatus: Bool = false) throws -> String {
         let text = try program.wait(for: "@@STATUS ", after: mark, seconds: seconds)
         // The status itself may be a moment later.
-        let whole = text.hasSuffix("@@") || text.contains("@@\r\n") ? text : try program.wait(for: "@@\r\n", after: mark, seconds: 5)
+        let whole =
+            text.hasSuffix("@@") || text.contains("@@\r\n")
+            ? text : try program.wait(for: "@@\r\n", after: mark, seconds: 5)
         let parts = whole.components(separatedBy: "@@STATUS ")
         guard anyStatus || parts.last!.hasPrefix("0@@") else { throw Unexpected("\(name): \(line):\n\(whole)") }
         return parts[0]
@@ -84,7 +92,9 @@ final class Guest {
     }
 
     static func loss(_ text: String) throws -> Int {
-        guard let at = text.range(of: "% packet loss"), let n = Int(text[..<at.lowerBound].split(separator: " ").last ?? "") else {
+        guard let at = text.range(of: "% packet loss"),
+            let n = Int(text[..<at.lowerBound].split(separator: " ").last ?? "")
+        else {
             throw Unexpected("ping said:\n\(text)")
         }
         return n
@@ -93,9 +103,13 @@ final class Guest {
     /// TCP for two seconds to an `iperf3 -s`; Mbit/s as the receiver saw them.
     func iperf(_ address: String, reverse: Bool) throws -> Double {
         let text = try run("iperf3 -c \(address) -t 2 -f m\(reverse ? " -R" : "")", seconds: 40)
-        guard let line = text.split(whereSeparator: \.isNewline).last(where: { $0.contains("receiver") }) else { throw Unexpected(text) }
+        guard let line = text.split(whereSeparator: \.isNewline).last(where: { $0.contains("receiver") }) else {
+            throw Unexpected(text)
+        }
         let words = line.split(separator: " ")
-        guard let unit = words.firstIndex(of: "Mbits/sec"), let rate = Double(words[unit - 1]) else { throw Unexpected(text) }
+        guard let unit = words.firstIndex(of: "Mbits/sec"), let rate = Double(words[unit - 1]) else {
+            throw Unexpected(text)
+        }
         return rate
     }
 

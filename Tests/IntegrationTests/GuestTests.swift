@@ -21,7 +21,8 @@ import Testing
             ["vhost-user:\(folder("a")),queues=2", "vhost-user:\(folder("b")),queues=2"], mode: "crossconnect")
         func nic(_ name: String, _ hasOffloads: Bool) -> Guest.NIC {
             Guest.NIC(
-                socket: folder(name), mac: "52:54:00:00:00:0\(name)", queues: 2, isPacked: c.isPacked, hasOffloads: hasOffloads)
+                socket: folder(name), mac: "52:54:00:00:00:0\(name)", queues: 2, isPacked: c.isPacked,
+                hasOffloads: hasOffloads)
         }
         let a = try Guest("guest-a", [nic("a", c.offloads.0)], cpus: 2)
         let b = try Guest("guest-b", [nic("b", c.offloads.1)], cpus: 2)
@@ -35,7 +36,8 @@ import Testing
         #expect(try a.iperf("10.0.0.2", reverse: true) > 5)
         let queues = try a.run("ls -d /sys/class/net/eth0/queues/tx-*")
         #expect(queues.contains("tx-1"))
-        // What a driver may do with a device that runs. QEMU would not tell of a queue's reset, so that the guest must not be offered one.
+        // What a driver may do with a device that runs. QEMU would not tell of a queue's reset, so that the guest must
+        // not be offered one.
         for change in ["-L eth0 combined 1", "-L eth0 combined 2", "-G eth0 rx 64 tx 64"] {
             let text = try a.run("ethtool \(change)", anyStatus: change.hasPrefix("-G"))
             #expect(try a.loss(to: "10.0.0.2", count: 3) == 0, "after ethtool \(change): \(text)")
@@ -57,13 +59,8 @@ import Testing
         try a.configure("10.0.0.1")
         try b.configure("10.0.0.2")
         #expect(try a.loss(to: "10.0.0.2", count: 5) == 0)
-        // ARP's own probes after a ping come within some seconds.
-        sleep(8)
-        let before = ringway.program.usage
-        sleep(5)
-        let after = ringway.program.usage
-        #expect(after.cpu - before.cpu < 0.005 * 5, "CPU \(after.cpu - before.cpu) s in 5 s")
-        #expect(after.switches - before.switches <= 10, "\(after.switches - before.switches) wake-ups in 5 s")
+        // ARP's own probes after a ping come within some seconds; then there are seconds in which no thread is woken.
+        #expect(ringway.program.sleeps())
         // And it wakes.
         #expect(try a.loss(to: "10.0.0.2", count: 5) == 0)
     }
@@ -80,7 +77,8 @@ import Testing
         let folder = folder
         ringway = try Ringway(ThreeGuests.names.map { "vhost-user:\(folder($0))" }, mode: "switch", ["--cpus", "0,1"])
         guests = try ThreeGuests.names.map {
-            try Guest("guest-\($0)", [.init(socket: folder($0), mac: "52:54:00:00:00:0\($0)")], memory: 192, staysUp: true)
+            try Guest(
+                "guest-\($0)", [.init(socket: folder($0), mac: "52:54:00:00:00:0\($0)")], memory: 192, staysUp: true)
         }
         for (i, g) in guests.enumerated() {
             try g.ready()
@@ -97,7 +95,9 @@ import Testing
     @Test("each reaches each, broadcasts reach all, unicasts one, a moved MAC is relearned")
     func switching() throws {
         for (i, g) in guests.enumerated() {
-            for j in 0..<3 where j != i { #expect(try g.loss(to: "10.0.0.\(j + 1)", count: 5) == 0, "\(i + 1) to \(j + 1)") }
+            for j in 0..<3 where j != i {
+                #expect(try g.loss(to: "10.0.0.\(j + 1)", count: 5) == 0, "\(i + 1) to \(j + 1)")
+            }
         }
         let before = try (received(guests[1]), received(guests[2]))
         try guests[0].run("arping -c 5 -w 2 -I eth0 10.0.0.99", anyStatus: true)
@@ -123,7 +123,8 @@ import Testing
         let others = guests[1].begin(line)
         // Unbound and bound again while it sends.
         try guests[0].run("(ping -c 400 -i 0.01 10.0.0.2 >/dev/null &) ; sleep 0.3")
-        try guests[0].run("cd /sys/bus/virtio/drivers/virtio_net && echo virtio0 >unbind && sleep 0.5 && echo virtio0 >bind && cd /")
+        try guests[0].run(
+            "cd /sys/bus/virtio/drivers/virtio_net && echo virtio0 >unbind && sleep 0.5 && echo virtio0 >bind && cd /")
         try guests[0].configure("10.0.0.1")
         #expect(try guests[0].loss(to: "10.0.0.3", count: 5) == 0)
         try guests[0].reboot()
@@ -141,12 +142,15 @@ import Testing
 
 /// QEMU stops a machine and lets it go on, which is a new life for its rings.
 @Suite(.serialized) struct StoppedMachines {
-    @Test("stopped and continued ten times while the other guest pings it, a guest answers each time", arguments: [false, true])
+    @Test(
+        "stopped and continued ten times while the other guest pings it, a guest answers each time",
+        arguments: [false, true])
     func stopAndContinue(isPacked: Bool) throws {
         let folder = Folder()
         let ringway = try Ringway(["vhost-user:\(folder("a"))", "vhost-user:\(folder("b"))"], mode: "crossconnect")
         let a = try Guest("guest-a", [.init(socket: folder("a"), mac: "52:54:00:00:00:0a", isPacked: isPacked)])
-        let b = try Guest("guest-b", [.init(socket: folder("b"), mac: "52:54:00:00:00:0b", isPacked: isPacked)], qmp: folder("qmp"))
+        let b = try Guest(
+            "guest-b", [.init(socket: folder("b"), mac: "52:54:00:00:00:0b", isPacked: isPacked)], qmp: folder("qmp"))
         try boot(a, b)
         try a.configure("10.0.0.1")
         try b.configure("10.0.0.2")
@@ -167,14 +171,21 @@ import Testing
 
 /// Ringway itself goes away.
 @Suite(.serialized) struct RingwayRestarts {
-    @Test("killed under traffic and started again, the guests' traffic resumes", arguments: [(false, false), (false, true), (true, true)])
+    @Test(
+        "killed under traffic and started again, the guests' traffic resumes",
+        arguments: [(false, false), (false, true), (true, true)])
     func killed(isClient: Bool, isPacked: Bool) throws {
         let folder = Folder()
         let ports = ["a", "b"].map { "vhost-user:\(folder($0))" + (isClient ? ",client=on" : "") }
         var ringway = try Ringway(ports, mode: "crossconnect")
         let guests = try ["a", "b"].map {
             try Guest(
-                "guest-\($0)", [.init(socket: folder($0), mac: "52:54:00:00:00:0\($0)", isPacked: isPacked, isServer: isClient, reconnects: !isClient)])
+                "guest-\($0)",
+                [
+                    .init(
+                        socket: folder($0), mac: "52:54:00:00:00:0\($0)", isPacked: isPacked, isServer: isClient,
+                        reconnects: !isClient)
+                ])
         }
         try boot(guests[0], guests[1])
         try guests[0].configure("10.0.0.1")

@@ -5,21 +5,33 @@ import Testing
 @Suite struct HotPathTests {
     /// Functions on the path of a packet, by a part of their mangled names, with how many there must be at least.
     static let functions: [(String, Int)] = [
-        ("popTransmitSplit", 1), ("popTransmitPacked", 1), ("popSplitSlow", 1), ("popPackedSlow", 1), ("completeSplit", 1), ("completePacked", 1),
-        ("deliverSplit", 1), ("deliverPacked", 1), ("deliverSplitSlow", 1), ("deliverPackedSlow", 1), ("gatherBuffer", 1), ("gatherIndirect", 1),
-        ("gatherPacked", 1), ("writeScattered", 1), ("11DeviceQueueV9needsCall", 1), ("11DeviceQueueV8armKicks", 1), ("11DeviceQueueV13suppressKicks", 1),
-        ("11DeviceQueueV5unpop", 1), ("11DriverQueueV8addSplit", 1), ("11DriverQueueV9addPacked", 1), ("addSinglesSplit", 1), ("addSinglesPacked", 1),
+        ("popTransmitSplit", 1), ("popTransmitPacked", 1), ("popSplitSlow", 1), ("popPackedSlow", 1),
+        ("completeSplit", 1), ("completePacked", 1),
+        ("deliverSplit", 1), ("deliverPacked", 1), ("deliverSplitSlow", 1), ("deliverPackedSlow", 1),
+        ("gatherBuffer", 1), ("gatherIndirect", 1),
+        ("gatherPacked", 1), ("writeScattered", 1), ("11DeviceQueueV9needsCall", 1), ("11DeviceQueueV8armKicks", 1),
+        ("11DeviceQueueV13suppressKicks", 1),
+        ("11DeviceQueueV5unpop", 1), ("11DriverQueueV8addSplit", 1), ("11DriverQueueV9addPacked", 1),
+        ("addSinglesSplit", 1), ("addSinglesPacked", 1),
         ("reclaimSplit", 1), ("reclaimPacked", 1), ("needsKickSplit", 1), ("needsKickPacked", 1),
         // One specialisation of the loop for each packet function: drop, crossconnect, macswap, switch, embedder's.
-        ("8PollLoopO5round", 5), ("8PollLoopO10visitQuiet", 5), ("8PollLoopO12acceptEvents", 1), ("9ForwarderO12dispatchSlow", 1),
-        ("9ForwarderO14toDestinations", 1), ("9ForwarderO9spreadOut", 1), ("9ForwarderO6settle", 1), ("9ForwarderO5stall", 1), ("9ForwarderO4tell", 1),
-        ("9ForwarderO7discard", 1), ("7OffloadO7deliver", 1), ("7OffloadO6screen", 1), ("7OffloadO7resolve", 1), ("8NotifierV8makeRoom", 1),
+        ("8PollLoopO5round", 5), ("8PollLoopO10visitQuiet", 5), ("8PollLoopO12acceptEvents", 1),
+        ("9ForwarderO12dispatchSlow", 1),
+        ("9ForwarderO14toDestinations", 1), ("9ForwarderO9spreadOut", 1), ("9ForwarderO6settle", 1),
+        ("9ForwarderO5stall", 1), ("8QueueEndO4tell", 1), ("8QueueEndO8giveBack", 1), ("8QueueEndO3arm", 1),
+        ("8QueueEndO8popOther", 1), ("8QueueEndO13completeOther", 1), ("8QueueEndO12deliverOther", 1),
+        ("8LagStateV7measure", 1),
+        ("9ForwarderO7discard", 1), ("7OffloadO7deliver", 1), ("7OffloadO6screen", 1), ("7OffloadO7resolve", 1),
+        ("8NotifierV8makeRoom", 1),
         ("8NotifierV6submit", 1), ("9ForwarderO6accept", 1), ("8MACTableV9learnSlow", 1),
-        ("10QueueTimesV4took", 1), ("8NotifierV12recordDelays", 1), ("10AutoBudgetV6choose", 1), ("10AutoBudgetV13arrivedAsleep", 1),
+        ("10QueueTimesV4took", 1), ("8NotifierV12recordDelays", 1), ("10AutoBudgetV6choose", 1),
+        ("10AutoBudgetV13arrivedAsleep", 1),
     ]
     static let forbidden = [
-        "swift_retain", "swift_release", "swift_allocObject", "swift_slowAlloc", "swift_beginAccess", "swift_bridgeObjectRetain", "swift_once",
-        "swift_unknownObjectRetain", "swift_dynamicCast", "malloc", "calloc", "realloc", "posix_memalign", "pthread_mutex_lock",
+        "swift_retain", "swift_release", "swift_allocObject", "swift_slowAlloc", "swift_beginAccess",
+        "swift_bridgeObjectRetain", "swift_once",
+        "swift_unknownObjectRetain", "swift_dynamicCast", "malloc", "calloc", "realloc", "posix_memalign",
+        "pthread_mutex_lock",
     ]
 
     /// Targets of calls and jumps by function.
@@ -32,17 +44,22 @@ import Testing
         }
         var calls: [String: [String]] = [:]
         var (name, end) = ("", UInt64(0))
-        for line in try output("/usr/bin/objdump", "-d", "--no-show-raw-insn", binary).split(separator: UInt8(ascii: "\n")) {
+        for line in try output("/usr/bin/objdump", "-d", "--no-show-raw-insn", binary).split(
+            separator: UInt8(ascii: "\n"))
+        {
             if line.last == UInt8(ascii: ":"), let at = line.firstIndex(of: UInt8(ascii: "<")) {
                 name = String(decoding: line[line.index(after: at)...].dropLast(2), as: UTF8.self)
-                let start = UInt64(String(decoding: line.prefix { $0 != UInt8(ascii: " ") }, as: UTF8.self), radix: 16) ?? 0
+                let start =
+                    UInt64(String(decoding: line.prefix { $0 != UInt8(ascii: " ") }, as: UTF8.self), radix: 16) ?? 0
                 end = start + (sizes[name] ?? UInt64.max / 2)
                 calls[name] = []
             } else if !name.isEmpty, let at = line.firstIndex(of: UInt8(ascii: "<")) {
                 let text = String(decoding: line, as: UTF8.self)
                 let address = UInt64(text.split(separator: ":")[0].trimmingCharacters(in: .whitespaces), radix: 16) ?? 0
                 if address < end && (text.contains("call") || text.contains("jmp")) {
-                    calls[name]!.append(String(decoding: line[line.index(after: at)...].prefix { $0 != UInt8(ascii: ">") }, as: UTF8.self))
+                    calls[name]!.append(
+                        String(
+                            decoding: line[line.index(after: at)...].prefix { $0 != UInt8(ascii: ">") }, as: UTF8.self))
                 }
             }
         }
@@ -58,7 +75,9 @@ import Testing
         try process.run()
         let data = pipe.fileHandleForReading.readDataToEndOfFile()
         process.waitUntilExit()
-        guard process.terminationStatus == 0 else { throw Unexpected("\(arguments): status \(process.terminationStatus)") }
+        guard process.terminationStatus == 0 else {
+            throw Unexpected("\(arguments): status \(process.terminationStatus)")
+        }
         return data
     }
 
@@ -68,9 +87,14 @@ import Testing
         for (part, least) in HotPathTests.functions {
             // Witnesses, outlined copies and closures of the embedder's set-up are not on the path.
             let found = calls.filter { $0.key.contains(part) && !$0.key.contains("_vf_") }
-            #expect(found.count >= least, "\(part): \(found.count) functions, \(least) expected; was it renamed or inlined?")
+            #expect(
+                found.count >= least, "\(part): \(found.count) functions, \(least) expected; was it renamed or inlined?"
+            )
             for (function, targets) in found {
-                for target in targets where HotPathTests.forbidden.contains(where: { target == $0 || target.hasPrefix($0 + "@") || target.hasPrefix("\($0)_") }) {
+                for target in targets
+                where HotPathTests.forbidden.contains(where: {
+                    target == $0 || target.hasPrefix($0 + "@") || target.hasPrefix("\($0)_")
+                }) {
                     Issue.record("\(function) calls \(target)")
                 }
             }

@@ -12,7 +12,8 @@ import Testing
 
     /// The file with one line changed.
     private func changed(_ folder: Folder, _ change: (inout [String]) -> Void) throws -> String {
-        var lines = try String(contentsOfFile: InstructionsTests.thresholds, encoding: .utf8).split(separator: "\n").map(String.init)
+        var lines = try String(contentsOfFile: InstructionsTests.thresholds, encoding: .utf8).split(separator: "\n")
+            .map(String.init)
         change(&lines)
         try (lines.joined(separator: "\n") + "\n").write(toFile: folder("file"), atomically: true, encoding: .utf8)
         return folder("file")
@@ -27,7 +28,9 @@ import Testing
     @Test("counts repeat exactly")
     func repetition() throws {
         // What `auto` learns depends on the clock.
-        let runs = try (0..<2).map { _ in try count("split").output.split(separator: "\n").filter { !$0.contains(" auto ") } }
+        let runs = try (0..<2).map { _ in
+            try count("split").output.split(separator: "\n").filter { !$0.contains(" auto ") }
+        }
         #expect(runs[0] == runs[1])
         #expect(runs[0].contains { $0.hasPrefix("macswap split 64 ") }, "\(runs[0])")
     }
@@ -42,7 +45,9 @@ import Testing
         }
         let (status, output) = try count("--file", file, "drop split")
         #expect(status == 1)
-        #expect(output.split(separator: "\n").contains { $0.hasPrefix("drop split 64 ") && $0.hasSuffix("MORE") }, "\(output)")
+        #expect(
+            output.split(separator: "\n").contains { $0.hasPrefix("drop split 64 ") && $0.hasSuffix("MORE") },
+            "\(output)")
     }
 
     @Test("a case that is not counted any more, or has no threshold, fails")
@@ -55,7 +60,10 @@ import Testing
         let (status, output) = try count("--file", file, "drop")
         #expect(status == 1)
         #expect(output.contains("drop triangular 64: in the file, but not counted"), "\(output)")
-        #expect(output.split(separator: "\n").contains { $0.hasPrefix("drop packed 64 ") && $0.hasSuffix("not in the file") }, "\(output)")
+        #expect(
+            output.split(separator: "\n").contains {
+                $0.hasPrefix("drop packed 64 ") && $0.hasSuffix("not in the file")
+            }, "\(output)")
     }
 }
 
@@ -66,22 +74,35 @@ import Testing
         let program = try Program("instructions", [root + "/tools/instructions", "--no-build", only])
         guard program.wait(seconds: 120) == 0 else { throw Unexpected(program.output) }
         var counts: [String: Double] = [:]
-        for line in try String(contentsOfFile: root + "/Benchmarks/instructions.tsv", encoding: .utf8).split(separator: "\n") {
+        for line in try String(contentsOfFile: root + "/Benchmarks/instructions.tsv", encoding: .utf8).split(
+            separator: "\n")
+        {
             let columns = line.split(separator: "\t")
             // The line of the table: name, before, now, change.
-            guard columns.count == 2, let shown = program.output.split(separator: "\n").first(where: { $0.hasPrefix(columns[0] + " ".repeated(40 - columns[0].count)) }) else { continue }
+            guard columns.count == 2,
+                let shown = program.output.split(separator: "\n").first(where: {
+                    $0.hasPrefix(columns[0] + " ".repeated(40 - columns[0].count))
+                })
+            else { continue }
             counts[String(columns[0])] = Double(shown.dropFirst(40).split(separator: " ")[1])
         }
         return counts
     }
 
-    @Test("a thousand idle queue pairs cost the busy one at most 5 % more instructions in poll, and nothing in auto; a second thread costs nothing")
+    @Test(
+        """
+        a thousand idle queue pairs cost the busy one at most 5 % more instructions in poll, and nothing in auto; a \
+        second thread costs nothing
+        """
+    )
     func instructions() throws {
         let counts = try counts("drop")
         for format in ["split", "packed", "packed-in-order"] {
             let alone = try #require(counts["drop \(format) 64"])
             #expect(try #require(counts["drop \(format) 64 1000-idle poll"]) < alone * 1.05)
-            #expect(try #require(counts["drop \(format) 64 1000-idle auto"]) < #require(counts["drop \(format) 64 auto"]) * 1.002)
+            #expect(
+                try #require(counts["drop \(format) 64 1000-idle auto"]) < #require(counts["drop \(format) 64 auto"])
+                    * 1.002)
             #expect(try #require(counts["drop \(format) 64 2-threads"]) < alone * 1.002)
         }
     }
@@ -102,10 +123,15 @@ import Testing
 
     @Test("a thousand queue pairs run where a process may open 1024 descriptors at first", arguments: ["poll", "auto"])
     func thousand(_ budget: String) throws {
-        let command = "ulimit -Sn 1024; exec \(Ringway.binary) bench scale --queues 1000 --budgets \(budget) --samples 3 --seconds 0.1 --json"
+        let command =
+            """
+            ulimit -Sn 1024; exec \(Ringway.binary) bench scale --queues 1000 --budgets \(budget) --samples 3 \
+            --seconds 0.1 --json
+            """
         let program = try Program("scale", ["/bin/sh", "-c", command])
-        #expect(program.wait(seconds: 60) == 0, "\(program.output)")
-        let object = try #require(try JSONSerialization.jsonObject(with: Data(program.output.utf8)) as? [String: Any], "\(program.output)")
+        #expect(program.wait(seconds: 300) == 0, "\(program.output)")
+        // Progress goes to the same place.
+        let object = try #require(objects(in: program.output).last, "\(program.output)")
         // What idle pairs cost is counted in instructions above; a rate depends on what else the machine does.
         #expect(object["percent"] is Double, "\(program.output)")
     }

@@ -2,8 +2,9 @@ import Testing
 
 /// Tests/Models: the state machines of calls, kicks and hand-over between threads, explored by spin.
 @Suite(.serialized) struct ModelTests {
-    @Test("a model holds in every order of steps, and fails in each way in which it can be broken",
-          arguments: [("calls", 8), ("kicks", 5), ("handover", 6)])
+    @Test(
+        "a model holds in every order of steps, and fails in each way in which it can be broken",
+        arguments: [("calls", 8), ("kicks", 5), ("handover", 6)])
     func model(_ name: String, _ explorations: Int) throws {
         let program = try Program("models-\(name)", [root + "/tools/models", name])
         let status = program.wait(seconds: 300)

@@ -11,7 +11,17 @@ struct Unexpected: Error, CustomStringConvertible {
 var now: Double { Double(CPlat_monotonic_ns()) / 1e9 }
 
 /// Where the package lies.
-let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent().path
+let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+    .deletingLastPathComponent().path
+
+/// The JSON objects among the lines of an output: one a line, their members in any order. Lines of a log, and a line
+/// that is still being written, are passed over.
+func objects(in output: String) -> [[String: Any]] {
+    output.split(separator: "\n").compactMap { line in
+        guard line.hasPrefix("{") else { return nil }
+        return try? JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any]
+    }
+}
 
 /// A child process whose output goes to a file, so that it never blocks; killed with the object.
 final class Program {
@@ -21,8 +31,8 @@ final class Program {
     private let input: Int32
     private var status: Int32?
 
-    /// `arguments[0]` is looked for on PATH. Output and errors go to one file.
-    init(_ name: String, _ arguments: [String]) throws {
+    /// `arguments[0]` is looked for on PATH. Output and errors go to one file, or errors to one of their own.
+    init(_ name: String, _ arguments: [String], errors: String? = nil) throws {
         self.name = name
         log = NSTemporaryDirectory() + "ringway-\(name)-\(UUID().uuidString.prefix(8)).log"
         var ends: [Int32] = [0, 0]
@@ -33,7 +43,11 @@ final class Program {
         posix_spawn_file_actions_init(&actions)
         posix_spawn_file_actions_adddup2(&actions, ends[0], 0)
         posix_spawn_file_actions_addopen(&actions, 1, log, O_CREAT | O_WRONLY | O_TRUNC | O_APPEND, 0o600)
-        posix_spawn_file_actions_adddup2(&actions, 1, 2)
+        if let errors {
+            posix_spawn_file_actions_addopen(&actions, 2, errors, O_CREAT | O_WRONLY | O_TRUNC | O_APPEND, 0o600)
+        } else {
+            posix_spawn_file_actions_adddup2(&actions, 1, 2)
+        }
         var child = pid_t()
         var argv: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
         let code = posix_spawnp(&child, arguments[0], &actions, nil, &argv, environ)
@@ -100,8 +114,19 @@ final class Program {
         return wait(seconds: seconds)
     }
 
+    /// Whether all of its threads sleep for two seconds on end, within two minutes: none takes any CPU time.
+    func sleeps() -> Bool {
+        let end = now + 120
+        while now < end {
+            let before = usage
+            sleep(2)
+            if usage == before { return true }
+        }
+        return false
+    }
+
     /// CPU time of all threads in seconds, and how often they were put to sleep and woken.
-    var usage: (cpu: Double, switches: Int) {
+    private var usage: (cpu: Double, switches: Int) {
         var (nanoseconds, switches) = (0.0, 0)
         for task in (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/task")) ?? [] {
             let base = "/proc/\(pid)/task/\(task)/"
@@ -109,7 +134,8 @@ final class Program {
                 nanoseconds += Double(text.split(separator: " ").first ?? "0") ?? 0
             }
             let status = (try? String(contentsOfFile: base + "status", encoding: .utf8)) ?? ""
-            for line in status.split(separator: "\n") where line.contains("voluntary_ctxt_switches") && !line.contains("nonvoluntary") {
+            for line in status.split(separator: "\n")
+            where line.contains("voluntary_ctxt_switches") && !line.contains("nonvoluntary") {
                 switches += Int(line.split(whereSeparator: \.isWhitespace).last ?? "0") ?? 0
             }
         }
@@ -124,9 +150,10 @@ final class Ringway {
 
     /// Returns when it has printed `ready`.
     init(_ ports: [String], mode: String, _ more: [String] = []) throws {
-        let arguments = [Ringway.binary, "forward", "--json", "--mode", mode] + ports.flatMap { ["--port", $0] } + more
+        let arguments =
+            [Ringway.binary, "forward", "--json", "--mode", mode] + ports.flatMap { ["--port", $0] } + more
         program = try Program("ringway", arguments)
-        _ = try program.wait(for: "ready\n")
+        _ = try program.wait(for: "{\"type\":\"ready\"}\n")
     }
 
     var log: String { program.output }
@@ -134,28 +161,43 @@ final class Ringway {
     /// SIGTERM; the totals that it prints.
     func totals() throws -> [PortTotals] {
         let status = program.end()
-        guard status == 0 else { throw Unexpected("ringway ended with \(status.map(String.init) ?? "nothing"):\n\(log.suffix(3000))") }
-        guard let line = log.split(separator: "\n").last(where: { $0.hasPrefix("{\"type\":\"totals\"") }),
-            let object = try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any],
-            let ports = object["ports"] as? [[String: Any]]
-        else { throw Unexpected("ringway printed no totals:\n\(log.suffix(3000))") }
-        return try ports.map(PortTotals.init)
+        guard status == 0 else {
+            throw Unexpected("ringway ended with \(status.map(String.init) ?? "nothing"):\n\(log.suffix(3000))")
+        }
+        guard let last = try ports("totals").last else {
+            throw Unexpected("ringway printed no totals:\n\(log.suffix(3000))")
+        }
+        return last
+    }
+
+    /// The ports in each line of a type, `interval` (with `--stats`) or `totals`, after the first `mark` characters.
+    func ports(_ type: String, after mark: Int = 0) throws -> [[PortTotals]] {
+        try objects(in: String(log.dropFirst(mark))).filter { $0["type"] as? String == type }.map { line in
+            try (line["ports"] as? [[String: Any]] ?? []).map(PortTotals.init)
+        }
     }
 
     /// Lines that a healthy run does not have.
     var complaints: [String] {
-        log.split(separator: "\n").map(String.init).filter { $0.contains(" stopped: ") || $0.contains("refused: ") || $0.contains(" error ") }
+        log.split(separator: "\n").map(String.init).filter {
+            $0.contains(" stopped: ") || $0.contains("refused: ") || $0.contains(" error ")
+        }
     }
 }
 
 struct PortTotals {
+    let port: String
+    let isConnected: Bool
     let rxPackets, rxBytes, txPackets, txBytes: Int
     let drops: [String: Int]
 
     init(_ object: [String: Any]) throws {
         guard let rx = object["rx"] as? [String: Any], let tx = object["tx"] as? [String: Any],
-            let a = rx["packets"] as? Int, let b = rx["bytes"] as? Int, let c = tx["packets"] as? Int, let d = tx["bytes"] as? Int
+            let a = rx["packets"] as? Int, let b = rx["bytes"] as? Int, let c = tx["packets"] as? Int,
+            let d = tx["bytes"] as? Int, let port = object["port"] as? String,
+            let isConnected = object["connected"] as? Bool
         else { throw Unexpected("totals: \(object)") }
+        (self.port, self.isConnected) = (port, isConnected)
         (rxPackets, rxBytes, txPackets, txBytes) = (a, b, c, d)
         drops = object["drops"] as? [String: Int] ?? [:]
     }

@@ -26,7 +26,8 @@ func mappings(_ name: String) -> Int {
 
 @Suite(.serialized) struct GuestMemoryTests {
     private func region(_ guest: UInt64, _ size: UInt64, user: UInt64? = nil, offset: UInt64 = 0) -> RegionDescription {
-        RegionDescription(guestAddress: guest, size: size, userAddress: user ?? guest + 0x7000_0000_0000, offset: offset)
+        RegionDescription(
+            guestAddress: guest, size: size, userAddress: user ?? guest + 0x7000_0000_0000, offset: offset)
     }
 
     @Test("translation at the borders of regions, by guest and by user address")
@@ -36,12 +37,13 @@ func mappings(_ name: String) -> Int {
         var memory = try GuestMemory().adding(region(0x1000, 0x2000, offset: 24), fd: fd.fd)
         memory = try memory.adding(region(0x10000, 0x1000, offset: 0x4000), fd: fd.fd)
         let map = memory.map
-        func word(_ p: UnsafeMutableRawPointer?) -> UInt64? { p?.load(as: UInt64.self) }
+        func word(_ p: UnsafeMutableRawPointer?) -> UInt64 { p?.load(as: UInt64.self) ?? .max }
         #expect(word(map.translate(0x1000, 8)) == 24)
         #expect(word(map.translate(0x2ff8, 8)) == 24 + 0x1ff8)
         #expect(word(map.translate(0x10000, 0x1000)) == 0x4000)
         for (address, length): (UInt64, UInt64) in [
-            (0xfff, 8), (0x2ff9, 8), (0x3000, 1), (0x1000, 0x2001), (0x10fff, 2), (UInt64.max, 2), (0x1000, UInt64.max), (0, 0x1001),
+            (0xfff, 8), (0x2ff9, 8), (0x3000, 1), (0x1000, 0x2001), (0x10fff, 2), (UInt64.max, 2), (0x1000, UInt64.max),
+            (0, 0x1001),
         ] {
             #expect(map.translate(address, length) == nil, "\(address)+\(length)")
         }
@@ -58,11 +60,15 @@ func mappings(_ name: String) -> Int {
         defer { for e in ends { close(e) } }
         let cases: [(RegionDescription, Int32, String)] = [
             (region(0x10000, 0x1000, user: 0), fd.fd, "overlaps"), (region(0xf000, 0x1001, user: 0), fd.fd, "overlaps"),
-            (region(0x11fff, 1, user: 0), fd.fd, "overlaps"), (region(0, 0x1000, user: 0x7000_0001_1000), fd.fd, "user addresses"),
+            (region(0x11fff, 1, user: 0), fd.fd, "overlaps"),
+            (region(0, 0x1000, user: 0x7000_0001_1000), fd.fd, "user addresses"),
             (region(0x20000, 0), fd.fd, "empty"), (region(UInt64.max - 0xfff, 0x1001, user: 0), fd.fd, "address space"),
-            (region(0x20000, UInt64.max, user: 0), fd.fd, "address space"), (region(0x20000, 0x1000, user: UInt64.max), fd.fd, "address space"),
-            (region(0x20000, 0x4001), fd.fd, "beyond the file"), (region(0x20000, 0x1000, offset: 0x3001), fd.fd, "beyond the file"),
-            (region(0x20000, 0x1000, offset: UInt64.max), fd.fd, "beyond the file"), (region(0x20000, 0x1000), ends[0], "not a file"),
+            (region(0x20000, UInt64.max, user: 0), fd.fd, "address space"),
+            (region(0x20000, 0x1000, user: UInt64.max), fd.fd, "address space"),
+            (region(0x20000, 0x4001), fd.fd, "beyond the file"),
+            (region(0x20000, 0x1000, offset: 0x3001), fd.fd, "beyond the file"),
+            (region(0x20000, 0x1000, offset: UInt64.max), fd.fd, "beyond the file"),
+            (region(0x20000, 0x1000), ends[0], "not a file"),
             (region(0x20000, 0x1000), -1, "not a file"),
         ]
         for (region, fd, text) in cases {
@@ -87,10 +93,14 @@ func mappings(_ name: String) -> Int {
     func addressSpace() throws {
         let fd = OwnedDescriptor(CPlat_memfd("ringway-sparse", 0, false))
         try #require(ftruncate(fd.fd, 1 << 46) == 0)
-        #expect { try GuestMemory().adding(region(0, 1 << 46, user: 0), fd: fd.fd) } throws: { "\($0)".contains("region 0x0: size 0x400000000000") }
+        #expect { try GuestMemory().adding(region(0, 1 << 46, user: 0), fd: fd.fd) } throws: {
+            "\($0)".contains("region 0x0: size 0x400000000000")
+        }
         var memory = GuestMemory()
         #expect(throws: MemoryError.self) {
-            for i in 0..<16 { memory = try memory.adding(region(UInt64(i) << 41, 1 << 41, user: UInt64(i) << 41), fd: fd.fd) }
+            for i in 0..<16 {
+                memory = try memory.adding(region(UInt64(i) << 41, 1 << 41, user: UInt64(i) << 41), fd: fd.fd)
+            }
         }
         #expect(memory.regions.count == 4)
         memory = try memory.removing(region(0, 1 << 41, user: 0)).adding(region(0, 1 << 41, user: 0), fd: fd.fd)
@@ -140,6 +150,58 @@ func mappings(_ name: String) -> Int {
         #expect(read(loss.fd, &count, 8) == 8 && count >= 1)
     }
 
+    @Test("a place of the guard that is used again while an access faults stands for nothing but what it was given for")
+    func placesReused() throws {
+        let other = OwnedDescriptor(CPlat_eventfd(0))
+        // Neither holds an address of the memory below, which comes about where `near` is; the base of the one with
+        // the length of the other does.
+        let near = try #require(mmap(nil, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
+        munmap(near, 4096)
+        let low = try #require(UnsafeMutableRawPointer(bitPattern: 4096))
+        let decoys = [(near - (1 << 29), 4096), (low, 1 << 30)]
+        final class Flag: @unchecked Sendable { let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 1) }
+        let stop = Flag()
+        stop.word.initialize(to: 0)
+        // Two places that the handler sees before that of the memory below.
+        var handles = (0..<2).map { _ in CPlat_guard(decoys[0].0, 4096, other.fd) }
+        var thread = pthread_t()
+        nonisolated(unsafe) let (far, fd) = (decoys, other.fd)
+        let body = Body {
+            var n = 0
+            while CPlat_load32_relaxed(stop.word) == 0 {
+                for k in 0..<2 {
+                    CPlat_unguard(handles[k])
+                    handles[k] = CPlat_guard(far[(n + k) % 2].0, far[(n + k) % 2].1, fd)
+                }
+                n += 1
+            }
+        }
+        pthread_create(
+            &thread, nil,
+            { raw in
+                Unmanaged<Body>.fromOpaque(raw!).takeRetainedValue().run()
+                return nil
+            }, Unmanaged.passRetained(body).toOpaque())
+        for round in 0..<2000 {
+            let file = file(pages: 1)
+            let loss = OwnedDescriptor(CPlat_eventfd(0))
+            let memory = try GuestMemory().adding(region(0x1000, 0x1000), fd: file.fd, lossFD: loss.fd)
+            let p = try #require(memory.map.translate(0x1000, 0x1000))
+            ftruncate(file.fd, 0)
+            #expect(p.load(as: UInt64.self) == 0 && EventFD.take(loss.fd), "round \(round)")
+        }
+        CPlat_store32_relaxed(stop.word, 1)
+        pthread_join(thread, nil)
+        for h in handles { CPlat_unguard(h) }
+        stop.word.deallocate()
+        #expect(!EventFD.take(other.fd), "another range's owner was told")
+    }
+
+    private final class Body: @unchecked Sendable {
+        let run: () -> Void
+        init(_ run: @escaping () -> Void) { self.run = run }
+    }
+
     @Test("when every place of the guard is taken a region is refused, not mapped unguarded")
     func placesTaken() throws {
         let fd = file(pages: 1)
@@ -152,7 +214,9 @@ func mappings(_ name: String) -> Int {
             handles.append(handle)
         }
         #expect(handles.count <= 32768)
-        #expect { try GuestMemory().adding(region(0x1000, 0x1000), fd: fd.fd) } throws: { "\($0)".contains("32768 regions") }
+        #expect { try GuestMemory().adding(region(0x1000, 0x1000), fd: fd.fd) } throws: {
+            "\($0)".contains("32768 regions")
+        }
         for h in handles { CPlat_unguard(h) }
         #expect(try GuestMemory().adding(region(0x1000, 0x1000), fd: fd.fd).regions.count == 1)
     }
@@ -167,11 +231,14 @@ func mappings(_ name: String) -> Int {
         #expect(try GuestMemory().adding(region(0x1000, 0x1000), fd: shared.fd).regions.count == 1)
         let other = OwnedDescriptor(open("/proc/self/maps", O_RDONLY))
         #expect { try GuestMemory().adding(region(0x1000, 0x1000), fd: other.fd) } throws: {
-            "\($0)".contains("0x1000") && "\($0)".contains("file system: proc") && "\($0)".contains("memory-backend-memfd")
+            "\($0)".contains("0x1000") && "\($0)".contains("file system: proc")
+                && "\($0)".contains("memory-backend-memfd")
         }
         // The same addresses as a region that is there already.
         let memory = try GuestMemory().adding(region(0x1000, 0x1000), fd: shared.fd)
-        #expect { try memory.adding(region(0x1000, 0x1000), fd: other.fd) } throws: { "\($0)".contains("file system: proc") }
+        #expect { try memory.adding(region(0x1000, 0x1000), fd: other.fd) } throws: {
+            "\($0)".contains("file system: proc")
+        }
     }
 
     static var hasHugePages: Bool {

@@ -7,7 +7,9 @@ import Testing
         var h = LatencyHistogram()
         #expect(h.count == 0 && h.percentile(99) == 0 && h.maximum == 0)
         for i in 1...100_000 { h.record(nanoseconds: UInt64(i)) }
-        for (p, wanted) in [(50.0, 50_000.0), (90, 90_000), (99, 99_000), (99.9, 99_900), (99.99, 99_990), (99.999, 99_999)] {
+        for (p, wanted) in [
+            (50.0, 50_000.0), (90, 90_000), (99, 99_000), (99.9, 99_900), (99.99, 99_990), (99.999, 99_999),
+        ] {
             #expect(abs(Double(h.percentile(p)) - wanted) <= wanted / 1000 + 1, "p\(p): \(h.percentile(p))")
         }
         #expect(h.count == 100_000 && abs(Double(h.maximum) - 100_000) < 100)
@@ -48,7 +50,8 @@ import Testing
             let h = now.latencies(ticksPerMicrosecond: 1000)
             for p in [1.0, 50, 90, 99, 99.9] {
                 let wanted = Double(min(exact[Int(p * 100) - 1], 60_000_000_000))
-                #expect(abs(Double(h.percentile(p)) - wanted) <= wanted * 0.034, "p\(p): \(h.percentile(p)), not \(wanted)")
+                #expect(
+                    abs(Double(h.percentile(p)) - wanted) <= wanted * 0.034, "p\(p): \(h.percentile(p)), not \(wanted)")
             }
         }
         #expect(live.counts.count == 90_000)
@@ -74,16 +77,23 @@ import Testing
         var h = LatencyHistogram()
         for i in 1...5000 { h.record(nanoseconds: UInt64(i) * 100) }
         let lines = h.hgrm.split(separator: "\n", omittingEmptySubsequences: true)
-        #expect(lines[0].split(separator: " ").map(String.init) == ["Value", "Percentile", "TotalCount", "1/(1-Percentile)"])
+        #expect(
+            lines[0].split(separator: " ").map(String.init) == [
+                "Value", "Percentile", "TotalCount", "1/(1-Percentile)",
+            ])
         var (value, percentile, count) = (0.0, -1.0, 0)
         let rows = lines.dropFirst().filter { !$0.hasPrefix("#") }
         for line in rows {
             let words = line.split(separator: " ")
-            let (v, p, n) = (try #require(Double(words[0])), try #require(Double(words[1])), try #require(Int(words[2])))
+            let (v, p, n) = (
+                try #require(Double(words[0])), try #require(Double(words[1])), try #require(Int(words[2]))
+            )
             #expect(v >= value && p >= percentile && n >= count)
             (value, percentile, count) = (v, p, n)
         }
         #expect(rows.count > 20 && count == 5000 && percentile == 1 && abs(value - 500) < 1)
-        #expect(lines.contains { $0.hasPrefix("#[Mean") } && lines.contains { $0.contains("Total count") && $0.contains("5000") })
+        #expect(
+            lines.contains { $0.hasPrefix("#[Mean") }
+                && lines.contains { $0.contains("Total count") && $0.contains("5000") })
     }
 }

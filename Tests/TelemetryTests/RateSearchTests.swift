@@ -13,7 +13,9 @@ import Testing
         #expect(search.isOver, "still searching after \(n) trials")
     }
 
-    @Test("finds the capacity to within the resolution, by halving", arguments: [1000.0, 123_456, 999_999, 5_000_000, 9_990_000])
+    @Test(
+        "finds the capacity to within the resolution, by halving",
+        arguments: [1000.0, 123_456, 999_999, 5_000_000, 9_990_000])
     func finds(capacity: Double) throws {
         var search = RateSearch(lowest: 100, highest: 10_000_000, resolution: 0.01)
         run(&search) { _ in capacity }

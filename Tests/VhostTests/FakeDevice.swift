@@ -14,13 +14,17 @@ final class FakeDevice: DeviceCalls {
     /// Descriptor to path.
     private var paths: [Int32: String] = [:]
 
-    var features: UInt64 = (Features([.version1, .mrgRxbuf, .eventIdx, .indirectDesc, .notifyOnEmpty, .anyLayout, .vhostLogAll, .ringReset])).rawValue
+    var features: UInt64 =
+        (Features([
+            .version1, .mrgRxbuf, .eventIdx, .indirectDesc, .notifyOnEmpty, .anyLayout, .vhostLogAll, .ringReset,
+        ])).rawValue
     var backendFeatures: UInt64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4
     var configuration = [UInt8](repeating: 0, count: 16)
     var deviceID: UInt32 = 1
     var iova: (UInt64, UInt64) = (0, UInt64.max)
     var addressSpaces: UInt32 = 2
     var maximumRing: UInt16 = 256
+    var queueCount: UInt32 = 3
     var tunFeatures = UInt32(IFF_VNET_HDR | IFF_MULTI_QUEUE)
     /// TUNSETVNETHDRSZ is refused: the header has 10 bytes.
     var hasShortHeader = false
@@ -84,14 +88,18 @@ final class FakeDevice: DeviceCalls {
 
     /// Requests whose argument has fewer than eight bytes.
     private static let short: Set<DeviceRequest> = [
-        .vdpaGetDeviceID, .vdpaGetStatus, .vdpaSetStatus, .vdpaGetConfigSize, .vdpaGetVQsCount, .vdpaGetVringNum, .vdpaGetGroupNum, .vdpaGetASNum,
-        .vdpaSetConfigCall, .tunGetFeatures, .tunSetHeaderSize, .tunGetHeaderSize, .tunSetSendBuffer, .tunSetOffload, .tunSetPersist,
+        .vdpaGetDeviceID, .vdpaGetStatus, .vdpaSetStatus, .vdpaGetConfigSize, .vdpaGetVQsCount, .vdpaGetVringNum,
+        .vdpaGetGroupNum, .vdpaGetASNum,
+        .vdpaSetConfigCall, .tunGetFeatures, .tunSetHeaderSize, .tunGetHeaderSize, .tunSetSendBuffer, .tunSetOffload,
+        .tunSetPersist,
     ]
 
     func control(_ fd: Int32, _ request: DeviceRequest, _ argument: UnsafeMutableRawPointer?) -> Int32 {
         // An index and a number, where the argument is not shorter.
         var pair = vhost_vring_state()
-        if let argument, UInt(bitPattern: argument) > 4096, !FakeDevice.short.contains(request) { pair = argument.loadUnaligned(as: vhost_vring_state.self) }
+        if let argument, UInt(bitPattern: argument) > 4096, !FakeDevice.short.contains(request) {
+            pair = argument.loadUnaligned(as: vhost_vring_state.self)
+        }
         guard step(describe(fd, request, pair, argument)) else { return -1 }
         switch request {
         case .getFeatures: argument!.storeBytes(of: features, as: UInt64.self)
@@ -117,16 +125,22 @@ final class FakeDevice: DeviceCalls {
         case .netSetBackend:
             let name = "\(paths[fd] ?? "")#\(fd).\(pair.index)"
             if Int32(bitPattern: pair.num) == -1 { state.bound.remove(name) } else { state.bound.insert(name) }
-        case .getVringBase: argument!.storeBytes(of: vhost_vring_state(index: pair.index, num: bases[pair.index] ?? 7), as: vhost_vring_state.self)
+        case .getVringBase:
+            argument!.storeBytes(
+                of: vhost_vring_state(index: pair.index, num: bases[pair.index] ?? 7), as: vhost_vring_state.self)
         case .setVringBase: bases[pair.index] = pair.num
         case .setBusyloopTimeout: busyloop[pair.index] = pair.num
-        case .getBusyloopTimeout: argument!.storeBytes(of: vhost_vring_state(index: pair.index, num: busyloop[pair.index] ?? 0), as: vhost_vring_state.self)
+        case .getBusyloopTimeout:
+            argument!.storeBytes(
+                of: vhost_vring_state(index: pair.index, num: busyloop[pair.index] ?? 0), as: vhost_vring_state.self)
         default: return vdpa(request, pair, argument)
         }
         return 0
     }
 
-    private func vdpa(_ request: DeviceRequest, _ pair: vhost_vring_state, _ argument: UnsafeMutableRawPointer?) -> Int32 {
+    private func vdpa(_ request: DeviceRequest, _ pair: vhost_vring_state, _ argument: UnsafeMutableRawPointer?)
+        -> Int32
+    {
         switch request {
         case .vdpaGetDeviceID: argument!.storeBytes(of: deviceID, as: UInt32.self)
         case .vdpaGetStatus: argument!.storeBytes(of: state.status, as: UInt8.self)
@@ -137,29 +151,41 @@ final class FakeDevice: DeviceCalls {
         case .vdpaSetGroupASID: state.spaces[pair.index] = pair.num
         case .vdpaSetConfigCall: configurationCall = argument!.loadUnaligned(as: Int32.self)
         case .vdpaGetVringNum: argument!.storeBytes(of: maximumRing, as: UInt16.self)
-        case .vdpaGetIOVARange: argument!.storeBytes(of: vhost_vdpa_iova_range(first: iova.0, last: iova.1), as: vhost_vdpa_iova_range.self)
-        case .vdpaGetVQsCount: argument!.storeBytes(of: UInt32(3), as: UInt32.self)
+        case .vdpaGetIOVARange:
+            argument!.storeBytes(of: vhost_vdpa_iova_range(first: iova.0, last: iova.1), as: vhost_vdpa_iova_range.self)
+        case .vdpaGetVQsCount: argument!.storeBytes(of: queueCount, as: UInt32.self)
         case .vdpaGetASNum: argument!.storeBytes(of: addressSpaces, as: UInt32.self)
-        case .vdpaGetVringGroup: argument!.storeBytes(of: vhost_vring_state(index: pair.index, num: pair.index / 2), as: vhost_vring_state.self)
-        case .vdpaSetVringEnable: if pair.num == 1 { state.enabled.insert(pair.index) } else { state.enabled.remove(pair.index) }
+        case .vdpaGetVringGroup:
+            argument!.storeBytes(
+                of: vhost_vring_state(index: pair.index, num: pair.index / 2), as: vhost_vring_state.self)
+        case .vdpaSetVringEnable:
+            if pair.num == 1 { state.enabled.insert(pair.index) } else { state.enabled.remove(pair.index) }
         case .vdpaGetConfig:
             for i in 0..<Int(pair.num) where Int(pair.index) + i < configuration.count {
                 argument!.storeBytes(of: configuration[Int(pair.index) + i], toByteOffset: 8 + i, as: UInt8.self)
             }
         case .vdpaSetConfig:
-            for i in 0..<Int(pair.num) where Int(pair.index) + i < configuration.count { configuration[Int(pair.index) + i] = argument!.load(fromByteOffset: 8 + i, as: UInt8.self) }
+            for i in 0..<Int(pair.num) where Int(pair.index) + i < configuration.count {
+                configuration[Int(pair.index) + i] = argument!.load(fromByteOffset: 8 + i, as: UInt8.self)
+            }
         default: break
         }
         return 0
     }
 
-    private func describe(_ fd: Int32, _ r: DeviceRequest, _ pair: vhost_vring_state, _ argument: UnsafeMutableRawPointer?) -> String {
+    private func describe(
+        _ fd: Int32, _ r: DeviceRequest, _ pair: vhost_vring_state, _ argument: UnsafeMutableRawPointer?
+    ) -> String {
         switch r {
-        case .setVringNum, .setVringBase, .setBusyloopTimeout, .vdpaSetVringEnable, .vdpaSetGroupASID: return "\(r.rawValue) \(pair.index) \(pair.num)"
-        case .getVringBase, .setVringAddr, .setVringKick, .setVringCall, .setVringErr, .vdpaGetVringGroup: return "\(r.rawValue) \(pair.index)"
+        case .setVringNum, .setVringBase, .setBusyloopTimeout, .vdpaSetVringEnable, .vdpaSetGroupASID:
+            return "\(r.rawValue) \(pair.index) \(pair.num)"
+        case .getVringBase, .setVringAddr, .setVringKick, .setVringCall, .setVringErr, .vdpaGetVringGroup:
+            return "\(r.rawValue) \(pair.index)"
         case .netSetBackend: return "\(r.rawValue) \(pair.index) \(Int32(bitPattern: pair.num) == -1 ? "-1" : "tap")"
         case .vdpaSetStatus: return "\(r.rawValue) \(argument!.load(as: UInt8.self))"
-        case .setFeatures: return "\(r.rawValue)\(Features(rawValue: argument!.loadUnaligned(as: UInt64.self)).contains(.vhostLogAll) ? " LOG_ALL" : "")"
+        case .setFeatures:
+            let features = Features(rawValue: argument!.loadUnaligned(as: UInt64.self))
+            return r.rawValue + (features.contains(.vhostLogAll) ? " LOG_ALL" : "")
         default: return r.rawValue
         }
     }
@@ -179,18 +205,23 @@ final class Rings {
 
     /// Where a guest would have it: low. (A dirty log covers everything below the highest address.)
     var region: VhostRegion {
-        VhostRegion(guestAddress: 1 << 20, size: memory.region.size, userAddress: memory.region.userAddress, descriptor: memory.descriptor)
+        VhostRegion(
+            guestAddress: 1 << 20, size: memory.region.size, userAddress: memory.region.userAddress,
+            descriptor: memory.descriptor, owner: memory)
     }
     /// A second region, above the first.
     var more: VhostRegion {
-        VhostRegion(guestAddress: 1 << 32, size: memory.region.size, userAddress: memory.region.userAddress, descriptor: memory.descriptor)
+        VhostRegion(
+            guestAddress: 1 << 32, size: memory.region.size, userAddress: memory.region.userAddress,
+            descriptor: memory.descriptor, owner: memory)
     }
     var count: Int { kicks.count }
 
     subscript(_ i: Int) -> VhostRing {
         let at = memory.region.userAddress + UInt64(8192 * i)
         return VhostRing(
-            size: 256, isPacked: false, base: 0, descriptors: at, driverArea: at + 4096, deviceArea: at + 5120, kick: kicks[i], call: calls[i])
+            size: 256, isPacked: false, base: 0, descriptors: at, driverArea: at + 4096, deviceArea: at + 5120,
+            kick: kicks[i], call: calls[i])
     }
 
     var all: [VhostRing] { (0..<count).map { self[$0] } }
@@ -209,9 +240,12 @@ func openDescriptors() -> Int {
 struct Traces: Equatable {
     let descriptors = openDescriptors()
     /// Mappings that are shared: memory, logs, rings. (Private ones are the allocator's and the threads'.)
-    let mappings = lines("/proc/self/maps").filter { $0.split(separator: " ").dropFirst().first?.hasSuffix("s") == true }.count
+    let mappings = lines("/proc/self/maps").filter {
+        $0.split(separator: " ").dropFirst().first?.hasSuffix("s") == true
+    }.count
     let threads = entries("/proc/self/task").count
-    /// The kernel's threads that work for a vhost-net (up to Linux 6.3; later ones are threads of this process), of whichever process.
+    /// The kernel's threads that work for a vhost-net (up to Linux 6.3; later ones are threads of this process), of
+    /// whichever process.
     let workers = entries("/proc").filter { lines("/proc/\($0)/comm").first?.hasPrefix("vhost-") == true }.count
 
     private static func entries(_ path: String) -> [String] {
@@ -219,7 +253,9 @@ struct Traces: Equatable {
         defer { closedir(d) }
         var names: [String] = []
         while let e = readdir(d) {
-            let name = withUnsafePointer(to: &e.pointee.d_name) { String(cString: UnsafeRawPointer($0).assumingMemoryBound(to: CChar.self)) }
+            let name = withUnsafePointer(to: &e.pointee.d_name) {
+                String(cString: UnsafeRawPointer($0).assumingMemoryBound(to: CChar.self))
+            }
             if Int(name) != nil { names.append(name) }
         }
         return names
@@ -243,5 +279,7 @@ struct Traces: Equatable {
 
 extension FakeDevice {
     /// A `VhostNet` on it as /dev/vhost-net with a TAP.
-    func kernel() throws -> VhostNet { try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: self), calls: self)) }
+    func kernel() throws -> VhostNet {
+        try VhostNet(KernelBackend(tap: try Tap(name: "tap9", calls: self), calls: self))
+    }
 }

@@ -35,7 +35,9 @@ extension BackEndTests {
         return p
     }
 
-    private static func addresses(_ i: UInt32, _ d: UInt64, _ used: UInt64, _ available: UInt64, flags: UInt32 = 0) -> Payload {
+    private static func addresses(_ i: UInt32, _ d: UInt64, _ used: UInt64, _ available: UInt64, flags: UInt32 = 0)
+        -> Payload
+    {
         var p = words(i, flags)
         for v in [d, used, available, 0] { p.add64(v) }
         return p
@@ -55,7 +57,9 @@ extension BackEndTests {
             let bytes: [UInt8] = [1, 0, 0, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]
             _ = Glibc.send($0.socket.fd, bytes, 12, Int32(MSG_NOSIGNAL))
         },
-        Hostile("nine descriptors", "descriptors with one message") { try $0.send(.setMemTable, words(9, 0), (0..<9).map { _ in eventfd() }) },
+        Hostile("nine descriptors", "descriptors with one message") {
+            try $0.send(.setMemTable, words(9, 0), (0..<9).map { _ in eventfd() })
+        },
         Hostile("descriptors where none belong", "SET_VRING_NUM") { p in
             // They are closed; the message fails for its own sake.
             try p.send(.setVringNum, words(0, 0), [eventfd(), eventfd()])
@@ -63,10 +67,14 @@ extension BackEndTests {
         Hostile("short payload", "SET_FEATURES: payload of 4 bytes") { try $0.send(.setFeatures, words(1)) },
         Hostile("long payload", "SET_VRING_BASE: payload of 12 bytes") { try $0.send(.setVringBase, words(0, 0, 0)) },
         Hostile("feature not offered", "HASH_REPORT not offered") { try $0.send(.setFeatures, Payload(1 << 57)) },
-        Hostile("protocol feature not offered", "SET_PROTOCOL_FEATURES: bits 0x8000000000000000") { try $0.send(.setProtocolFeatures, Payload(1 << 63)) },
+        Hostile("protocol feature not offered", "SET_PROTOCOL_FEATURES: bits 0x8000000000000000") {
+            try $0.send(.setProtocolFeatures, Payload(1 << 63))
+        },
         Hostile("no regions", "SET_MEM_TABLE") { try $0.send(.setMemTable, table([])) },
         Hostile("nine regions", "SET_MEM_TABLE") { try $0.send(.setMemTable, table([], count: 9)) },
-        Hostile("fewer regions than counted", "SET_MEM_TABLE") { try $0.send(.setMemTable, table([region(0, 4096, 0)], count: 2), [eventfd(), eventfd()]) },
+        Hostile("fewer regions than counted", "SET_MEM_TABLE") {
+            try $0.send(.setMemTable, table([region(0, 4096, 0)], count: 2), [eventfd(), eventfd()])
+        },
         Hostile("fewer descriptors than regions", "SET_MEM_TABLE: 1 descriptors for 2") {
             try $0.send(.setMemTable, table([region(0, 4096, 0), region(8192, 4096, 8192)]), [$0.memory.descriptor])
         },
@@ -74,16 +82,38 @@ extension BackEndTests {
             try $0.send(.setMemTable, table([region(0, 4096, 0)]), [$0.memory.descriptor, $0.memory.descriptor])
         },
         Hostile("overlapping regions", "overlaps 0x0") {
-            try $0.send(.setMemTable, table([region(0, 8192, 0), region(4096, 4096, 1 << 20)]), [$0.memory.descriptor, $0.memory.descriptor])
+            try $0.send(
+                .setMemTable, table([region(0, 8192, 0), region(4096, 4096, 1 << 20)]),
+                [$0.memory.descriptor, $0.memory.descriptor])
         },
-        Hostile("region that wraps", "beyond the address space") { try $0.send(.setMemTable, table([region(UInt64.max - 10, 4096, 0)]), [$0.memory.descriptor]) },
-        Hostile("empty region", "is empty") { try $0.send(.setMemTable, table([region(0, 0, 0)]), [$0.memory.descriptor]) },
-        Hostile("file shorter than its region", "beyond the file's") { try $0.send(.setMemTable, table([region(0, 1 << 30, 0)]), [$0.memory.descriptor]) },
-        Hostile("offset beyond the file", "beyond the file's") { try $0.send(.setMemTable, table([region(0, 4096, 0, 1 << 40)]), [$0.memory.descriptor]) },
-        Hostile("region of a pipe", "not a file") { try $0.send(.setMemTable, table([region(0, 4096, 0)]), [pipeEnd()]) },
-        Hostile("region of an eventfd", "not a file") { try $0.send(.setMemTable, table([region(0, 4096, 0)]), [eventfd()]) },
-        Hostile("slot without a descriptor", "ADD_MEM_REG: 0 descriptors") { var p = Payload(0); p.add(region(1 << 40, 4096, 1)); try $0.send(.addMemReg, p) },
-        Hostile("slot that is not there", "REM_MEM_REG: no region") { var p = Payload(0); p.add(region(1 << 40, 4096, 1)); try $0.send(.remMemReg, p) },
+        Hostile("region that wraps", "beyond the address space") {
+            try $0.send(.setMemTable, table([region(UInt64.max - 10, 4096, 0)]), [$0.memory.descriptor])
+        },
+        Hostile("empty region", "is empty") {
+            try $0.send(.setMemTable, table([region(0, 0, 0)]), [$0.memory.descriptor])
+        },
+        Hostile("file shorter than its region", "beyond the file's") {
+            try $0.send(.setMemTable, table([region(0, 1 << 30, 0)]), [$0.memory.descriptor])
+        },
+        Hostile("offset beyond the file", "beyond the file's") {
+            try $0.send(.setMemTable, table([region(0, 4096, 0, 1 << 40)]), [$0.memory.descriptor])
+        },
+        Hostile("region of a pipe", "not a file") {
+            try $0.send(.setMemTable, table([region(0, 4096, 0)]), [pipeEnd()])
+        },
+        Hostile("region of an eventfd", "not a file") {
+            try $0.send(.setMemTable, table([region(0, 4096, 0)]), [eventfd()])
+        },
+        Hostile("slot without a descriptor", "ADD_MEM_REG: 0 descriptors") {
+            var p = Payload(0)
+            p.add(region(1 << 40, 4096, 1))
+            try $0.send(.addMemReg, p)
+        },
+        Hostile("slot that is not there", "REM_MEM_REG: no region") {
+            var p = Payload(0)
+            p.add(region(1 << 40, 4096, 1))
+            try $0.send(.remMemReg, p)
+        },
         Hostile("ring of no entries", "ring 0: size 0") { try $0.send(.setVringNum, words(0, 0)) },
         Hostile("ring of 65536 entries", "size 65536") { try $0.send(.setVringNum, words(0, 65536)) },
         Hostile("ring beyond those offered", "ring 5; this port has 5") { try $0.send(.setVringNum, words(5, 16)) },
@@ -101,27 +131,58 @@ extension BackEndTests {
             try p.send(.setVringNum, words(0, 16))
             try p.send(.setVringAddr, addresses(0, p.base, p.base + 65536 - 64, p.base + 1024))
         },
-        Hostile("address flags", "flags 0x2") { try $0.send(.setVringAddr, addresses(0, $0.base, $0.base, $0.base, flags: 2)) },
+        Hostile("address flags", "flags 0x2") {
+            try $0.send(.setVringAddr, addresses(0, $0.base, $0.base, $0.base, flags: 2))
+        },
         Hostile("kick that is a pipe", "not an eventfd") { try $0.send(.setVringKick, Payload(0), [pipeEnd()]) },
-        Hostile("call that is a file", "not an eventfd") { try $0.send(.setVringCall, Payload(0), [$0.memory.descriptor]) },
-        Hostile("kick without its descriptor", "SET_VRING_KICK: ring 0: 0 descriptors") { try $0.send(.setVringKick, Payload(0)) },
-        Hostile("kick with two", "2 descriptors, 1 is expected") { try $0.send(.setVringKick, Payload(0), [eventfd(), eventfd()]) },
+        Hostile("call that is a file", "not an eventfd") {
+            try $0.send(.setVringCall, Payload(0), [$0.memory.descriptor])
+        },
+        Hostile("kick without its descriptor", "SET_VRING_KICK: ring 0: 0 descriptors") {
+            try $0.send(.setVringKick, Payload(0))
+        },
+        Hostile("kick with two", "2 descriptors, 1 is expected") {
+            try $0.send(.setVringKick, Payload(0), [eventfd(), eventfd()])
+        },
         Hostile("NOFD with a descriptor", "NOFD, but") { try $0.send(.setVringKick, Payload(0x100), [eventfd()]) },
         Hostile("kick of a ring beyond", "ring 200") { try $0.send(.setVringKick, Payload(200), [eventfd()]) },
         Hostile("enable 2", "SET_VRING_ENABLE: ring 0: 2") { try $0.send(.setVringEnable, words(0, 2)) },
-        Hostile("base of a running ring", "ring 0 runs") { try $0.start(0); try $0.send(.setVringBase, words(0, 5)) },
-        Hostile("size of a running ring", "ring 0 runs") { try $0.start(0); try $0.send(.setVringNum, words(0, 32)) },
-        Hostile("features while rings run", "features change while rings run") { try $0.start(0); try $0.send(.setFeatures, Payload(Features.version1.union(.mrgRxbuf).union(.protocolFeatures).rawValue)) },
-        Hostile("configuration longer than its message", "GET_CONFIG: payload") { try $0.send(.getConfig, words(0, 200, 0)) },
-        Hostile("configuration that cannot be written", "SET_CONFIG: bytes 8+1") { var p = words(8, 1, 0); p.add([1]); try $0.send(.setConfig, p) },
+        Hostile("base of a running ring", "ring 0 runs") {
+            try $0.start(0)
+            try $0.send(.setVringBase, words(0, 5))
+        },
+        Hostile("size of a running ring", "ring 0 runs") {
+            try $0.start(0)
+            try $0.send(.setVringNum, words(0, 32))
+        },
+        Hostile("features while rings run", "features change while rings run") {
+            try $0.start(0)
+            try $0.send(.setFeatures, Payload(Features.version1.union(.mrgRxbuf).union(.protocolFeatures).rawValue))
+        },
+        Hostile("configuration longer than its message", "GET_CONFIG: payload") {
+            try $0.send(.getConfig, words(0, 200, 0))
+        },
+        Hostile("configuration that cannot be written", "SET_CONFIG: bytes 8+1") {
+            var p = words(8, 1, 0)
+            p.add([1])
+            try $0.send(.setConfig, p)
+        },
         Hostile("status of 9 bits", "status 256") { try $0.send(.setStatus, Payload(256)) },
         Hostile("MTU of 10", "NET_SET_MTU: 10") { try $0.send(.netSetMTU, Payload(10)) },
-        Hostile("back-end channel without its feature", "SET_BACKEND_REQ_FD: its protocol feature") { try $0.send(.setBackendReqFD, Payload(), [eventfd()]) },
-        Hostile("dirty log", "SET_LOG_BASE: is not supported") { try $0.send(.setLogBase, words(0, 0, 0, 0), [$0.memory.descriptor]) },
+        Hostile("back-end channel without its feature", "SET_BACKEND_REQ_FD: its protocol feature") {
+            try $0.send(.setBackendReqFD, Payload(), [eventfd()])
+        },
+        Hostile("dirty log", "SET_LOG_BASE: is not supported") {
+            try $0.send(.setLogBase, words(0, 0, 0, 0), [$0.memory.descriptor])
+        },
         Hostile("postcopy", "POSTCOPY_ADVISE: is not supported") { try $0.send(.postcopyAdvise) },
     ]
 
-    @Test("a message that is wrong ends its connection with an error that names the operand; the next front-end is served", arguments: hostile)
+    @Test(
+        """
+        a message that is wrong ends its connection with an error that names the operand; the next front-end is served
+        """,
+        arguments: hostile)
     func hostileMessage(_ h: Hostile) throws {
         let f = try Fixture()
         let before = count("/proc/self/fd")
@@ -199,7 +260,9 @@ extension BackEndTests {
         }
         var sent = 0
         while sent < 6000 {
-            let all: ProtocolFeatures = [.mq, .config, .status, .configureMemSlots, .inbandNotifications, .backendReq, .replyAck]
+            let all: ProtocolFeatures = [
+                .mq, .config, .status, .configureMemSlots, .inbandNotifications, .backendReq, .replyAck,
+            ]
             let p = try f.ready(all.intersection(ProtocolFeatures(rawValue: random(1 << 17) | 1)))
             for _ in 0..<random(60) {
                 var payload = Payload()
@@ -212,17 +275,22 @@ extension BackEndTests {
                     default: payload.add64(random(1 << 20) << 12)
                     }
                 }
-                var m = Message(UInt32(random(42)), flags: random(30) == 0 ? UInt32(random(16)) : 1 | UInt32(random(2)) << 3, payload: payload.bytes)
+                var m = Message(
+                    UInt32(random(42)), flags: random(30) == 0 ? UInt32(random(16)) : 1 | UInt32(random(2)) << 3,
+                    payload: payload.bytes)
                 for _ in 0..<(random(3) == 0 ? random(10) : random(2)) {
-                    m.descriptors.append(random(3) == 0 ? p.memory.descriptor : random(4) == 0 ? BackEndTests.pipeEnd() : eventfd())
+                    m.descriptors.append(
+                        random(3) == 0 ? p.memory.descriptor : random(4) == 0 ? BackEndTests.pipeEnd() : eventfd())
                 }
                 sent += 1
                 do { try p.socket.send(m) } catch { break }
                 // Answers are taken, so that the other end need not wait.
-                while let _ = try? p.socket.receive() {}
+                while (try? p.socket.receive()) != nil {}
             }
         }
-        #expect(f.eventually { f.device.running == [] && count("/proc/self/fd") <= before }, "\(before) descriptors became \(count("/proc/self/fd"))")
+        #expect(
+            f.eventually { f.device.running == [] && count("/proc/self/fd") <= before },
+            "\(before) descriptors became \(count("/proc/self/fd"))")
         let p = try f.ready()
         try p.start(0)
         #expect(f.eventually { f.device.running == [0] })

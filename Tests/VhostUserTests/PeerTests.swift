@@ -22,10 +22,13 @@ extension BackEndTests {
 
     /// How a front-end hands over its own end of the connection, so that it outlives the front-end.
     enum Handover: String, CaseIterable, Sendable {
-        case channel, besideStrayByte, besideUrgentByte, besideWholeMessage, insideSocketpair, insideSocketpairWithStrayByte
+        case channel, besideStrayByte, besideUrgentByte, besideWholeMessage, insideSocketpair,
+            insideSocketpairWithStrayByte
     }
 
-    @Test("a front-end that hands over its own end of the connection and closes is seen to be gone", arguments: Handover.allCases)
+    @Test(
+        "a front-end that hands over its own end of the connection and closes is seen to be gone",
+        arguments: Handover.allCases)
     func ownEnd(_ how: Handover) throws {
         let f = try Fixture()
         do {
@@ -93,13 +96,13 @@ extension BackEndTests {
     func semaphore() throws {
         let f = try Fixture()
         // eventfd(0, EFD_SEMAPHORE | EFD_NONBLOCK | EFD_CLOEXEC): Glibc's header is not one that Swift imports.
-        let make = unsafeBitCast(try #require(dlsym(nil, "eventfd")), to: (@convention(c) (UInt32, Int32) -> Int32).self)
+        let make = unsafeBitCast(
+            try #require(dlsym(nil, "eventfd")), to: (@convention(c) (UInt32, Int32) -> Int32).self)
         let fd = OwnedDescriptor(make(0, 1 | 0o4000 | 0o2000000))
         let device = f.device
         f.server.perform {
             f.server.addDescriptor(fd.fd) {
-                var n: UInt64 = 0
-                CPlat_read_now(fd.fd, &n, 8)
+                _ = EventFD.take(fd.fd)
                 device.note("kick")
             }
         }
@@ -131,7 +134,9 @@ extension BackEndTests {
         }
         // 100 + 200 + 400 + 800 ms at least: it waits, however slow this machine is.
         #expect(times[4] - times[0] >= 1_400_000_000)
-        #expect(f.lines.count == 1 && f.lines.first?.contains("connected, but closed by the other end") == true, "\(f.lines)")
+        #expect(
+            f.lines.count == 1 && f.lines.first?.contains("connected, but closed by the other end") == true,
+            "\(f.lines)")
         // Nobody was a front-end.
         #expect(f.device.events.isEmpty)
     }

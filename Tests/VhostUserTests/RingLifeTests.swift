@@ -8,11 +8,13 @@ import Virtio
 /// Where the life of a ring begins and ends, message by message.
 @Suite(.serialized) struct RingLifeTests {
     private static func orders(_ left: [Request]) -> [[Request]] {
-        left.isEmpty ? [[]] : left.indices.flatMap { i in
-            var rest = left
-            let one = rest.remove(at: i)
-            return orders(rest).map { [one] + $0 }
-        }
+        left.isEmpty
+            ? [[]]
+            : left.indices.flatMap { i in
+                var rest = left
+                let one = rest.remove(at: i)
+                return orders(rest).map { [one] + $0 }
+            }
     }
 
     /// Ring 0 in the peer's second 4 KiB.
@@ -32,7 +34,9 @@ import Virtio
         return payload
     }
 
-    @Test("after GET_VRING_BASE NUM, BASE, ADDR and KICK work in any order, and the last of them starts the ring", arguments: [false, true])
+    @Test(
+        "after GET_VRING_BASE NUM, BASE, ADDR and KICK work in any order, and the last of them starts the ring",
+        arguments: [false, true])
     func anyOrder(isPacked: Bool) throws {
         let f = try Fixture()
         let p = try f.ready([.mq, .replyAck], packed: isPacked)
@@ -45,7 +49,9 @@ import Virtio
             }
             let ring = try #require(f.device.ring(0), "\(order)")
             #expect(ring.setup.position.available == 5 && ring.setup.size == 16)
-            #expect(ring.setup.descriptors != p.memory.base && ring.callFD == -1, "the call descriptor was the earlier life's")
+            #expect(
+                ring.setup.descriptors != p.memory.base && ring.callFD == -1,
+                "the call descriptor was the earlier life's")
         }
     }
 
@@ -55,13 +61,20 @@ import Virtio
         let p = try f.ready([.mq, .replyAck], packed: isPacked)
         try p.start(0, base: isPacked ? 0x8000_8000 : 0)
         _ = try p.frontEnd.stopRing(0)
-        for request: Request in [.setVringCall, .setVringNum, .setVringBase, .setVringKick] { try say(request, p, base: 0) }
+        for request: Request in [.setVringCall, .setVringNum, .setVringBase, .setVringKick] {
+            try say(request, p, base: 0)
+        }
         #expect(f.device.running == [], "the ring's addresses were the earlier life's")
         try say(.setVringAddr, p, base: 0)
         #expect(f.device.running == [0] && (f.device.ring(0)?.callFD ?? -1) >= 0)
     }
 
-    @Test("a memory table with other user addresses is taken; the ring waits for SET_VRING_ADDR and goes on where it stood", arguments: [false, true])
+    @Test(
+        """
+        a memory table with other user addresses is taken; the ring waits for SET_VRING_ADDR and goes on where it \
+        stood
+        """,
+        arguments: [false, true])
     func movedMemory(isPacked: Bool) throws {
         let f = try Fixture()
         let p = try f.ready([.mq, .replyAck], packed: isPacked)
@@ -88,7 +101,9 @@ import Virtio
         far.offset = 1 << 40
         table.add(p.memory.region)
         table.add(far)
-        #expect(throws: VhostUserError.self) { try p.frontEnd.tell(.setMemTable, table, [p.memory.descriptor, p.memory.descriptor]) }
+        #expect(throws: VhostUserError.self) {
+            try p.frontEnd.tell(.setMemTable, table, [p.memory.descriptor, p.memory.descriptor])
+        }
         #expect(throws: VhostUserError.self) { try p.frontEnd.tell(.setFeatures, Payload(UInt64.max)) }
         #expect(throws: VhostUserError.self) { try p.frontEnd.tell(.setVringNum, Payload(index: 0, 8)) }
         #expect(throws: VhostUserError.self) { try p.frontEnd.tell(.setVringBase, Payload(index: 0, 8)) }
@@ -103,7 +118,11 @@ import Virtio
         #expect(f.device.running == [0])
     }
 
-    @Test("GET_VRING_BASE after a status of 0, as QEMU 7.2 sends it, answers where the ring stood; after RESET_DEVICE the beginning",
+    @Test(
+        """
+        GET_VRING_BASE after a status of 0, as QEMU 7.2 sends it, answers where the ring stood; after RESET_DEVICE \
+        the beginning
+        """,
         arguments: [false, true])
     func baseAfterStatus(isPacked: Bool) throws {
         let f = try Fixture()

@@ -7,7 +7,9 @@ import Virtio
 @Suite struct BoundsTests {
     static let formats = [false, true]
 
-    @Test("two threads deliver one burst into two drivers' buffers: each frame is whole, in its own memory", arguments: formats, formats)
+    @Test(
+        "two threads deliver one burst into two drivers' buffers: each frame is whole, in its own memory",
+        arguments: formats, formats)
     func sharedBurst(isPacked: Bool, isMergeable: Bool) {
         var features: Features = isPacked ? [.version1, .ringPacked] : [.version1]
         if isMergeable { features.insert(.mrgRxbuf) }
@@ -21,7 +23,10 @@ import Virtio
         var burst = Burst()
         defer { burst.deallocate() }
         for i in 0..<count {
-            for k in 0..<length { source.storeBytes(of: UInt8(truncatingIfNeeded: i &* 31 &+ k), toByteOffset: i * length + k, as: UInt8.self) }
+            for k in 0..<length {
+                source.storeBytes(
+                    of: UInt8(truncatingIfNeeded: i &* 31 &+ k), toByteOffset: i * length + k, as: UInt8.self)
+            }
             burst.packets[i] = Packet(data: source + i * length, length: UInt32(length))
         }
         burst.count = count
@@ -33,20 +38,26 @@ import Virtio
             deinit { scratch.deallocate() }
         }
         let receivers = (0..<2).map { _ in
-            Receiver(RingPair(size: 256, isPacked: isPacked, features: features, arenaBytes: 256 * 512, random: &random))
+            Receiver(
+                RingPair(size: 256, isPacked: isPacked, features: features, arenaBytes: 256 * 512, random: &random))
         }
         nonisolated(unsafe) let shared = burst
         let threads = receivers.map { r in
             Thread {
                 var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 256)
                 for _ in 0..<1000 {
-                    var buffers = (0..<need * count).map { DriverBuffer(base: r.pair.arena + $0 * 512, length: UInt32(room), token: UInt32($0)) }
+                    var buffers = (0..<need * count).map {
+                        DriverBuffer(base: r.pair.arena + $0 * 512, length: UInt32(room), token: UInt32($0))
+                    }
                     if r.pair.driver.addReceive(&buffers, buffers.count) != buffers.count { r.wrong += 1 }
                     r.pair.driver.publish()
                     let result = r.pair.device.deliver(shared, shared.identity, count, with: r.scratch)
                     if result.delivered != count { r.wrong += 1 }
                     let n = r.pair.driver.reclaim(into: &completions, max: 256)
-                    if n != need * count { r.wrong += 1; return }
+                    if n != need * count {
+                        r.wrong += 1
+                        return
+                    }
                     for i in 0..<count {
                         var at = 0
                         for k in 0..<need {
@@ -67,12 +78,16 @@ import Virtio
     }
 
     /// A split ring of 32768 whose chain 0 has `direct` descriptors and then, if `indirect` is not 0, a table.
-    private func long(direct: Int, indirect: Int, flags: Int, _ body: (inout DeviceQueue, inout Burst, UnsafeMutableRawPointer) -> Void) {
+    private func long(
+        direct: Int, indirect: Int, flags: Int,
+        _ body: (inout DeviceQueue, inout Burst, UnsafeMutableRawPointer) -> Void
+    ) {
         let memory = zeroed(4 << 20)
         defer { memory.deallocate() }
         func write(_ at: Int, _ address: Int, _ length: Int, _ flags: Int, _ next: Int) {
             (memory + at).storeBytes(of: UInt64(address), as: UInt64.self)
-            (memory + at + 8).storeBytes(of: UInt64(length) | UInt64(flags) << 32 | UInt64(next & 0xffff) << 48, as: UInt64.self)
+            (memory + at + 8).storeBytes(
+                of: UInt64(length) | UInt64(flags) << 32 | UInt64(next & 0xffff) << 48, as: UInt64.self)
         }
         let (driverArea, table, data) = (1 << 20, 2 << 20, 3 << 20)
         for i in 0..<direct {
@@ -80,21 +95,29 @@ import Virtio
             write(16 * i, data + i, i == 0 ? 13 : 1, flags | (isLast ? 0 : 1), i + 1)
         }
         if indirect > 0 { write(16 * direct, table, 16 * indirect, 4, 0) }
-        for i in 0..<indirect { write(table + 16 * i, data + direct + i, 1, flags | (i == indirect - 1 ? 0 : 1), i + 1) }
+        for i in 0..<indirect {
+            write(table + 16 * i, data + direct + i, 1, flags | (i == indirect - 1 ? 0 : 1), i + 1)
+        }
         (memory + driverArea + 2).storeBytes(of: UInt16(1), as: UInt16.self)
         var region = MappedRegion(guestAddress: 0, size: 4 << 20, userAddress: 0, host: memory)
         withUnsafePointer(to: &region) { region in
-            var queue = DeviceQueue(RingSetup(
-                size: 32768, isPacked: false, descriptors: memory, driverArea: memory + driverArea,
-                deviceArea: memory + driverArea + (1 << 17), position: RingPosition(),
-                features: [.version1, .indirectDesc], map: MemoryMap(regions: region, count: 1)))
+            var queue = DeviceQueue(
+                RingSetup(
+                    size: 32768, isPacked: false, descriptors: memory, driverArea: memory + driverArea,
+                    deviceArea: memory + driverArea + (1 << 17), position: RingPosition(),
+                    features: [.version1, .indirectDesc], map: MemoryMap(regions: region, count: 1)))
             var burst = Burst()
             body(&queue, &burst, memory + data)
             burst.deallocate()
         }
     }
 
-    @Test("a chain of more pieces than a packet may have is a packet of no length, which screening drops; the queue goes on")
+    @Test(
+        """
+        a chain of more pieces than a packet may have is a packet of no length, which screening drops; the queue goes \
+        on
+        """
+    )
     func longChain() {
         // As many as a burst has room for: 32,896 (the review's input), and the least that is too many.
         for (direct, indirect) in [(32767, 129), (1025, 0)] {
@@ -130,30 +153,44 @@ import Virtio
     @Test("a chain that is too small drops what does not fit, and takes what does", arguments: formats)
     func tooSmall(isPacked: Bool) {
         var random = Random(seed: 1)
-        let pair = RingPair(size: 64, isPacked: isPacked, features: isPacked ? [.version1, .ringPacked] : [.version1], arenaBytes: 8192, random: &random)
+        let pair = RingPair(
+            size: 64, isPacked: isPacked, features: isPacked ? [.version1, .ringPacked] : [.version1], arenaBytes: 8192,
+            random: &random)
         let burst = Burst()
         let scratch = DeliveryScratch()
-        defer { burst.deallocate(); scratch.deallocate() }
+        defer {
+            burst.deallocate()
+            scratch.deallocate()
+        }
         var pieces = (0..<4).map { Segment(base: pair.arena + $0 * 100, length: 100) }
         for token in 0..<2 {
             #expect(pair.driver.add(readable: nil, 0, writable: &pieces, 4, token: UInt32(token)))
         }
         pair.driver.publish()
-        for (i, length) in [500, 400, 388, 389, 1000, 60, 60].enumerated() { burst.packets[i] = Packet(data: pair.arena + 4096, length: UInt32(length)) }
+        for (i, length) in [500, 400, 388, 389, 1000, 60, 60].enumerated() {
+            burst.packets[i] = Packet(data: pair.arena + 4096, length: UInt32(length))
+        }
         let result = pair.device.deliver(burst, burst.identity, 7, with: scratch)
         #expect(result.consumed == 6 && result.delivered == 2 && pair.device.defect == .none)
     }
 
-    @Test("one call of deliver goes through a bounded number of pieces and leaves the rest to the next", arguments: formats)
+    @Test(
+        "one call of deliver goes through a bounded number of pieces and leaves the rest to the next",
+        arguments: formats)
     func boundedWork(isPacked: Bool) {
         var random = Random(seed: 2)
         let features: Features = isPacked ? [.version1, .ringPacked] : [.version1]
         let pair = RingPair(size: 32768, isPacked: isPacked, features: features, arenaBytes: 8192, random: &random)
         let burst = Burst()
         let scratch = DeliveryScratch()
-        defer { burst.deallocate(); scratch.deallocate() }
+        defer {
+            burst.deallocate()
+            scratch.deallocate()
+        }
         var pieces = (0..<1500).map { Segment(base: pair.arena + $0, length: 1) }
-        for token in 0..<20 { #expect(pair.driver.add(readable: nil, 0, writable: &pieces, 1500, token: UInt32(token))) }
+        for token in 0..<20 {
+            #expect(pair.driver.add(readable: nil, 0, writable: &pieces, 1500, token: UInt32(token)))
+        }
         pair.driver.publish()
         for i in 0..<20 { burst.packets[i] = Packet(data: pair.arena + 4096, length: 1488) }
         var total = 0
@@ -172,26 +209,37 @@ import Virtio
         let memory = zeroed(509 * 64)
         let count = 509
         let regions = UnsafeMutablePointer<MappedRegion>.allocate(capacity: count)
-        defer { regions.deallocate(); memory.deallocate() }
+        defer {
+            regions.deallocate()
+            memory.deallocate()
+        }
         for i in 0..<count {
-            (regions + i).initialize(to: MappedRegion(
-                guestAddress: UInt64(i) * 128 + 64, size: 64, userAddress: 0, host: memory + 64 * i))
+            (regions + i).initialize(
+                to: MappedRegion(
+                    guestAddress: UInt64(i) * 128 + 64, size: 64, userAddress: 0, host: memory + 64 * i))
         }
         let burst = Burst()
         let scratch = DeliveryScratch()
-        defer { burst.deallocate(); scratch.deallocate() }
+        defer {
+            burst.deallocate()
+            scratch.deallocate()
+        }
         let ring = zeroed(1 << 14)
         let frame = zeroed(64)
-        defer { ring.deallocate(); frame.deallocate() }
+        defer {
+            ring.deallocate()
+            frame.deallocate()
+        }
         frame.storeBytes(of: 0xa5, as: UInt8.self)
         func deliver(_ address: UInt64, _ length: UInt32) -> RingDefect.Kind {
             memset(ring, 0, 1 << 14)
             ring.storeBytes(of: address, as: UInt64.self)
             (ring + 8).storeBytes(of: UInt64(length) | 2 << 32, as: UInt64.self)
             (ring + 4096 + 2).storeBytes(of: 1, as: UInt16.self)
-            var queue = DeviceQueue(RingSetup(
-                size: 8, isPacked: false, descriptors: ring, driverArea: ring + 4096, deviceArea: ring + 8192,
-                position: RingPosition(), features: [.version1], map: MemoryMap(sorted: regions, count: count)))
+            var queue = DeviceQueue(
+                RingSetup(
+                    size: 8, isPacked: false, descriptors: ring, driverArea: ring + 4096, deviceArea: ring + 8192,
+                    position: RingPosition(), features: [.version1], map: MemoryMap(sorted: regions, count: count)))
             burst.packets[0] = Packet(data: frame, length: 14)
             _ = queue.deliver(burst, burst.identity, 1, with: scratch)
             return queue.defect.kind
@@ -222,7 +270,10 @@ import Virtio
         pair.driver.publish()
         let burst = Burst()
         let scratch = DeliveryScratch()
-        defer { burst.deallocate(); scratch.deallocate() }
+        defer {
+            burst.deallocate()
+            scratch.deallocate()
+        }
         burst.packets[0] = Packet(data: memory, length: 100)
         burst.packets[0].headLength = 90
         burst.packets[0].head = (UInt64.max, UInt64.max, UInt64.max)

@@ -9,14 +9,15 @@ import Virtio
     static let large = Shape.all(split: [32768], packed: [32767, 32768], of: [.inOrder])
 
     @Test("frames of random shapes cross unchanged and in order", arguments: shapes)
-    func cross(_ shape: Shape) throws { try Crossing(shape).run(frames: 12_000) }
+    func cross(_ shape: Shape) throws { try Crossing(shape).run(frames: rounds(12_000)) }
 
     @Test("the largest rings wrap", arguments: large)
-    func largest(_ shape: Shape) throws { try Crossing(shape).run(frames: 150_000) }
+    func largest(_ shape: Shape) throws { try Crossing(shape).run(frames: rounds(150_000, least: 40_000)) }
 
     @Test("a position that was saved goes on in a new queue", arguments: [false, true])
     func restart(isPacked: Bool) throws {
-        var shape = Shape(size: 16, isPacked: isPacked, features: isPacked ? [.version1, .ringPacked] : [.version1], seed: 5)
+        var shape = Shape(
+            size: 16, isPacked: isPacked, features: isPacked ? [.version1, .ringPacked] : [.version1], seed: 5)
         shape.features.insert(.mrgRxbuf)
         let crossing = try Crossing(shape)
         for _ in 0..<50 {
@@ -25,7 +26,9 @@ import Virtio
         }
     }
 
-    @Test("the first decision of a queue calls, wherever the driver's event was left behind", arguments: [false, true], [false, true])
+    @Test(
+        "the first decision of a queue calls, wherever the driver's event was left behind", arguments: [false, true],
+        [false, true])
     func firstCall(isPacked: Bool, hasEventIdx: Bool) {
         var features: Features = isPacked ? [.version1, .ringPacked] : [.version1]
         if hasEventIdx { features.insert(.eventIdx) }
@@ -75,17 +78,20 @@ import Virtio
         #expect(RingPosition(base: 65535, isPacked: false).base(isPacked: false) == 65535)
     }
 
-    @Test("where a packed ring stands is seen in the ring, wherever it is, unless chains took several slots", arguments: [2, 7, 256])
+    @Test(
+        "where a packed ring stands is seen in the ring, wherever it is, unless chains took several slots",
+        arguments: [2, 7, 256])
     func packedPosition(size: UInt32) throws {
         var random = Random(seed: UInt64(size))
-        let pair = RingPair(size: size, isPacked: true, features: [.version1, .ringPacked], arenaBytes: 4096, random: &random)
+        let pair = RingPair(
+            size: size, isPacked: true, features: [.version1, .ringPacked], arenaBytes: 4096, random: &random)
         var burst = Burst()
         defer { burst.deallocate() }
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: Int(size))
         // What QEMU says to every new back-end.
         let beginning: UInt32 = 0x8000_8000
         var wraps: Set<Bool> = []
-        for _ in 0..<2000 {
+        for _ in 0..<rounds(2000) {
             for _ in 0..<random.within(0...Int(min(size, 64))) where pair.driver.free > 0 {
                 let s = [Segment(base: pair.arena, length: 64)]
                 guard pair.driver.add(readable: s, 1, writable: nil, 0, token: 0, indirect: false) else { break }
@@ -101,9 +107,82 @@ import Virtio
             if random.chance(50) { _ = pair.driver.reclaim(into: &completions, max: Int(size)) }
         }
         #expect(wraps.count == 2)
-        // Another base is the front-end's.
-        let other = RingPosition(available: 1, used: 1, availableWrap: false, usedWrap: false)
-        #expect(pair.driver.deviceSetup(map: pair.map).packedPosition(base: other.base(isPacked: true)) == other)
+    }
+
+    @Test(
+        """
+        a packed ring in order goes on where the driver waits, whatever base it is given: the beginning, where it \
+        started, where the driver stands, its own
+        """, arguments: [2, 7, 64, 256], 1...3)
+    func packedInOrder(size: UInt32, longest: Int) throws {
+        var random = Random(seed: UInt64(size) << 8 | UInt64(longest))
+        let pair = RingPair(
+            size: size, isPacked: true, features: [.version1, .ringPacked, .inOrder], arenaBytes: 4096, random: &random)
+        var burst = Burst()
+        defer { burst.deallocate() }
+        var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: Int(size))
+        // What the driver was told last, and where the driver stands.
+        var (told, shown, stale) = (RingPosition(), RingPosition(), RingPosition())
+        for round in 0..<rounds(4000) {
+            for _ in 0..<random.within(0...Int(min(size, 64))) {
+                let n = min(random.within(1...longest), Int(size))
+                let s = (0..<n).map { Segment(base: pair.arena + 100 * $0, length: 64) }
+                guard pair.driver.add(readable: s, n, writable: nil, 0, token: 0, indirect: false) else { break }
+                shown.available += UInt16(n)
+                if shown.available >= UInt16(size) {
+                    shown.available -= UInt16(size)
+                    shown.availableWrap.toggle()
+                }
+            }
+            pair.driver.publish()
+            // Where the ring stood a moment ago; not laps ago, when the same numbers meant another place.
+            stale = told
+            let n = pair.device.popTransmit(&burst, limit: random.within(1...64))
+            let done = random.within(0...n)
+            pair.device.unpop(burst.packets + done, n - done)
+            let hold = random.chance(40) && pair.device.held < Int(size) / 2
+            pair.device.complete(burst.packets, done, hold: hold)
+            if !hold {
+                pair.device.publishHeld()
+                told = pair.device.position
+            }
+            let driver = RingPosition(
+                available: shown.available, used: shown.available, availableWrap: shown.availableWrap,
+                usedWrap: shown.availableWrap)
+            let setup = pair.driver.deviceSetup(map: pair.map)
+            for base in [RingPosition(), stale, driver, told] {
+                #expect(setup.packedPosition(base: base.base(isPacked: true)) == told, "round \(round), base \(base)")
+            }
+            if random.chance(50) { _ = pair.driver.reclaim(into: &completions, max: Int(size)) }
+        }
+        #expect(!pair.driver.isStopped)
+    }
+
+    @Test("a base that a packed ring's chains of several descriptors allow is the front-end's", arguments: [7, 256])
+    func packedChains(size: UInt32) throws {
+        var random = Random(seed: UInt64(size))
+        let pair = RingPair(
+            size: size, isPacked: true, features: [.version1, .ringPacked], arenaBytes: 4096, random: &random)
+        var burst = Burst()
+        defer { burst.deallocate() }
+        var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: Int(size))
+        for round in 0..<rounds(4000) {
+            for _ in 0..<random.within(0...64) {
+                let n = random.within(1...3)
+                let s = (0..<n).map { Segment(base: pair.arena + 100 * $0, length: 64) }
+                guard pair.driver.add(readable: s, n, writable: nil, 0, token: 0, indirect: false) else { break }
+            }
+            pair.driver.publish()
+            let n = pair.device.popTransmit(&burst, limit: random.within(1...64))
+            let done = random.within(0...n)
+            pair.device.unpop(burst.packets + done, n - done)
+            pair.device.complete(burst.packets, done)
+            let base = pair.device.position.base(isPacked: true)
+            #expect(
+                pair.driver.deviceSetup(map: pair.map).packedPosition(base: base) == pair.device.position,
+                "round \(round)")
+            if random.chance(50) { _ = pair.driver.reclaim(into: &completions, max: Int(size)) }
+        }
     }
 
     @Test("unpop gives chains back as they were", arguments: [false, true])
@@ -135,14 +214,17 @@ import Virtio
         }
     }
 
-    @Test("a kick is never lost: after armKicks either there is work or the driver kicks", arguments: shapes.filter { $0.size == 64 })
+    @Test(
+        "a kick is never lost: after armKicks either there is work or the driver kicks",
+        arguments: shapes.filter { $0.size == 64 })
     func kicks(_ shape: Shape) {
         var random = Random(seed: shape.seed)
-        let pair = RingPair(size: shape.size, isPacked: shape.isPacked, features: shape.features, arenaBytes: 4096, random: &random)
+        let pair = RingPair(
+            size: shape.size, isPacked: shape.isPacked, features: shape.features, arenaBytes: 4096, random: &random)
         var burst = Burst()
         defer { burst.deallocate() }
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
-        for _ in 0..<3000 {
+        for _ in 0..<rounds(3000) {
             let sleeps = random.chance(50)
             if sleeps {
                 let hasWork = pair.device.armKicks()
@@ -192,9 +274,11 @@ final class Crossing {
         header = shape.features.netHeaderLength
         let room = isMergeable ? 256 : Crossing.largestFrame + 12
         from = RingPair(
-            size: shape.size, isPacked: shape.isPacked, features: shape.features, arenaBytes: n * 2048, indirectLength: 16, random: &random)
+            size: shape.size, isPacked: shape.isPacked, features: shape.features, arenaBytes: n * 2048,
+            indirectLength: 16, random: &random)
         to = RingPair(
-            size: shape.size, isPacked: shape.isPacked, features: shape.features, arenaBytes: n * room, indirectLength: 16, random: &random)
+            size: shape.size, isPacked: shape.isPacked, features: shape.features, arenaBytes: n * room,
+            indirectLength: 16, random: &random)
         sending = Slots(from.arena, bytes: 2048, count: n)
         receiving = Slots(to.arena, bytes: room, count: n)
     }
@@ -208,7 +292,8 @@ final class Crossing {
     func restart() {
         for pair in [from, to] {
             var setup = pair.driver.deviceSetup(map: pair.map)
-            setup.position = RingPosition(base: pair.device.position.base(isPacked: shape.isPacked), isPacked: shape.isPacked)
+            setup.position = RingPosition(
+                base: pair.device.position.base(isPacked: shape.isPacked), isPacked: shape.isPacked)
             pair.device = DeviceQueue(setup)
         }
     }
@@ -223,7 +308,9 @@ final class Crossing {
             try move()
             try take()
             idle = received == before ? idle + 1 : 0
-            try #require(idle < 2000, "nothing moves: \(from.device.defect) \(to.device.defect) \(from.driver.defect) \(to.driver.defect)")
+            try #require(
+                idle < 2000,
+                "nothing moves: \(from.device.defect) \(to.device.defect) \(from.driver.defect) \(to.driver.defect)")
         }
     }
 
@@ -237,9 +324,13 @@ final class Crossing {
             let p = sending[token]
             for i in 0..<header { p.storeBytes(of: 0, toByteOffset: i, as: UInt8.self) }
             let seed = UInt8(truncatingIfNeeded: random.next())
-            for i in 0..<length { p.storeBytes(of: UInt8(truncatingIfNeeded: Int(seed) &+ i &* 7), toByteOffset: header + i, as: UInt8.self) }
+            for i in 0..<length {
+                p.storeBytes(
+                    of: UInt8(truncatingIfNeeded: Int(seed) &+ i &* 7), toByteOffset: header + i, as: UInt8.self)
+            }
             let s = segments(p, header + length, into: random.chance(60) ? 1 : random.within(1...5), &random)
-            guard from.driver.add(readable: s, s.count, writable: nil, 0, token: token, indirect: random.chance(50)) else { break }
+            guard from.driver.add(readable: s, s.count, writable: nil, 0, token: token, indirect: random.chance(50))
+            else { break }
             sending.free.removeLast()
             expected.append(Array(UnsafeRawBufferPointer(start: p + header, count: length)))
         }
@@ -252,7 +343,8 @@ final class Crossing {
             guard let token = receiving.free.last, to.driver.free > 0 else { break }
             let length = isMergeable ? random.within(200...256) : receiving.bytes
             let s = segments(receiving[token], length, into: random.chance(70) ? 1 : random.within(1...4), &random)
-            guard to.driver.add(readable: nil, 0, writable: s, s.count, token: token, indirect: random.chance(50)) else { break }
+            guard to.driver.add(readable: nil, 0, writable: s, s.count, token: token, indirect: random.chance(50))
+            else { break }
             receiving.free.removeLast()
         }
         to.driver.publish()
@@ -287,7 +379,8 @@ final class Crossing {
             var frame: [UInt8] = []
             for (i, b) in pending[0..<buffers].enumerated() {
                 let skip = i == 0 ? header : 0
-                try #require(b.length >= skip, "buffer of \(b.length) bytes, frame \(received), in flight \(expected.count)")
+                try #require(
+                    b.length >= skip, "buffer of \(b.length) bytes, frame \(received), in flight \(expected.count)")
                 frame += UnsafeRawBufferPointer(start: receiving[b.token] + skip, count: b.length - skip)
                 receiving.free.append(b.token)
             }

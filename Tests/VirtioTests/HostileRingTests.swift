@@ -22,9 +22,10 @@ final class RawRing {
         regions.initialize(to: MappedRegion(guestAddress: guest, size: 1 << 16, userAddress: 0, host: memory))
         driverArea = memory + 4096
         let all = features.union(isPacked ? [.version1, .ringPacked] : [.version1])
-        queue = DeviceQueue(RingSetup(
-            size: size, isPacked: isPacked, descriptors: memory, driverArea: driverArea, deviceArea: memory + 8192,
-            position: RingPosition(), features: all, map: MemoryMap(regions: regions, count: 1)))
+        queue = DeviceQueue(
+            RingSetup(
+                size: size, isPacked: isPacked, descriptors: memory, driverArea: driverArea, deviceArea: memory + 8192,
+                position: RingPosition(), features: all, map: MemoryMap(regions: regions, count: 1)))
     }
 
     deinit {
@@ -38,7 +39,10 @@ final class RawRing {
     func buffer(_ n: Int) -> UInt64 { guest + 16384 + UInt64(n) * 2048 }
 
     /// A descriptor of the ring, or of a table at `table`; flags 1 NEXT, 2 WRITE, 4 INDIRECT.
-    func set(_ i: Int, _ address: UInt64, _ length: UInt32, _ flags: UInt16 = 0, next: UInt16 = 0, id: UInt16 = 0, table: Int? = nil) {
+    func set(
+        _ i: Int, _ address: UInt64, _ length: UInt32, _ flags: UInt16 = 0, next: UInt16 = 0, id: UInt16 = 0,
+        table: Int? = nil
+    ) {
         let at = memory + (table ?? 0) + 16 * i
         at.storeBytes(of: address, as: UInt64.self)
         (at + 8).storeBytes(of: length, as: UInt32.self)
@@ -78,7 +82,8 @@ final class RawRing {
     @Test("buffers outside guest memory", arguments: formats)
     func addresses(isPacked: Bool) {
         let hostile: [(UInt64, UInt32)] = [
-            (0, 64), (0x4000_0000 - 1, 64), (0x4001_0000 - 63, 64), (0x4001_0000, 1), (UInt64.max - 10, 64), (0x4000_0000, UInt32.max),
+            (0, 64), (0x4000_0000 - 1, 64), (0x4001_0000 - 63, 64), (0x4001_0000, 1), (UInt64.max - 10, 64),
+            (0x4000_0000, UInt32.max),
             (UInt64.max, 1), (0x4000_4000, 0x8000_0000),
         ]
         for (address, length) in hostile {
@@ -138,15 +143,34 @@ final class RawRing {
         #expect(kind { r in r.set(0, at, 24, 4) } == .indirectLength)
         #expect(kind { r in r.set(0, 0x4000_fff8, 32, 4) } == .indirectAddress)
         #expect(kind { r in r.set(0, UInt64.max - 15, 32, 4) } == .indirectAddress)
-        #expect(kind { r in r.set(0, at, 32, 4 | 1, next: 1); r.set(1, r.buffer(0), 64) } == .indirectWithNext)
-        #expect(kind { r in r.set(0, at, 16, 4); r.set(0, at, 16, 4, table: table) } == .indirectNested)
-        #expect(kind { r in r.set(0, at, 16, 4); r.set(0, 0, 64, table: table) } == .address)
+        #expect(
+            kind { r in
+                r.set(0, at, 32, 4 | 1, next: 1)
+                r.set(1, r.buffer(0), 64)
+            } == .indirectWithNext)
+        #expect(
+            kind { r in
+                r.set(0, at, 16, 4)
+                r.set(0, at, 16, 4, table: table)
+            } == .indirectNested)
+        #expect(
+            kind { r in
+                r.set(0, at, 16, 4)
+                r.set(0, 0, 64, table: table)
+            } == .address)
         if !isPacked {
-            #expect(kind { r in r.set(0, at, 32, 4); r.set(0, r.buffer(0), 64, 1, next: 2, table: table) } == .descriptorIndex)
+            #expect(
+                kind { r in
+                    r.set(0, at, 32, 4)
+                    r.set(0, r.buffer(0), 64, 1, next: 2, table: table)
+                } == .descriptorIndex)
             // A loop inside the table.
-            #expect(kind { r in r.set(0, at, 32, 4)
-                r.set(0, r.buffer(0), 64, 1, next: 1, table: table)
-                r.set(1, r.buffer(1), 64, 1, next: 0, table: table) } == .chainTooLong)
+            #expect(
+                kind { r in
+                    r.set(0, at, 32, 4)
+                    r.set(0, r.buffer(0), 64, 1, next: 1, table: table)
+                    r.set(1, r.buffer(1), 64, 1, next: 0, table: table)
+                } == .chainTooLong)
         }
     }
 
@@ -256,14 +280,18 @@ final class RawRing {
             let n = r.queue.popTransmit(&r.burst, limit: 64)
             most = max(most, n)
             r.queue.complete(r.burst.packets, n)
-            if r.queue.position.used >= 2 { Issue.record("used is \(r.queue.position.used) after \(n) packets"); break }
+            if r.queue.position.used >= 2 {
+                Issue.record("used is \(r.queue.position.used) after \(n) packets")
+                break
+            }
         }
         CPlat_store32_relaxed(stop.word, 1)
         thread.join()
         stop.word.deallocate()
     }
 
-    @Test("chains of empty buffers, as long as the ring, stop the queue before they cost time", arguments: [false, true])
+    @Test(
+        "chains of empty buffers, as long as the ring, stop the queue before they cost time", arguments: [false, true])
     func empty(isIndirect: Bool) {
         let (size, table, driverArea, frame) = (32768, isIndirect ? 2 << 20 : 0, 1 << 20, 3 << 20)
         let memory = zeroed(4 << 20)
@@ -275,15 +303,21 @@ final class RawRing {
         var region = MappedRegion(guestAddress: 0, size: 4 << 20, userAddress: 0, host: memory)
         var burst = Burst()
         let scratch = DeliveryScratch()
-        defer { burst.deallocate(); scratch.deallocate() }
+        defer {
+            burst.deallocate()
+            scratch.deallocate()
+        }
         // A chain of all descriptors of the ring or of a table, named by every entry of the available ring.
         func queue(_ flags: Int, _ region: UnsafePointer<MappedRegion>) -> DeviceQueue {
             for i in 0..<size { write(table + 16 * i, 0, 0, flags | (i + 1 < size ? 1 : 0), (i + 1) % size) }
             if isIndirect { write(0, table, 16 * size, 4, 0) }
             (memory + driverArea + 2).storeBytes(of: UInt16(size), as: UInt16.self)
-            return DeviceQueue(RingSetup(
-                size: UInt32(size), isPacked: false, descriptors: memory, driverArea: memory + driverArea, deviceArea: memory + driverArea + (1 << 17),
-                position: RingPosition(), features: [.version1, .mrgRxbuf, .indirectDesc], map: MemoryMap(regions: region, count: 1)))
+            return DeviceQueue(
+                RingSetup(
+                    size: UInt32(size), isPacked: false, descriptors: memory, driverArea: memory + driverArea,
+                    deviceArea: memory + driverArea + (1 << 17),
+                    position: RingPosition(), features: [.version1, .mrgRxbuf, .indirectDesc],
+                    map: MemoryMap(regions: region, count: 1)))
         }
         withUnsafePointer(to: &region) { region in
             var receive = queue(2, region)
@@ -329,19 +363,22 @@ final class RawRing {
             let text = RingDefect(kind, index: 17, value: 0xabcd, length: 4096).description
             #expect(text.contains("17") || text.contains("abcd") || text.contains("43981"), "\(kind): \(text)")
         }
-        #expect(RingDefect(.address, index: 17, value: 0x1000, length: 4096).description
-            == "descriptor 17 points outside guest memory: 0x1000+4096")
+        #expect(
+            RingDefect(.address, index: 17, value: 0x1000, length: 4096).description
+                == "descriptor 17 points outside guest memory: 0x1000+4096")
     }
 
     /// Memory that changes under the device's hands: nothing it is given lies outside, nothing crashes.
-    @Test("a driver that scribbles over its ring all the time", arguments: formats, [Features.indirectDesc, [.mrgRxbuf, .indirectDesc, .eventIdx, .inOrder]])
+    @Test(
+        "a driver that scribbles over its ring all the time", arguments: formats,
+        [Features.indirectDesc, [.mrgRxbuf, .indirectDesc, .eventIdx, .inOrder]])
     func scribbler(isPacked: Bool, features: Features) {
         let r = RawRing(isPacked: isPacked, size: 16, features: features)
         final class Flag: @unchecked Sendable { let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 1) }
         let stop = Flag()
         stop.word.pointee = 0
         nonisolated(unsafe) let memory = r.memory
-        let thread = Thread { 
+        let thread = Thread {
             var random = Random(seed: 77)
             while CPlat_load32_relaxed(stop.word) == 0 {
                 // Plausible nonsense: descriptors that point near the region, indices near the queue.
@@ -351,7 +388,10 @@ final class RawRing {
                 CPlat_store64_relaxed(at, random.chance(95) ? address : random.next())
                 let flags = UInt64(random.below(8)) | (random.chance(50) ? 0x80 : 0x8000)
                 let length = UInt64(random.below(3000))
-                let word = isPacked ? length | UInt64(i) << 32 | flags << 48 : length | (flags & 7) << 32 | UInt64(random.below(17)) << 48
+                let word =
+                    isPacked
+                    ? length | UInt64(i) << 32 | flags << 48
+                    : length | (flags & 7) << 32 | UInt64(random.below(17)) << 48
                 CPlat_store64_relaxed(at + 8, word)
                 if !isPacked {
                     CPlat_store16_relaxed(memory + 4096 + 4 + 2 * i, UInt16(random.below(17)))
@@ -363,14 +403,17 @@ final class RawRing {
         var popped = 0
         // Until the scribbler had its effect, which it has at once where there is a second core.
         var round = -1
-        while round < 300_000 || (round < 30_000_000 && (defects.count < 3 || popped == 0)) {
+        while round < rounds(300_000) || (round < 30_000_000 && (defects.count < 3 || popped == 0)) {
             round += 1
             // A queue that stopped starts again somewhere.
             if r.queue.defect.kind != .none {
                 defects.insert(r.queue.defect.kind)
                 var setup = RingSetup(
-                    size: 16, isPacked: isPacked, descriptors: r.memory, driverArea: r.memory + 4096, deviceArea: r.memory + 8192,
-                    position: RingPosition(available: UInt16(round % 16), used: UInt16(round % 16), availableWrap: round & 16 == 0, usedWrap: round & 16 == 0),
+                    size: 16, isPacked: isPacked, descriptors: r.memory, driverArea: r.memory + 4096,
+                    deviceArea: r.memory + 8192,
+                    position: RingPosition(
+                        available: UInt16(round % 16), used: UInt16(round % 16), availableWrap: round & 16 == 0,
+                        usedWrap: round & 16 == 0),
                     features: r.queue.features, map: r.queue.map)
                 if !isPacked { setup.position.available = CPlat_load16_relaxed(r.memory + 4098) &- UInt16(round % 18) }
                 r.queue = DeviceQueue(setup)
@@ -383,10 +426,16 @@ final class RawRing {
                     for k in 0..<Int(p.moreCount) { all.append(p.more![k]) }
                     for s in all where s.length > 0 {
                         let offset = s.base - r.memory
-                        if offset < 0 || offset + Int(s.length) > 1 << 16 { Issue.record("a segment lies outside"); return }
+                        if offset < 0 || offset + Int(s.length) > 1 << 16 {
+                            Issue.record("a segment lies outside")
+                            return
+                        }
                         sum += Int(s.length)
                     }
-                    if sum != Int(p.length) { Issue.record("lengths differ"); return }
+                    if sum != Int(p.length) {
+                        Issue.record("lengths differ")
+                        return
+                    }
                 }
                 popped += n
                 r.queue.complete(r.burst.packets, n)
@@ -405,9 +454,10 @@ final class RawRing {
     func hostileDevice(isPacked: Bool) {
         var random = Random(seed: 3)
         var kinds = Set<RingDefect.Kind>()
-        for _ in 0..<3000 {
+        for _ in 0..<rounds(3000) {
             let pair = RingPair(
-                size: 8, isPacked: isPacked, features: isPacked ? [.version1, .ringPacked] : [.version1], arenaBytes: 4096, random: &random)
+                size: 8, isPacked: isPacked, features: isPacked ? [.version1, .ringPacked] : [.version1],
+                arenaBytes: 4096, random: &random)
             var buffers = (0..<8).map { DriverBuffer(base: pair.arena + $0 * 128, length: 128, token: UInt32($0)) }
             let added = pair.driver.addReceive(&buffers, 8)
             #expect(added == 8)
@@ -442,10 +492,12 @@ final class Thread: @unchecked Sendable {
 
     init(_ body: @escaping () -> Void) {
         self.body = body
-        pthread_create(&id, nil, { raw in
-            Unmanaged<Thread>.fromOpaque(raw!).takeRetainedValue().body()
-            return nil
-        }, Unmanaged.passRetained(self).toOpaque())
+        pthread_create(
+            &id, nil,
+            { raw in
+                Unmanaged<Thread>.fromOpaque(raw!).takeRetainedValue().body()
+                return nil
+            }, Unmanaged.passRetained(self).toOpaque())
     }
 
     func join() { pthread_join(id, nil) }

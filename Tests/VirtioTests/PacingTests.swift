@@ -1,15 +1,16 @@
 import Testing
 import Virtio
 
-/// What keeps the device side from disturbing a busy driver: leaving entries alone, holding completions back, reading the
-/// available index rarely.
+/// What keeps the device side from disturbing a busy driver: leaving entries alone, holding completions back, reading
+/// the available index rarely.
 @Suite struct PacingTests {
     static let shapes = Shape.all(split: [64], packed: [64], of: [.inOrder, .eventIdx])
 
     @Test("completions that are held back are told together, in every format", arguments: shapes)
     func held(_ shape: Shape) {
         var random = Random(seed: shape.seed)
-        let pair = RingPair(size: shape.size, isPacked: shape.isPacked, features: shape.features, arenaBytes: 8192, random: &random)
+        let pair = RingPair(
+            size: shape.size, isPacked: shape.isPacked, features: shape.features, arenaBytes: 8192, random: &random)
         var burst = Burst()
         defer { burst.deallocate() }
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
@@ -48,11 +49,14 @@ import Virtio
         }
     }
 
-    @Test("what is held back is counted from the first that is, whatever the driver was called for", arguments: [false, true])
+    @Test(
+        "what is held back is counted from the first that is, whatever the driver was called for",
+        arguments: [false, true])
     func heldWithoutCalls(isPacked: Bool) {
         var random = Random(seed: 4)
         let features: Features = isPacked ? [.version1, .inOrder, .ringPacked] : [.version1, .inOrder]
-        let pair = RingPair(size: 24 + (isPacked ? 0 : 8), isPacked: isPacked, features: features, arenaBytes: 8192, random: &random)
+        let pair = RingPair(
+            size: 24 + (isPacked ? 0 : 8), isPacked: isPacked, features: features, arenaBytes: 8192, random: &random)
         var burst = Burst()
         defer { burst.deallocate() }
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
@@ -77,25 +81,38 @@ import Virtio
         }
     }
 
-    static let small = Shape.all(split: [2, 4, 8, 16, 32], packed: [2, 3, 5, 8, 13, 24, 33], of: [.inOrder, .eventIdx])
+    static let small = Shape.all(
+        split: [2, 4, 8, 16, 32], packed: [2, 3, 5, 8, 13, 24, 33], of: [.inOrder, .eventIdx])
 
-    @Test("bursts that are put back in part, held back and told come back once, in order, with a call for a driver that waits", arguments: small)
+    @Test(
+        """
+        bursts that are put back in part, held back and told come back once, in order, with a call for a driver that \
+        waits
+        """,
+        arguments: small)
     func mixed(_ shape: Shape) {
         var random = Random(seed: shape.seed)
         let pair = RingPair(
-            size: shape.size, isPacked: shape.isPacked, features: shape.features.union(.indirectDesc), arenaBytes: 16384, indirectLength: 2, random: &random)
+            size: shape.size, isPacked: shape.isPacked, features: shape.features.union(.indirectDesc),
+            arenaBytes: 16384, indirectLength: 2, random: &random)
         var burst = Burst()
         defer { burst.deallocate() }
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
         let size = Int(shape.size)
         var (sent, taken, back) = (0, 0, 0)
         var (isAsleep, isCalled) = (false, false)
-        for step in 0..<20_000 {
-            // The driver: adds chains of one or two descriptors, in place or in a table; looks when it is called, or when it polls.
+        for step in 0..<rounds(20_000) {
+            // The driver: adds chains of one or two descriptors, in place or in a table; looks when it is called, or
+            // when it polls.
             for _ in 0..<random.below(size + 1) {
                 let length = 20 + sent % 40
                 let parts = segments(pair.arena + (sent % 128) * 128, length + 12, into: random.within(1...2), &random)
-                if !pair.driver.add(readable: parts, parts.count, writable: nil, 0, token: UInt32(sent & 0xffff), indirect: random.chance(30)) { break }
+                if !pair.driver.add(
+                    readable: parts, parts.count, writable: nil, 0, token: UInt32(sent & 0xffff),
+                    indirect: random.chance(30))
+                {
+                    break
+                }
                 (pair.arena + (sent % 128) * 128).initializeMemory(as: UInt8.self, repeating: 0, count: 12)
                 sent += 1
             }
@@ -106,7 +123,10 @@ import Virtio
                     let n = pair.driver.reclaim(into: &completions, max: random.within(1...64))
                     if n == 0 { break }
                     for i in 0..<n {
-                        if completions[i].token != UInt32(back & 0xffff) { Issue.record("step \(step): \(completions[i].token) instead of \(back & 0xffff)"); return }
+                        if completions[i].token != UInt32(back & 0xffff) {
+                            Issue.record("step \(step): \(completions[i].token) instead of \(back & 0xffff)")
+                            return
+                        }
                         back += 1
                     }
                 }
@@ -114,10 +134,12 @@ import Virtio
             }
             // The device, as a poll thread uses it.
             let leave = random.chance(50) ? random.below(size) : 0
-            let n = pair.device.popTransmit(&burst, limit: random.within(1...64), leave: leave, least: random.within(1...max(1, size / 2)))
+            let n = pair.device.popTransmit(
+                &burst, limit: random.within(1...64), leave: leave, least: random.within(1...max(1, size / 2)))
             let consumed = random.chance(70) ? n : random.below(n + 1)
             for i in 0..<consumed where Int(burst.packets[i].length) != 20 + (taken + i) % 40 {
-                Issue.record("step \(step): a frame of \(burst.packets[i].length) bytes instead of \(20 + (taken + i) % 40)")
+                Issue.record(
+                    "step \(step): a frame of \(burst.packets[i].length) bytes instead of \(20 + (taken + i) % 40)")
                 return
             }
             if consumed < n {
@@ -144,16 +166,21 @@ import Virtio
                 pair.device.publishHeld()
                 if pair.device.needsCall() { isCalled = true }
                 let isWaiting = isAsleep && pair.driver.hasUsed && !isCalled
-                if isWaiting || taken != sent { Issue.record("step \(step): \(sent) sent, \(taken) taken, \(back) back; called: \(isCalled)"); return }
+                if isWaiting || taken != sent {
+                    Issue.record("step \(step): \(sent) sent, \(taken) taken, \(back) back; called: \(isCalled)")
+                    return
+                }
             }
         }
-        #expect(back > 1000)
+        #expect(back > rounds(1000))
     }
 
     @Test("a busy ring is taken by whole bursts, its newest entries left alone", arguments: [false, true])
     func leaves(isPacked: Bool) {
         var random = Random(seed: 3)
-        let pair = RingPair(size: 256, isPacked: isPacked, features: isPacked ? [.version1, .ringPacked] : [.version1], arenaBytes: 32768, random: &random)
+        let pair = RingPair(
+            size: 256, isPacked: isPacked, features: isPacked ? [.version1, .ringPacked] : [.version1],
+            arenaBytes: 32768, random: &random)
         var burst = Burst()
         defer { burst.deallocate() }
         func add(_ n: Int) {
@@ -180,9 +207,14 @@ import Virtio
         let pair = RingPair(size: 64, isPacked: false, features: features, arenaBytes: 8192, random: &random)
         let burst = Burst()
         let scratch = DeliveryScratch()
-        defer { burst.deallocate(); scratch.deallocate() }
+        defer {
+            burst.deallocate()
+            scratch.deallocate()
+        }
         func give(_ n: Int) {
-            var buffers = (0..<n).map { DriverBuffer(base: pair.arena + 4096 + $0 * 100, length: 100, token: UInt32($0)) }
+            var buffers = (0..<n).map {
+                DriverBuffer(base: pair.arena + 4096 + $0 * 100, length: 100, token: UInt32($0))
+            }
             let added = pair.driver.addReceive(&buffers, n)
             #expect(added == n)
             pair.driver.publish()

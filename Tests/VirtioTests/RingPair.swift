@@ -13,7 +13,9 @@ final class RingPair {
     let delta: UInt64
 
     /// `arenaBytes` of room for buffers.
-    init(size: UInt32, isPacked: Bool, features: Features, arenaBytes: Int, indirectLength: Int = 0, random: inout Random) {
+    init(
+        size: UInt32, isPacked: Bool, features: Features, arenaBytes: Int, indirectLength: Int = 0, random: inout Random
+    ) {
         let indirect = min(indirectLength, Int(size))
         let ringBytes = (DriverQueue.bytes(size: size, isPacked: isPacked, indirectLength: indirect) + 4095) & ~4095
         memory = zeroed(ringBytes + arenaBytes)
@@ -29,8 +31,10 @@ final class RingPair {
         regions = .allocate(capacity: 3)
         var offset = 0
         for (i, bytes) in sizes.enumerated() {
-            (regions + i).initialize(to: MappedRegion(
-                guestAddress: guest + UInt64(offset), size: UInt64(bytes), userAddress: guest + UInt64(offset), host: memory + offset))
+            (regions + i).initialize(
+                to: MappedRegion(
+                    guestAddress: guest + UInt64(offset), size: UInt64(bytes), userAddress: guest + UInt64(offset),
+                    host: memory + offset))
             offset += bytes
         }
         map = MemoryMap(regions: regions, count: 3)

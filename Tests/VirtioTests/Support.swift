@@ -52,12 +52,22 @@ struct Shape: CustomTestStringConvertible, Sendable {
                 for choice in 0..<(1 << optional.count) {
                     var features: Features = isPacked ? [.version1, .ringPacked] : [.version1]
                     for (i, f) in optional.enumerated() where choice & (1 << i) != 0 { features.insert(f) }
-                    shapes.append(Shape(size: size, isPacked: isPacked, features: features, seed: UInt64(shapes.count + 1)))
+                    shapes.append(
+                        Shape(size: size, isPacked: isPacked, features: features, seed: UInt64(shapes.count + 1)))
                 }
             }
         }
         return shapes
     }
+}
+
+/// How often a random test goes round: `n` times, or where the code is not optimised an eighth of it, but `least` times.
+func rounds(_ n: Int, least: Int = 0) -> Int {
+    #if DEBUG
+    max(n / 8, least)
+    #else
+    n
+    #endif
 }
 
 /// Zeroed memory aligned to a page; the test frees it.

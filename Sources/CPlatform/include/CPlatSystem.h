@@ -31,9 +31,7 @@ int CPlat_prefer_node(void *p, uint64_t n, int node);
 int CPlat_node_of_page(void *p);
 /* RWF_NOWAIT of <linux/fs.h>. */
 enum { CPlat_RWF_NOWAIT = 8 };
-/* Reads an eventfd that somebody else holds, too: never waits, whatever O_NONBLOCK says. */
-void CPlat_read_now(int fd, void *bytes, size_t length);
-/* The same, and whether there was something: what was read, or 0. */
+/* Reads an eventfd that somebody else holds, too: never waits, whatever O_NONBLOCK says. What was read, or 0. */
 uint64_t CPlat_take_now(int fd);
 /* Adds one to an eventfd that somebody else holds, too: never waits, whatever O_NONBLOCK says and however full it is.
    0, or an errno value. */

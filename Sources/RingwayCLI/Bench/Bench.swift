@@ -26,7 +26,8 @@ final class Bench {
     private let idle: [EmbeddedDriver]
     private let folder: String
 
-    /// Starts everything, and pins the calling thread to the drivers' CPU.
+    /// Starts everything, and pins the calling thread to the drivers' CPU. From then on its user ends with what there
+    /// is when a signal comes.
     init(_ setup: Setup) throws(EngineError) {
         var template = Array("/tmp/ringway-bench-\(getpid())-XXXXXX".utf8CString)
         guard let made = mkdtemp(&template) else { throw EngineError("mkdtemp: \(String(cString: strerror(errno)))") }
@@ -34,7 +35,9 @@ final class Bench {
         Leftovers.add(folder: folder)
         let paths = (0..<(setup.hasTwoPorts ? 2 : 1)).map { [folder] in "\(folder)/\($0).sock" }
         // A port has 128 pairs at most.
-        let crowd = stride(from: 0, to: setup.idlePairs, by: 128).map { [folder] in (path: "\(folder)/idle-\($0).sock", pairs: min(128, setup.idlePairs - $0)) }
+        let crowd = stride(from: 0, to: setup.idlePairs, by: 128).map { [folder] in
+            (path: "\(folder)/idle-\($0).sock", pairs: min(128, setup.idlePairs - $0))
+        }
         let ports = (paths.map { ($0, setup.driver.queuePairs) } + crowd).map { path, pairs in
             var port = PortOptions(.vhostUser(path: path, isClient: false))
             port.queuePairs = pairs
@@ -42,7 +45,9 @@ final class Bench {
         }
         var logger = Logger(label: "ringway")
         logger.logLevel = .error
-        var options = EngineOptions(ports: ports, mode: setup.mode, cpus: setup.engineCPU >= 0 ? [setup.engineCPU] : [], busyloop: setup.socket == nil ? setup.busyloop : .sleep)
+        var options = EngineOptions(
+            ports: ports, mode: setup.mode, cpus: setup.engineCPU >= 0 ? [setup.engineCPU] : [],
+            busyloop: setup.socket == nil ? setup.busyloop : .sleep)
         options.batchesCalls = setup.batchesCalls
         engine = try Engine(options, logger: logger)
         do throws(EngineError) {
@@ -58,6 +63,7 @@ final class Bench {
             var all: [EmbeddedDriver] = []
             for path in setup.socket.map({ [$0] }) ?? paths { all.append(try EmbeddedDriver(path: path, setup.driver)) }
             drivers = all
+            Signals.handOver()
         } catch {
             engine.stop()
             Leftovers.remove(folder: folder)

@@ -8,12 +8,16 @@ struct DriveCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "drive",
         abstract: "Connect an embedded virtio driver to a vhost-user socket; send and receive as fast as it goes.",
-        discussion: "Example, with a back-end such as `ringway forward --mode macswap` on the socket:\n  ringway drive /run/vm1.sock --size 64 --seconds 5")
+        discussion:
+            "Example, with a back-end such as `ringway forward --mode macswap` on the socket:\n"
+            + "  ringway drive /run/vm1.sock --size 64 --seconds 5"
+    )
 
     @Argument(help: "Path of the back-end's socket.")
     var socket: String
 
-    @Option(help: ArgumentHelp("Frame size without CRC.", valueName: "bytes"))
+    @Option(
+        help: ArgumentHelp("Frame size without CRC; with --receive-only the longest that comes.", valueName: "bytes"))
     var size = 64
 
     @Option(help: ArgumentHelp("How long.", valueName: "seconds"))
@@ -40,25 +44,55 @@ struct DriveCommand: ParsableCommand {
     @Flag(help: "Receive only.")
     var receiveOnly = false
 
+    @Flag(help: "JSON objects, one a line.")
+    var json = false
+
+    private struct Connection: Encodable {
+        var type = "connected"
+        var memory: String
+        var features: [String]
+    }
+
+    private struct Second: Encodable {
+        var type = "second"
+        var second: Int
+        var sent: UInt64
+        var received: UInt64
+        var sentMpps: Double
+        var receivedMpps: Double
+    }
+
     func run() throws {
         check("--size", size, 60...9216, "bytes")
         check("--burst", burst, 1...DriverPair.burst)
         check("--seconds", seconds, 1...3600)
+        if receiveOnly { refuse("--burst", because: "is the sender's; --receive-only sends nothing") }
         guard RingLayout.isValid(size: ringSize, isPacked: packed) else {
             fail("--ring-size \(ringSize): 2 to 32768, a power of two for split rings", status: 64)
         }
-        if let node, !(0..<NUMA.nodes).contains(node) { fail("--node \(node): this machine has nodes 0 to \(NUMA.nodes - 1)", status: 64) }
+        if let node, !(0..<NUMA.nodes).contains(node) {
+            fail("--node \(node): this machine has nodes 0 to \(NUMA.nodes - 1)", status: 64)
+        }
         var options = DriverOptions()
         options.ringSize = ringSize
         options.isPacked = packed
         options.isInOrder = inOrder
         options.frameRoom = max(2048, size)
         options.node = node ?? -1
-        if let cpu, CPlat_pin_to_cpu(Int32(clamping: cpu)) != 0 { fail("--cpu \(cpu): \(Bench.allowedText)", status: 64) }
+        if let cpu, CPlat_pin_to_cpu(Int32(clamping: cpu)) != 0 {
+            fail("--cpu \(cpu): \(Bench.allowedText)", status: 64)
+        }
         do throws(EngineError) {
             let driver = try EmbeddedDriver(path: socket, options)
-            print("connected; memory: \(driver.memory.summary); features: \(driver.frontEnd.features.bitNames.joined(separator: " "))")
+            Signals.handOver()
+            let features = driver.frontEnd.features.bitNames
+            if json {
+                printJSON(Connection(memory: driver.memory.summary, features: features))
+            } else {
+                print("connected; memory: \(driver.memory.summary); features: \(features.joined(separator: " "))")
+            }
             drive(driver)
+            if json { Signals.printMark() }
             try driver.stop()
         } catch {
             fail(error.description)
@@ -68,15 +102,24 @@ struct DriveCommand: ParsableCommand {
     private func drive(_ driver: EmbeddedDriver) {
         let flows = [Load.Flow(from: driver.pairs, to: driver.pairs)]
         if !receiveOnly { Load.prepare(flows, size: size) }
-        print("  second      sent Mpps  received Mpps")
-        for second in 1...seconds {
+        if !json { print("  second      sent Mpps  received Mpps") }
+        for second in 1...seconds where !Signals.haveCome {
             var counts = [Load.Count()]
             let start = CPlat_monotonic_ns()
-            Load.saturate(flows, size: size, burst: burst, until: start + 1_000_000_000, counts: &counts, sends: !receiveOnly)
-            let elapsed = Double(max(1, counts[0].nanoseconds)) / 1000
-            print("  " + Text.right("\(second)", 6) + Text.right(Report.number(Double(counts[0].sent) / elapsed, 3), 15)
-                + Text.right(Report.number(Double(counts[0].received) / elapsed, 3), 15))
-            flush()
+            Load.saturate(
+                flows, size: size, burst: burst, until: start + 1_000_000_000, counts: &counts, sends: !receiveOnly)
+            let c = counts[0]
+            if json {
+                printJSON(
+                    Second(
+                        second: second, sent: c.sent, received: c.received, sentMpps: c.sentMpps.rounded(digits: 6),
+                        receivedMpps: c.mpps.rounded(digits: 6)))
+            } else {
+                print(
+                    "  " + Text.right("\(second)", 6) + Text.right(Report.number(c.sentMpps, 3), 15)
+                        + Text.right(Report.number(c.mpps, 3), 15))
+                flush()
+            }
         }
         if !receiveOnly { Load.settle(flows[0]) }
     }

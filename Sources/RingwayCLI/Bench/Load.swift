@@ -23,17 +23,21 @@ enum Load {
     static func write(_ frame: UnsafeMutableRawPointer, size: Int, isForward: Bool) {
         memset(frame, 0, size)
         let macs: [UInt8] = isForward ? [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1] : [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]
-        for (i, b) in (macs + [0x08, 0x00, 0x45]).enumerated() { frame.storeBytes(of: b, toByteOffset: i, as: UInt8.self) }
+        for (i, b) in (macs + [0x08, 0x00, 0x45]).enumerated() {
+            frame.storeBytes(of: b, toByteOffset: i, as: UInt8.self)
+        }
     }
 
-    /// As many packets as the rings take until `end`, with bursts of `burst`; what comes back is counted. `sizes` are
-    /// taken in turn.
-    static func saturate(_ flows: [Flow], sizes: [Int], burst: Int, until end: UInt64, counts: inout [Count], sends: Bool = true) {
+    /// As many packets as the rings take until `end` or a signal, with bursts of `burst`; what comes back is counted.
+    /// `sizes` are taken in turn.
+    static func saturate(
+        _ flows: [Flow], sizes: [Int], burst: Int, until end: UInt64, counts: inout [Count], sends: Bool = true
+    ) {
         let start = CPlat_monotonic_ns()
         var (rounds, turn) = (0, 0)
         while true {
             rounds &+= 1
-            if rounds & 63 == 0 && CPlat_monotonic_ns() >= end { break }
+            if rounds & 63 == 0 && (CPlat_monotonic_ns() >= end || Signals.haveCome) { break }
             for (i, flow) in flows.enumerated() {
                 if sends {
                     let n = flow.from.pointee.prepare(burst)
@@ -52,7 +56,9 @@ enum Load {
         for i in flows.indices { counts[i].nanoseconds &+= CPlat_monotonic_ns() &- start }
     }
 
-    static func saturate(_ flows: [Flow], size: Int, burst: Int, until end: UInt64, counts: inout [Count], sends: Bool = true) {
+    static func saturate(
+        _ flows: [Flow], size: Int, burst: Int, until end: UInt64, counts: inout [Count], sends: Bool = true
+    ) {
         saturate(flows, sizes: [size], burst: burst, until: end, counts: &counts, sends: sends)
     }
 
@@ -90,7 +96,7 @@ enum Load {
     static let grace = 0.01
 
     /// Offers frames at a rate whatever comes back: one that is late, because a ring was full or this thread was held
-    /// up, still counts from when it was due (no coordinated omission).
+    /// up, still counts from when it was due (no coordinated omission). A signal ends it early.
     static func paced(_ flows: [Flow], _ pace: Pace) -> Paced {
         var result = Paced()
         result.offered = UInt64(max(1, (pace.rate * pace.seconds / Double(pace.burst)).rounded()) * Double(pace.burst))
@@ -100,7 +106,9 @@ enum Load {
         return result
     }
 
-    private static func paced(_ flows: UnsafeBufferPointer<Flow>, _ sizes: UnsafeBufferPointer<Int>, _ pace: Pace, _ result: inout Paced) {
+    private static func paced(
+        _ flows: UnsafeBufferPointer<Flow>, _ sizes: UnsafeBufferPointer<Int>, _ pace: Pace, _ result: inout Paced
+    ) {
         let perMicrosecond = TickClock.shared.ticksPerMicrosecond
         let ticksPerSecond = Double(perMicrosecond) * 1e6
         // Ticks from one burst to the next.
@@ -108,11 +116,17 @@ enum Load {
         let burst = pace.burst
         let start = CPlat_cycles()
         let last = UInt64((pace.seconds + grace) * ticksPerSecond)
-        var (due, inBurst, flow, turn) = (0.0, 0, 0, 0)
+        var (due, inBurst, flow, turn, rounds) = (0.0, 0, 0, 0, 0)
         var left = result.offered
         while left > 0 {
             let now = CPlat_cycles() &- start
             if now > last { break }
+            rounds &+= 1
+            if rounds & 255 == 0 && Signals.haveCome {
+                // Those that are due later are not asked for any more.
+                (result.offered, left) = (result.offered &- left, 0)
+                break
+            }
             if Double(now) >= due {
                 let bursts = min(DriverPair.burst, Int((Double(now) - due) / step) + 1)
                 let pair = flows[flow].from
@@ -188,19 +202,26 @@ enum Load {
         }
     }
 
-    /// Waits until everything that was sent has been dealt with and nothing has come back for a millisecond (a back-end may
-    /// hold packets after it has taken them), at most 100 ms.
-    static func settle(_ flow: Flow) {
-        var now = CPlat_monotonic_ns()
-        let end = now &+ 100_000_000
-        var last = now
-        while now < end {
+    /// Waits until everything that was sent has been dealt with and nothing has come back for a millisecond (a back-end
+    /// may hold packets after it has taken them), at most 100 ms where they do not end. One that has not taken all
+    /// after two seconds, or when a signal has come after 100 ms, is waited for no longer. Returns how many came.
+    @discardableResult
+    static func settle(_ flow: Flow) -> UInt64 {
+        let start = CPlat_monotonic_ns()
+        var (taken, emptied, last): (UInt64, UInt64, UInt64) = (0, start, start)
+        while true {
             flow.from.pointee.reclaim()
             let n = flow.to.pointee.receiveBurst()
             flow.to.pointee.giveBack()
-            now = CPlat_monotonic_ns()
-            if n > 0 || flow.from.pointee.outstanding > 0 { last = now }
-            if now &- last > 1_000_000 { return }
+            taken &+= UInt64(n)
+            let now = CPlat_monotonic_ns()
+            if flow.from.pointee.outstanding > 0 {
+                (emptied, last) = (now, now)
+                if now &- start > (Signals.haveCome ? 100_000_000 : 2_000_000_000) { return taken }
+                continue
+            }
+            if n > 0 { last = now }
+            if now &- last > 1_000_000 || now &- emptied > 100_000_000 { return taken }
         }
     }
 }

@@ -31,7 +31,11 @@ struct RoundsCommand: ParsableCommand {
             let marks = bench.markRounds()
             var local = 0
             let stack = withUnsafeMutablePointer(to: &local) { UInt(bitPattern: $0) }
-            print("marks", ([stack, stack - (1 << 20)] + (0...shape.threads).map { UInt(bitPattern: marks + $0) }).map { String($0, radix: 16) }.joined(separator: " "))
+            print(
+                "marks",
+                ([stack, stack - (1 << 20)] + (0...shape.threads).map { UInt(bitPattern: marks + $0) }).map {
+                    String($0, radix: 16)
+                }.joined(separator: " "))
             flush()
         }
         bench.beginCounting()
@@ -42,9 +46,12 @@ struct RoundsCommand: ParsableCommand {
     }
 
     static let cases: [(String, RoundBench.Shape)] = {
-        let formats: [(String, Bool, Bool)] = [("split", false, false), ("packed", true, false), ("packed-in-order", true, true)]
+        let formats: [(String, Bool, Bool)] = [
+            ("split", false, false), ("packed", true, false), ("packed-in-order", true, true),
+        ]
         let modes: [(String, (Int) -> ForwardingMode, [Int])] = [
-            ("drop", { _ in .drop }, [64]), ("generate", { .generate(size: $0) }, [64]), ("macswap", { _ in .macswap }, [64, 1518]),
+            ("drop", { _ in .drop }, [64]), ("generate", { .generate(size: $0) }, [64]),
+            ("macswap", { _ in .macswap }, [64, 1518]),
             ("crossconnect", { _ in .crossconnect }, [64, 1518]), ("switch", { _ in .switch }, [64]),
         ]
         var all: [(String, RoundBench.Shape)] = []
@@ -59,16 +66,20 @@ struct RoundsCommand: ParsableCommand {
         }
         for (format, isPacked, isInOrder) in formats {
             let shapes: [(String, Int, Int, BusyloopBudget)] = [
-                ("1000-idle poll", 1, 1000, .poll), ("auto", 1, 0, .auto), ("1000-idle auto", 1, 1000, .auto), ("2-threads", 2, 0, .poll),
+                ("1000-idle poll", 1, 1000, .poll), ("auto", 1, 0, .auto), ("1000-idle auto", 1, 1000, .auto),
+                ("2-threads", 2, 0, .poll),
             ]
             for (what, threads, idle, budget) in shapes {
                 var shape = RoundBench.Shape()
-                (shape.isPacked, shape.isInOrder, shape.threads, shape.idlePairs, shape.busyloop) = (isPacked, isInOrder, threads, idle, budget)
+                (shape.isPacked, shape.isInOrder, shape.threads, shape.idlePairs, shape.busyloop) = (
+                    isPacked, isInOrder, threads, idle, budget
+                )
                 all.append(("drop \(format) 64 \(what)", shape))
             }
         }
         // Each packet's way is on one thread, and then (for contrast) from one thread to the other.
-        for (mode, make, _) in modes where mode == "macswap" || mode == "crossconnect" || mode == "switch" || mode == "generate" {
+        for (mode, make, _) in modes
+        where mode == "macswap" || mode == "crossconnect" || mode == "switch" || mode == "generate" {
             for crosses in [false, true] where !crosses || mode == "crossconnect" {
                 var shape = RoundBench.Shape()
                 (shape.mode, shape.threads, shape.crossesThreads) = (make(64), 2, crosses)

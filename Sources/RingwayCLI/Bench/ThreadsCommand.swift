@@ -9,9 +9,10 @@ struct ThreadsCommand: ParsableCommand {
         commandName: "threads",
         abstract: "The rate of poll threads one at a time and all at once, in one engine and in engines of their own.",
         discussion: """
-            Each thread runs the poll thread's loop and its drivers by turns on one CPU, so that no line has to go from CPU to CPU \
-            unless threads share one. What threads of one engine lose when all of them run is Ringway's doing only as far as \
-            threads in engines of their own, which share nothing, do not lose it, too. Samples alternate; medians are compared.
+            Each thread runs the poll thread's loop and its drivers by turns on one CPU, so that no line has to go \
+            from CPU to CPU unless threads share one. What threads of one engine lose when all of them run is \
+            Ringway's doing only as far as threads in engines of their own, which share nothing, do not lose it, too. \
+            Samples alternate; medians are compared.
             Example: ringway bench threads --mode crossconnect
             """)
 
@@ -25,7 +26,12 @@ struct ThreadsCommand: ParsableCommand {
 
     func run() throws {
         let cpus = Array(Bench.allowedCPUs.prefix(max(0, threads ?? Bench.allowedCPUs.count)))
-        if cpus.count < 2 || cpus.count < threads ?? 2 { fail("--threads \(threads ?? cpus.count): at least 2 are compared, each on a CPU of its own; this process has \(Bench.allowedCPUs.count)", status: 64) }
+        if cpus.count < 2 || cpus.count < threads ?? 2 {
+            fail(
+                "--threads \(threads ?? cpus.count): at least 2 are compared, each on a CPU of its own; "
+                    + "this process has \(Bench.allowedCPUs.count)",
+                status: 64)
+        }
         check("--size", size, 60...1518, "bytes")
         check("--samples", samples, 1...1000)
         check("--seconds", seconds, 0.05...60)
@@ -35,21 +41,27 @@ struct ThreadsCommand: ParsableCommand {
             var apart: [RoundBench] = []
             for _ in cpus { apart.append(try RoundBench(shape(1))) }
             var (one, own) = (Rates(), Rates())
-            for n in 1...samples {
-                progress("threads: sample \(n) of \(samples)")
+            Signals.handOver()
+            for n in 1...samples where !Signals.haveCome {
+                Progress.show("sample \(n) of \(samples)")
                 one.sample(together.lanes) { measure($0, cpus) }
                 own.sample(apart.map { $0.lanes[0] }) { measure($0, cpus) }
             }
+            Progress.clear()
             for bench in apart + [together] { if let complaint = bench.complaint { throw EngineError(complaint) } }
-            show(cpus.count, one, own)
+            if !own.together.isEmpty { show(cpus.count, one, own) }
         } catch {
             fail(error.description)
         }
     }
 
     private func shape() throws(EngineError) -> (Int) -> RoundBench.Shape {
-        let modes: [String: ForwardingMode] = ["drop": .drop, "macswap": .macswap, "crossconnect": .crossconnect, "switch": .switch]
-        guard let mode = modes[mode] else { throw EngineError("--mode \(mode): write drop, macswap, crossconnect or switch") }
+        let modes: [String: ForwardingMode] = [
+            "drop": .drop, "macswap": .macswap, "crossconnect": .crossconnect, "switch": .switch,
+        ]
+        guard let mode = modes[mode] else {
+            throw EngineError("--mode \(mode): write drop, macswap, crossconnect or switch")
+        }
         return { [packed, size] threads in
             var shape = RoundBench.Shape()
             (shape.mode, shape.isPacked, shape.size, shape.threads) = (mode, packed, size, threads)
@@ -78,7 +90,7 @@ struct ThreadsCommand: ParsableCommand {
                     for _ in 0..<16 { lane.step() }
                     now = CPlat_monotonic_ns()
                 }
-                results[k] = Double(lane.packets &- before) * 1000 / Double(now &- begun)
+                results[k] = Double(lane.packets &- before) * 1000 / Double(max(1, now &- begun))
                 while CPlat_monotonic_ns() < end + 2_000_000 { lane.step() }
                 done.signal()
             }
@@ -90,14 +102,23 @@ struct ThreadsCommand: ParsableCommand {
 
     private func show(_ count: Int, _ one: Rates, _ own: Rates) {
         if json {
-            print("{\"threads\":\(count),\"mode\":\"\(mode)\",\"packed\":\(packed),\"size\":\(size),\"one_engine\":\(one.json),\"own_engines\":\(own.json)}")
+            printJSON(
+                Record(
+                    threads: count, mode: mode, packed: packed, size: size, oneEngine: one.record,
+                    ownEngines: own.record))
             return
         }
-        print("\(mode), \(packed ? "packed" : "split"), \(size) bytes, \(count) threads, each with its drivers on one CPU; Mpps of a thread, medians of \(samples)")
+        print(
+            "\(mode), \(packed ? "packed" : "split"), \(size) bytes, \(count) threads, each with its drivers on one "
+                + "CPU; Mpps of a thread, medians of \(samples)"
+        )
         print("                     alone   at once     kept")
         for (name, rates) in [("in one engine", one), ("an engine each", own)] {
-            print("  " + name.padding(toLength: 16, withPad: " ", startingAt: 0) + Text.right(Report.number(Rates.median(rates.alone), 2), 8)
-                + Text.right(Report.number(Rates.median(rates.together), 2), 10) + Text.right(Report.number(rates.kept, 1), 7) + " %")
+            print(
+                "  " + name.padding(toLength: 16, withPad: " ", startingAt: 0)
+                    + Text.right(Report.number(BudgetReport.median(rates.alone), 2), 8)
+                    + Text.right(Report.number(BudgetReport.median(rates.together), 2), 10)
+                    + Text.right(Report.number(rates.kept, 1), 7) + " %")
         }
     }
 
@@ -111,13 +132,32 @@ struct ThreadsCommand: ParsableCommand {
             together.append(measure(lanes))
         }
 
-        static func median(_ all: [Double]) -> Double { all.sorted()[all.count / 2] }
         /// Percent of the lone rate that is left when all run.
-        var kept: Double { Rates.median(together) / Rates.median(alone) * 100 }
+        var kept: Double { BudgetReport.median(together) / BudgetReport.median(alone) * 100 }
 
-        var json: String {
-            func list(_ all: [Double]) -> String { "[\(all.map { Report.number($0, 3) }.joined(separator: ","))]" }
-            return "{\"alone\":\(Report.number(Rates.median(alone), 3)),\"together\":\(Report.number(Rates.median(together), 3)),\"kept_percent\":\(Report.number(kept, 1)),\"all_alone\":\(list(alone)),\"all_together\":\(list(together))}"
+        var record: Record.Rates {
+            Record.Rates(
+                alone: BudgetReport.median(alone).rounded(digits: 3),
+                together: BudgetReport.median(together).rounded(digits: 3), keptPercent: kept.rounded(digits: 1),
+                allAlone: alone.map { $0.rounded(digits: 3) }, allTogether: together.map { $0.rounded(digits: 3) })
         }
+    }
+
+    private struct Record: Encodable {
+        struct Rates: Encodable {
+            let alone: Double
+            let together: Double
+            let keptPercent: Double
+            let allAlone: [Double]
+            let allTogether: [Double]
+        }
+
+        let threads: Int
+        let interrupted = Signals.haveCome
+        let mode: String
+        let packed: Bool
+        let size: Int
+        let oneEngine: Rates
+        let ownEngines: Rates
     }
 }

@@ -32,21 +32,24 @@ final class Child {
 
     var output: String { String(decoding: FileManager.default.contents(atPath: log) ?? Data(), as: UTF8.self) }
 
-    /// Sends a line, and waits for `text` in what is printed after it; returns what came until then.
+    /// Sends a line, and waits for one of `texts` in what is printed after it; returns what came until then. Errors:
+    /// `Interrupted` when a signal comes meanwhile.
     @discardableResult
-    func say(_ line: String?, until text: String, seconds: Double = 30) throws -> String {
+    func say(_ line: String?, until texts: String..., seconds: Double = 30) throws -> String {
         if let line {
             skip()
             input.fileHandleForWriting.write(Data((line + "\n").utf8))
         }
-        let end = SignalWaiter.now + seconds
+        let end = CPlatClock.seconds + seconds
         while true {
             take()
             let new = String(decoding: unread, as: UTF8.self)
-            if new.contains(text) { return new }
-            if !process.isRunning || SignalWaiter.now > end {
+            if texts.contains(where: new.contains) { return new }
+            if Signals.haveCome { throw Interrupted() }
+            if !process.isRunning || CPlatClock.seconds > end {
                 let name = process.arguments?.first { $0 != "stdbuf" && $0 != "-oL" } ?? ""
-                throw CompareError("\(name) \(process.isRunning ? "did not answer within \(Int(seconds)) s" : "ended"): \(Child.summary(output))")
+                let what = process.isRunning ? "did not answer within \(Int(seconds)) s" : "ended"
+                throw CompareError("\(name) \(what): \(Child.summary(output))")
             }
             usleep(1_000)
         }
@@ -75,8 +78,8 @@ final class Child {
 
     /// Until it ends by itself, or `seconds` have passed.
     func wait(seconds: Double) {
-        let end = SignalWaiter.now + seconds
-        while process.isRunning && SignalWaiter.now < end { usleep(2_000) }
+        let end = CPlatClock.seconds + seconds
+        while process.isRunning && CPlatClock.seconds < end { usleep(2_000) }
     }
 
     /// SIGTERM, then SIGKILL.
@@ -84,8 +87,8 @@ final class Child {
         guard process.isRunning else { return Leftovers.forget(program: process.processIdentifier) }
         if isPaused { resume() }
         process.terminate()
-        let end = SignalWaiter.now + 5
-        while process.isRunning && SignalWaiter.now < end { usleep(5_000) }
+        let end = CPlatClock.seconds + 5
+        while process.isRunning && CPlatClock.seconds < end { usleep(5_000) }
         if process.isRunning { kill(process.processIdentifier, SIGKILL) }
         process.waitUntilExit()
         Leftovers.forget(program: process.processIdentifier)
@@ -95,7 +98,8 @@ final class Child {
     /// The last of what a program printed, in one line.
     static func summary(_ printed: String) -> String {
         let lines = printed.split(whereSeparator: \.isNewline).suffix(5).joined(separator: " | ")
-        return (lines.isEmpty ? "it printed nothing" : String(lines.suffix(500))) + "; tools/setup tests installs DPDK and Open vSwitch and sets huge pages up"
+        return (lines.isEmpty ? "it printed nothing" : String(lines.suffix(500)))
+            + "; tools/setup tests installs DPDK and Open vSwitch and sets huge pages up"
     }
 }
 

@@ -8,12 +8,15 @@ struct CompareCommand: ParsableCommand {
         commandName: "compare",
         abstract: "Measure Ringway and DPDK's vhost PMD alternately, as back-ends of the same DPDK virtio-user driver.",
         discussion: """
-            Needs DPDK's testpmd and huge pages (tools/compare sets them up) and two CPUs with nothing else on them: the driver \
-            runs on the first, the device side on the second. All sides are started at once and have ports of the same \
-            driver process; all but the one that is measured are stopped (SIGSTOP). No sample is discarded; each is printed \
-            with the cycles that a cache line takes between the CPUs and back, which every figure depends on. Packets are \
-            those that the driver counted; cycles a packet those of the device side's busy rounds. \
-            Before a case is measured an embedded driver checks the payloads of each side.
+            Needs DPDK's testpmd and huge pages (tools/compare sets them up) and two CPUs with nothing else on them: \
+            the driver runs on the first, the device side on the second. All sides are started at once and have ports \
+            of the same driver process; all but the one that is measured are stopped (SIGSTOP). No sample is \
+            discarded; each is printed with the cycles that a cache line takes between the CPUs and back, which every \
+            figure depends on. Packets are those that the driver counted; cycles a packet those of the device side's \
+            busy rounds. Before a case is measured an embedded driver checks the payloads of each side.
+
+            --from FILE.json measures nothing: it writes the table and the plot of a saved report again, beside it \
+            or to --output's prefix. What stands above the table there is kept.
             """)
 
     @Option(help: "drop, generate, macswap, crossconnect; several with commas.")
@@ -40,40 +43,77 @@ struct CompareCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Another build of testpmd as the peer, or of ringway.", valueName: "path"))
     var peer = "dpdk-testpmd"
 
-    @Option(help: ArgumentHelp("Open vSwitch with DPDK as a second peer of crossconnect: the script tools/testbed/ovs.", valueName: "path"))
+    @Option(
+        help: ArgumentHelp(
+            "Open vSwitch with DPDK as a second peer of crossconnect: the script tools/testbed/ovs.", valueName: "path")
+    )
     var ovs: String?
 
     @Option(help: ArgumentHelp("Writes PREFIX.md, PREFIX.json and PREFIX.svg.", valueName: "prefix"))
     var output: String?
 
+    @Option(help: ArgumentHelp("Table and plot of a saved report, PREFIX.json, without measuring.", valueName: "file"))
+    var from: String?
+
     func run() throws {
+        if let from { return redraw(from) }
         let cpus = Bench.allowedCPUs
         guard cpus.count >= 2 else { fail("two CPUs are needed, this process may use \(cpus.count)") }
         check("--samples", samples, 1...100)
         check("--seconds", seconds, 0.1...60)
         checkFolder(of: output, "--output")
-        let all = usage { try CompareCase.all(modes: modes, formats: formats, sizes: sizes, queues: queues, bursts: bursts) }
+        let all = usage {
+            try CompareCase.all(modes: modes, formats: formats, sizes: sizes, queues: queues, bursts: bursts)
+        }
+        if all.isEmpty {
+            fail("--sizes \(sizes): generate sends frames of one size; nothing is left to compare", status: 64)
+        }
+        if !all.contains(where: { $0.mode == "crossconnect" }) {
+            refuse("--ovs", because: "takes part in crossconnect only, which is not among the modes")
+        }
+        Signals.handOver()
         let folder = NSTemporaryDirectory() + "ringway-compare-\(getpid())"
         Leftovers.add(folder: folder)
         defer { Leftovers.remove(folder: folder) }
-        var results: [CompareResult] = []
+        var report = CompareReport(machine: Machine.summary, peer: peer, seconds: seconds, cases: [])
         do {
-            for (i, c) in all.enumerated() {
-                results.append(try measure(c, (cpus[0], cpus[1]), folder, "\(i + 1)/\(all.count)"))
-                if let output { try write(report(results), to: output) }
+            for (i, c) in all.enumerated() where !Signals.haveCome {
+                Progress.show("\(i + 1)/\(all.count) \(c.name): starting all sides")
+                if let result = try measure(c, (cpus[0], cpus[1]), folder, "\(i + 1)/\(all.count)") {
+                    report.cases.append(result)
+                }
+                report.interrupted = Signals.haveCome
+                if let output, !report.cases.isEmpty {
+                    writeFile(output + ".json", report.text)
+                    CompareCommand.write(report, to: output)
+                }
             }
         } catch {
             fail("\(error)")
         }
-        print("\n" + report(results).markdown)
+        print("\n" + report.markdown)
     }
 
-    private func report(_ results: [CompareResult]) -> CompareReport { CompareReport(results: results, seconds: seconds, peer: peer) }
-
-    private func write(_ report: CompareReport, to prefix: String) throws {
-        for (ending, text) in [("md", report.markdown), ("json", report.json), ("svg", report.svg)] {
-            try text.write(toFile: "\(prefix).\(ending)", atomically: true, encoding: .utf8)
+    private func redraw(_ file: String) {
+        refuse(
+            "--modes", "--formats", "--sizes", "--queues", "--bursts", "--samples", "--seconds", "--peer", "--ovs",
+            because: "--from measures nothing; give only --output with it")
+        checkFolder(of: output, "--output")
+        do {
+            let report = try CompareReport.read(file)
+            let prefix = output ?? (file.hasSuffix(".json") ? String(file.dropLast(5)) : file)
+            let old = (try? String(contentsOfFile: prefix + ".md", encoding: .utf8)) ?? ""
+            let head = old.range(of: CompareReport.tableStart).map { old[..<$0.lowerBound] } ?? ""
+            CompareCommand.write(report, to: prefix, head: String(head))
+            print(report.markdown)
+        } catch {
+            fail("\(error)")
         }
+    }
+
+    private static func write(_ report: CompareReport, to prefix: String, head: String = "") {
+        writeFile(prefix + ".md", head + report.markdown)
+        writeFile(prefix + ".svg", report.svg)
     }
 
     private func sides(_ c: CompareCase) -> [(name: String, kind: DeviceSide.Kind)] {
@@ -84,24 +124,44 @@ struct CompareCommand: ParsableCommand {
         return all
     }
 
-    private func measure(_ c: CompareCase, _ cpus: (driver: Int, device: Int), _ folder: String, _ place: String) throws -> CompareResult {
+    /// Samples until a signal comes; nil where it came before every side had one.
+    private func measure(_ c: CompareCase, _ cpus: (driver: Int, device: Int), _ folder: String, _ place: String) throws
+        -> CompareReport.Case?
+    {
         let kinds = sides(c)
-        let session = try CompareSession(c, kinds, testpmd: "dpdk-testpmd", cpus: cpus, folder: folder)
-        var result = CompareResult(what: c, names: kinds.map(\.name), samples: kinds.map { _ in [] })
-        for i in 1...samples {
-            // Alternating who is first.
-            for k in i % 2 == 0 ? Array(kinds.indices) : kinds.indices.reversed() {
-                let s = try session.sample(k, seconds: seconds)
-                result.samples[k].append(s)
-                let name = kinds[k].name + String(repeating: " ", count: 8 - kinds[k].name.count)
-                print("\(place) \(c.name), sample \(i)/\(samples) \(name) \(Report.number(s.mpps, 2)) Mpps, \(Report.number(s.cycles, 0)) cycles/packet, ping-pong \(Report.number(s.pingPong, 0)) cycles")
-                flush()
+        var all: [[Sample]] = kinds.map { _ in [] }
+        do {
+            let session = try CompareSession(c, kinds, testpmd: "dpdk-testpmd", cpus: cpus, folder: folder)
+            for i in 1...samples {
+                // Alternating who is first.
+                for k in i % 2 == 0 ? Array(kinds.indices) : kinds.indices.reversed() {
+                    let s = try session.sample(k, seconds: seconds)
+                    all[k].append(s)
+                    Progress.clear()
+                    print(
+                        "\(place) \(c.name), sample \(i)/\(samples) \(Text.left(kinds[k].name, 8)) "
+                            + "\(Report.number(s.mpps, 2)) Mpps, \(Report.number(s.cyclesPerPacket, 0)) cycles/packet, "
+                            + "ping-pong \(Report.number(s.pingPongCycles, 0)) cycles")
+                    flush()
+                }
             }
+            session.end()
+        } catch is Interrupted {
+            // Ratios are of neighbours: as many of each side.
+            let complete = all.map(\.count).min() ?? 0
+            if complete == 0 { return nil }
+            all = all.map { Array($0.prefix(complete)) }
         }
-        session.end()
-        print("    median: " + kinds.indices.map { k in
-            "\(kinds[k].name) \(Report.number(result.median(k), 2)) Mpps, \(Report.number(result.cycles(k), 0)) cycles" + (k > 0 ? " (ratio \(Report.number(result.ratio(k), 2)), of cycles \(Report.number(result.cycleRatio(k), 2)))" : "")
-        }.joined(separator: "; "))
+        let result = CompareReport.Case(
+            c, names: kinds.map(\.name), samples: all,
+            ticksPerSecond: Double(TickClock.shared.ticksPerMicrosecond) * 1e6)
+        let texts = result.sides.enumerated().map { k, s in
+            "\(s.name) \(Report.number(s.medianMpps, 2)) Mpps, \(Report.number(s.cyclesPerPacket, 0)) cycles"
+                + (k == 0
+                    ? ""
+                    : " (ratio \(Report.number(s.ratio, 2)), of cycles \(Report.number(s.cycleRatio, 2)))")
+        }
+        print("    median: " + texts.joined(separator: "; "))
         return result
     }
 }

@@ -21,10 +21,12 @@ enum PingPong {
         (jobs + 1).initialize(to: Job(word: word, cpu: b, first: 1))
         var threads = [pthread_t(), pthread_t()]
         for i in 0..<2 {
-            pthread_create(&threads[i], nil, { raw in
-                PingPong.play(raw!.assumingMemoryBound(to: Job.self))
-                return nil
-            }, jobs + i)
+            pthread_create(
+                &threads[i], nil,
+                { raw in
+                    PingPong.play(raw!.assumingMemoryBound(to: Job.self))
+                    return nil
+                }, jobs + i)
         }
         for t in threads { pthread_join(t, nil) }
         defer {

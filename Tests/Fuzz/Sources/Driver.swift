@@ -14,7 +14,8 @@ import Ringway
     let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 4096)
     memory.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
     defer { memory.deallocate() }
-    var queue = DriverQueue(size: size, isPacked: isPacked, memory: memory, features: features, indirectLength: indirect)
+    var queue = DriverQueue(
+        size: size, isPacked: isPacked, memory: memory, features: features, indirectLength: indirect)
     defer { queue.deallocate() }
     let arena = DriverRoom.shared
     for _ in 0..<64 where !input.isEmpty {
@@ -53,6 +54,8 @@ final class DriverRoom {
 
     init() {
         let memory = UnsafeMutableRawPointer.allocate(byteCount: 16 * 256, alignment: 64)
-        for i in 0..<16 { (buffers + i).initialize(to: DriverBuffer(base: memory + 256 * i, length: 256, token: UInt32(i))) }
+        for i in 0..<16 {
+            (buffers + i).initialize(to: DriverBuffer(base: memory + 256 * i, length: 256, token: UInt32(i)))
+        }
     }
 }

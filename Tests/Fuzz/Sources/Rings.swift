@@ -21,12 +21,15 @@ import Ringway
     let regions = UnsafeMutablePointer<MappedRegion>.allocate(capacity: 2)
     defer { regions.deallocate() }
     for i in 0..<2 {
-        (regions + i).initialize(to: MappedRegion(
-            guestAddress: guest + UInt64(i * bytes), size: UInt64(bytes), userAddress: 0, host: halves[i]))
+        (regions + i).initialize(
+            to: MappedRegion(
+                guestAddress: guest + UInt64(i * bytes), size: UInt64(bytes), userAddress: 0, host: halves[i]))
     }
-    var queue = DeviceQueue(RingSetup(
-        size: size, isPacked: isPacked, descriptors: halves[0], driverArea: halves[0] + 2048, deviceArea: halves[0] + 4096,
-        position: RingPosition(), features: features, map: MemoryMap(regions: regions, count: 2)))
+    var queue = DeviceQueue(
+        RingSetup(
+            size: size, isPacked: isPacked, descriptors: halves[0], driverArea: halves[0] + 2048,
+            deviceArea: halves[0] + 4096,
+            position: RingPosition(), features: features, map: MemoryMap(regions: regions, count: 2)))
     run(&queue, &input, halves, bytes)
     return 0
 }
@@ -69,14 +72,17 @@ private func write(_ input: inout Input, _ halves: [UnsafeMutableRawPointer], _ 
     case 0:
         // A whole descriptor, whose address is often one of the guest's.
         let at = halves[0] + 16 * Int(input.byte() % 128)
-        let address = input.byte() & 1 == 0 ? 0x10000 + UInt64(input.integer(UInt16.self)) % 16500 : input.integer(UInt64.self)
+        let address =
+            input.byte() & 1 == 0 ? 0x10000 + UInt64(input.integer(UInt16.self)) % 16500 : input.integer(UInt64.self)
         at.storeBytes(of: address, as: UInt64.self)
         let length = input.byte() & 3 == 0 ? input.integer(UInt32.self) : UInt32(input.integer(UInt16.self)) % 4096
         at.storeBytes(of: length, toByteOffset: 8, as: UInt32.self)
         at.storeBytes(of: input.integer(UInt16.self), toByteOffset: 12, as: UInt16.self)
         at.storeBytes(of: input.integer(UInt16.self), toByteOffset: 14, as: UInt16.self)
     case 1: (halves[0] + 2048).storeBytes(of: input.integer(UInt16.self), toByteOffset: 2, as: UInt16.self)
-    case 2: (halves[0] + 2048).storeBytes(of: UInt16(input.byte()), toByteOffset: 4 + 2 * Int(input.byte() % 129), as: UInt16.self)
+    case 2:
+        (halves[0] + 2048).storeBytes(
+            of: UInt16(input.byte()), toByteOffset: 4 + 2 * Int(input.byte() % 129), as: UInt16.self)
     default: halves[Int(place >> 7)].storeBytes(of: input.byte(), toByteOffset: input.below(bytes), as: UInt8.self)
     }
 }
@@ -123,7 +129,9 @@ final class Room {
     func read(_ packet: UnsafeMutablePointer<Packet>) {
         _ = packet.pointee.loadHead(12)
         read(packet.pointee.data, packet.pointee.dataLength)
-        for i in 0..<Int(packet.pointee.moreCount) { read(packet.pointee.more![i].base, packet.pointee.more![i].length) }
+        for i in 0..<Int(packet.pointee.moreCount) {
+            read(packet.pointee.more![i].base, packet.pointee.more![i].length)
+        }
     }
     private func read(_ p: UnsafeMutableRawPointer, _ length: UInt32) {
         if length == 0 { return }

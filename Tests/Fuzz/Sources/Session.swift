@@ -9,7 +9,9 @@ import Ringway
     do {
         let device = FuzzDevice()
         var ends: [Int32] = [-1, -1]
-        guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0, &ends) == 0 else { return 0 }
+        guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0, &ends) == 0 else {
+            return 0
+        }
         let socket = MessageSocket(ends[0])
         let peer = MessageSocket(ends[1])
         let session = BackEndSession(device) { _ in }
@@ -43,8 +45,10 @@ private func message(_ input: inout Input) -> Message {
         payload.add32(0)
         for i in 0..<1 + Int(input.byte() % 3) {
             let size: UInt64 = input.byte() & 1 == 0 ? 65536 : input.integer(UInt64.self)
-            payload.add(RegionDescription(
-                guestAddress: UInt64(i) << 20, size: size, userAddress: UInt64(i) << 20, offset: UInt64(input.byte() % 2) * 4096))
+            payload.add(
+                RegionDescription(
+                    guestAddress: UInt64(i) << 20, size: size, userAddress: UInt64(i) << 20,
+                    offset: UInt64(input.byte() % 2) * 4096))
         }
     case 4:
         // Ring addresses.
@@ -99,7 +103,9 @@ final class FuzzDevice: BackEndDevice {
     let features: Features = [.version1, .ringPacked, .mrgRxbuf, .mq, .ctrlVQ, .mtu, .eventIdx]
     let queuePairs = 2
 
-    func readConfiguration(offset: Int, size: Int) -> [UInt8]? { offset + size <= 64 ? [UInt8](repeating: 0, count: size) : nil }
+    func readConfiguration(offset: Int, size: Int) -> [UInt8]? {
+        offset + size <= 64 ? [UInt8](repeating: 0, count: size) : nil
+    }
     func writeConfiguration(offset: Int, bytes: [UInt8]) -> Bool { false }
     func featuresAcknowledged(_ features: Features) {}
     func startRing(_ index: Int, _ start: RingStart) {

@@ -1,0 +1,109 @@
+import CPlatform
+import Glibc
+import Virtio
+
+/// What ports and threads of one engine share.
+final class EngineCore: @unchecked Sendable {
+    let table: PairTable
+    let threads: [PollThread]
+    let mode: ForwardingMode
+    let busyloop: BusyloopBudget
+    let pacing: Pacing
+    /// The switch's addresses; nil in other modes.
+    let addresses: MACTable?
+    /// Queues that had to stop, by port.
+    let stops: [StopCounts]
+
+    var generates: Bool { if case .generate = mode { return true } else { return false } }
+
+    init(_ options: EngineOptions, cpus: [Int]) throws(EngineError) {
+        mode = options.mode
+        busyloop = options.busyloop
+        pacing = options.pacing
+        stops = options.ports.map { _ in StopCounts() }
+        table = PairTable(portCount: options.ports.count)
+        addresses = options.mode == .switch ? MACTable(ports: options.ports.count, ageing: options.macAgeing) : nil
+        var boxes: [Mailbox] = []
+        for _ in cpus { boxes.append(try Mailbox()) }
+        let exchanges = Exchange.make(boxes, ports: options.ports.count)
+        var all: [PollThread] = []
+        for (i, cpu) in cpus.enumerated() {
+            let thread = try PollThread(
+                index: i, cpu: cpu, mailbox: boxes[i], table: table, exchange: exchanges[i], requests: options.requests)
+            thread.state.pointee.notifier.batchesCalls = options.batchesCalls
+            all.append(thread)
+        }
+        threads = all
+    }
+
+    deinit { addresses?.deallocate() }
+
+    func setActivePairs(_ count: UInt16, port: Int) {
+        for thread in threads { thread.mailbox.run { thread.state.pointee.activePairs[port] = count } }
+    }
+
+    func forgetAddresses(port: Int) { addresses?.forget(port: port) }
+
+    /// Sends a RARP for `mac` as if `port` had sent it, so that switches behind the other ports learn
+    /// where the guest now is (SEND_RARP after a migration).
+    func announce(mac: [UInt8], from port: Int) {
+        guard mac.count == 6 else { return }
+        let value = mac.enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << UInt64(8 * $1.offset) }
+        let seconds = TickClock.shared.seconds(CPlat_cycles())
+        addresses?.learn(value, port: port, seconds: seconds)
+        let targets: [Int]
+        switch mode {
+        case .switch: targets = (0..<table.portCount).filter { $0 != port }
+        case .crossconnect: targets = [port ^ 1]
+        default: targets = []
+        }
+        var frame = Frames.rarp(mac)
+        frame.withUnsafeMutableBytes { bytes in
+            for thread in threads {
+                thread.mailbox.run { Forwarder.inject(thread.state, bytes, to: targets) }
+            }
+        }
+    }
+}
+
+/// Frames that Ringway makes itself.
+enum Frames {
+    /// Reverse ARP request (RFC 903) that asks for nothing but says where `mac` is, 60 bytes.
+    static func rarp(_ mac: [UInt8]) -> [UInt8] {
+        var f = [UInt8](repeating: 0xff, count: 6) + mac
+        f += [0x80, 0x35, 0x00, 0x01, 0x08, 0x00, 0x06, 0x04, 0x00, 0x03]
+        f += mac + [0, 0, 0, 0] + mac + [0, 0, 0, 0]
+        return f + [UInt8](repeating: 0, count: 60 - f.count)
+    }
+
+    /// A UDP datagram from 198.18.0.1 to 198.18.0.2 (RFC 2544's test network), `size` bytes with its
+    /// Ethernet header; cut if that is too short.
+    static func udp(size: Int) -> [UInt8] {
+        let ip = max(28, size - 14)
+        var f: [UInt8] = [0x02, 0, 0, 0, 0, 2, 0x02, 0, 0, 0, 0, 1, 0x08, 0x00]
+        f += [0x45, 0, UInt8(ip >> 8 & 255), UInt8(ip & 255), 0, 0, 0, 0, 64, 17, 0, 0, 198, 18, 0, 1, 198, 18, 0, 2]
+        f += [0x04, 0x00, 0x04, 0x01, UInt8((ip - 20) >> 8 & 255), UInt8((ip - 20) & 255), 0, 0]
+        f += [UInt8](repeating: 0, count: max(0, size - f.count))
+        f.withUnsafeMutableBytes { bytes in
+            var sum = ChecksumSum()
+            sum.add(bytes.baseAddress! + 14, 20)
+            (bytes.baseAddress! + 24).storeBytes(of: sum.result, as: UInt16.self)
+        }
+        return Array(f.prefix(size))
+    }
+
+    /// A burst full of one frame, for `generate`. Its memory is one allocation that the thread keeps.
+    static func template(size: Int) -> Burst {
+        let frame = udp(size: size)
+        let room = UnsafeMutableRawPointer.allocate(byteCount: Burst.maximum * size, alignment: 64)
+        var burst = Burst()
+        for i in 0..<Burst.maximum {
+            let p = room + i * size
+            frame.withUnsafeBytes { p.copyMemory(from: $0.baseAddress!, byteCount: size) }
+            burst.packets[i] = Packet(data: p, length: UInt32(size))
+        }
+        burst.count = Burst.maximum
+        burst.bytes = UInt64(Burst.maximum * size)
+        return burst
+    }
+}

@@ -1,0 +1,169 @@
+import Logging
+
+/// Where packets go.
+public enum ForwardingMode: Sendable, Equatable {
+    /// Two ports, queue pair to queue pair.
+    case crossconnect
+    /// Any number of ports: MAC learning, flooding of what is unknown.
+    case `switch`
+    /// Back to the port it came from, MAC addresses swapped.
+    case macswap
+    case drop
+    /// The guest's receive rings are filled with packets of `size` bytes (14…9216, without CRC).
+    case generate(size: Int)
+}
+
+/// What stands behind a port.
+public enum PortKind: Sendable, Equatable {
+    /// The device side of vhost-user on a socket; a client connects and reconnects, else a server listens.
+    case vhostUser(path: String, isClient: Bool)
+    /// The driver side, on somebody else's back-end (`VhostNet`). Kernel, vDPA or socket: the path decides.
+    case virtioUser(path: String, isServer: Bool, tap: String?)
+    /// A TAP device of this machine's kernel, through io_uring.
+    case tap(name: String)
+}
+
+/// One port of an engine.
+public struct PortOptions: Sendable, Equatable {
+    public var kind: PortKind
+    /// Queue pairs offered, 1…128.
+    public var queuePairs = 1
+    /// MTU offered to the driver in bytes (68…65535), nil: the feature is not offered.
+    public var mtu: UInt16?
+    /// MAC address offered to the driver (6 bytes), nil: the feature is not offered.
+    public var mac: [UInt8]?
+    /// Nil: the engine's. On a kernel port (`/dev/vhost-net`) it is not Ringway's own: microseconds are set with
+    /// VHOST_SET_VRING_BUSYLOOP_TIMEOUT on each queue.
+    public var busyloop: BusyloopBudget?
+    /// vhost-user ports: what a busy ring is tuned for; nil: the engine's.
+    public var pacing: Pacing?
+    /// vhost-user ports: RING_RESET is offered. Not to QEMU: it lets its driver reset a queue and tells a vhost-user
+    /// back-end nothing of it (`ethtool -G`), which would go on in memory that is no ring any more.
+    public var offersRingReset = false
+    /// Driver-side ports: packed rings and IN_ORDER wanted where the back-end has them, and the ring size.
+    public var wantsPacked = false
+    public var wantsInOrder = true
+    /// Descriptors of each ring, less where the back-end takes less.
+    public var ringSize = 1024
+
+    public init(_ kind: PortKind) { self.kind = kind }
+
+    /// What errors and tables call the port: its path or its TAP's name.
+    public var name: String {
+        switch kind {
+        case .virtioUser(let path, _, let tap?): return "\(path),tap=\(tap)"
+        case .vhostUser(let path, _), .virtioUser(let path, _, nil): return path
+        case .tap(let name): return "tap:" + name
+        }
+    }
+
+    /// On the kernel's vhost-net: `busyloop` is then vhost's own timeout.
+    var isKernel: Bool {
+        if case .virtioUser(let path, _, _) = kind { return path.hasPrefix("/dev/vhost-net") }
+        return false
+    }
+}
+
+public struct EngineOptions: Sendable, Equatable {
+    public var ports: [PortOptions]
+    public var mode: ForwardingMode
+    /// CPUs of the poll threads, one thread each; empty: one thread, on a CPU of the machine's choice.
+    public var cpus: [Int]
+    /// Poll threads that are not pinned, where `cpus` is empty: there may be more than CPUs. They give way to each
+    /// other.
+    public var unpinnedThreads = 1
+    public var busyloop: BusyloopBudget
+    /// What busy rings are tuned for.
+    public var pacing = Pacing.auto
+    /// Seconds after which the switch forgets a MAC address that was not heard of.
+    public var macAgeing = 300
+    /// Calls to drivers are submitted together, one system call a round. False: each by itself, for comparison.
+    public var batchesCalls = true
+    /// Calls, and other requests to the kernel, that a poll thread gathers at most before it hands them over, 2 to
+    /// 1024.
+    public var requests = 1024
+
+    public init(ports: [PortOptions], mode: ForwardingMode, cpus: [Int] = [], busyloop: BusyloopBudget = .auto) {
+        self.ports = ports
+        self.mode = mode
+        self.cpus = cpus
+        self.busyloop = busyloop
+    }
+}
+
+/// Packets and bytes (of frames, without net headers and CRC) since the engine started.
+public struct DirectionCounters: Sendable, Equatable {
+    public var packets: UInt64 = 0
+    public var bytes: UInt64 = 0
+    public init() {}
+}
+
+/// Events of a virtqueue since the engine started. On a driver-side port kicks are what the back-end called, calls what
+/// it was kicked.
+public struct QueueSnapshot: Sendable, Equatable {
+    /// Virtqueue index: 2k is pair k's receive queue, 2k + 1 its transmit queue.
+    public var queue: Int
+    /// That its thread has seen: a queue that is polled watches none.
+    public var kicks: UInt64
+    public var calls: UInt64
+
+    /// What was added after `earlier`.
+    public func since(_ earlier: QueueSnapshot) -> QueueSnapshot {
+        QueueSnapshot(queue: queue, kicks: kicks &- earlier.kicks, calls: calls &- earlier.calls)
+    }
+}
+
+/// A port's counters at one moment; exact when its threads are at rest, a few packets old otherwise.
+///
+/// Every packet is counted once: over all ports, at rest, `rx.packets` + `made` = `tx.packets` + all `drops` +
+/// `flooded`.
+public struct PortSnapshot: Sendable, Equatable {
+    public var name: String
+    public var isConnected: Bool
+    /// Somebody is, or was, at the other end since the engine started.
+    public var wasConnected = true
+    /// Received from the port's driver.
+    public var rx: DirectionCounters
+    /// Delivered to the port's driver.
+    public var tx: DirectionCounters
+    /// Packets that went no further, by cause; causes with a count of zero are left out. What a receiver did not take
+    /// is counted at the receiver's port, or, where a packet came back for want of buffers from another thread, at the
+    /// sender's.
+    public var drops: [(cause: String, count: UInt64)]
+    /// Packets received from the port's driver that were flooded. Each copy is a packet that was made for its receiver.
+    public var flooded: UInt64 = 0
+    /// Packets that Ringway made for the port's driver: copies of flooded ones, the further segments of one that was
+    /// cut, RARPs, and what `generate` sends.
+    public var made: UInt64 = 0
+    /// Of all its virtqueues but the control queue.
+    public var queues: [QueueSnapshot] = []
+    /// Queues that had to stop since the start, by what was wrong with their rings (the name of a `RingDefect.Kind`).
+    public var stoppedQueues: [(cause: String, count: UInt64)] = []
+
+    public static func == (a: PortSnapshot, b: PortSnapshot) -> Bool {
+        a.name == b.name && a.isConnected == b.isConnected && a.wasConnected == b.wasConnected && a.rx == b.rx
+            && a.tx == b.tx
+            && a.flooded == b.flooded && a.made == b.made && a.queues == b.queues
+            && a.drops.map(\.cause) == b.drops.map(\.cause) && a.drops.map(\.count) == b.drops.map(\.count)
+            && a.stoppedQueues.elementsEqual(b.stoppedQueues, by: ==)
+    }
+}
+
+/// A poll thread at one moment.
+public struct ThreadSnapshot: Sendable, Equatable {
+    /// -1: not pinned.
+    public var cpu: Int
+    /// Cycles of the time-stamp counter spent in rounds that had work, since the start.
+    public var busyCycles: UInt64
+    /// System calls of its io_uring since the start: submitting calls and kicks to drivers, sleeping.
+    public var systemCalls: UInt64
+    /// CPU time since the start.
+    public var cpuNanoseconds: UInt64
+
+    /// What was added after `earlier`.
+    public func since(_ earlier: ThreadSnapshot) -> ThreadSnapshot {
+        ThreadSnapshot(
+            cpu: cpu, busyCycles: busyCycles &- earlier.busyCycles, systemCalls: systemCalls &- earlier.systemCalls,
+            cpuNanoseconds: cpuNanoseconds &- earlier.cpuNanoseconds)
+    }
+}

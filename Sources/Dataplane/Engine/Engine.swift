@@ -1,0 +1,242 @@
+import CPlatform
+import Glibc
+import Logging
+import Telemetry
+import Virtio
+
+/// A running dataplane: ports, poll threads and forwarding.
+///
+/// Its methods may be called from any one thread at a time; none of them is for a poll thread.
+public final class Engine: @unchecked Sendable {
+    public let options: EngineOptions
+    let logger: Logger
+    private let makeFunction: ((Int) -> any PacketFunctionStarter)?
+    private var core: EngineCore?
+    private var ports: [any EnginePort] = []
+
+    /// Checks the options; nothing is opened yet.
+    public init(_ options: EngineOptions, logger: Logger) throws(EngineError) {
+        self.options = options
+        self.logger = logger
+        makeFunction = nil
+        try Engine.check(options)
+    }
+
+    /// The same with an embedder's packet function in place of `options.mode`: `function` makes one
+    /// value for each poll thread, by its number.
+    public init<F: PacketFunction>(
+        _ options: EngineOptions, logger: Logger, function: @escaping (Int) -> F
+    ) throws(EngineError) {
+        var options = options
+        options.mode = .drop
+        self.options = options
+        self.logger = logger
+        makeFunction = { EmbeddedStarter(function: function($0)) }
+        try Engine.check(options)
+    }
+
+    /// An engine that is dropped stops: its threads work in memory that goes with it.
+    deinit { stop() }
+
+    /// Microseconds fit into vhost's 32 bits, and into ticks.
+    private static func check(_ budget: BusyloopBudget?, _ name: String) throws(EngineError) {
+        guard case .microseconds(let us) = budget, !(0...Int(UInt32.max)).contains(us) else { return }
+        throw EngineError("\(name): a busyloop budget of \(us) us; 0 to \(UInt32.max) are possible")
+    }
+
+    private static func check(_ options: EngineOptions) throws(EngineError) {
+        try check(options.busyloop, "busyloop")
+        if options.ports.isEmpty { throw EngineError("no ports; give --port at least once") }
+        if options.mode == .crossconnect && options.ports.count != 2 {
+            throw EngineError("crossconnect takes two ports, not \(options.ports.count); use --mode switch for more")
+        }
+        var names = Set<String>()
+        for port in options.ports {
+            if !names.insert(port.name).inserted {
+                throw EngineError("\(port.name): given twice; each port needs a path of its own")
+            }
+            if !(1...PairTable.pairsPerPort).contains(port.queuePairs) {
+                throw EngineError(
+                    "\(port.name): queues=\(port.queuePairs); 1 to \(PairTable.pairsPerPort) queue pairs are possible")
+            }
+            if let mac = port.mac, mac.count != 6 || mac[0] & 1 != 0 {
+                throw EngineError("\(port.name): mac= takes a unicast address such as 02:00:00:00:00:01")
+            }
+            if !RingLayout.isValid(size: UInt32(clamping: port.ringSize), isPacked: port.wantsPacked) {
+                throw EngineError(
+                    "\(port.name): queue_size=\(port.ringSize); 2 to 32768, a power of two without packed=on")
+            }
+            try check(port.busyloop, port.name)
+            if let mtu = port.mtu, mtu < 68 { throw EngineError("\(port.name): mtu=\(mtu); at least 68 bytes") }
+        }
+        if case .generate(let size) = options.mode, !(14...9216).contains(size) {
+            throw EngineError("generate: size \(size); 14 to 9216 bytes")
+        }
+        if options.requests < 2 || options.requests > 1024 {
+            throw EngineError("\(options.requests) requests; 2 to 1024 are possible")
+        }
+        if !(1...64).contains(options.unpinnedThreads) {
+            throw EngineError("\(options.unpinnedThreads) threads that are not pinned; 1 to 64 are possible")
+        }
+        if options.unpinnedThreads > 1 && !options.cpus.isEmpty {
+            throw EngineError("threads are pinned or not: give CPUs or a number of unpinned threads, not both")
+        }
+        if options.cpus.count > 64 { throw EngineError("\(options.cpus.count) CPUs; at most 64 poll threads") }
+        if Set(options.cpus).count != options.cpus.count {
+            throw EngineError("a CPU is given twice; one poll thread runs on each")
+        }
+        for cpu in options.cpus where !CPlat_cpu_allowed(Int32(clamping: cpu)) {
+            throw EngineError("CPU \(cpu) is not one this process may run on; see `taskset -p $$`")
+        }
+    }
+
+    /// Opens the ports and starts the threads; returns when every socket listens.
+    public func start() throws(EngineError) {
+        if core != nil { throw EngineError("the engine runs already") }
+        let core = try EngineCore(
+            options, cpus: options.cpus.isEmpty ? Array(repeating: -1, count: options.unpinnedThreads) : options.cpus)
+        self.core = core
+        do throws(EngineError) {
+            for thread in core.threads { try startThread(thread, core) }
+            for (i, port) in options.ports.enumerated() {
+                ports.append(try makePort(i, port, core))
+            }
+            for port in ports { try port.start() }
+        } catch {
+            stop()
+            throw error
+        }
+    }
+
+    private func makePort(_ index: Int, _ options: PortOptions, _ core: EngineCore) throws(EngineError)
+        -> any EnginePort
+    {
+        switch options.kind {
+        case .vhostUser: return try Port(index: index, options: options, core: core, logger: logger)
+        case .virtioUser: return try DriverPort(index: index, options: options, core: core, logger: logger)
+        case .tap: return try TapPort(index: index, options: options, core: core, logger: logger)
+        }
+    }
+
+    private func startThread(_ thread: PollThread, _ core: EngineCore) throws(EngineError) {
+        if let makeFunction { return try makeFunction(thread.index).start(thread) }
+        switch options.mode {
+        case .drop: try thread.start(DropFunction())
+        case .crossconnect: try thread.start(CrossconnectFunction())
+        case .macswap: try thread.start(MACSwapFunction())
+        case .switch: try thread.start(SwitchFunction(table: core.addresses!))
+        case .generate(let size):
+            thread.state.pointee.template = Frames.template(size: size)
+            try thread.start(DropFunction())
+        }
+    }
+
+    /// Stops threads, closes connections, removes sockets. Safe to call twice.
+    public func stop() {
+        guard let core else { return }
+        let connected = ports.map(\.isConnected)
+        for port in ports { port.stop() }
+        for thread in core.threads { thread.stop() }
+        // Now nothing is under way any more; whoever was there a moment ago is told of as such.
+        (lastCounters, lastTimes) = (snapshot(), queueTimes())
+        for (i, isConnected) in zip(lastCounters.indices, connected) { lastCounters[i].isConnected = isConnected }
+        for port in ports { port.deallocate() }
+        core.table.pairs.deallocate()
+        ports = []
+        self.core = nil
+    }
+
+    /// Counters as the last `stop` found them.
+    private var lastCounters: [PortSnapshot] = []
+    private var lastTimes: [QueueTimeSnapshot] = []
+
+    /// Poll threads; empty after `stop`.
+    public func threadSnapshots() -> [ThreadSnapshot] {
+        (core?.threads ?? []).map {
+            ThreadSnapshot(
+                cpu: $0.cpu, busyCycles: $0.state.pointee.busyTicks.value,
+                systemCalls: $0.state.pointee.notifier.submits.value, cpuNanoseconds: $0.cpuNanoseconds)
+        }
+    }
+
+    /// Gives every queue another busyloop budget from now on. Not those of ports (or an engine) started with `poll`,
+    /// which watch no kicks, one that sleeps.
+    public func setBusyloop(_ budget: BusyloopBudget) {
+        guard let core else { return }
+        for port in ports where core.budget(port.options) != .poll || budget == .poll {
+            for pair in 0..<port.queuePairs {
+                guard let p = core.table[port.index, pair] else { continue }
+                core.onOwner(of: p) { thread in
+                    p.pointee.budget = BudgetState(budget, clock: TickClock.shared)
+                    // Off the list of the quiet ones, too, where it would stay awake.
+                    thread.state.pointee.forget(p)
+                    if p.pointee.isRunning { thread.state.pointee.poll(p) }
+                }
+            }
+        }
+    }
+
+    /// The times that each queue has kept since the start, of kinds and queues that have any; after `stop` those of the
+    /// moment before.
+    public func queueTimes() -> [QueueTimeSnapshot] {
+        guard let core else { return lastTimes }
+        var all: [QueueTimeSnapshot] = []
+        for port in ports {
+            for pair in 0..<port.queuePairs {
+                guard let p = core.table[port.index, pair] else { continue }
+                for what in QueueTime.allCases {
+                    let counts = p.pointee.times[what].counts
+                    if counts.count == 0 { continue }
+                    all.append(
+                        QueueTimeSnapshot(
+                            port: port.options.name, queue: 2 * pair + (what.isTransmit ? 1 : 0), what: what,
+                            counts: counts,
+                            ticksPerMicrosecond: TickClock.shared.ticksPerMicrosecond))
+                }
+            }
+        }
+        return all
+    }
+
+    /// Counters of all ports; after `stop` those of the moment before.
+    public func snapshot() -> [PortSnapshot] {
+        guard let core else { return lastCounters }
+        return ports.map { port in
+            var s = PortSnapshot(
+                name: port.options.name, isConnected: port.isConnected, rx: .init(), tx: .init(), drops: [])
+            s.wasConnected = port.wasConnected
+            var drops = [UInt64](repeating: 0, count: DropCause.allCases.count)
+            for pair in 0..<port.queuePairs {
+                guard let c = core.table[port.index, pair]?.pointee.counters else { continue }
+                s.rx.packets &+= c[.rxPackets]
+                s.rx.bytes &+= c[.rxBytes]
+                s.tx.packets &+= c[.txPackets]
+                s.tx.bytes &+= c[.txBytes]
+                s.made &+= c[.made]
+                s.flooded &+= c[.flooded]
+                s.queues.append(QueueSnapshot(queue: 2 * pair, kicks: c[.receiveKicks], calls: c[.receiveCalls]))
+                s.queues.append(QueueSnapshot(queue: 2 * pair + 1, kicks: c[.transmitKicks], calls: c[.transmitCalls]))
+                for cause in DropCause.allCases { drops[cause.rawValue] &+= c[cause] }
+            }
+            s.stoppedQueues = core.stops[port.index].all
+            s.drops = DropCause.allCases.filter { drops[$0.rawValue] > 0 }.map { ($0.text, drops[$0.rawValue]) }
+            return s
+        }
+    }
+}
+
+/// Starts a thread with a function whose type only the embedder knows.
+protocol PacketFunctionStarter {
+    func start(_ thread: PollThread) throws(EngineError)
+}
+
+struct EmbeddedStarter<F: PacketFunction>: PacketFunctionStarter {
+    let function: F
+
+    func start(_ thread: PollThread) throws(EngineError) {
+        let box = TypedFunctionBox(function)
+        thread.kept = box
+        try thread.start(
+            EmbeddedFunction(box: Unmanaged.passUnretained(box)), judgesAgain: F.judgesAgain, wantsData: F.wantsData)
+    }
+}

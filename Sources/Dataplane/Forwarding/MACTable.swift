@@ -1,0 +1,159 @@
+import CPlatform
+
+/// The switch's table of MAC addresses, shared by all threads: read without locks, written only when
+/// an address is new, has moved, or was last heard of in an earlier second. So in steady state
+/// the threads share its cache lines for reading.
+///
+/// Buckets of eight entries (two cache lines each). An entry is two words: the address with the port in the upper
+/// 16 bits (port + 1; 0: free), and the second in which the address was last heard of.
+///
+/// A guest can invent addresses as fast as it sends. So the bucket of an address depends on a secret that each table
+/// draws for itself, a port may hold half of a bucket and half of the table at most, and of each bucket a port has a
+/// share (the eighth part for eight ports) that no other can take: what another holds beyond its own share gives way.
+///
+/// Public for packet functions of embedders that learn addresses, too. Addresses are the first six bytes of a frame's
+/// field as a little-endian load gives them (`Packet.destinationMAC`). Any thread may call everything but `deallocate`.
+public struct MACTable: @unchecked Sendable {
+    static var buckets: Int { 2048 }
+    /// Entries of a bucket.
+    private static var places: Int { 8 }
+    /// Words of a bucket.
+    private static var width: Int { 2 * places }
+    private let words: UnsafeMutablePointer<UInt64>
+    /// Entries of each port: one guest cannot fill the table with invented addresses.
+    private let used: UnsafeMutablePointer<UInt32>
+    private let quota: UInt32
+    private let ageing: UInt32
+    /// Entries of a bucket that no other port can take from a port that holds no more.
+    private let share: Int
+    /// What makes the place of an address a secret.
+    private let key: (UInt64, UInt64)
+
+    /// For `ports` ports, of which one can hold half of the table at most. `ageing`: seconds after which an address
+    /// that was not heard of is forgotten. Freed by `deallocate`.
+    public init(ports: Int, ageing: Int) {
+        words = UnsafeMutableRawPointer.allocate(byteCount: MACTable.buckets * MACTable.width * 8, alignment: 64)
+            .bindMemory(to: UInt64.self, capacity: MACTable.buckets * MACTable.width)
+        words.initialize(repeating: 0, count: MACTable.buckets * MACTable.width)
+        used = .allocate(capacity: max(1, ports))
+        used.initialize(repeating: 0, count: max(1, ports))
+        quota = UInt32(max(64, MACTable.buckets * MACTable.places / 2 / max(1, ports)))
+        share = max(1, MACTable.places / max(1, ports))
+        key = (UInt64.random(in: 0...UInt64.max), UInt64.random(in: 0...UInt64.max) | 1)
+        self.ageing = UInt32(clamping: ageing)
+    }
+
+    /// Frees the table. Nobody may use it any more.
+    public func deallocate() {
+        words.deallocate()
+        used.deallocate()
+    }
+
+    @inline(__always)
+    private func bucket(_ mac: UInt64) -> UnsafeMutablePointer<UInt64> {
+        // One product alone puts addresses that follow each other at one distance from each other, which for some keys
+        // is nearly none: into one bucket. Its upper half depends on all of the address, and makes a second product.
+        var h = (mac ^ key.0) &* key.1
+        h = ((h ^ (h &>> 32)) &* key.1) &>> UInt64(64 &- MACTable.buckets.trailingZeroBitCount)
+        return words + Int(truncatingIfNeeded: h) &* MACTable.width
+    }
+
+    /// The port of an address, -1 if it is not known (any more).
+    @inline(__always)
+    public func find(_ mac: UInt64, seconds: UInt32) -> Int {
+        let b = bucket(mac)
+        var i = 0
+        while i < MACTable.width {
+            let word = CPlat_load64_relaxed(b + i)
+            if word & 0xffff_ffff_ffff == mac && word >> 48 != 0 {
+                let heard = UInt32(truncatingIfNeeded: CPlat_load64_relaxed(b + (i &+ 1)))
+                return seconds &- heard > ageing && seconds > heard ? -1 : Int(word >> 48) &- 1
+            }
+            i &+= 2
+        }
+        return -1
+    }
+
+    /// `mac` was heard of on `port` at `seconds` of a clock that goes forward (`Ingress.seconds`).
+    @inline(__always)
+    public func learn(_ mac: UInt64, port: Int, seconds: UInt32) {
+        let b = bucket(mac)
+        let wanted = mac | UInt64(port &+ 1) << 48
+        var i = 0
+        while i < MACTable.width {
+            if CPlat_load64_relaxed(b + i) == wanted {
+                if UInt32(truncatingIfNeeded: CPlat_load64_relaxed(b + (i &+ 1))) != seconds {
+                    CPlat_store64_relaxed(b + (i &+ 1), UInt64(seconds))
+                }
+                return
+            }
+            i &+= 2
+        }
+        learnSlow(b, wanted, mac, port, seconds)
+    }
+
+    /// A new address, or one that has moved.
+    @inline(never)
+    private func learnSlow(
+        _ b: UnsafeMutablePointer<UInt64>, _ wanted: UInt64, _ mac: UInt64, _ port: Int, _ seconds: UInt32
+    ) {
+        let choice = place(b, mac, port, seconds)
+        if choice < 0 { return }
+        let before = CPlat_load64_relaxed(b + choice)
+        let holder = Int(before >> 48) - 1
+        if !CPlat_replace64(b + choice, before, wanted) { return }  // another thread was first: next packet
+        CPlat_store64_relaxed(b + choice + 1, UInt64(seconds))
+        if holder != port {
+            _ = CPlat_add32_relaxed(used + port, 1)
+            if holder >= 0 { _ = CPlat_add32_relaxed(used + holder, UInt32.max) }
+        }
+    }
+
+    /// Where in the bucket an address of `port` goes, -1: nowhere. Where it stands already; else a free or expired
+    /// place, if the port may have one more; else the place of its own oldest; else, if it is below its share, the
+    /// oldest of the port that holds most.
+    private func place(_ b: UnsafeMutablePointer<UInt64>, _ mac: UInt64, _ port: Int, _ seconds: UInt32) -> Int {
+        var (free, own, count, other, most) = (-1, -1, 0, -1, 0)
+        var (ownAge, otherAge) = (UInt32.max, UInt32.max)
+        var i = 0
+        while i < MACTable.width {
+            defer { i &+= 2 }
+            let word = CPlat_load64_relaxed(b + i)
+            let holder = Int(word >> 48) &- 1
+            let heard = UInt32(truncatingIfNeeded: CPlat_load64_relaxed(b + (i &+ 1)))
+            if holder >= 0 && word & 0xffff_ffff_ffff == mac { return i }
+            if holder < 0 || seconds > heard && seconds &- heard > ageing {
+                if free < 0 { free = i }
+            } else if holder == port {
+                count &+= 1
+                if own < 0 || heard < ownAge { (own, ownAge) = (i, heard) }
+            } else {
+                let held = entries(of: holder, b)
+                if held > most || held == most && heard < otherAge { (other, otherAge, most) = (i, heard, held) }
+            }
+        }
+        let isAllowed = count < MACTable.places / 2 && CPlat_load32_relaxed(used + port) < quota
+        if free >= 0 && isAllowed { return free }
+        if count < share && isAllowed && most > share { return other }
+        return own
+    }
+
+    private func entries(of port: Int, _ b: UnsafeMutablePointer<UInt64>) -> Int {
+        var (n, i) = (0, 0)
+        while i < MACTable.width {
+            if Int(CPlat_load64_relaxed(b + i) >> 48) &- 1 == port { n &+= 1 }
+            i &+= 2
+        }
+        return n
+    }
+
+    /// Forgets what was learned of a port.
+    public func forget(port: Int) {
+        for i in stride(from: 0, to: MACTable.buckets * MACTable.width, by: 2) {
+            let word = CPlat_load64_relaxed(words + i)
+            if Int(word >> 48) - 1 == port && CPlat_replace64(words + i, word, 0) {
+                _ = CPlat_add32_relaxed(used + port, UInt32.max)
+            }
+        }
+    }
+}

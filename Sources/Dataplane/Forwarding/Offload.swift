@@ -1,0 +1,126 @@
+import CPlatform
+import Virtio
+
+/// Offload fields of the net header (virtio 1.3, 5.1.6.2): checked at the sender, passed on where the
+/// receiver accepted them, resolved in software where it did not.
+enum Offload {
+    /// Segments that one packet may be cut into. 64 KiB in pieces of 88 bytes of payload, Linux's
+    /// least MSS, are 745.
+    static var mostSegments: Int { 1024 }
+
+    @inline(__always)
+    static func isGoodLength(_ length: UInt32) -> Bool {
+        length &- Packet.minimumLength <= Packet.maximumLength &- Packet.minimumLength
+    }
+
+    /// Checks lengths and offload fields of all packets, and clears what a driver must not send.
+    /// Returns a bit for each packet that has to be dropped.
+    @inline(never)
+    static func screen(_ burst: inout Burst) -> UInt64 {
+        var bad: UInt64 = 0
+        var hasOffloads = false
+        for i in 0..<burst.count {
+            let p = burst.packets + i
+            p.pointee.header.flags &= NetHeader.needsCsum
+            if !isGoodLength(p.pointee.length) {
+                bad |= 1 << UInt64(i)
+            } else if !p.pointee.header.isPlain {
+                if isValid(p.pointee.header, p.pointee.length) {
+                    hasOffloads = true
+                    p.pointee.header.hdrLen = UInt16(
+                        truncatingIfNeeded: min(UInt32(p.pointee.header.hdrLen), p.pointee.length))
+                } else {
+                    bad |= 1 << UInt64(i)
+                }
+            }
+        }
+        burst.needsScreening = hasOffloads
+        return bad
+    }
+
+    private static func isValid(_ h: NetHeader, _ length: UInt32) -> Bool {
+        // Segmentation needs the checksum offload (5.1.6.2.1).
+        if h.flags & NetHeader.needsCsum == 0 { return false }
+        let end = Int(h.csumStart) + Int(h.csumOffset) + 2
+        if h.csumStart < 14 || end > Int(length) || end > OffloadScratch.longestPrefix { return false }
+        switch h.gsoType & ~NetHeader.gsoECN {
+        case NetHeader.gsoNone: return h.gsoType == 0
+        case NetHeader.gsoTCPv4, NetHeader.gsoTCPv6: break
+        case NetHeader.gsoUDPL4: if h.gsoType & NetHeader.gsoECN != 0 { return false }
+        default: return false
+        }
+        return h.gsoSize > 0 && (Int(length) - Int(h.csumStart)) / Int(h.gsoSize) < mostSegments
+    }
+
+    /// What a receiver must have accepted to get a packet with this header as it is.
+    @inline(__always)
+    static func needs(_ h: NetHeader) -> Features {
+        if h.isPlain { return [] }
+        var f: Features = .guestCsum
+        if h.gsoType & NetHeader.gsoECN != 0 { f.formUnion(.guestECN) }
+        switch h.gsoType & ~NetHeader.gsoECN {
+        case NetHeader.gsoTCPv4: f.formUnion(.guestTSO4)
+        case NetHeader.gsoTCPv6: f.formUnion(.guestTSO6)
+        case NetHeader.gsoUDPL4: f.formUnion([.guestUSO4, .guestUSO6])
+        default: break
+        }
+        return f
+    }
+
+    /// Whether the receiver accepted what all these packets need.
+    static func fits(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int, _ accepted: Features) -> Bool {
+        for i in 0..<n where !needs(burst.packets[Int(list[i])].header).isSubset(of: accepted) { return false }
+        return true
+    }
+
+    /// Delivers a list some of whose packets the receiver cannot take as they are. Keeps their order.
+    /// Returns how many were dealt with.
+    @inline(never)
+    static func deliver(_ t: ThreadPointer, _ d: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int)
+        -> Int
+    {
+        var start = 0
+        for i in 0..<n {
+            let packet = burst.packets + Int(list[i])
+            if needs(packet.pointee.header).isSubset(of: d.pointee.receiveOffloads) { continue }
+            let done = deliverRun(t, d, burst, list + start, i - start)
+            if done < i - start { return start + done }
+            if !resolve(t, d, packet) { return i }
+            start = i + 1
+        }
+        return start + deliverRun(t, d, burst, list + start, n - start)
+    }
+
+    private static func deliverRun(
+        _ t: ThreadPointer, _ d: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int
+    ) -> Int {
+        if n == 0 { return 0 }
+        let result = d.pointee.receive.end.deliver(t, d, burst, list, n)
+        Forwarder.account(t, d, result)
+        return result.consumed
+    }
+
+    /// Delivers one packet resolved. False if the receiver had no buffer for any of it.
+    private static func resolve(_ t: ThreadPointer, _ d: PairPointer, _ packet: UnsafeMutablePointer<Packet>) -> Bool {
+        guard var cutter = Cutter(packet, t.pointee.scratch) else {
+            Forwarder.drop(d, .badOffload, 1)
+            return true
+        }
+        // The packet is the first of its segments; the others are made here.
+        var (isFirst, segments) = (true, 0)
+        defer { if segments > 1 { d.pointee.counters.add(.made, segments &- 1) } }
+        while cutter.fill(&t.pointee.resolved) {
+            let resolved = t.pointee.resolved
+            let done = deliverRun(t, d, resolved, resolved.identity, resolved.count)
+            if isFirst && done == 0 && resolved.count > 0 { return false }
+            segments &+= resolved.count
+            if done < resolved.count {
+                Forwarder.drop(d, .receiverFull, resolved.count - done)
+                return true
+            }
+            isFirst = false
+        }
+        if segments == 0 { Forwarder.drop(d, .badOffload, 1) }
+        return true
+    }
+}

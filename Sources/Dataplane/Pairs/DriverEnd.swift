@@ -1,0 +1,307 @@
+import CPlatform
+import Virtio
+
+/// A queue pair of which Ringway is the driver: rings and buffers in memory that the back-end maps. Belongs to
+/// the poll thread that owns the pair. What the back-end writes is checked as a guest's writing is.
+struct DriverEnd {
+    var receive: DriverQueue
+    var transmit: DriverQueue
+    /// Kicks of the two rings.
+    let receiveKick: Calls
+    let transmitKick: Calls
+    private let isMergeable: Bool
+    private let buffers: DriverBuffers
+
+    /// Used receive buffers in their order: those from `first` were popped and not completed, those from `next` were
+    /// not popped yet. Free-running indexes.
+    private let used: UnsafeMutablePointer<DriverCompletion>
+    private let usedMask: Int
+    private var first = 0
+    private var next = 0
+    private var end = 0
+    /// The packet at `next` waits for more of its buffers.
+    private var isUnfinished = false
+    /// Calls were asked for.
+    private var isArmed = false
+    private let scratch: UnsafeMutablePointer<DriverBuffer>
+    private let completions: UnsafeMutablePointer<DriverCompletion>
+    private let segments: UnsafeMutablePointer<Segment>
+
+    /// Free transmit buffers, and the buffer after each in the chain that it is part of (`none`: the last).
+    private let free: UnsafeMutablePointer<UInt32>
+    private var freeCount: Int
+    private let following: UnsafeMutablePointer<UInt32>
+    private static var none: UInt32 { UInt32.max }
+    /// 64 KiB in buffers of 2 KiB, with a header.
+    private static var mostBuffers: Int { 64 }
+    /// Buffers of one packet at most.
+    private let longestChain: Int
+
+    /// `memory` holds `buffers.bytes`, its rings are zeroed.
+    init(
+        _ buffers: DriverBuffers, features: Features, memory: UnsafeMutableRawPointer, delta: UInt64,
+        receiveKick: Calls, transmitKick: Calls
+    ) {
+        self.buffers = buffers.placed(at: memory)
+        self.receiveKick = receiveKick
+        self.transmitKick = transmitKick
+        isMergeable = features.contains(.mrgRxbuf)
+        let size = buffers.size
+        receive = DriverQueue(size: size, isPacked: buffers.isPacked, memory: memory, features: features, delta: delta)
+        transmit = DriverQueue(
+            size: size, isPacked: buffers.isPacked, memory: memory + buffers.ringBytes, features: features, delta: delta
+        )
+        // The whole ring, and room for one more reclaim.
+        var capacity = 128
+        while capacity < Int(size) + Burst.maximum { capacity *= 2 }
+        usedMask = capacity - 1
+        used = .allocate(capacity: capacity)
+        scratch = .allocate(capacity: Burst.maximum)
+        completions = .allocate(capacity: Burst.maximum)
+        longestChain = min(DriverEnd.mostBuffers, Int(size))
+        segments = .allocate(capacity: longestChain)
+        free = .allocate(capacity: Int(size))
+        following = .allocate(capacity: Int(size))
+        following.initialize(repeating: DriverEnd.none, count: Int(size))
+        freeCount = Int(size)
+        for i in 0..<Int(size) { free[i] = UInt32(Int(size) - 1 - i) }
+        for token in 0..<size { _ = post(token, scratch) }
+        receive.publish()
+        receive.suppressCalls()
+        transmit.suppressCalls()
+    }
+
+    func deallocate() {
+        receive.deallocate()
+        transmit.deallocate()
+        used.deallocate()
+        scratch.deallocate()
+        completions.deallocate()
+        segments.deallocate()
+        free.deallocate()
+        following.deallocate()
+    }
+
+    @inline(__always)
+    private mutating func post(_ token: UInt32, _ at: UnsafeMutablePointer<DriverBuffer>) -> Int {
+        at.pointee = DriverBuffer(base: buffers.receive(token), length: buffers.room, token: token)
+        return receive.addReceive(at, 1)
+    }
+
+    // MARK: From the back-end
+
+    /// Fills `burst` with up to `limit` received packets; their bytes stay in place until `complete`.
+    mutating func pop(_ burst: inout Burst, limit: Int) -> Int {
+        gather(limit)
+        burst.bytes = 0
+        burst.needsScreening = false
+        burst.segmentCount = 0
+        isUnfinished = false
+        var n = 0
+        while n < limit && next != end {
+            guard let slots = take(&burst, n) else {
+                isUnfinished = true
+                break
+            }
+            next &+= slots
+            n &+= 1
+        }
+        burst.count = n
+        if n > 0 && isArmed {
+            isArmed = false
+            receive.suppressCalls()
+        }
+        return n
+    }
+
+    /// Reclaims used buffers behind those that wait already. However few packets are wanted, the first must not lack
+    /// buffers that have been used already: nobody would ask for them again.
+    private mutating func gather(_ limit: Int) {
+        let wanted = max(limit, longestChain)
+        while end &- next < wanted && end &- first <= usedMask &+ 1 &- Burst.maximum {
+            let n = receive.reclaim(into: completions, max: Burst.maximum)
+            var i = 0
+            while i < n {
+                used[end & usedMask] = completions[i]
+                end &+= 1
+                i &+= 1
+            }
+            if n < Burst.maximum { return }
+        }
+    }
+
+    /// The packet at `next` as packet `n` of the burst; the buffers it takes. Nil while some of them are missing.
+    private func take(_ burst: inout Burst, _ n: Int) -> Int? {
+        let head = used[next & usedMask]
+        guard let (packet, count) = Packet.received(at: buffers.receive(head.token), head.length) else {
+            // Less than a header: an empty packet, which screening drops.
+            burst.packets[n] = Packet(data: buffers.receive(head.token), length: 0)
+            burst.packets[n].slots = 1
+            burst.needsScreening = true
+            return 1
+        }
+        var p = packet
+        var slots = isMergeable ? Int(count) : 1
+        // A count that cannot be: the packet is dropped with its first buffer.
+        if slots == 0 || slots > longestChain { (slots, p.length) = (1, 0) }
+        if slots > end &- next { return nil }
+        p.header.flags &= NetHeader.needsCsum
+        if slots > 1 { spread(&p, &burst, slots) }
+        p.slots = UInt16(truncatingIfNeeded: slots)
+        if !p.header.isPlain || p.length &- Packet.minimumLength > Packet.maximumLength &- Packet.minimumLength {
+            burst.needsScreening = true
+        }
+        burst.bytes &+= UInt64(p.length)
+        burst.packets[n] = p
+        return slots
+    }
+
+    /// A packet of several buffers: the later ones hold nothing but the frame (5.1.6.4).
+    private func spread(_ p: inout Packet, _ burst: inout Burst, _ slots: Int) {
+        let more = burst.segments + burst.segmentCount
+        for i in 1..<slots {
+            let c = used[(next &+ i) & usedMask]
+            more[i &- 1] = Segment(base: buffers.receive(c.token), length: c.length)
+            p.length &+= c.length
+        }
+        burst.segmentCount &+= slots &- 1
+        p.more = more
+        p.moreCount = UInt16(truncatingIfNeeded: slots &- 1)
+    }
+
+    /// The last `count` popped packets will be popped again.
+    mutating func unpop(_ packets: UnsafePointer<Packet>, _ count: Int) {
+        for i in 0..<count { next &-= Int(packets[i].slots) }
+    }
+
+    /// Posts the buffers of the oldest `count` popped packets again. True when the device wants a kick.
+    mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int) -> Bool {
+        var slots = 0
+        for i in 0..<count { slots &+= Int(packets[i].slots) }
+        var i = 0
+        while i < slots {
+            let batch = min(Burst.maximum, slots &- i)
+            for k in 0..<batch {
+                let token = used[(first &+ k) & usedMask].token
+                scratch[k] = DriverBuffer(base: buffers.receive(token), length: buffers.room, token: token)
+            }
+            _ = receive.addReceive(scratch, batch)
+            first &+= batch
+            i &+= batch
+        }
+        receive.publish()
+        return receive.needsKick()
+    }
+
+    /// Asks for calls; true when there is something already.
+    mutating func arm() -> Bool {
+        isArmed = true
+        // A ring that had to stop never has anything.
+        if receive.isStopped { return false }
+        if next != end && !isUnfinished { return true }
+        return receive.armCalls()
+    }
+
+    // MARK: To the back-end
+
+    /// Copies the listed packets into transmit buffers and shows them. Fewer are consumed when the ring is full.
+    mutating func deliver(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
+        var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
+        if freeCount < count &* 2 { reclaim() }
+        if transmit.isStopped { return result }
+        // Large packets take many buffers each.
+        var hasReclaimed = false
+        while result.consumed < count {
+            let packet = burst.packets + Int(list[result.consumed])
+            let length = packet.pointee.length
+            let n = (Int(length) &+ Packet.headerLength &+ Int(buffers.room) &- 1) / Int(buffers.room)
+            if n > longestChain {
+                result.consumed &+= 1
+                continue
+            }
+            if n > freeCount || n > Int(transmit.free) {
+                if hasReclaimed { break }
+                hasReclaimed = true
+                reclaim()
+                if transmit.isStopped { break }
+                continue
+            }
+            send(packet, n)
+            result.consumed &+= 1
+            result.delivered &+= 1
+            result.bytes &+= UInt64(length)
+        }
+        transmit.publish()
+        return result
+    }
+
+    /// One packet in `n` buffers.
+    @inline(__always)
+    private mutating func send(_ packet: UnsafeMutablePointer<Packet>, _ n: Int) {
+        var left = packet.pointee.length &+ UInt32(Packet.headerLength)
+        let head = free[freeCount &- 1]
+        for i in 0..<n {
+            let token = free[freeCount &- 1 &- i]
+            segments[i] = Segment(base: buffers.transmit(token), length: min(left, buffers.room))
+            left &-= segments[i].length
+            following[Int(token)] = i &+ 1 < n ? free[freeCount &- 2 &- i] : DriverEnd.none
+        }
+        freeCount &-= n
+        packet.write(to: segments, n)
+        if n == 1 {
+            scratch[0] = DriverBuffer(base: segments[0].base, length: segments[0].length, token: head)
+            _ = transmit.addTransmit(scratch, 1)
+        } else {
+            _ = transmit.add(readable: segments, n, writable: nil, 0, token: head)
+        }
+    }
+
+    /// Takes sent buffers back.
+    private mutating func reclaim() {
+        while true {
+            let n = transmit.reclaim(into: completions, max: Burst.maximum)
+            for i in 0..<n {
+                var token = completions[i].token
+                while token != DriverEnd.none {
+                    free[freeCount] = token
+                    freeCount &+= 1
+                    token = following[Int(token)]
+                }
+            }
+            if n < Burst.maximum { return }
+        }
+    }
+}
+
+/// Where the rings and buffers of a pair lie in its memory.
+struct DriverBuffers {
+    let size: UInt32
+    let isPacked: Bool
+    /// Bytes of a buffer, its net header included.
+    let room: UInt32
+    private var base = UnsafeMutableRawPointer(bitPattern: 64).unsafelyUnwrapped
+
+    /// `longest`: the longest frame that must fit into one buffer.
+    init(size: UInt32, isPacked: Bool, longest: Int) {
+        self.size = size
+        self.isPacked = isPacked
+        room = UInt32(max(2048, (longest + Packet.headerLength + 63) & ~63))
+    }
+
+    /// Bytes of one ring.
+    var ringBytes: Int { (DriverQueue.bytes(size: size, isPacked: isPacked) + 4095) & ~4095 }
+    /// A line more than the room: buffers at powers of two would share cache sets.
+    private var stride: Int { Int(room) + 64 }
+    var bytes: Int { (2 * ringBytes + 2 * Int(size) * stride + 4095) & ~4095 }
+
+    func placed(at base: UnsafeMutableRawPointer) -> DriverBuffers {
+        var b = self
+        b.base = base
+        return b
+    }
+
+    @inline(__always) func receive(_ token: UInt32) -> UnsafeMutableRawPointer {
+        base + (2 &* ringBytes &+ Int(token) &* stride)
+    }
+    @inline(__always) func transmit(_ token: UInt32) -> UnsafeMutableRawPointer { receive(token &+ size) }
+}

@@ -1,0 +1,225 @@
+import CPlatform
+import Virtio
+
+/// A burst whose packets other threads deliver, straight from the sender's memory. Its source pair
+/// pops nothing more until every thread has put its part back, so order is kept, memory stays valid
+/// and nothing can overflow.
+struct Parcel {
+    /// Threads that still read, and packets whose destination moved meanwhile: see `remaining(_:)`, `lost(_:)`. They
+    /// stand first, so that their addresses are known.
+    private var counts: (UInt32, UInt32) = (0, 0)
+    var burst = Burst()
+    /// Which thread delivers to which port, as its sender decided.
+    var targets: Targets
+    /// Where it came from.
+    var port = 0
+    /// One verdict for all, else `Verdict.none`: each packet's own.
+    var verdict = Verdict.none
+    /// Of a burst with one destination: packets dealt with; the rest found no buffers.
+    var consumed = 0
+
+    init(ports: Int) { targets = Targets(ports: ports) }
+
+    /// Threads that still read.
+    @inline(__always)
+    static func remaining(_ parcel: ParcelPointer) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(parcel) }
+
+    /// Packets that nobody delivered, as their destination's rings went to another thread while they were under way.
+    @inline(__always)
+    static func lost(_ parcel: ParcelPointer) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(parcel) + 4 }
+}
+
+/// Where packets for a port go: a pair, and the thread that owns its rings.
+struct Target: BitwiseCopyable {
+    var pair: PairPointer?
+    var thread = UInt32.max
+}
+
+/// One for each port, decided once by the thread that sends the packets: whatever changes while they are under way,
+/// each is delivered or counted by one thread.
+struct Targets: BitwiseCopyable {
+    private let all: UnsafeMutablePointer<Target>
+    private let count: Int
+
+    init(ports: Int) {
+        count = max(1, ports)
+        all = .allocateApart(capacity: count)
+        all.initialize(repeating: Target(), count: count)
+    }
+
+    func deallocate() { all.deallocate() }
+
+    func clear() { all.update(repeating: Target(), count: count) }
+
+    subscript(port: Int) -> Target {
+        get { all[port] }
+        nonmutating set { all[port] = newValue }
+    }
+}
+
+typealias ParcelPointer = UnsafeMutablePointer<Parcel>
+
+/// Parcels on their way from one thread to another: single producer, single consumer. Holds as many
+/// as a thread owns, so it never overflows.
+struct ParcelRing {
+    /// Slots, then the producer's index and the consumer's index, each on lines of its own.
+    private let slots: UnsafeMutablePointer<ParcelPointer?>
+    private let head: UnsafeMutablePointer<UInt32>
+    private let tail: UnsafeMutablePointer<UInt32>
+
+    init() {
+        slots = .allocateApart(capacity: Exchange.parcels)
+        slots.initialize(repeating: nil, count: Exchange.parcels)
+        (head, tail) = (.allocateApart(capacity: 1), .allocateApart(capacity: 1))
+        head.initialize(to: 0)
+        tail.initialize(to: 0)
+    }
+
+    func deallocate() {
+        slots.deallocate()
+        head.deallocate()
+        tail.deallocate()
+    }
+
+    @inline(__always)
+    func push(_ parcel: ParcelPointer) {
+        let h = CPlat_load32_relaxed(head)
+        slots[Int(h) & (Exchange.parcels - 1)] = parcel
+        // Release: the parcel is complete before the consumer sees it.
+        CPlat_store32_release(head, h &+ 1)
+    }
+
+    var isEmpty: Bool { CPlat_load32_acquire(head) == CPlat_load32_relaxed(tail) }
+
+    @inline(__always)
+    func pop() -> ParcelPointer? {
+        let t = CPlat_load32_relaxed(tail)
+        if CPlat_load32_acquire(head) == t { return nil }
+        let parcel = slots[Int(t) & (Exchange.parcels - 1)]
+        CPlat_store32_release(tail, t &+ 1)
+        return parcel
+    }
+}
+
+/// A thread's means of handing bursts to other threads: its own parcels, and rings from and to them.
+struct Exchange {
+    /// Parcels that a thread can have under way; a power of two.
+    static var parcels: Int { 16 }
+
+    let threadCount: Int
+    /// This thread's parcels that are not under way.
+    private let free: UnsafeMutablePointer<ParcelPointer>
+    private(set) var freeCount = 0
+    /// 1 when parcels have come: one look a round tells, however many threads there are.
+    private let bell: UnsafeMutablePointer<UInt32>
+    /// Rings and bells by the number of the other thread.
+    let incoming: UnsafeMutablePointer<ParcelRing?>
+    let outgoing: UnsafeMutablePointer<ParcelRing?>
+    private let bells: UnsafeMutablePointer<UnsafeMutablePointer<UInt32>>
+    /// Mailboxes of all threads, which live as long as the engine.
+    let mailboxes: UnsafeMutablePointer<Unmanaged<Mailbox>>
+
+    /// Exchanges of `mailboxes.count` threads, tied to each other.
+    static func make(_ mailboxes: [Mailbox], ports: Int) -> [Exchange] {
+        let all = mailboxes.map { _ in Exchange(mailboxes, ports) }
+        for a in all.indices {
+            for b in all.indices {
+                all[a].bells[b] = all[b].bell
+                if a == b { continue }
+                let ring = ParcelRing()
+                all[a].outgoing[b] = ring
+                all[b].incoming[a] = ring
+            }
+        }
+        return all
+    }
+
+    private init(_ boxes: [Mailbox], _ ports: Int) {
+        threadCount = boxes.count
+        free = .allocateApart(capacity: Exchange.parcels)
+        bell = .allocateApart(capacity: 1)
+        bell.initialize(to: 0)
+        bells = .allocate(capacity: threadCount)
+        bells.initialize(repeating: bell, count: threadCount)
+        incoming = .allocate(capacity: threadCount)
+        incoming.initialize(repeating: nil, count: threadCount)
+        outgoing = .allocate(capacity: threadCount)
+        outgoing.initialize(repeating: nil, count: threadCount)
+        mailboxes = .allocate(capacity: threadCount)
+        for (i, box) in boxes.enumerated() { (mailboxes + i).initialize(to: .passUnretained(box)) }
+        if threadCount > 1 {
+            for i in 0..<Exchange.parcels {
+                let parcel = ParcelPointer.allocateApart(capacity: 1)
+                parcel.initialize(to: Parcel(ports: ports))
+                free[i] = parcel
+            }
+            freeCount = Exchange.parcels
+        }
+    }
+
+    /// Frees the parcels and the incoming rings; no thread may run any more.
+    func deallocate() {
+        for i in 0..<freeCount {
+            free[i].pointee.burst.deallocate()
+            free[i].pointee.targets.deallocate()
+            free[i].deallocate()
+        }
+        for i in 0..<threadCount { incoming[i]?.deallocate() }
+        free.deallocate()
+        bell.deallocate()
+        bells.deallocate()
+        incoming.deallocate()
+        outgoing.deallocate()
+        mailboxes.deallocate()
+    }
+
+    func forEachFree(_ body: (ParcelPointer) -> Void) {
+        for i in 0..<freeCount { body(free[i]) }
+    }
+
+    var hasUnderWay: Bool { threadCount > 1 && freeCount < Exchange.parcels }
+
+    /// Whether parcels have come since the last question; then look into every ring.
+    @inline(__always)
+    var rings: Bool {
+        if CPlat_load32_relaxed(bell) == 0 { return false }
+        // Taken back before the rings are looked at (a full barrier): a parcel that comes later rings again.
+        return CPlat_exchange32(bell, 0) != 0
+    }
+
+    var hasIncoming: Bool {
+        var i = 0
+        while i < threadCount {
+            if let ring = incoming[i], !ring.isEmpty { return true }
+            i &+= 1
+        }
+        return false
+    }
+
+    mutating func take() -> ParcelPointer {
+        assert(freeCount > 0)
+        freeCount &-= 1
+        return free[freeCount]
+    }
+
+    mutating func giveBack(_ parcel: ParcelPointer) {
+        assert(freeCount < Exchange.parcels)
+        free[freeCount] = parcel
+        freeCount &+= 1
+    }
+
+    /// Sends `parcel` to each thread in `threads` (a bit each).
+    func send(_ parcel: ParcelPointer, to threads: UInt64) {
+        CPlat_store32_relaxed(Parcel.remaining(parcel), UInt32(threads.nonzeroBitCount))
+        CPlat_store32_relaxed(Parcel.lost(parcel), 0)
+        var left = threads
+        while left != 0 {
+            let i = left.trailingZeroBitCount
+            left &= left &- 1
+            outgoing[i].unsafelyUnwrapped.push(parcel)
+            // Release: who hears the bell finds the parcel.
+            CPlat_store32_release(bells[i], 1)
+            mailboxes[i]._withUnsafeGuaranteedRef { $0.wake() }
+        }
+    }
+}

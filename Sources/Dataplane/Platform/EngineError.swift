@@ -1,0 +1,5 @@
+/// What an engine cannot start with: one line that says what to do.
+public struct EngineError: Error, Sendable, Equatable, CustomStringConvertible {
+    public let description: String
+    public init(_ description: String) { self.description = description }
+}

@@ -1,0 +1,91 @@
+import CPlatform
+import Glibc
+import Memory
+
+/// Work that control threads hand to a poll thread, which picks it up between bursts.
+final class Mailbox: @unchecked Sendable {
+    // On the heap: a stored property has no address that stays.
+    private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+    private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+    private var waiting: [() -> Void] = []
+    private var posted: UInt64 = 0
+    private var done: UInt64 = 0
+    private var isClosed = false
+    /// 1 while there is work: read by the poll thread each round.
+    let flag: UnsafeMutablePointer<UInt32>
+    /// 1 while the poll thread sleeps, or is about to.
+    let isAsleep: UnsafeMutablePointer<UInt32>
+    /// Written to wake the thread; never read, its poll fires on each write.
+    let wakeFD: Int32
+
+    init() throws(EngineError) {
+        wakeFD = CPlat_eventfd(0)
+        if wakeFD < 0 { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        flag = .allocateApart(capacity: 1)
+        isAsleep = .allocateApart(capacity: 1)
+        flag.initialize(to: 0)
+        isAsleep.initialize(to: 0)
+        pthread_mutex_init(mutex, nil)
+        pthread_cond_init(condition, nil)
+    }
+
+    deinit {
+        close(wakeFD)
+        flag.deallocate()
+        isAsleep.deallocate()
+        pthread_mutex_destroy(mutex)
+        pthread_cond_destroy(condition)
+        mutex.deallocate()
+        condition.deallocate()
+    }
+
+    /// Runs `work` on the poll thread and returns when it has run. After `close` it runs here.
+    func run(_ work: @escaping () -> Void) {
+        pthread_mutex_lock(mutex)
+        if isClosed {
+            pthread_mutex_unlock(mutex)
+            work()
+            return
+        }
+        waiting.append(work)
+        posted += 1
+        let ticket = posted
+        CPlat_store32_release(flag, 1)
+        pthread_mutex_unlock(mutex)
+        wake()
+        pthread_mutex_lock(mutex)
+        while done < ticket { pthread_cond_wait(condition, mutex) }
+        pthread_mutex_unlock(mutex)
+    }
+
+    /// Wakes the thread if it sleeps.
+    func wake() {
+        // The work must be visible before the flag is read: the sleeper does it the other way round.
+        CPlat_fence_full()
+        if CPlat_load32_relaxed(isAsleep) != 0 {
+            EventFD.signalOwn(wakeFD)
+        }
+    }
+
+    /// On the poll thread: runs what has been posted.
+    func serve() {
+        pthread_mutex_lock(mutex)
+        let work = waiting
+        waiting = []
+        CPlat_store32_release(flag, 0)
+        pthread_mutex_unlock(mutex)
+        for body in work { body() }
+        pthread_mutex_lock(mutex)
+        done += UInt64(work.count)
+        pthread_cond_broadcast(condition)
+        pthread_mutex_unlock(mutex)
+    }
+
+    /// On the poll thread, as its last act: later work runs on the caller's thread.
+    func closeForGood() {
+        pthread_mutex_lock(mutex)
+        isClosed = true
+        pthread_mutex_unlock(mutex)
+        serve()
+    }
+}

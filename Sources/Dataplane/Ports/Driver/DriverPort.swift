@@ -1,0 +1,328 @@
+import CPlatform
+import Glibc
+import Logging
+import Memory
+import Vhost
+import VhostUser
+import Virtio
+
+/// A port on somebody else's back-end: Ringway is the driver, `VhostNet` its control plane. Its control thread
+/// connects, watches the connection, and connects again when a vhost-user back-end went away: with the features of
+/// before, or, where the back-end has lost some of them, with an error in the log and another try later.
+final class DriverPort: EnginePort, @unchecked Sendable {
+    let index: Int
+    let options: PortOptions
+    private let path: String
+    private let isServer: Bool
+    /// As the kernel has it, once it is open.
+    private var tapName: String
+    private let kind: VhostKind
+    private let core: EngineCore
+    private let log: Logger
+    private let defectFD: Int32
+    private let wakeFD: Int32
+    /// Written when the back-end's configuration has changed.
+    private var configuration: OwnedDescriptor?
+    /// Read by snapshots and by the thread: connected (1, or 2 when it was), stopping.
+    private let flags: UnsafeMutablePointer<UInt32>
+    private var thread: NamedThread?
+
+    // The control thread's own
+    private var listener: Int32 = -1
+    private var link: DriverLink?
+    private var saved: VhostNet.Saved?
+    private var socket: MessageSocket?
+    private var attempts = 0
+    /// CLOCK_MONOTONIC: no attempt before; when the connection began.
+    private var nextAttempt: UInt64 = 0
+    private var connectedAt: UInt64 = 0
+    /// Connections in a row that ended within a second.
+    private var shortLives = 0
+    /// Of a kernel port: its error tells that the interface was deleted.
+    private var tapFD: Int32 { (link?.vhost.backend as? KernelBackend)?.tap.queues.first?.fd ?? -1 }
+    private var lastError = ""
+    /// Of this connection: queues that the back-end reported, and what was logged of its configuration. A back-end that
+    /// repeats itself does not fill the log.
+    private var brokenQueues = Set<Int>()
+    private var lastConfiguration = ""
+
+    init(index: Int, options: PortOptions, core: EngineCore, logger: Logger) throws(EngineError) {
+        guard case .virtioUser(let path, let isServer, let tap) = options.kind else {
+            throw EngineError("\(options.name): not a driver's port")
+        }
+        self.index = index
+        self.options = options
+        self.path = path
+        self.isServer = isServer
+        tapName = tap ?? ""
+        do throws(VhostError) { kind = try VhostKind.of(path: path) } catch { throw EngineError(error.description) }
+        if isServer && kind != .user { throw EngineError("\(path): server=on is for sockets") }
+        if tap != nil && kind != .kernel { throw EngineError("\(path): tap= goes with /dev/vhost-net") }
+        if options.mac != nil && kind != .vdpa {
+            throw EngineError("\(path): mac= can be told to vDPA devices only; leave it out")
+        }
+        if options.mtu != nil && kind == .kernel {
+            throw EngineError("\(path): mtu= is the interface's; use `ip link set NAME mtu N`")
+        }
+        self.core = core
+        log = logger
+        defectFD = CPlat_eventfd(0)
+        wakeFD = CPlat_eventfd(0)
+        if defectFD < 0 || wakeFD < 0 { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        flags = .allocate(capacity: 2)
+        flags.initialize(repeating: 0, count: 2)
+        core.addPairs(port: index, options, defectFD: defectFD)
+    }
+
+    var isConnected: Bool { CPlat_load32_relaxed(flags) == 1 }
+    var wasConnected: Bool { CPlat_load32_relaxed(flags) != 0 }
+    private var isStopping: Bool { CPlat_load32_acquire(flags + 1) != 0 }
+
+    /// Kernel and vDPA: opens the device here. Sockets: listens, or begins to connect.
+    func start() throws(EngineError) {
+        do {
+            if kind != .user {
+                try connect(nil)
+            } else if isServer {
+                listener = try Listener.open(path)
+            } else {
+                try MessageSocket.refuseOther(path)
+            }
+        } catch {
+            throw EngineError("\(error)")
+        }
+        do { thread = try NamedThread("ringway-ctl") { self.loop() } } catch {
+            throw EngineError("\(options.name): \(error)")
+        }
+    }
+
+    func stop() {
+        if let thread {
+            CPlat_store32_release(flags + 1, 1)
+            EventFD.signalOwn(wakeFD)
+            thread.join()
+            // Only what the thread waited for was cancelled: the device is stopped in order.
+            _ = EventFD.take(wakeFD)
+        }
+        thread = nil
+        disconnect("the port is closed")
+        if listener >= 0 {
+            close(listener)
+            unlink(path)
+            listener = -1
+        }
+    }
+
+    func deallocate() {
+        close(defectFD)
+        close(wakeFD)
+        flags.deallocate()
+        core.removePairs(port: index, options.queuePairs)
+    }
+
+    // MARK: Control thread
+
+    private func loop() {
+        while !isStopping {
+            if link == nil && CPlat_monotonic_ns() >= nextAttempt { tryAgain() }
+            waitAndServe()
+        }
+    }
+
+    /// Opens what this side opens: a socket, or the TAP of a kernel port when it is there again.
+    private func tryAgain() {
+        if kind == .kernel {
+            if if_nametoindex(tapName) != 0 { tryConnect { () throws(VhostUserError) in nil } }
+        } else if kind == .user && !isServer {
+            tryConnect { () throws(VhostUserError) in try MessageSocket.connect(to: path) }
+        }
+        let pause: UInt64 = attempts <= 20 ? 100 : 500
+        if link == nil { nextAttempt = max(nextAttempt, CPlat_monotonic_ns() + pause * 1_000_000) }
+    }
+
+    /// Milliseconds until the next attempt; -1: for ever.
+    private var timeout: Int32 {
+        if link != nil || kind == .vdpa || isServer { return -1 }
+        let now = CPlat_monotonic_ns()
+        return now >= nextAttempt ? 0 : Int32(clamping: (nextAttempt - now) / 1_000_000 + 1)
+    }
+
+    /// A back-end that accepts and hangs up again and again is asked more and more seldom: the pause doubles to some
+    /// seconds.
+    private func noteEnd() {
+        if isServer || kind != .user { return }
+        let now = CPlat_monotonic_ns()
+        shortLives = now - connectedAt < 1_000_000_000 ? shortLives + 1 : 0
+        if shortLives == 2 {
+            log.warning(
+                "\(options.name): the back-end accepts and hangs up again and again; the next attempts come more seldom"
+            )
+        }
+        if shortLives > 0 { nextAttempt = now + 100_000_000 << UInt64(min(shortLives - 1, 5)) }
+    }
+
+    private func waitAndServe() {
+        let channel = link?.vhost.backEndDescriptor ?? -1
+        let hangUp = Int16(POLLIN) | 0x2000 /* POLLRDHUP */
+        var fds = [
+            pollfd(fd: wakeFD, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: defectFD, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: listener, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: socket?.fd ?? -1, events: hangUp, revents: 0),
+            pollfd(fd: channel, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: configuration?.fd ?? -1, events: Int16(POLLIN), revents: 0),
+            // Without events: a deleted interface is an error, which poll tells always.
+            pollfd(fd: tapFD, events: 0, revents: 0),
+        ]
+        let errors = link?.vhost.errorDescriptors ?? []
+        for fd in errors { fds.append(pollfd(fd: fd, events: Int16(POLLIN), revents: 0)) }
+        if poll(&fds, nfds_t(fds.count), timeout) <= 0 { return }
+        if fds[1].revents != 0 { reportDefects() }
+        for (ring, f) in fds[7...].enumerated()
+        where f.revents != 0 && link?.vhost.hasFailed(ring: ring) == true && brokenQueues.insert(ring).inserted {
+            log.error("\(options.name): the back-end reports that queue \(ring) is broken")
+        }
+        // Between requests a back-end has nothing to say: it hangs up, or talks nonsense.
+        if fds[3].revents != 0 {
+            disconnect("the back-end has gone")
+            return noteEnd()
+        }
+        if fds[6].revents != 0 {
+            return disconnect("interface \(tapName) has gone; the port waits until it is there again")
+        }
+        if fds[4].revents != 0 {
+            do throws(VhostError) { try link?.vhost.serveBackEnd() } catch {
+                log.info("\(options.name): the back-end's channel: \(error)")
+            }
+        }
+        if fds[5].revents != 0 { reportConfiguration() }
+        if link?.vhost.backend.isDisconnected == true {
+            disconnect("the back-end does not answer as it should")
+            return noteEnd()
+        }
+        if fds[2].revents != 0 { acceptConnection() }
+    }
+
+    /// While there is a back-end any other is turned away at once: in the queue of a connection that waits there could
+    /// be the end of the present one, which would never be seen to close.
+    private func acceptConnection() {
+        let fd = CPlat_accept(listener)
+        if fd < 0 { return }
+        if link == nil { return tryConnect { () throws(VhostUserError) in MessageSocket(fd) } }
+        close(fd)
+    }
+
+    private func tryConnect(_ open: () throws(VhostUserError) -> MessageSocket?) {
+        connectedAt = 0
+        do {
+            let socket = try open()
+            connectedAt = CPlat_monotonic_ns()
+            try connect(socket)
+            attempts = 0
+            lastError = ""
+        } catch {
+            socket = nil
+            attempts += 1
+            if connectedAt != 0 { noteEnd() }
+            // Once for each reason, not for each attempt.
+            let text = "\(error)"
+            if text != lastError { log.info("\(options.name): waiting for the back-end (\(text))") }
+            lastError = text
+        }
+    }
+
+    private func connect(_ socket: MessageSocket?) throws {
+        self.socket = socket
+        let link = try DriverLink(options, try backend(socket), saved: saved, node: node) { [log] in log.info("\($0)") }
+        self.link = link
+        saved = link.vhost.saved
+        watchConfiguration(link)
+        for pair in 0..<options.queuePairs {
+            let reason = core.startOther(
+                port: index, pair: pair, QueueEnd.driver(link.ends + pair), incoming: link.incoming[pair].fd,
+                offloads: link.receiveOffloads,
+                memory: link.memory.base, budget: core.budget(options))
+            log.info("\(options.name): queue pair \(pair) on \(reason)")
+        }
+        core.setActivePairs(UInt16(options.queuePairs), port: index)
+        if let kernel = link.vhost.backend as? KernelBackend { tapName = kernel.tap.name }
+        CPlat_store32_relaxed(flags, 1)
+        log.info(
+            """
+            \(options.name): connected to \(kind)\(interface); memory: \(link.memory.summary); features: \
+            \(link.vhost.acknowledged.bitNames.joined(separator: " "))
+            """
+        )
+    }
+
+    /// The kernel may have chosen its name.
+    private var interface: String {
+        (link?.vhost.backend as? KernelBackend).map { " and interface \($0.tap.name)" } ?? ""
+    }
+
+    /// Of the first poll thread: its memory shall be near.
+    private var node: Int { core.threads[0].cpu >= 0 ? NUMA.node(ofCPU: core.threads[0].cpu) : -1 }
+
+    private func backend(_ socket: MessageSocket?) throws(VhostError) -> any VhostBackend {
+        switch kind {
+        case .user: return UserBackend(socket!, name: path, cancel: wakeFD)
+        case .vdpa: return VDPABackend(path: path)
+        case .kernel: return KernelBackend(path: path, tap: try Tap(name: tapName, queues: options.queuePairs))
+        }
+    }
+
+    private func disconnect(_ reason: String) {
+        guard let link else { return }
+        CPlat_store32_relaxed(flags, 2)
+        core.stopOther(port: index, pairs: options.queuePairs)
+        link.vhost.close()
+        // Enable states and the in-flight region of the last moment.
+        saved = link.vhost.saved
+        self.link = nil
+        socket = nil
+        configuration = nil
+        (brokenQueues, lastConfiguration) = ([], "")
+        core.forgetAddresses(port: index)
+        log.info("\(options.name): connection ended: \(reason)")
+    }
+
+    /// Where the back-end tells of changes. Those that do not cannot be asked to.
+    private func watchConfiguration(_ link: DriverLink) {
+        guard let notifier = EventFD.make() else { return }
+        do throws(VhostError) {
+            try link.vhost.setConfigurationNotifier(notifier)
+            configuration = notifier
+        } catch {
+            if error.kind != .unsupported {
+                log.warning("\(options.name): changes of the configuration will not be seen: \(error)")
+            }
+        }
+    }
+
+    /// The link's state is all that a switch wants to know; the MTU is negotiated.
+    private func reportConfiguration() {
+        _ = EventFD.take(configuration?.fd ?? -1)
+        guard let vhost = link?.vhost else { return }
+        let text = configurationText(vhost)
+        if text != lastConfiguration { log.info("\(options.name): \(text)") }
+        lastConfiguration = text
+    }
+
+    private func configurationText(_ vhost: VhostNet) -> String {
+        guard vhost.backend.offered.contains(.status) else { return "the back-end's configuration has changed" }
+        do throws(VhostError) {
+            // struct virtio_net_config: status at 6, bit 0 VIRTIO_NET_S_LINK_UP.
+            let isUp = try vhost.readConfiguration(offset: 6, size: 2)[0] & 1 == 1
+            return "the back-end's link is \(isUp ? "up" : "down")"
+        } catch {
+            return "the changed configuration: \(error)"
+        }
+    }
+
+    private func reportDefects() {
+        _ = EventFD.take(defectFD)
+        for (ring, defect, _) in core.newDefects(port: index, pairs: 0..<options.queuePairs) {
+            log.error("\(options.name): queue \(ring) stopped: \(defect)")
+        }
+    }
+}

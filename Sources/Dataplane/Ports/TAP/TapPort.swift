@@ -1,0 +1,143 @@
+import CPlatform
+import Glibc
+import Logging
+import Memory
+import Vhost
+import VhostUser
+import Virtio
+
+/// A TAP device of this machine's kernel as a port: frames go through io_uring. Its control thread waits for one thing,
+/// that the interface goes away, and then for its return.
+final class TapPort: EnginePort, @unchecked Sendable {
+    let index: Int
+    let options: PortOptions
+    private let core: EngineCore
+    private let log: Logger
+    private let goneFD: Int32
+    /// Read by snapshots: the interface is there; and by the thread: stopping.
+    private let flags: UnsafeMutablePointer<UInt32>
+    private var thread: NamedThread?
+    private var tap: Tap?
+    /// As the kernel has it.
+    private var name = ""
+    private var ends: [UnsafeMutablePointer<TapEnd>] = []
+
+    init(index: Int, options: PortOptions, core: EngineCore, logger: Logger) throws(EngineError) {
+        self.index = index
+        self.options = options
+        self.core = core
+        log = logger
+        goneFD = CPlat_eventfd(0)
+        if goneFD < 0 { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        flags = .allocate(capacity: 2)
+        flags.initialize(repeating: 0, count: 2)
+        core.addPairs(port: index, options, defectFD: goneFD)
+    }
+
+    var isConnected: Bool { CPlat_load32_relaxed(flags) != 0 }
+
+    /// Opens or makes the device with a queue for each pair.
+    func start() throws(EngineError) {
+        try open()
+        do { thread = try NamedThread("ringway-ctl") { self.watch() } } catch {
+            throw EngineError("\(options.name): \(error)")
+        }
+    }
+
+    private func open() throws(EngineError) {
+        guard case .tap(let wanted) = options.kind else { return }
+        let tap: Tap
+        do throws(VhostError) {
+            tap = try Tap(name: name.isEmpty ? wanted : name, queues: options.queuePairs, isNonblocking: false)
+            guard tap.headerLength == 12 else {
+                throw VhostError(
+                    .features,
+                    "tap \(wanted): its frames have no virtio-net header of 12 bytes; make it with "
+                        + "`ip tuntap add \(wanted) mode tap vnet_hdr`")
+            }
+            try tap.setOffloads(PortFeatures.guestOffloads)
+        } catch {
+            throw EngineError(error.description)
+        }
+        var offloads: Features = [.guestCsum, .guestTSO4, .guestTSO6, .guestECN]
+        if tap.hasUSO { offloads.formUnion([.guestUSO4, .guestUSO6]) }
+        (self.tap, name) = (tap, tap.name)
+        for (pair, queue) in tap.queues.enumerated() {
+            let made = try TapEnd(fd: queue.fd, goneFD: goneFD)
+            let end = UnsafeMutablePointer<TapEnd>.allocate(capacity: 1)
+            end.initialize(to: made)
+            ends.append(end)
+            _ = core.startOther(
+                port: index, pair: pair, QueueEnd.tap(end), incoming: end.pointee.incoming, offloads: offloads,
+                memory: UnsafeMutableRawPointer(end), budget: core.budget(options))
+        }
+        CPlat_store32_relaxed(flags, 1)
+        core.setActivePairs(UInt16(options.queuePairs), port: index)
+        log.info(
+            """
+            \(options.name): interface \(tap.name) with \(options.queuePairs) \
+            queue\(options.queuePairs == 1 ? "" : "s")
+            """
+        )
+    }
+
+    private func closeTap() {
+        CPlat_store32_relaxed(flags, 0)
+        core.stopOther(port: index, pairs: options.queuePairs)
+        for end in ends {
+            end.pointee.deallocate()
+            end.deallocate()
+        }
+        ends = []
+        tap = nil
+    }
+
+    private var isStopping: Bool { CPlat_load32_acquire(flags + 1) != 0 }
+
+    /// The control thread: closes when the interface has gone, and opens it again when there is one of its name.
+    private func watch() {
+        var lastError = ""
+        while true {
+            var waiting = pollfd(fd: goneFD, events: Int16(POLLIN), revents: 0)
+            // Nobody tells of a new interface.
+            let n = poll(&waiting, 1, tap == nil ? 200 : -1)
+            if isStopping { return }
+            if n > 0 {
+                if tap != nil {
+                    closeTap()
+                    core.forgetAddresses(port: index)
+                    log.error(
+                        "\(options.name): the interface has gone; the port waits until there is one of its name again")
+                }
+                // After the queues were closed: each of them may have written.
+                _ = EventFD.take(goneFD)
+                continue
+            }
+            if tap != nil || if_nametoindex(name) == 0 { continue }
+            do throws(EngineError) {
+                try open()
+                lastError = ""
+            } catch {
+                closeTap()
+                if error.description != lastError { log.error("\(options.name): \(error)") }
+                lastError = error.description
+            }
+        }
+    }
+
+    func stop() {
+        if let thread {
+            CPlat_store32_release(flags + 1, 1)
+            EventFD.signalOwn(goneFD)
+            thread.join()
+        }
+        thread = nil
+        closeTap()
+    }
+
+    func deallocate() {
+        core.removePairs(port: index, options.queuePairs)
+        close(goneFD)
+        flags.deallocate()
+    }
+}

@@ -1,0 +1,135 @@
+import Virtio
+
+/// Commands of the control virtqueue (virtio 1.3, 5.1.6.5). Lives on the port's control thread.
+struct ControlQueue {
+    private var queue: DeviceQueue
+    private let burst = Burst()
+    private let room: UnsafeMutableRawBufferPointer
+    var errFD: Int32
+    private var isReported = false
+
+    init(_ setup: RingSetup, errFD: Int32) {
+        queue = DeviceQueue(setup)
+        self.errFD = errFD
+        // The longest command is a table of MAC addresses or the VLAN set; what is longer is refused.
+        room = .allocate(byteCount: 16384, alignment: 16)
+    }
+
+    mutating func use(_ map: MemoryMap) { queue.use(map) }
+
+    /// A new call descriptor: the next decision calls.
+    mutating func forgetCalls() { queue.forgetCalls() }
+
+    /// Ends the queue and says where it stands.
+    func stop() -> RingPosition {
+        burst.deallocate()
+        room.deallocate()
+        return queue.position
+    }
+
+    /// Serves everything that waits. `handle` gets class, command and data and says whether it
+    /// did it; the driver is told after that. Returns whether the driver wants a call, and the ring's defect once.
+    mutating func serve(_ handle: (UInt8, UInt8, UnsafeRawBufferPointer) -> Bool) -> (
+        needsCall: Bool, defect: RingDefect?
+    ) {
+        var served = 0
+        // Bounded: a driver that adds commands all the time wakes the thread again.
+        repeat {
+            while served < 1024, let command = queue.popControl(into: room, scratch: burst) {
+                served += 1
+                let data = UnsafeRawBufferPointer(room)
+                let isDone =
+                    command.length >= 2 && command.length < room.count
+                    && handle(data[0], data[1], UnsafeRawBufferPointer(rebasing: data[2..<command.length]))
+                queue.completeControl(command, answer: isDone ? 0 : 1)
+            }
+        } while served < 1024 && queue.armKicks()
+        // Once: a driver may go on kicking a ring that has stopped.
+        let isNew = queue.defect.kind != .none && !isReported
+        if isNew { isReported = true }
+        return (served > 0 && queue.needsCall(), isNew ? queue.defect : nil)
+    }
+}
+
+/// What a driver set through its control queue.
+struct ControlState: Equatable {
+    /// Queue pairs in use (VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET).
+    var pairs = 1
+    var mac: [UInt8]
+    /// Of CTRL_RX: remembered for `snapshot`; every frame is delivered, as the device may (5.1.6.5.1).
+    var rxModes: Set<UInt8> = []
+    var vlans: Set<UInt16> = []
+    /// Of CTRL_GUEST_OFFLOADS; nil: all that were negotiated.
+    var guestOffloads: Features?
+
+    /// Carries out one command; false refuses it.
+    mutating func handle(
+        _ kind: UInt8, _ command: UInt8, _ data: UnsafeRawBufferPointer, features: Features, maximumPairs: Int,
+        announced: () -> Void
+    ) -> Bool {
+        switch (kind, command) {
+        case (0, 0...5): return setMode(command, data, features)
+        case (1, 0): return features.contains(.ctrlRX) && isMACTable(data)
+        case (1, 1): return setMAC(data, features)
+        case (2, 0), (2, 1): return setVLAN(data, features, isAdded: command == 0)
+        case (3, 0):
+            guard features.contains(.guestAnnounce), data.isEmpty else { return false }
+            announced()
+            return true
+        case (4, 0): return setPairs(data, features, maximumPairs)
+        case (5, 0): return setOffloads(data, features)
+        default: return false
+        }
+    }
+
+    private mutating func setMode(_ command: UInt8, _ data: UnsafeRawBufferPointer, _ features: Features) -> Bool {
+        guard features.contains(command < 2 ? .ctrlRX : .ctrlRXExtra), data.count == 1, data[0] <= 1 else {
+            return false
+        }
+        if data[0] == 1 { rxModes.insert(command) } else { rxModes.remove(command) }
+        return true
+    }
+
+    /// Two tables, unicast and multicast, each a 32-bit count and so many addresses.
+    private func isMACTable(_ data: UnsafeRawBufferPointer) -> Bool {
+        var offset = 0
+        for _ in 0..<2 {
+            guard offset + 4 <= data.count else { return false }
+            let entries = Int(UInt32(littleEndian: data.loadUnaligned(fromByteOffset: offset, as: UInt32.self)))
+            offset += 4
+            guard entries <= (data.count - offset) / 6 else { return false }
+            offset += entries * 6
+        }
+        return offset == data.count
+    }
+
+    private mutating func setMAC(_ data: UnsafeRawBufferPointer, _ features: Features) -> Bool {
+        guard features.contains(.ctrlMACAddr), data.count == 6, data[0] & 1 == 0 else { return false }
+        mac = Array(data)
+        return true
+    }
+
+    private mutating func setVLAN(_ data: UnsafeRawBufferPointer, _ features: Features, isAdded: Bool) -> Bool {
+        guard features.contains(.ctrlVLAN), data.count == 2 else { return false }
+        let id = UInt16(littleEndian: data.loadUnaligned(as: UInt16.self))
+        guard id < 4096 else { return false }
+        if isAdded { vlans.insert(id) } else { vlans.remove(id) }
+        return true
+    }
+
+    private mutating func setPairs(_ data: UnsafeRawBufferPointer, _ features: Features, _ maximum: Int) -> Bool {
+        guard features.contains(.mq), data.count == 2 else { return false }
+        let wanted = Int(UInt16(littleEndian: data.loadUnaligned(as: UInt16.self)))
+        guard wanted >= 1, wanted <= maximum else { return false }
+        pairs = wanted
+        return true
+    }
+
+    private mutating func setOffloads(_ data: UnsafeRawBufferPointer, _ features: Features) -> Bool {
+        guard features.contains(.ctrlGuestOffloads), data.count == 8 else { return false }
+        let wanted = Features(rawValue: UInt64(littleEndian: data.loadUnaligned(as: UInt64.self)))
+        guard wanted.isSubset(of: features.intersection(PortFeatures.guestOffloads)) else { return false }
+        guestOffloads = wanted
+        return true
+    }
+}

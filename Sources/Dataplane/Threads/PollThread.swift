@@ -1,0 +1,242 @@
+import CPlatform
+import Glibc
+import VhostUser
+import Virtio
+
+/// A poll thread: pinned, owner of its rings. Control threads talk to it through its mailbox.
+final class PollThread: @unchecked Sendable {
+    let index: Int
+    /// CPU it is pinned to; -1: none.
+    let cpu: Int
+    let mailbox: Mailbox
+    /// Touched by the thread alone once it runs, and by mailbox closures, which run on it.
+    let state: ThreadPointer
+    private var thread: NamedThread?
+    private var body: ((PollThread) -> Void)?
+    /// What the packet function points at: lives as long as the thread.
+    var kept: AnyObject?
+    private var isStopping = false
+    private var generation: UInt64 = 0
+
+    init(index: Int, cpu: Int, mailbox: Mailbox, table: PairTable, exchange: Exchange, requests: Int)
+        throws(EngineError)
+    {
+        self.index = index
+        self.cpu = cpu
+        self.mailbox = mailbox
+        let notifier = try Notifier(wakeFD: mailbox.wakeFD, requests: requests)
+        state = .allocateApart(capacity: 1)
+        state.initialize(to: ThreadState(index: index, table: table, notifier: notifier, exchange: exchange))
+    }
+
+    deinit {
+        state.pointee.deallocate()
+        state.deallocate()
+    }
+
+    /// Starts the thread with a packet function of its own. Specialised for each `F` here, so that
+    /// the loop calls it directly.
+    @inline(__always)
+    func start<F: PacketFunction>(_ function: F) throws(EngineError) {
+        try start(function, judgesAgain: F.judgesAgain, wantsData: F.wantsData)
+    }
+
+    /// The same for a function that stands for another one, whose wishes these are.
+    @inline(__always)
+    func start<F: PacketFunction>(_ function: F, judgesAgain: Bool, wantsData: Bool) throws(EngineError) {
+        state.pointee.obey(judgesAgain: judgesAgain, wantsData: wantsData)
+        body = { me in
+            let f = UnsafeMutablePointer<F>.allocateApart(capacity: 1)
+            f.initialize(to: function)
+            me.loop(f)
+            f.deinitialize(count: 1)
+            f.deallocate()
+        }
+        do { thread = try NamedThread("ringway-\(index)") { self.enter() } } catch { throw EngineError("\(error)") }
+    }
+
+    private func enter() {
+        if cpu >= 0 { _ = CPlat_pin_to_cpu(Int32(cpu)) }
+        body?(self)
+        body = nil
+        mailbox.closeForGood()
+    }
+
+    /// CPU time of the thread while it runs.
+    var cpuNanoseconds: UInt64 { thread?.cpuNanoseconds ?? 0 }
+
+    /// Ends the thread; its rings must have been stopped.
+    func stop() {
+        guard let thread else { return }
+        mailbox.run { self.isStopping = true }
+        thread.join()
+        self.thread = nil
+    }
+
+    // MARK: The loop
+
+    private static var wakeTag: UInt64 { 1 << 40 }
+
+    @inline(__always)
+    private func loop<F: PacketFunction>(_ f: UnsafeMutablePointer<F>) {
+        let t = state
+        t.pointee.notifier.watchAgain(tag: PollThread.wakeTag)
+        t.pointee.notifier.flush()
+        while true {
+            if CPlat_load32_acquire(mailbox.flag) != 0 {
+                t.pointee.bringUpToDate()
+                mailbox.serve()
+                if isStopping { return }
+            }
+            PollLoop.round(t, f, mailbox)
+            if t.pointee.isIdle { sleep(t) } else if !t.pointee.didWork { giveWay() }
+        }
+    }
+
+    /// A moment in which there was nothing to do. Threads that share CPUs let another run.
+    @inline(__always)
+    private func giveWay() {
+        if cpu < 0 && state.pointee.exchange.threadCount > 1 { sched_yield() } else { CPlat_pause() }
+    }
+
+    /// Sleeps until a kick, a parcel or a message. Whoever has work for the thread publishes it, then
+    /// looks at `isAsleep`; here the order is the other way round, so one of the two sees the other.
+    @inline(never)
+    private func sleep(_ t: ThreadPointer) {
+        CPlat_store32_relaxed(mailbox.isAsleep, 1)
+        CPlat_fence_full()
+        let hasWork =
+            CPlat_load32_acquire(mailbox.flag) != 0 || t.pointee.notifier.hasCompletions
+            || (t.pointee.exchange.threadCount > 1 && t.pointee.exchange.hasIncoming)
+        if !hasWork { t.pointee.notifier.wait() }
+        CPlat_store32_relaxed(mailbox.isAsleep, 0)
+        t.pointee.bringUpToDate()
+    }
+
+    // MARK: Rings; called in mailbox closures
+
+    /// Another thread owns the pair from now on.
+    func letGo(_ p: PairPointer, to thread: Int) {
+        if thread == index { return }
+        state.pointee.forget(p)
+        CPlat_store32_relaxed(PairState.owner(p), UInt32(thread))
+    }
+
+    /// Takes a guest's ring over.
+    func startRing(_ p: PairPointer, isReceive: Bool, _ ring: DeviceQueue, _ state: QueueState, watchesKick: Bool) {
+        let q = PollThread.queue(p, isReceive)
+        let room = p.pointee.rings + (isReceive ? 0 : 1)
+        room.initialize(to: ring)
+        q.pointee = state
+        q.pointee.end = .guest(room)
+        if watchesKick && state.kickFD >= 0 { watch(p, isReceive, q) }
+        callNow(q.pointee.calls)
+        if isReceive {
+            room.pointee.suppressKicks()
+            p.pointee.receiveLag = LagState(size: ring.size, pacing: p.pointee.pacing, clock: self.state.pointee.clock)
+        } else {
+            p.pointee.lag = LagState(
+                size: ring.size, hold: ring.bestHold, mayWait: true, pacing: p.pointee.pacing,
+                clock: self.state.pointee.clock)
+        }
+        self.state.pointee.poll(p)
+    }
+
+    /// A driver may wait for what was done before it could be told: before the ring's start (stop/cont of a guest, a
+    /// crash of ours), or while there was no call descriptor, or another one. One call too many does no harm.
+    private func callNow(_ calls: Calls) {
+        if calls.fd < 0 { return }
+        state.pointee.notifier.call(calls)
+        state.pointee.notifier.flush()
+    }
+
+    private func watch(_ p: PairPointer, _ isReceive: Bool, _ q: UnsafeMutablePointer<QueueState>) {
+        // The tag has room for 23 bits; 0 is that of the thread's own descriptor.
+        generation = generation % 0x7f_ffff + 1
+        let place = UInt64(p.pointee.port * PairTable.pairsPerPort + p.pointee.pair)
+        q.pointee.kickTag = generation << 41 | place << 1 | (isReceive ? 1 : 0)
+        state.pointee.notifier.watch(q.pointee.kickFD, tag: q.pointee.kickTag)
+    }
+
+    /// Lets go of a ring and says where it stands. Afterwards nothing of it is used.
+    func stopRing(_ p: PairPointer, isReceive: Bool) -> RingPosition {
+        let q = PollThread.queue(p, isReceive)
+        if !isReceive {
+            drain(p)
+            // With a call: the driver may sleep until it hears of these, and no later completion will tell.
+            q.pointee.end.tell(state, p)
+        }
+        var position = RingPosition()
+        if case .guest(let ring) = q.pointee.end { position = ring.pointee.position }
+        if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }
+        q.pointee = QueueState()
+        if !p.pointee.transmit.isRunning && !p.pointee.receive.isRunning { state.pointee.forget(p) }
+        // Submitted: calls in the kernel hold the descriptors themselves.
+        state.pointee.notifier.flushAll()
+        return position
+    }
+
+    /// Takes over a pair of which Ringway is the driver, or a TAP queue: `incoming` is readable when packets come.
+    func startOther(_ p: PairPointer, _ end: QueueEnd, incoming: Int32, watches: Bool) {
+        for isReceive in [false, true] {
+            let q = PollThread.queue(p, isReceive)
+            q.pointee = QueueState()
+            q.pointee.end = end
+            q.pointee.isEnabled = true
+        }
+        let q = PollThread.queue(p, false)
+        q.pointee.kickFD = incoming
+        if watches { watch(p, false, q) }
+        if case .tap(let tap) = end { tap.pointee.start() }
+        state.pointee.poll(p)
+    }
+
+    /// Lets go of it. Afterwards nothing of it is used.
+    func stopOther(_ p: PairPointer) {
+        let end = p.pointee.transmit.end
+        _ = stopRing(p, isReceive: false)
+        _ = stopRing(p, isReceive: true)
+        if case .tap(let tap) = end { tap.pointee.cancel() }
+    }
+
+    /// Waits until other threads have let go of the pair's packets; serves them meanwhile, as they
+    /// may wait for this thread.
+    func drain(_ p: PairPointer) {
+        while p.pointee.parcel != nil {
+            PollLoop.acceptParcels(state)
+            _ = Forwarder.settle(state, p)
+            giveWay()
+        }
+    }
+
+    /// New enable state and descriptors of a running ring.
+    func updateRing(
+        _ p: PairPointer, isReceive: Bool, enabled: Bool, calls: Calls, kickFD: Int32, errFD: Int32, watchesKick: Bool
+    ) {
+        let q = PollThread.queue(p, isReceive)
+        if !q.pointee.isRunning { return }
+        q.pointee.isEnabled = enabled
+        let isNewCall = q.pointee.calls.fd != calls.fd
+        q.pointee.calls = calls
+        if isNewCall {
+            if case .guest(let ring) = q.pointee.end { ring.pointee.forgetCalls() }
+            callNow(calls)
+        }
+        q.pointee.errFD = errFD
+        if q.pointee.kickFD != kickFD || q.pointee.kickTag == 0 {
+            if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }
+            q.pointee.kickTag = 0
+            q.pointee.kickFD = kickFD
+            if watchesKick && kickFD >= 0 { watch(p, isReceive, q) }
+        }
+        state.pointee.notifier.flush()
+        state.pointee.poll(p)
+    }
+
+    static func queue(_ p: PairPointer, _ isReceive: Bool) -> UnsafeMutablePointer<QueueState> {
+        // The pair stays where it is, so these pointers stay valid.
+        isReceive
+            ? withUnsafeMutablePointer(to: &p.pointee.receive) { $0 }
+            : withUnsafeMutablePointer(to: &p.pointee.transmit) { $0 }
+    }
+}

@@ -1,0 +1,67 @@
+import CPlatform
+import Glibc
+import Memory
+
+/// The signals that ask a program to end, taken so that it can stop its engine first: SIGINT, SIGTERM, SIGHUP, SIGQUIT,
+/// SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, and SIGPIPE, which comes when nobody reads the output any more. Each of them
+/// would end the program at once and leave the engine's sockets behind. (After SIGKILL the next start takes them over.)
+///
+/// The signals belong to the process, so all values are one. Any thread may ask.
+public struct EndSignals: Sendable {
+    public static let all = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, SIGPIPE]
+
+    /// The first signal that came, then how many came.
+    nonisolated(unsafe) private static let words: UnsafeMutablePointer<UInt32> = {
+        let words = UnsafeMutablePointer<UInt32>.allocate(capacity: 2)
+        words.initialize(repeating: 0, count: 2)
+        return words
+    }()
+    /// An eventfd that stays readable after the first.
+    private static let bell = CPlat_eventfd(0)
+
+    /// From here on they are only noted, also where they were blocked. What is ignored, as under nohup, stays so.
+    public init() {
+        var set = sigset_t()
+        for number in EndSignals.all {
+            sigaddset(&set, number)
+            var old = sigaction()
+            sigaction(number, nil, &old)
+            if unsafeBitCast(old.__sigaction_handler.sa_handler, to: Int.self) == 1 { continue }
+            // Made before a handler needs them.
+            _ = (EndSignals.words, EndSignals.bell)
+            signal(number) { EndSignals.note($0) }
+        }
+        pthread_sigmask(SIG_UNBLOCK, &set, nil)
+    }
+
+    /// In a signal handler: atomic operations and write(2) alone.
+    private static func note(_ number: Int32) {
+        let saved = errno
+        if CPlat_load32_relaxed(words) == 0 { CPlat_store32_release(words, UInt32(number)) }
+        _ = CPlat_add32_relaxed(words + 1, 1)
+        EventFD.signalOwn(bell)
+        errno = saved
+    }
+
+    /// The first one that came.
+    public var first: Int32? {
+        let number = CPlat_load32_acquire(EndSignals.words)
+        return number == 0 ? nil : Int32(number)
+    }
+
+    /// How many came.
+    public var count: Int { Int(CPlat_load32_relaxed(EndSignals.words + 1)) }
+
+    /// Sleeps until one has come, which it returns, or until `seconds` have passed (nil). At once where one came before.
+    public func wait(seconds: Double = .infinity) -> Int32? {
+        let start = CPlat_monotonic_ns()
+        while first == nil {
+            let left = seconds - Double(CPlat_monotonic_ns() &- start) / 1e9
+            if !(left > 0) { return nil }
+            // An hour at a time, in milliseconds: poll(2) counts up to 24 days.
+            var bell = pollfd(fd: EndSignals.bell, events: Int16(POLLIN), revents: 0)
+            _ = poll(&bell, 1, left == .infinity ? -1 : Int32((min(left, 3600) * 1000).rounded(.up)))
+        }
+        return first
+    }
+}
