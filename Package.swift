@@ -6,6 +6,7 @@ let package = Package(
     products: [
         .library(name: "Ringway", targets: ["Ringway"]),
         .executable(name: "ringway", targets: ["RingwayCLI"]),
+        .executable(name: "ringway-bench", targets: ["RingwayBench"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -26,9 +27,7 @@ let package = Package(
             dependencies: [
                 "VhostUser", "Virtio", "Memory", "CPlatform", .product(name: "Logging", package: "swift-log"),
             ]),
-        .target(
-            name: "Telemetry",
-            dependencies: ["CPlatform", .product(name: "Histogram", package: "hdrhistogram-swift")]),
+        .target(name: "Telemetry", dependencies: ["CPlatform"]),
         .target(
             name: "Dataplane",
             dependencies: [
@@ -38,25 +37,52 @@ let package = Package(
         .target(
             name: "Ringway",
             dependencies: ["Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "CPlatform"]),
+
+        // What follows is not for embedders. Console: what the two programs share. RingwayLab: drivers in this process,
+        // and what is measured with them.
+        .target(
+            name: "Console",
+            dependencies: [
+                "Ringway", "CPlatform", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ]),
+        .target(
+            name: "RingwayLab",
+            dependencies: [
+                "Ringway", "Console", "CPlatform", .product(name: "Histogram", package: "hdrhistogram-swift"),
+                .product(name: "Logging", package: "swift-log"),
+            ]),
         .executableTarget(
             name: "RingwayCLI",
             dependencies: [
-                "Ringway", "Telemetry", "CPlatform",
+                "Ringway", "RingwayLab", "Console", "CPlatform",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
+            ]),
+        .executableTarget(
+            name: "RingwayBench",
+            dependencies: [
+                "Ringway", "RingwayLab", "Console", "CPlatform",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
 
         .testTarget(name: "VirtioTests", dependencies: ["Virtio", "CPlatform"]),
         .testTarget(name: "MemoryTests", dependencies: ["Memory", "Virtio", "CPlatform"]),
-        .testTarget(name: "TelemetryTests", dependencies: ["Telemetry"]),
+        .testTarget(name: "TelemetryTests", dependencies: ["Telemetry", "RingwayLab"]),
         .testTarget(name: "VhostUserTests", dependencies: ["VhostUser", "Memory", "Virtio", "CPlatform"]),
         .testTarget(
-            name: "VhostTests", dependencies: ["Ringway", "CPlatform", .product(name: "Logging", package: "swift-log")]),
+            name: "VhostTests",
+            dependencies: ["Ringway", "RingwayLab", "CPlatform", .product(name: "Logging", package: "swift-log")]),
         // Lets the kernel refuse io_uring requests of the code under test.
         .target(name: "CRefusal", path: "Tests/CRefusal"),
         .testTarget(
             name: "DataplaneTests",
-            dependencies: ["Ringway", "CPlatform", "CRefusal", .product(name: "Logging", package: "swift-log")]),
-        .testTarget(name: "IntegrationTests", dependencies: ["CPlatform", "Dataplane"]),
+            dependencies: [
+                "Ringway", "RingwayLab", "CPlatform", "CRefusal", .product(name: "Logging", package: "swift-log"),
+            ]),
+        // The README's embedder: what it links is looked at by a test.
+        .executableTarget(
+            name: "Embedder", dependencies: ["Ringway", .product(name: "Logging", package: "swift-log")],
+            path: "Tests/Embedder"),
+        .testTarget(name: "IntegrationTests", dependencies: ["CPlatform", "Dataplane", "RingwayLab"]),
     ]
 )

@@ -1,9 +1,10 @@
 import ArgumentParser
+import Console
 import Glibc
 import Logging
 import Ringway
 
-struct ForwardCommand: ParsableCommand {
+struct ForwardCommand: ParsableCommand, GoesOn {
     static let configuration = CommandConfiguration(
         commandName: "forward",
         abstract: "Forward packets between ports until SIGINT, SIGTERM or another signal that ends programs.",

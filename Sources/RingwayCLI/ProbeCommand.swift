@@ -1,5 +1,6 @@
 import ArgumentParser
 import CPlatform
+import Console
 import Foundation
 import Glibc
 import Ringway

@@ -1,5 +1,7 @@
+import Console
 import Glibc
 import Ringway
+import RingwayLab
 
 /// Prints counters: a table for people, a JSON object a line for programs.
 struct Report {
@@ -55,8 +57,8 @@ struct Report {
         } else {
             print(
                 kind == "totals"
-                    ? "totals of \(Report.number(seconds, 1)) s"
-                    : "after \(Report.number(lastTime + seconds - start, 1)) s")
+                    ? "totals of \(Text.number(seconds, 1)) s"
+                    : "after \(Text.number(lastTime + seconds - start, 1)) s")
             let width = rows.map { $0.name.count }.max() ?? 0
             print(Row.header(width))
             for row in rows { print(row.lines(width)) }
@@ -89,19 +91,6 @@ struct Report {
                     + [50, 99, 99.9, 99.99].map { Text.right(Text.microseconds(h.percentile($0)), 10) }.joined()
                     + Text.right(Text.microseconds(h.maximum), 10)
             }
-    }
-
-    /// In decimals; a dash for what is no number, as a ratio to nothing.
-    static func number(_ value: Double, _ digits: Int) -> String {
-        var scale = 1.0
-        for _ in 0..<digits { scale *= 10 }
-        guard abs(value) * scale < 9e18 else { return "–" }
-        let rounded = Int((abs(value) * scale).rounded())
-        let whole = rounded / Int(scale)
-        let sign = value < 0 && rounded > 0 ? "-" : ""
-        if digits == 0 { return sign + "\(whole)" }
-        let fraction = String(rounded % Int(scale))
-        return sign + "\(whole)." + String(repeating: "0", count: digits - fraction.count) + fraction
     }
 }
 
@@ -231,10 +220,10 @@ private struct Row {
         let causes = drops.map { "\($0.cause): \($0.count)" }.joined(separator: ", ")
         let stopped = stops.map { "queues stopped, \($0.cause): \($0.count)" }.joined(separator: ", ")
         return Row.line(
-            width, name, "rx", "\(rx.packets)", "\(rx.bytes)", Report.number(mpps(rx), 3), Report.number(gbps(rx), 3),
+            width, name, "rx", "\(rx.packets)", "\(rx.bytes)", Text.number(mpps(rx), 3), Text.number(gbps(rx), 3),
             causes) + "\n"
             + Row.line(
-                width, "", "tx", "\(tx.packets)", "\(tx.bytes)", Report.number(mpps(tx), 3), Report.number(gbps(tx), 3),
+                width, "", "tx", "\(tx.packets)", "\(tx.bytes)", Text.number(mpps(tx), 3), Text.number(gbps(tx), 3),
                 stopped)
     }
 

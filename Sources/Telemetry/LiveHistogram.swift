@@ -31,7 +31,7 @@ public struct LiveHistogram: BitwiseCopyable, @unchecked Sendable {
     }
 
     /// Smallest duration of a bucket.
-    static func lowest(_ bucket: Int) -> UInt64 {
+    package static func lowest(_ bucket: Int) -> UInt64 {
         bucket < 16 ? UInt64(bucket) : UInt64(16 + bucket % 16) << UInt64(bucket / 16 - 1)
     }
 
@@ -54,9 +54,9 @@ public struct LiveHistogram: BitwiseCopyable, @unchecked Sendable {
 
 /// A reading of a `LiveHistogram`.
 public struct LiveCounts: Sendable, Equatable {
-    var counts: [UInt64]
+    package var counts: [UInt64]
     /// The longest duration since the start, in ticks.
-    var longest: UInt64
+    package var longest: UInt64
 
     public init() {
         counts = [UInt64](repeating: 0, count: LiveHistogram.buckets)
@@ -83,14 +83,14 @@ public struct LiveCounts: Sendable, Equatable {
         return LiveCounts(counts: difference, longest: min(longest, top))
     }
 
-    /// The same as nanoseconds: each count at its bucket's middle, none above the longest duration.
-    public func latencies(ticksPerMicrosecond: UInt64) -> LatencyHistogram {
-        var histogram = LatencyHistogram()
-        for (i, n) in counts.enumerated() where n > 0 {
-            let low = LiveHistogram.lowest(i)
-            let middle = min((low + LiveHistogram.lowest(i + 1) - 1) / 2, max(longest, low))
-            histogram.record(nanoseconds: middle * 1000 / ticksPerMicrosecond, count: n)
+    /// Ticks within which this share of the durations lie, 0…100 percent, to within a bucket; 0 without any.
+    public func percentile(_ percent: Double) -> UInt64 {
+        let wanted = max(1, UInt64((Double(count) * min(max(percent, 0), 100) / 100).rounded(.up)))
+        var sum: UInt64 = 0
+        for (bucket, n) in counts.enumerated() {
+            sum &+= n
+            if sum >= wanted { return min(LiveHistogram.lowest(bucket + 1) - 1, longest) }
         }
-        return histogram
+        return 0
     }
 }

@@ -1,6 +1,7 @@
 import CPlatform
 import Glibc
 import Ringway
+import RingwayLab
 import Testing
 
 /// Every packet that is taken from a ring is counted once, whatever becomes of it.

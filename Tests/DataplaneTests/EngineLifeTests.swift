@@ -1,6 +1,7 @@
 import CPlatform
 import Glibc
 import Ringway
+import RingwayLab
 import Testing
 
 /// Engines that nobody stops, and what happens beside a reconnection.

@@ -1,6 +1,7 @@
 import CPlatform
 import Glibc
 import Ringway
+import RingwayLab
 import Testing
 
 @Suite struct ForwardingTests {

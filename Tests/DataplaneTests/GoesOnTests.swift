@@ -1,5 +1,6 @@
 import CPlatform
 import Ringway
+import RingwayLab
 import Testing
 
 /// A back-end that was started again finds rings that are in use, and a front-end that does not know how far they

@@ -4,6 +4,7 @@ import Glibc
 import Logging
 import Memory
 import Ringway
+import RingwayLab
 import Synchronization
 import Testing
 import VhostUser

@@ -2,6 +2,7 @@ import CPlatform
 import Glibc
 import Logging
 import Ringway
+import RingwayLab
 import Testing
 
 /// An engine with vhost-user ports in a folder of its own, for embedded drivers.

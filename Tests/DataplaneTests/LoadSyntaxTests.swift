@@ -1,4 +1,5 @@
 import Ringway
+import RingwayLab
 import Testing
 
 @Suite struct LoadSyntaxTests {

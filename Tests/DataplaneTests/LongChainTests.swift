@@ -1,6 +1,7 @@
 import CPlatform
 import Glibc
 import Ringway
+import RingwayLab
 import Testing
 
 /// Packets of very many pieces that have to be cut into segments. The cutter once wrote up to 63 slices past its array

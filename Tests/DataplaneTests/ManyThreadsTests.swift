@@ -1,6 +1,7 @@
 import CPlatform
 import Glibc
 import Ringway
+import RingwayLab
 import Testing
 
 /// More poll threads than this machine may have CPUs: bursts that go to several other threads at once.

@@ -1,4 +1,5 @@
 import Ringway
+import RingwayLab
 import Testing
 
 /// Checksum and segmentation offload: passed on where the receiver accepted them, else resolved.

@@ -1,6 +1,7 @@
 import CPlatform
 import Foundation
 import Ringway
+import RingwayLab
 import Testing
 
 /// The histograms that a live engine keeps.

@@ -1,6 +1,7 @@
 import CPlatform
 import Glibc
 import Ringway
+import RingwayLab
 import Testing
 
 /// Queues on which nothing happens for a while, among many.

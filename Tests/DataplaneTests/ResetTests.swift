@@ -1,4 +1,5 @@
 import Ringway
+import RingwayLab
 import Testing
 
 /// A reset ends what the driver has set: the next one finds the device as the first did.

@@ -1,6 +1,7 @@
 import CPlatform
 import Dataplane
 import Foundation
+import RingwayLab
 import Testing
 
 /// Ringway as the driver on other people's back-ends.

@@ -66,7 +66,9 @@ import Testing
         return calls
     }
 
-    private static func output(_ arguments: String...) throws -> Data {
+    static func output(_ arguments: String...) throws -> Data { try output(arguments) }
+
+    static func output(_ arguments: [String]) throws -> Data {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: arguments[0])
         process.arguments = Array(arguments.dropFirst())

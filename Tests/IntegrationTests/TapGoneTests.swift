@@ -1,6 +1,7 @@
 import CPlatform
 import Dataplane
 import Foundation
+import RingwayLab
 import Testing
 
 /// A port `tap:` whose interface is deleted, on this machine's kernel.

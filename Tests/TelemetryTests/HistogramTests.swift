@@ -1,3 +1,4 @@
+import RingwayLab
 import Telemetry
 import Testing
 
@@ -52,9 +53,13 @@ import Testing
                 let wanted = Double(min(exact[Int(p * 100) - 1], 60_000_000_000))
                 #expect(
                     abs(Double(h.percentile(p)) - wanted) <= wanted * 0.034, "p\(p): \(h.percentile(p)), not \(wanted)")
+                // Without a histogram of HdrHistogram's: the upper end of the bucket.
+                let (ticks, least) = (Double(now.percentile(p)), Double(exact[Int(p * 100) - 1]))
+                #expect(ticks >= min(least, Double(LiveHistogram.longest)) && ticks <= least * 1.0625)
             }
         }
         #expect(live.counts.count == 90_000)
+        #expect(LiveCounts().percentile(50) == 0)
         live.record(UInt64.max)
         live.record(0)
         #expect(live.counts.count == 90_002)

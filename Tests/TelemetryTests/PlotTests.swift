@@ -1,3 +1,4 @@
+import RingwayLab
 import Telemetry
 import Testing
 

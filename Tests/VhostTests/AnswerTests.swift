@@ -2,6 +2,7 @@ import CPlatform
 import Glibc
 import Memory
 import Ringway
+import RingwayLab
 import Testing
 import Vhost
 import VhostUser

@@ -2,6 +2,7 @@ import CPlatform
 import Glibc
 import Logging
 import Ringway
+import RingwayLab
 import Testing
 
 /// The driver's side of what made guests stop for ever: each side of a ring may wait for what the other did before it

@@ -2,6 +2,7 @@ import CPlatform
 import Glibc
 import Logging
 import Ringway
+import RingwayLab
 import Testing
 
 /// `VhostNet` on Ringway's own vhost-user back-end.

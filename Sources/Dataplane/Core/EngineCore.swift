@@ -67,7 +67,7 @@ final class EngineCore: @unchecked Sendable {
 }
 
 /// Frames that Ringway makes itself.
-enum Frames {
+package enum Frames {
     /// Reverse ARP request (RFC 903) that asks for nothing but says where `mac` is, 60 bytes.
     static func rarp(_ mac: [UInt8]) -> [UInt8] {
         var f = [UInt8](repeating: 0xff, count: 6) + mac
@@ -78,7 +78,7 @@ enum Frames {
 
     /// A UDP datagram from 198.18.0.1 to 198.18.0.2 (RFC 2544's test network), `size` bytes with its
     /// Ethernet header; cut if that is too short.
-    static func udp(size: Int) -> [UInt8] {
+    package static func udp(size: Int) -> [UInt8] {
         let ip = max(28, size - 14)
         var f: [UInt8] = [0x02, 0, 0, 0, 0, 2, 0x02, 0, 0, 0, 0, 1, 0x08, 0x00]
         f += [0x45, 0, UInt8(ip >> 8 & 255), UInt8(ip & 255), 0, 0, 0, 0, 64, 17, 0, 0, 198, 18, 0, 1, 198, 18, 0, 2]

@@ -28,6 +28,7 @@ public struct PortOptions: Sendable, Equatable {
     public var kind: PortKind
     /// Queue pairs offered, 1…128.
     public var queuePairs = 1
+    public static var maximumQueuePairs: Int { PairTable.pairsPerPort }
     /// MTU offered to the driver in bytes (68…65535), nil: the feature is not offered.
     public var mtu: UInt16?
     /// MAC address offered to the driver (6 bytes), nil: the feature is not offered.

@@ -7,13 +7,13 @@ import Memory
 /// and O_NONBLOCK, which would prevent that, is for the other holder to change between any two instructions. The kernel
 /// itself never waits: it adds to the eventfd with which an io_uring is registered whenever that gets a completion. So
 /// each such eventfd has a small io_uring, to which the poll thread's own sends completions (IORING_OP_MSG_RING).
-final class CallRing {
+package final class CallRing {
     private let ring: UnsafeMutablePointer<io_uring>
     /// As many as a thread can queue before it submits (`EngineOptions.requests`).
     private static var completions: UInt32 { 1024 }
 
     /// `eventfd` stays the caller's. Error: no descriptors or memory.
-    init(_ eventfd: Int32) throws(EngineError) {
+    package init(_ eventfd: Int32) throws(EngineError) {
         ring = try IOUring.make(entries: 1, completions: CallRing.completions)
         let status = io_uring_register_eventfd(ring, eventfd)
         if status != 0 {
@@ -28,7 +28,7 @@ final class CallRing {
     var calls: Calls { Calls(fd: ring.pointee.ring_fd, head: ring.pointee.cq.khead, tail: ring.pointee.cq.ktail) }
 
     /// Adds one at once, from a thread that may wait. False: the kernel took no request for a second.
-    func signal() -> Bool {
+    package func signal() -> Bool {
         calls.drain()
         // One that was not taken the last time does for both.
         if io_uring_sq_ready(ring) == 0 {
@@ -39,7 +39,7 @@ final class CallRing {
     }
 
     /// Adds one to `eventfd` at once; none if it is negative. False: the kernel lacks memory or descriptors.
-    static func signal(_ eventfd: Int32) -> Bool { eventfd < 0 || EventFD.signal(eventfd) }
+    package static func signal(_ eventfd: Int32) -> Bool { eventfd < 0 || EventFD.signal(eventfd) }
 }
 
 /// What a poll thread needs of a `CallRing`.

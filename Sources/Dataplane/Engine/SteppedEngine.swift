@@ -1,0 +1,145 @@
+import CPlatform
+import Glibc
+import Virtio
+
+/// An engine whose poll threads stand still: each runs one round of the loop when it is told to, on the calling thread.
+/// It is the very code of `Engine`'s threads, in an order that repeats, so that instructions and memory accesses can be
+/// counted. It has no ports, only pairs whose rings are handed in.
+package final class SteppedEngine {
+    private let core: EngineCore
+    /// Different ones may be stepped by different threads at a time.
+    package let threads: [SteppedThread]
+
+    /// One pair of each port for each of `options.ports`' queue pairs; none has a ring yet. `defectFD` is the caller's.
+    package init(_ options: EngineOptions, threads count: Int, defectFD: Int32) throws(EngineError) {
+        core = try EngineCore(options, cpus: [Int](repeating: -1, count: count))
+        threads = core.threads.map { [core] in SteppedThread($0, core) }
+        for (i, port) in options.ports.enumerated() {
+            core.addPairs(port: i, port, defectFD: defectFD)
+            for thread in core.threads { thread.state.pointee.activePairs[i] = UInt16(port.queuePairs) }
+        }
+    }
+
+    deinit {
+        for thread in threads { thread.deallocate() }
+        for port in 0..<core.table.portCount { core.removePairs(port: port, PairTable.pairsPerPort) }
+        core.table.pairs.deallocate()
+    }
+
+    package func pair(_ port: Int, _ pair: Int) -> SteppedPair {
+        SteppedPair(pointer: core.table[port, pair].unsafelyUnwrapped)
+    }
+
+    /// Gives a pair without rings to a thread; pair *k* is thread *k*'s otherwise.
+    package func give(_ pair: SteppedPair, to thread: Int) {
+        CPlat_store32_relaxed(PairState.owner(pair.pointer), UInt32(thread))
+    }
+
+    /// Starts a guest's rings. The eventfd and `callRings`, one for each thread, are the caller's for as long as this
+    /// lives.
+    package func start(
+        _ pair: SteppedPair, receive: RingSetup, transmit: RingSetup, kick: Int32, callRings: [CallRing]
+    ) {
+        let thread = core.owner(of: pair.pointer)
+        for isReceive in [true, false] {
+            var state = QueueState()
+            state.isEnabled = true
+            (state.kickFD, state.calls) = (kick, callRings[thread.index].calls)
+            thread.startRing(
+                pair.pointer, isReceive: isReceive, DeviceQueue(isReceive ? receive : transmit), state,
+                watchesKick: core.busyloop != .poll && !isReceive)
+        }
+    }
+}
+
+/// A queue pair of a `SteppedEngine`.
+package struct SteppedPair {
+    fileprivate let pointer: PairPointer
+
+    /// Packets that were taken from the driver, and that were delivered to it.
+    package var taken: UInt64 { pointer.pointee.counters[.rxPackets] }
+    package var delivered: UInt64 { pointer.pointee.counters[.txPackets] }
+
+    /// What stopped a ring of the pair.
+    package var defect: RingDefect? {
+        for isReceive in [false, true] {
+            let defect = PollThread.queue(pointer, isReceive).pointee.end.defect(isReceive: isReceive)
+            if defect.kind != .none { return defect }
+        }
+        return nil
+    }
+
+    /// Both rings are taken for ones of the highest rate. (Nothing measures it where the clock stands.)
+    package func saturate() {
+        pointer.pointee.lag.saturate(CPlat_cycles())
+        pointer.pointee.receiveLag.saturate(CPlat_cycles())
+    }
+}
+
+/// A poll thread of a `SteppedEngine`.
+package final class SteppedThread: @unchecked Sendable {
+    private let state: ThreadPointer
+    private let mailbox: Mailbox
+    private let mode: ForwardingMode
+    private let functions: ModeFunctions
+
+    fileprivate init(_ thread: PollThread, _ core: EngineCore) {
+        (state, mailbox, mode, functions) = (thread.state, thread.mailbox, core.mode, ModeFunctions(core))
+        if case .generate(let size) = mode { state.pointee.template = Frames.template(size: size) }
+        let function = functions.kind(mode)
+        state.pointee.obey(judgesAgain: function.judgesAgain, wantsData: function.wantsData)
+    }
+
+    fileprivate func deallocate() { functions.deallocate() }
+
+    /// A clock on which no time passes, so that what depends on time stays as it is; or one that runs.
+    package var isClockRunning = true {
+        didSet { state.pointee.clock = TickClock(ticksPerMicrosecond: isClockRunning ? 1 : 1 << 40) }
+    }
+
+    /// Pairs that are looked at each round.
+    package var polledCount: Int { state.pointee.polledCount }
+
+    /// The loop goes round once.
+    package func step() { functions.round(state, mailbox, mode) }
+}
+
+/// A packet function for each mode, as `Engine` starts its threads with them.
+private struct ModeFunctions {
+    private let drop = UnsafeMutablePointer<DropFunction>.allocateApart(capacity: 1)
+    private let crossconnect = UnsafeMutablePointer<CrossconnectFunction>.allocateApart(capacity: 1)
+    private let macswap = UnsafeMutablePointer<MACSwapFunction>.allocateApart(capacity: 1)
+    private let `switch` = UnsafeMutablePointer<SwitchFunction>.allocateApart(capacity: 1)
+
+    init(_ core: EngineCore) {
+        drop.initialize(to: DropFunction())
+        crossconnect.initialize(to: CrossconnectFunction())
+        macswap.initialize(to: MACSwapFunction())
+        if let table = core.addresses { `switch`.initialize(to: SwitchFunction(table: table)) }
+    }
+
+    func deallocate() {
+        drop.deallocate()
+        crossconnect.deallocate()
+        macswap.deallocate()
+        `switch`.deallocate()
+    }
+
+    func kind(_ mode: ForwardingMode) -> any PacketFunction.Type {
+        switch mode {
+        case .drop, .generate: return DropFunction.self
+        case .crossconnect: return CrossconnectFunction.self
+        case .macswap: return MACSwapFunction.self
+        case .switch: return SwitchFunction.self
+        }
+    }
+
+    func round(_ state: ThreadPointer, _ mailbox: Mailbox, _ mode: ForwardingMode) {
+        switch mode {
+        case .drop, .generate: PollLoop.round(state, drop, mailbox)
+        case .crossconnect: PollLoop.round(state, crossconnect, mailbox)
+        case .macswap: PollLoop.round(state, macswap, mailbox)
+        case .switch: PollLoop.round(state, `switch`, mailbox)
+        }
+    }
+}

@@ -1,0 +1,55 @@
+import CPlatform
+import Console
+import Glibc
+import RingwayLab
+
+/// How long a cache line takes between two CPUs and back: every figure here changes with it.
+enum PingPong {
+    private struct Job {
+        var word: UnsafeMutablePointer<UInt32>
+        var cpu: Int
+        /// 0: begins; 1: answers.
+        var first: UInt32
+        var cycles = 0.0
+    }
+    private static let rounds: UInt32 = 20_000
+
+    /// Cycles a round trip, between threads of our own.
+    static func cycles(_ a: Int, _ b: Int) -> Double {
+        let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 32)
+        word.initialize(repeating: 0, count: 32)
+        let jobs = UnsafeMutablePointer<Job>.allocate(capacity: 2)
+        jobs.initialize(to: Job(word: word, cpu: a, first: 0))
+        (jobs + 1).initialize(to: Job(word: word, cpu: b, first: 1))
+        var threads = [pthread_t(), pthread_t()]
+        for i in 0..<2 {
+            pthread_create(
+                &threads[i], nil,
+                { raw in
+                    PingPong.play(raw!.assumingMemoryBound(to: Job.self))
+                    return nil
+                }, jobs + i)
+        }
+        for t in threads { pthread_join(t, nil) }
+        defer {
+            word.deallocate()
+            jobs.deallocate()
+        }
+        return jobs[0].cycles
+    }
+
+    private static func play(_ job: UnsafeMutablePointer<Job>) {
+        _ = CPlat_pin_to_cpu(Int32(job.pointee.cpu))
+        let word = job.pointee.word
+        var expected = job.pointee.first
+        var start: UInt64 = 0
+        for round in 0..<rounds {
+            // The first rounds wait for the other thread to arrive.
+            if round == 100 { start = CPlat_cycles() }
+            while CPlat_load32_acquire(word) != expected {}
+            CPlat_store32_release(word, expected &+ 1)
+            expected &+= 2
+        }
+        job.pointee.cycles = Double(CPlat_cycles() &- start) / Double(rounds - 100)
+    }
+}

@@ -1,0 +1,198 @@
+import CPlatform
+import Glibc
+import Memory
+import Ringway
+import VhostUser
+import Virtio
+
+/// What an `EmbeddedDriver` asks for.
+public struct DriverOptions: Sendable {
+    public var queuePairs = 1
+    /// Descriptors of each ring.
+    public var ringSize: UInt32 = 1024
+    public var isPacked = false
+    public var isInOrder = false
+    /// EVENT_IDX.
+    public var hasEventIndex = true
+    /// Offload features to accept (CSUM, HOST_TSO4, GUEST_CSUM, …).
+    public var offloads = Features(rawValue: 0)
+    /// A control queue.
+    public var hasControl = false
+    /// Longest frame in bytes.
+    public var frameRoom = 2048
+    /// NUMA node for rings and buffers, -1: any.
+    public var node = -1
+    /// Asks for a call for each batch of used buffers, as a guest does that sleeps between them. The calls are not
+    /// waited for.
+    public var wantsCalls = false
+
+    public init() {}
+}
+
+/// A virtio-net driver in this process on a vhost-user back-end's socket: the embedded guest of tests,
+/// demo and benchmarks. Its rings lie in `HostMemory`, in huge pages where there are any.
+public final class EmbeddedDriver {
+    public let memory: HostMemory
+    public let frontEnd: FrontEnd
+    public let pairCount: Int
+    /// Queue pairs, each for one thread.
+    public let pairs: UnsafeMutablePointer<DriverPair>
+    private let options: DriverOptions
+    /// Pairs that there are: fewer while they are made.
+    private var madePairs = 0
+    private var control: ControlDriver?
+
+    /// Connects to `path` (trying for two seconds), negotiates and starts all rings. Errors: one line
+    /// with the path.
+    public init(path: String, _ options: DriverOptions = DriverOptions()) throws(EngineError) {
+        guard (1...PortOptions.maximumQueuePairs).contains(options.queuePairs),
+            (1...1 << 20).contains(options.frameRoom),
+            RingLayout.isValid(size: options.ringSize, isPacked: options.isPacked)
+        else {
+            throw EngineError(
+                """
+                \(path): \(options.queuePairs) queue pairs of \(options.ringSize) buffers of \(options.frameRoom) \
+                bytes cannot be
+                """
+            )
+        }
+        self.options = options
+        pairCount = options.queuePairs
+        // Its errors name the path.
+        do { frontEnd = FrontEnd(try EmbeddedDriver.connect(path)) } catch { throw EngineError("\(error)") }
+        do {
+            try frontEnd.negotiate(EmbeddedDriver.wanted(options), [.mq, .replyAck, .mtu])
+            let wanted = EmbeddedDriver.wanted(options)
+            if options.isPacked && !frontEnd.features.contains(.ringPacked) {
+                throw EngineError("the back-end has no packed rings")
+            }
+            if frontEnd.queuePairs < options.queuePairs && options.queuePairs > 1 {
+                throw EngineError("the back-end has \(frontEnd.queuePairs) queue pairs, not \(options.queuePairs)")
+            }
+            let features = frontEnd.features.intersection(wanted)
+            let each = DriverPair.bytes(
+                size: options.ringSize, isPacked: options.isPacked, frameRoom: options.frameRoom)
+            let controlBytes = options.hasControl ? ControlDriver.bytes(isPacked: options.isPacked) : 0
+            memory = try HostMemory(bytes: each * options.queuePairs + controlBytes, node: options.node)
+            try frontEnd.share(memory.region, memory.descriptor)
+            pairs = .allocate(capacity: options.queuePairs)
+            try startRings(features)
+        } catch {
+            throw EngineError("\(path): \(error)")
+        }
+    }
+
+    deinit {
+        control?.deallocate()
+        for i in 0..<madePairs { pairs[i].deallocate() }
+        pairs.deallocate()
+    }
+
+    private static func connect(_ path: String) throws(VhostUserError) -> MessageSocket {
+        let end = CPlat_monotonic_ns() + 2_000_000_000
+        while true {
+            do throws(VhostUserError) {
+                return try MessageSocket.connect(to: path)
+            } catch {
+                if CPlat_monotonic_ns() > end { throw error }
+                usleep(10_000)
+            }
+        }
+    }
+
+    private static func wanted(_ o: DriverOptions) -> Features {
+        var f = o.offloads.union([.version1, .mrgRxbuf, .indirectDesc])
+        if o.isPacked { f.insert(.ringPacked) }
+        if o.isInOrder { f.insert(.inOrder) }
+        if o.hasEventIndex { f.insert(.eventIdx) }
+        if o.hasControl {
+            f.formUnion([.ctrlVQ, .ctrlRX, .ctrlMACAddr, .ctrlVLAN, .ctrlGuestOffloads, .guestAnnounce, .status])
+        }
+        if o.queuePairs > 1 { f.formUnion([.mq, .ctrlVQ]) }
+        return f
+    }
+
+    private static func eventfd() throws(EngineError) -> OwnedDescriptor {
+        guard let fd = EventFD.make() else { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        return fd
+    }
+
+    /// Kick and call eventfds by ring; the calls are never waited for.
+    private var descriptors: [OwnedDescriptor] = []
+    /// How the pairs' kicks are written: a back-end may make them block, and full.
+    private var kickRings: [CallRing] = []
+
+    private func startPair(_ i: Int, _ room: UnsafeMutableRawPointer, _ features: Features) throws {
+        let kicks = [try EmbeddedDriver.eventfd(), try EmbeddedDriver.eventfd()]
+        let rings = [try CallRing(kicks[0].fd), try CallRing(kicks[1].fd)]
+        kickRings += rings
+        (pairs + i).initialize(
+            to: DriverPair(
+                size: options.ringSize, isPacked: options.isPacked, features: features, frameRoom: options.frameRoom,
+                memory: room,
+                transmitKick: rings[1], receiveKick: rings[0]))
+        madePairs += 1
+        if options.wantsCalls { pairs[i].wantCalls() } else { pairs[i].suppressCalls() }
+        try start(2 * i, pairs[i].receive.deviceSetup(), kicks[0])
+        try start(2 * i + 1, pairs[i].transmit.deviceSetup(), kicks[1])
+    }
+
+    private func startRings(_ features: Features) throws {
+        let each = DriverPair.bytes(
+            size: options.ringSize, isPacked: options.isPacked, frameRoom: options.frameRoom)
+        for i in 0..<options.queuePairs { try startPair(i, memory.base + i * each, features) }
+        if options.hasControl { try startControl(memory.base + each * options.queuePairs, features) }
+    }
+
+    /// Ends this driver by `end`, which resets the device, and begins as a new one would: memory of zeroes, the
+    /// features again, all rings from their beginning. What was under way is lost.
+    public func begin(after end: (FrontEnd) throws -> Void) throws(EngineError) {
+        do {
+            try end(frontEnd)
+            control?.deallocate()
+            control = nil
+            for i in 0..<madePairs { pairs[i].deallocate() }
+            (madePairs, descriptors, kickRings) = (0, [], [])
+            CPlat_zero(memory.base, UInt64(memory.size))
+            try frontEnd.tell(.setFeatures, Payload(frontEnd.features.rawValue))
+            try startRings(frontEnd.features.intersection(EmbeddedDriver.wanted(options)))
+        } catch {
+            throw EngineError("\(error)")
+        }
+    }
+
+    private func start(_ ring: Int, _ setup: RingSetup, _ kick: OwnedDescriptor) throws {
+        func address(_ p: UnsafeMutableRawPointer) -> UInt64 { UInt64(UInt(bitPattern: p)) }
+        let call = try EmbeddedDriver.eventfd()
+        descriptors += [kick, call]
+        try frontEnd.startRing(
+            ring, size: setup.size, base: RingPosition().base(isPacked: setup.isPacked),
+            descriptors: address(setup.descriptors),
+            driverArea: address(setup.driverArea), deviceArea: address(setup.deviceArea), kick: kick, call: call)
+    }
+
+    private func startControl(_ room: UnsafeMutableRawPointer, _ features: Features) throws {
+        let kick = try EmbeddedDriver.eventfd()
+        let driver = ControlDriver(isPacked: options.isPacked, features: features, memory: room, kick: kick.fd)
+        control = driver
+        try start(features.contains(.mq) ? 2 * frontEnd.queuePairs : 2, driver.queue.deviceSetup(), kick)
+    }
+
+    /// Sends a command of the control queue (5.1.6.5) and waits up to two seconds for its answer: 0 is OK,
+    /// 1 an error; nil without a control queue or an answer.
+    public func command(_ kind: UInt8, _ command: UInt8, _ data: [UInt8]) -> UInt8? {
+        control?.send(kind, command, data)
+    }
+
+    /// Stops every ring in order; the connection ends with the object.
+    public func stop() throws(EngineError) {
+        do {
+            for ring in 0..<2 * pairCount {
+                try frontEnd.enableRing(ring, false)
+                _ = try frontEnd.stopRing(ring)
+            }
+        } catch {
+            throw EngineError("\(error)")
+        }
+    }
+}

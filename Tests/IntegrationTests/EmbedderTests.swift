@@ -1,0 +1,38 @@
+import Foundation
+import Testing
+
+/// What a program links that embeds Ringway (Tests/Embedder, which is the README's example).
+@Suite struct EmbedderTests {
+    private static func text(_ arguments: String...) throws -> String {
+        String(decoding: try HotPathTests.output(arguments), as: UTF8.self)
+    }
+
+    /// Modules of which a program has symbols, and shared libraries that it loads, among those that are not for
+    /// embedders.
+    private static func extras(_ program: String) throws -> Set<String> {
+        let symbols = try text("/usr/bin/nm", program)
+        let libraries = try text("/usr/bin/ldd", program)
+        // A mangled name has the length of each word before it.
+        let modules = ["RingwayLab", "RingwayBench", "Console", "Histogram", "ArgumentParser", "Foundation"]
+        return Set(
+            modules.filter { symbols.contains("$s\($0.count)\($0)") }
+                + ["libFoundation"].filter { libraries.contains($0) })
+    }
+
+    @Test("an embedder links no plots, no HDR histograms, no Foundation; ringway-bench does, which this check sees")
+    func links() throws {
+        let release = root + "/.build/release/"
+        #expect(try EmbedderTests.extras(release + "Embedder") == [])
+        #expect(
+            try EmbedderTests.extras(release + "ringway-bench").isSuperset(of: [
+                "RingwayLab", "Histogram", "libFoundation",
+            ]))
+    }
+
+    @Test("the README's example is the one that is compiled")
+    func readme() throws {
+        let readme = try String(contentsOfFile: root + "/README.md", encoding: .utf8)
+        let program = try String(contentsOfFile: root + "/Tests/Embedder/main.swift", encoding: .utf8)
+        #expect(readme.contains(program))
+    }
+}
