@@ -1,20 +1,49 @@
 import Dataplane
 
-/// Reads ports as the program's `--port` takes them: `vhost-user:PATH`, `virtio-user:PATH` or
-/// `tap:NAME`, followed by options after commas (`queues=N`, `mtu=N`, `mac=…`, `busyloop=…`,
-/// `client=on`, `server=on`, `ring_reset=on`, `tap=NAME`).
+/// Reads ports as the program's `--port` takes them: a kind and a place, as in `vhost-user:PATH`, followed by options
+/// after commas, as in `queues=N`.
 public enum PortSyntax {
+    /// A kind of port: how it is written, and what it then is.
+    private struct Kind: Sendable {
+        let name: String
+        /// What stands after the colon.
+        let place: String
+        /// Names of the options that it takes.
+        let options: [String]
+        /// Where an option is that the kind itself has not.
+        var elsewhere: [String: String] = [:]
+        let make: @Sendable (_ place: String, _ fields: Fields) -> PortKind
+    }
+
+    private static let kinds = [
+        Kind(
+            name: "vhost-user", place: "PATH",
+            options: ["queues", "mtu", "mac", "busyloop", "pacing", "client", "ring_reset"]
+        ) { .vhostUser(path: $0, isClient: $1.isClient) },
+        Kind(
+            name: "virtio-user", place: "PATH",
+            options: ["queues", "mtu", "mac", "busyloop", "server", "tap", "packed", "in_order", "queue_size"]
+        ) { .virtioUser(path: $0, isServer: $1.isServer, tap: $1.tap) },
+        Kind(
+            name: "tap", place: "NAME", options: ["queues", "busyloop"],
+            elsewhere: [
+                "mtu": "is the interface's; use `ip link set NAME mtu VALUE`",
+                "mac": "is the interface's; use `ip link set NAME address VALUE`",
+            ]
+        ) { place, _ in .tap(name: place) },
+    ]
+
     /// The port that `text` describes. Errors: one line that says what to write instead.
     public static func port(_ text: String) throws(EngineError) -> PortOptions {
         let parts = text.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
         guard let colon = parts[0].firstIndex(of: ":") else {
-            throw EngineError("--port \(text): write vhost-user:PATH, virtio-user:PATH or tap:NAME")
+            throw EngineError("--port \(text): write \(list(kinds.map { "\($0.name):\($0.place)" }, "or"))")
         }
-        let kind = String(parts[0][..<colon])
+        let name = String(parts[0][..<colon])
         let place = String(parts[0][parts[0].index(after: colon)...])
-        guard !place.isEmpty else { throw EngineError("--port \(text): nothing stands after '\(kind):'") }
-        guard ["vhost-user", "virtio-user", "tap"].contains(kind) else {
-            throw EngineError("--port \(text): '\(kind)' is no kind of port; vhost-user, virtio-user and tap are")
+        guard !place.isEmpty else { throw EngineError("--port \(text): nothing stands after '\(name):'") }
+        guard let kind = kinds.first(where: { $0.name == name }) else {
+            throw EngineError("--port \(text): '\(name)' is no kind of port; \(list(kinds.map(\.name), "and")) are")
         }
         var fields = Fields(kind: kind)
         var names = Set<String>()
@@ -24,6 +53,10 @@ public enum PortSyntax {
             try fields.read(part, of: text)
         }
         return fields.options(place)
+    }
+
+    private static func list(_ words: [String], _ last: String) -> String {
+        words.dropLast().joined(separator: ", ") + " \(last) " + words[words.count - 1]
     }
 
     /// `auto`, `throughput` or `latency`.
@@ -82,7 +115,7 @@ public enum PortSyntax {
     }
 
     private struct Fields {
-        let kind: String
+        let kind: Kind
         var queues: Int?
         var mtu: UInt16?
         var mac: [UInt8]?
@@ -102,64 +135,58 @@ public enum PortSyntax {
             }
             let name = String(part[..<equals])
             let value = String(part[part.index(after: equals)...])
-            switch (name, kind) {
-            case ("queues", _):
+            if let place = kind.elsewhere[name] {
+                throw EngineError(
+                    "--port \(text): '\(name)' \(place.replacing("VALUE", with: value))")
+            }
+            // DPDK's name for it.
+            let known = name == "packed_vq" ? "packed" : name
+            guard kind.options.contains(known) else {
+                throw EngineError(
+                    "--port \(text): '\(name)' is no option of \(kind.name); "
+                        + kind.options.joined(separator: ", ") + " are")
+            }
+            switch known {
+            case "queues":
                 guard let n = Int(value), (1...128).contains(n) else {
                     throw EngineError("--port \(text): queues=\(value): 1 to 128 queue pairs")
                 }
                 queues = n
-            case ("mtu", "tap"), ("mac", "tap"):
-                throw EngineError(
-                    "--port \(text): '\(name)' is the interface's; use `ip link set NAME \(name == "mac" ? "address" : name) \(value)`"
-                )
-            case ("mtu", _):
+            case "mtu":
                 guard let n = UInt16(value), n >= 68 else {
                     throw EngineError("--port \(text): mtu=\(value): 68 to 65535 bytes")
                 }
                 mtu = n
-            case ("mac", _):
+            case "mac":
                 guard let m = PortSyntax.mac(value), m[0] & 1 == 0 else {
                     throw EngineError("--port \(text): mac=\(value): write a unicast address as in 02:00:00:00:00:01")
                 }
                 mac = m
-            case ("busyloop", _):
+            case "busyloop":
                 do throws(EngineError) { busyloop = try PortSyntax.busyloop(value) } catch {
                     throw EngineError("--port \(text): \(error)")
                 }
-            case ("pacing", "vhost-user"):
+            case "pacing":
                 do throws(EngineError) { pacing = try PortSyntax.pacing(value) } catch {
                     throw EngineError("--port \(text): \(error)")
                 }
-            case ("client", "vhost-user"): isClient = try PortSyntax.flag(name, value, text)
-            case ("ring_reset", "vhost-user"): offersRingReset = try PortSyntax.flag(name, value, text)
-            case ("server", "virtio-user"): isServer = try PortSyntax.flag(name, value, text)
-            case ("tap", "virtio-user"): tap = value
-            case ("packed", "virtio-user"), ("packed_vq", "virtio-user"):
-                isPacked = try PortSyntax.flag(name, value, text)
-            case ("in_order", "virtio-user"): isInOrder = try PortSyntax.flag(name, value, text)
-            case ("queue_size", "virtio-user"):
+            case "client": isClient = try PortSyntax.flag(name, value, text)
+            case "ring_reset": offersRingReset = try PortSyntax.flag(name, value, text)
+            case "server": isServer = try PortSyntax.flag(name, value, text)
+            case "tap": tap = value
+            case "packed": isPacked = try PortSyntax.flag(name, value, text)
+            case "in_order": isInOrder = try PortSyntax.flag(name, value, text)
+            case "queue_size":
                 guard let n = Int(value), (2...32768).contains(n) else {
                     throw EngineError("--port \(text): queue_size=\(value): 2 to 32768")
                 }
                 ringSize = n
-            default:
-                throw EngineError("--port \(text): '\(name)' is no option of \(kind); " + (Fields.known[kind] ?? ""))
+            default: assertionFailure("an option that a kind has and nothing reads: \(name)")
             }
         }
 
-        private static let known = [
-            "vhost-user": "queues, mtu, mac, busyloop, pacing, client, ring_reset are",
-            "virtio-user": "queues, mtu, mac, busyloop, server, tap, packed, in_order, queue_size are",
-            "tap": "queues, busyloop are",
-        ]
-
         func options(_ place: String) -> PortOptions {
-            var o: PortOptions
-            switch kind {
-            case "vhost-user": o = PortOptions(.vhostUser(path: place, isClient: isClient))
-            case "virtio-user": o = PortOptions(.virtioUser(path: place, isServer: isServer, tap: tap))
-            default: o = PortOptions(.tap(name: place))
-            }
+            var o = PortOptions(kind.make(place, self))
             o.offersRingReset = offersRingReset
             o.queuePairs = queues ?? 1
             o.mtu = mtu

@@ -100,12 +100,12 @@ struct ForwardCommand: ParsableCommand, GoesOn {
         let engine = usage { try Engine(options, logger: logger) }
         Signals.handOver()
         do throws(EngineError) { try engine.start() } catch { fail(error.description) }
-        let sockets = options.ports.compactMap(\.listeningPath)
+        let sockets = options.ports.compactMap(\.kind.listeningPath)
         for path in sockets { Leftovers.add(socket: path) }
         run(engine)
         for path in sockets { Leftovers.forget(socket: path) }
         flush()
-        let lonely = zip(options.ports, engine.snapshot()).filter { $0.connects && !$1.wasConnected }.map(\.0.name)
+        let lonely = zip(options.ports, engine.snapshot()).filter { $0.kind.connects && !$1.wasConnected }.map(\.0.name)
         if !lonely.isEmpty {
             fail("\(lonely.joined(separator: ", ")): never connected; start what serves the socket, or check the path")
         }
@@ -168,24 +168,5 @@ struct ForwardCommand: ParsableCommand, GoesOn {
         let threads = engine.threadSnapshots()
         engine.stop()
         report.totals(engine.snapshot(), engine.queueTimes(), threads, now)
-    }
-}
-
-extension PortOptions {
-    /// The socket that it makes.
-    fileprivate var listeningPath: String? {
-        switch kind {
-        case .vhostUser(let path, false), .virtioUser(let path, true, _): return path
-        default: return nil
-        }
-    }
-
-    /// It connects to a socket of somebody else's.
-    fileprivate var connects: Bool {
-        switch kind {
-        case .vhostUser(_, let isClient): return isClient
-        case .virtioUser(_, let isServer, _): return !isServer
-        case .tap: return false
-        }
     }
 }

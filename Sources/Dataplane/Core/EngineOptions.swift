@@ -13,16 +13,6 @@ public enum ForwardingMode: Sendable, Equatable {
     case generate(size: Int)
 }
 
-/// What stands behind a port.
-public enum PortKind: Sendable, Equatable {
-    /// The device side of vhost-user on a socket; a client connects and reconnects, else a server listens.
-    case vhostUser(path: String, isClient: Bool)
-    /// The driver side, on somebody else's back-end (`VhostNet`). Kernel, vDPA or socket: the path decides.
-    case virtioUser(path: String, isServer: Bool, tap: String?)
-    /// A TAP device of this machine's kernel, through io_uring.
-    case tap(name: String)
-}
-
 /// One port of an engine.
 public struct PortOptions: Sendable, Equatable {
     public var kind: PortKind
@@ -49,20 +39,8 @@ public struct PortOptions: Sendable, Equatable {
 
     public init(_ kind: PortKind) { self.kind = kind }
 
-    /// What errors and tables call the port: its path or its TAP's name.
-    public var name: String {
-        switch kind {
-        case .virtioUser(let path, _, let tap?): return "\(path),tap=\(tap)"
-        case .vhostUser(let path, _), .virtioUser(let path, _, nil): return path
-        case .tap(let name): return "tap:" + name
-        }
-    }
-
-    /// On the kernel's vhost-net: `busyloop` is then vhost's own timeout.
-    var isKernel: Bool {
-        if case .virtioUser(let path, _, _) = kind { return path.hasPrefix("/dev/vhost-net") }
-        return false
-    }
+    /// What errors and tables call the port.
+    public var name: String { kind.name }
 }
 
 public struct EngineOptions: Sendable, Equatable {

@@ -69,7 +69,9 @@ extension EngineCore {
     }
 
     /// The port's own budget, or the engine's. Of a kernel port the option is vhost's (see `DriverPort`).
-    func budget(_ options: PortOptions) -> BusyloopBudget { options.isKernel ? busyloop : options.busyloop ?? busyloop }
+    func budget(_ options: PortOptions) -> BusyloopBudget {
+        options.kind.isKernel ? busyloop : options.busyloop ?? busyloop
+    }
 
     /// Rings that poll threads had to stop, each once: its number and why.
     func newDefects(port: Int, pairs: Range<Int>) -> [(ring: Int, defect: RingDefect, errFD: Int32)] {

@@ -1,0 +1,43 @@
+/// What stands behind a port.
+public enum PortKind: Sendable, Equatable {
+    /// The device side of vhost-user on a socket; a client connects and reconnects, else a server listens.
+    case vhostUser(path: String, isClient: Bool)
+    /// The driver side, on somebody else's back-end (`VhostNet`). Kernel, vDPA or socket: the path decides.
+    case virtioUser(path: String, isServer: Bool, tap: String?)
+    /// A TAP device of this machine's kernel, through io_uring.
+    case tap(name: String)
+}
+
+extension PortKind {
+    /// What errors and tables call the port: its path, or its kind and name.
+    public var name: String {
+        switch self {
+        case .virtioUser(let path, _, let tap?): return "\(path),tap=\(tap)"
+        case .vhostUser(let path, _), .virtioUser(let path, _, nil): return path
+        case .tap(let name): return "tap:" + name
+        }
+    }
+
+    /// The socket that the port makes, and removes when it stops; nil: none.
+    public var listeningPath: String? {
+        switch self {
+        case .vhostUser(let path, false), .virtioUser(let path, true, _): return path
+        case .vhostUser, .virtioUser, .tap: return nil
+        }
+    }
+
+    /// The port goes to a socket or device of somebody else's, where nobody may ever be.
+    public var connects: Bool {
+        switch self {
+        case .vhostUser(_, let isClient): return isClient
+        case .virtioUser(_, let isServer, _): return !isServer
+        case .tap: return false
+        }
+    }
+
+    /// On the kernel's vhost-net: `PortOptions.busyloop` is then vhost's own timeout.
+    var isKernel: Bool {
+        if case .virtioUser(let path, _, _) = self { return path.hasPrefix("/dev/vhost-net") }
+        return false
+    }
+}
