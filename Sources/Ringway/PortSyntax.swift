@@ -31,6 +31,7 @@ public enum PortSyntax {
                 "mac": "is the interface's; use `ip link set NAME address VALUE`",
             ]
         ) { place, _ in .tap(name: place) },
+        Kind(name: "null", place: "NAME", options: ["queues", "busyloop", "emit"]) { .null(name: $0, emit: $1.emit) },
     ]
 
     /// The port that `text` describes. Errors: one line that says what to write instead.
@@ -125,6 +126,7 @@ public enum PortSyntax {
         var isServer = false
         var offersRingReset = false
         var tap: String?
+        var emit: Int?
         var isPacked = false
         var isInOrder = true
         var ringSize = 1024
@@ -174,6 +176,11 @@ public enum PortSyntax {
             case "ring_reset": offersRingReset = try PortSyntax.flag(name, value, text)
             case "server": isServer = try PortSyntax.flag(name, value, text)
             case "tap": tap = value
+            case "emit":
+                guard let n = Int(value), (14...9216).contains(n) else {
+                    throw EngineError("--port \(text): emit=\(value): frames of 14 to 9216 bytes")
+                }
+                emit = n
             case "packed": isPacked = try PortSyntax.flag(name, value, text)
             case "in_order": isInOrder = try PortSyntax.flag(name, value, text)
             case "queue_size":

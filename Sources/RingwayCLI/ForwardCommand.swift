@@ -31,6 +31,10 @@ struct ForwardCommand: ParsableCommand, GoesOn {
 
             tap:NAME is a TAP interface through io_uring; queues=N, busyloop=B.
 
+            null:NAME has nothing behind it: what is sent there is counted, and is gone. queues=N, busyloop=B.
+              emit=N        it sends frames of N bytes as fast as they are taken, from 02:00:00:00:00:01 \
+            to 02:00:00:00:00:02
+
             Example: two QEMU guests with two queue pairs each, on CPU 1
               ringway forward --port vhost-user:/run/vm1.sock,queues=2 \\
                   --port vhost-user:/run/vm2.sock,queues=2 \\

@@ -5,7 +5,7 @@ import Ringway
 import RingwayLab
 import Testing
 
-/// An engine with vhost-user ports in a folder of its own, for embedded drivers.
+/// An engine with vhost-user ports in a folder of its own, for embedded drivers, and after them other ones (`more`).
 final class Lab {
     let engine: Engine
     private let folder: String
@@ -14,11 +14,13 @@ final class Lab {
     init(
         ports: Int, _ mode: ForwardingMode, pairs: [Int] = [], cpus: [Int] = [], busyloop: BusyloopBudget = .auto,
         ageing: Int = 300,
-        batchesCalls: Bool = true, portBusyloop: BusyloopBudget? = nil, unpinned: Int = 1, requests: Int = 1024
+        batchesCalls: Bool = true, portBusyloop: BusyloopBudget? = nil, unpinned: Int = 1, requests: Int = 1024,
+        more: [PortOptions] = []
     ) throws {
         (folder, paths) = Lab.places(ports)
         var options = Lab.options(paths, mode, pairs, cpus, busyloop, ageing)
         for i in options.ports.indices { options.ports[i].busyloop = portBusyloop }
+        options.ports += more
         options.batchesCalls = batchesCalls
         options.unpinnedThreads = unpinned
         options.requests = requests

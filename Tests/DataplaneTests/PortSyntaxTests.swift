@@ -20,6 +20,8 @@ import Testing
             v.kind == .virtioUser(path: "/run/x", isServer: true, tap: nil) && v.queuePairs == 2 && v.wantsPacked
                 && !v.wantsInOrder && v.ringSize == 256)
         #expect(try PortSyntax.port("tap:tap0").kind == .tap(name: "tap0"))
+        #expect(try PortSyntax.port("null:sink,queues=2").kind == .null(name: "sink", emit: nil))
+        #expect(try PortSyntax.port("null:x,emit=64").kind == .null(name: "x", emit: 64))
         #expect(try PortSyntax.port("vhost-user:/a:b,queues=128").queuePairs == 128)
     }
 
@@ -40,7 +42,10 @@ import Testing
             ("vhost-user:/x,queues=1,queues=2", "'queues' is given twice"),
             ("vhost-user:/x,busyloop=never", "poll, auto"),
             ("vhost-user:/x,pacing=fast", "auto, throughput or latency"),
-            ("tap:t,pacing=auto", "'pacing' is no option"), ("vhost-user:/x,", "name=value"),
+            ("tap:t,pacing=auto", "'pacing' is no option"),
+            ("null:x,mac=02:00:00:00:00:01", "queues, busyloop, emit are"),
+            ("null:x,emit=13", "14 to 9216"), ("vhost-user:/x,emit=64", "'emit' is no option"),
+            ("vhost-user:/x,", "name=value"),
         ])
     func errors(_ text: String, _ wanted: String) {
         #expect { try PortSyntax.port(text) } throws: { "\($0)".contains(wanted) && !"\($0)".contains("\n") }

@@ -142,6 +142,20 @@ import Testing
         if arguments[0] == "compare" { #expect(program.output.contains("| split |"), "\(program.output)") }
     }
 
+    @Test("null ports: one sends, the other counts; where none sends, the thread sleeps")
+    func null() throws {
+        let busy = try Ringway(["null:a,emit=64", "null:b,queues=2"], mode: "crossconnect")
+        usleep(200_000)
+        let totals = try busy.totals()
+        // Until the second port is there, the first one's packets are dropped.
+        let early = totals[0].drops["receiver not ready"] ?? 0
+        #expect(totals[1].txPackets > 0 && totals[1].txPackets + early == totals[0].rxPackets, "\(busy.log)")
+        #expect(totals[1].txBytes == 64 * totals[1].txPackets && totals[1].drops == [:], "\(busy.log)")
+        let idle = try Ringway(["null:a", "null:b"], mode: "crossconnect")
+        #expect(idle.program.sleeps())
+        #expect(try idle.totals().allSatisfy { $0.rxPackets == 0 && $0.isConnected }, "\(idle.log)")
+    }
+
     @Test("drive ends with what it has, too")
     func interruptedDrive() throws {
         let folder = Folder()

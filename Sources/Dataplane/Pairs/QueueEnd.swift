@@ -12,6 +12,8 @@ enum QueueEnd: BitwiseCopyable {
     case driver(UnsafeMutablePointer<DriverEnd>)
     /// A queue of a TAP device.
     case tap(UnsafeMutablePointer<TapEnd>)
+    /// Nothing, which takes all packets.
+    case null(UnsafeMutablePointer<NullEnd>)
 
     @inline(__always)
     var isNone: Bool { if case .none = self { return true } else { return false } }
@@ -42,13 +44,14 @@ enum QueueEnd: BitwiseCopyable {
         case .none, .guest: return 0
         case .driver(let end): return end.pointee.pop(&t.pointee.burst, limit: p.pointee.window)
         case .tap(let end): return end.pointee.pop(&t.pointee.burst, limit: p.pointee.window)
+        case .null(let end): return end.pointee.pop(&t.pointee.burst, limit: p.pointee.window)
         }
     }
 
     /// Gives the last `n` popped packets back: they will be popped again.
     func giveBack(_ packets: UnsafePointer<Packet>, _ n: Int) {
         switch self {
-        case .none: break
+        case .none, .null: break
         case .guest(let ring): ring.pointee.unpop(packets, n)
         case .driver(let end): end.pointee.unpop(packets, n)
         case .tap(let end): end.pointee.unpop(n)
@@ -70,7 +73,7 @@ enum QueueEnd: BitwiseCopyable {
     @inline(never)
     private func completeOther(_ t: ThreadPointer, _ p: PairPointer, _ packets: UnsafePointer<Packet>, _ n: Int) {
         switch self {
-        case .none, .guest: break
+        case .none, .guest, .null: break
         case .driver(let end):
             if end.pointee.complete(packets, n) {
                 p.pointee.counters.add(.transmitCalls, 1)
@@ -113,6 +116,7 @@ enum QueueEnd: BitwiseCopyable {
         case .guest(let ring): return ring.pointee.armKicks()
         case .driver(let end): return end.pointee.arm()
         case .tap(let end): return end.pointee.arm()
+        case .null(let end): return end.pointee.hasPackets
         }
     }
 
@@ -134,6 +138,7 @@ enum QueueEnd: BitwiseCopyable {
         switch self {
         case .none, .guest: return Delivery(consumed: n, delivered: 0, bytes: 0)
         case .tap(let end): return end.pointee.deliver(burst, list, n)
+        case .null(let end): return end.pointee.deliver(burst, list, n)
         case .driver(let end):
             let result = end.pointee.deliver(burst, list, n)
             if result.delivered > 0 && end.pointee.transmit.needsKick() {
@@ -170,7 +175,7 @@ enum QueueEnd: BitwiseCopyable {
     @inline(__always)
     func defect(isReceive: Bool) -> RingDefect {
         switch self {
-        case .none, .tap: return .none
+        case .none, .tap, .null: return .none
         case .guest(let ring): return ring.pointee.defect
         case .driver(let end): return isReceive ? end.pointee.transmit.defect : end.pointee.receive.defect
         }

@@ -95,11 +95,7 @@ struct ThreadState {
         resolved.deallocate()
         delivery.deallocate()
         exchange.deallocate()
-        if let template {
-            // Its frames are one allocation, which begins with the first.
-            template.packets[0].data.deallocate()
-            template.deallocate()
-        }
+        template?.deallocateTemplate()
     }
 
     mutating func obey(judgesAgain: Bool, wantsData: Bool) {
@@ -157,3 +153,11 @@ struct ThreadState {
 }
 
 typealias ThreadPointer = UnsafeMutablePointer<ThreadState>
+
+extension Burst {
+    /// Frees a burst of `Frames.template`, whose frames are one allocation that begins with the first.
+    func deallocateTemplate() {
+        packets[0].data.deallocate()
+        deallocate()
+    }
+}

@@ -84,8 +84,8 @@ enum PollLoop {
         var hasWork = false
         if p.pointee.transmit.isRunning {
             p.pointee.transmit.end.tell(t, p)
-            // A ring without a kick descriptor has to be polled.
-            if p.pointee.transmit.kickFD < 0 { return false }
+            // A guest's ring without a kick descriptor has to be polled.
+            if p.pointee.transmit.end.isGuest && p.pointee.transmit.kickFD < 0 { return false }
             hasWork = p.pointee.transmit.end.arm()
         }
         if t.pointee.template != nil && p.pointee.receive.isRunning {

@@ -176,7 +176,8 @@ final class PollThread: @unchecked Sendable {
         return position
     }
 
-    /// Takes over a pair of which Ringway is the driver, or a TAP queue: `incoming` is readable when packets come.
+    /// Takes over a pair of which Ringway is the driver, or a TAP queue: `incoming` is readable when packets come;
+    /// -1: nothing tells.
     func startOther(_ p: PairPointer, _ end: QueueEnd, incoming: Int32, watches: Bool) {
         for isReceive in [false, true] {
             let q = PollThread.queue(p, isReceive)
@@ -186,7 +187,7 @@ final class PollThread: @unchecked Sendable {
         }
         let q = PollThread.queue(p, false)
         q.pointee.kickFD = incoming
-        if watches { watch(p, false, q) }
+        if watches && incoming >= 0 { watch(p, false, q) }
         if case .tap(let tap) = end { tap.pointee.start() }
         state.pointee.poll(p)
     }
