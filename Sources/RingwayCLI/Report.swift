@@ -9,7 +9,6 @@ struct Report {
     let start: Double
     private var last: [PortSnapshot]
     private var lastTime: Double
-    private var first: [PortSnapshot]
     private var lastTimes: [QueueTimeSnapshot] = []
     private var lastThreads: [ThreadSnapshot]
 
@@ -17,7 +16,6 @@ struct Report {
         self.isJSON = isJSON
         self.start = start
         last = snapshot
-        first = snapshot
         lastThreads = threads
         lastTime = start
     }
@@ -38,16 +36,16 @@ struct Report {
         lastTime = time
     }
 
-    /// What happened since the start.
+    /// All that the engine has counted. (A snapshot that was taken while it ran would not be of one moment.)
     func totals(_ now: [PortSnapshot], _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot], _ time: Double) {
-        show("totals", now, since: first, time - start, times, threads)
+        show("totals", now, since: [], time - start, times, threads)
     }
 
     private func show(
         _ kind: String, _ now: [PortSnapshot], since: [PortSnapshot], _ seconds: Double, _ times: [QueueTimeSnapshot],
         _ threads: [ThreadSnapshot]
     ) {
-        let rows = zip(now, since).map { Row($0, $1, max(seconds, 1e-9)) }
+        let rows = now.indices.map { Row(now[$0], since.isEmpty ? nil : since[$0], max(seconds, 1e-9)) }
         if isJSON {
             let record = PeriodRecord(
                 seconds: seconds.rounded(digits: 3), ports: rows.map(\.record),
@@ -165,15 +163,17 @@ private struct Row {
     let stops: [(cause: String, count: UInt64)]
     let seconds: Double
 
-    init(_ now: PortSnapshot, _ before: PortSnapshot, _ seconds: Double) {
+    /// Without `before`: since the engine started.
+    init(_ now: PortSnapshot, _ before: PortSnapshot?, _ seconds: Double) {
         port = now
-        flooded = now.flooded &- before.flooded
-        made = now.made &- before.made
-        queues = zip(now.queues, before.queues).map { $0.since($1) }.filter { $0.kicks > 0 || $0.calls > 0 }
-        rx = Row.difference(now.rx, before.rx)
-        tx = Row.difference(now.tx, before.tx)
-        drops = Row.difference(now.drops, before.drops)
-        stops = Row.difference(now.stoppedQueues, before.stoppedQueues)
+        let queues = before.map { zip(now.queues, $0.queues).map { $0.since($1) } } ?? now.queues
+        self.queues = queues.filter { $0.kicks > 0 || $0.calls > 0 }
+        flooded = now.flooded &- (before?.flooded ?? 0)
+        made = now.made &- (before?.made ?? 0)
+        rx = Row.difference(now.rx, before?.rx ?? .init())
+        tx = Row.difference(now.tx, before?.tx ?? .init())
+        drops = Row.difference(now.drops, before?.drops ?? [])
+        stops = Row.difference(now.stoppedQueues, before?.stoppedQueues ?? [])
         self.seconds = seconds
     }
 

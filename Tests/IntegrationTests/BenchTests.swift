@@ -176,6 +176,60 @@ import Testing
         }
     }
 
+    @Test("peer-latency --sweep: rates up to where both sides lose, table and a plot for each format, samples in order")
+    func sweep() throws {
+        let folder = Folder()
+        let prefix = folder("sweep")
+        let result = try object([
+            "bench", "peer-latency", "--sweep", "--rates", "1M", "--step", "10", "--samples", "2", "--formats",
+            "split,packed-in-order", "--burst", "4", "--json", "--output", prefix,
+        ])
+        let cases = try #require(result["cases"] as? [[String: Any]])
+        for rings in ["split", "packed-in-order"] {
+            let rates = cases.filter { $0["rings"] as? String == rings }.compactMap { $0["rate"] as? Double }
+            #expect(rates.count >= 2 && zip(rates, rates.dropFirst()).allSatisfy { $1 == 10 * $0 }, "\(rates)")
+            let plot = try String(contentsOfFile: "\(prefix)-\(rings).svg", encoding: .utf8)
+            #expect(plot.contains("Ringway p99.9") && plot.contains("loses from"))
+        }
+        for c in cases {
+            let sides = try #require(c["sides"] as? [[String: Any]])
+            #expect(sides.first?["name"] as? String == "Ringway")
+            #expect((sides.last?["name"] as? String)?.hasPrefix("DPDK 2") == true)
+            for s in sides {
+                let samples = try #require(s["samples"] as? [[String: Int]])
+                #expect(samples.count == 2)
+                let all = try #require(s["all"] as? [String: Int])
+                let arrived = samples.reduce(0) { $0 + ($1["offered"] ?? 0) - ($1["lost"] ?? 0) }
+                #expect(all["count"] == arrived)
+                let stalled = samples.count { max($0["driver_stolen"] ?? 0, $0["device_stolen"] ?? 0) > 200_000 }
+                #expect(s["marked"] as? Int == stalled)
+            }
+        }
+        let table = try String(contentsOfFile: prefix + ".md", encoding: .utf8)
+        #expect(table.contains("Ringway begins to lose at 100000000 packets/s"))
+    }
+
+    @Test("peer-latency marks the samples in which another program had the device side's CPU, and keeps them")
+    func marked() throws {
+        // The second CPU that this process may use.
+        let allowed = try Program("allowed", ["sh", "-c", "taskset -cp $$ | sed 's/.*: //; s/[,-].*//'"])
+        #expect(allowed.wait() == 0)
+        let first = try #require(Int(allowed.output.trimmingCharacters(in: .whitespacesAndNewlines)))
+        let device = first + 1
+        let busy = try Program(
+            "busy", ["taskset", "-c", "\(device)", "sh", "-c", "echo ready; while :; do :; done"])
+        defer { busy.end() }
+        let result = try object([
+            "bench", "peer-latency", "--formats", "split", "--samples", "3", "--seconds", "0.2", "--json",
+        ])
+        let sides = try #require((result["cases"] as? [[String: Any]])?.first?["sides"] as? [[String: Any]])
+        for s in sides {
+            #expect(s["marked"] as? Int == 3)
+            #expect(((s["all"] as? [String: Int])?["count"] ?? 0) > 0)
+            #expect((s["unmarked"] as? [String: Int])?["count"] == 0)
+        }
+    }
+
     @Test("compare --from: table and plot of the saved reports in docs, as they are there, without measuring")
     func redraw() throws {
         let folder = Folder()

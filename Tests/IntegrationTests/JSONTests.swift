@@ -75,7 +75,8 @@ import Testing
         let compare = try Program(
             "compare",
             [
-                Ringway.binary, "compare", "--modes", "drop", "--formats", "split", "--sizes", "64", "--samples", "1",
+                Ringway.binary, "compare", "--modes", "drop,macswap", "--formats", "split", "--sizes", "64",
+                "--samples", "1",
                 "--seconds", "0.1", "--output", folder("x"),
             ])
         #expect(compare.wait(seconds: 120) == 0, "\(compare.output)")

@@ -78,6 +78,12 @@ final class Child {
         isPaused = false
     }
 
+    /// After `pause`, until the kernel has stopped all of its threads, or it has ended.
+    func waitUntilStopped() {
+        var info = siginfo_t()
+        while waitid(P_PID, id_t(worker), &info, WSTOPPED | WEXITED | WNOWAIT) < 0 && errno == EINTR {}
+    }
+
     /// Until it ends by itself, or `seconds` have passed.
     func wait(seconds: Double) {
         let end = CPlatClock.seconds + seconds

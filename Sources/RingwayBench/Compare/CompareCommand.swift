@@ -119,9 +119,8 @@ struct CompareCommand: ParsableCommand {
     }
 
     private func sides(_ c: CompareCase) -> [(name: String, kind: DeviceSide.Kind)] {
-        let isRingway = URL(fileURLWithPath: peer).lastPathComponent.hasPrefix("ringway")
         var all: [(String, DeviceSide.Kind)] = [("Ringway", .ringway(Program.beside("ringway")))]
-        all.append(isRingway ? ("peer", .ringway(peer)) : ("DPDK", .testpmd(peer)))
+        all.append(DeviceSide.peer(peer))
         if let ovs, c.mode == "crossconnect" { all.append(("OVS", .ovs(ovs))) }
         return all
     }
@@ -154,7 +153,7 @@ struct CompareCommand: ParsableCommand {
             if complete == 0 { return nil }
             all = all.map { Array($0.prefix(complete)) }
         }
-        let result = CompareReport.Case(
+        var result = CompareReport.Case(
             c, names: kinds.map(\.name), samples: all,
             ticksPerSecond: Double(TickClock.shared.ticksPerMicrosecond) * 1e6)
         let texts = result.sides.enumerated().map { k, s in
@@ -164,6 +163,45 @@ struct CompareCommand: ParsableCommand {
                     : " (ratio \(Text.number(s.ratio, 2)), of cycles \(Text.number(s.cycleRatio, 2)))")
         }
         print("    median: " + texts.joined(separator: "; "))
+        if c.returns && c.size != nil && !Signals.haveCome {
+            do { try addLatency(to: &result, c, kinds, cpus, folder) } catch is Interrupted {}
+        }
         return result
+    }
+
+    /// Round trips at half of the load that the slower side reached; not of Open vSwitch, whose worker is not ours to
+    /// stop exactly.
+    private func addLatency(
+        to result: inout CompareReport.Case, _ c: CompareCase, _ kinds: [(name: String, kind: DeviceSide.Kind)],
+        _ cpus: (driver: Int, device: Int), _ folder: String
+    ) throws {
+        let known = kinds.filter { if case .ovs = $0.kind { return false } else { return true } }
+        let rate = (result.sides.prefix(known.count).map(\.medianMpps).min() ?? 0) * 1e6 / 2
+        if rate < 1 { return }
+        let count = samples
+        let taken = try apart {
+            let session = try PeerLatencySession(c, known, cpus: cpus, folder: folder + "/latency")
+            defer { session.end() }
+            var taken = known.map { _ in [LatencySample]() }
+            for n in 0..<2 * count {
+                for k in n % 2 == 0 ? Array(taken.indices) : taken.indices.reversed() {
+                    guard let sample = try session.sample(k, rate: rate, seconds: 0.05)?.sample else {
+                        throw Interrupted()
+                    }
+                    taken[k].append(sample)
+                }
+            }
+            return taken
+        }
+        for (k, samples) in taken.enumerated() {
+            func median(_ value: (LatencySample) -> UInt64) -> Double {
+                BudgetReport.median(samples.map { Double(value($0)) / 1000 })
+            }
+            result.sides[k].latency = .init(
+                mpps: rate / 1e6, p50Microseconds: median(\.p50), p99Microseconds: median(\.p99))
+        }
+        let texts = known.indices.map { "\(known[$0].name) \(result.sides[$0].latency?.text ?? "")" }
+        print("    p50, p99 in µs at \(Text.number(rate / 1e6, 2)) Mpps: " + texts.joined(separator: "; "))
+        flush()
     }
 }

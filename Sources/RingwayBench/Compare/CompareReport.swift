@@ -34,11 +34,25 @@ struct CompareReport: Codable {
         var cycleRatio: Double
         /// Who could not do more.
         var limit: String
+        /// Round trips at half of the load; nil where nothing comes back, and in reports from before 0.1.0.
+        var latency: Latency?
         var samples: [Sample]
 
         var spread: String {
             let all = samples.map(\.mpps)
             return "\(Text.number(all.min() ?? 0, 1))–\(Text.number(all.max() ?? 0, 1))"
+        }
+    }
+
+    /// Round trips from an embedded driver, medians of samples of 0.05 s.
+    struct Latency: Codable {
+        /// Packets a second, in millions: half of what the slower side reached with the other driver.
+        var mpps: Double
+        var p50Microseconds: Double
+        var p99Microseconds: Double
+
+        var text: String {
+            "\(Text.number(p50Microseconds, 2)), \(Text.number(p99Microseconds, 2))"
         }
     }
 
@@ -86,11 +100,16 @@ struct CompareReport: Codable {
         }
         let trips = cases.flatMap { $0.sides.flatMap(\.samples) }.map(\.pingPongCycles).sorted()
         let samples = cases.first?.sides.first?.samples.count ?? 0
+        let halfLoad =
+            cases.contains { $0.sides[0].latency != nil }
+            ? " *Half load*: round trips from Ringway's embedded driver at half of the slower side's packets a "
+                + "second, counted from when each frame was due." : ""
         return text
             + """
             Medians of \(samples) samples of \(Text.number(seconds, 2)) s a side, alternating within one session of \
             the driver; no sample discarded; ratios are medians of the ratios of neighbouring samples; payloads \
-            verified in each case. *Limit*: who could not do more; in brackets how busy the device side was. \
+            verified in each case. *Limit*: who could not do more; in brackets how busy the device side \
+            was.\(halfLoad) \
             \(machine); peer `\(peer)`; driver: DPDK virtio-user, 1024 entries. A cache line between the CPUs and \
             back: median \(Text.number(BudgetReport.median(trips), 0)) cycles, \
             \(Text.number(trips.first ?? 0, 0)) to \(Text.number(trips.last ?? 0, 0)).
@@ -99,21 +118,30 @@ struct CompareReport: Codable {
     }
 
     private static func table(_ other: String, _ rows: [(Case, Side)]) -> String {
+        let hasLatency = rows.contains { $1.latency != nil }
         var text =
             "\(tableStart) bytes | queues | burst | \(other) Mpps | (spread) | Ringway Mpps | (spread) | ratio "
-            + "| \(other) cycles | Ringway cycles | cycle ratio | limit \(other) | limit Ringway |\n"
-            + "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+            + "| \(other) cycles | Ringway cycles | cycle ratio | limit \(other) | limit Ringway |"
+            + (hasLatency ? " half load, Mpps | \(other) p50, p99 µs | Ringway p50, p99 µs | p50 ratio |" : "") + "\n"
+            + String(repeating: "|---", count: hasLatency ? 19 : 15) + "|\n"
         for (c, side) in rows {
             let ringway = c.sides[0]
-            let columns = [
+            var columns = [
                 c.mode, c.rings, c.bytes, "\(c.queues)", "\(c.burst)", Text.number(side.medianMpps, 2), side.spread,
                 Text.number(ringway.medianMpps, 2), ringway.spread, "**\(Text.number(side.ratio, 2))**",
                 Text.number(side.cyclesPerPacket, 0), Text.number(ringway.cyclesPerPacket, 0),
                 Text.number(side.cycleRatio, 2), side.limit, ringway.limit,
             ]
+            if hasLatency { columns += latencies(side.latency, ringway.latency) }
             text += "| " + columns.joined(separator: " | ") + " |\n"
         }
         return text
+    }
+
+    private static func latencies(_ other: Latency?, _ ringway: Latency?) -> [String] {
+        guard let other, let ringway else { return ["–", "–", "–", "–"] }
+        let ratio = other.p50Microseconds > 0 ? ringway.p50Microseconds / other.p50Microseconds : 0
+        return [Text.number(ringway.mpps, 2), other.text, ringway.text, "**\(Text.number(ratio, 2))**"]
     }
 
     // MARK: The plot

@@ -5,7 +5,8 @@ import RingwayLab
 /// A device side that takes part: a program on the second CPU, paused while another is measured.
 final class DeviceSide {
     enum Kind {
-        case ringway(String)
+        /// A build of ringway, with its `--pacing`; nil: its own, as versions before 0.1.0 have no other.
+        case ringway(String, pacing: String? = nil)
         /// DPDK's vhost PMD in testpmd.
         case testpmd(String)
         /// The script that starts Open vSwitch with DPDK.
@@ -18,8 +19,17 @@ final class DeviceSide {
     private let child: Child
     private let folder: String
 
-    /// Starts it with the ports that the case wants. `folder` is its own.
-    init(_ name: String, _ kind: Kind, _ c: CompareCase, cpus: (driver: Int, device: Int), folder: String) throws {
+    /// What `--peer PATH` is: another build of ringway, by its name, or testpmd.
+    static func peer(_ path: String) -> (name: String, kind: Kind) {
+        let isRingway = URL(fileURLWithPath: path).lastPathComponent.hasPrefix("ringway")
+        return isRingway ? ("peer", .ringway(path)) : ("DPDK", .testpmd(path))
+    }
+
+    /// Starts it with the ports that the case wants. `folder` is its own. Counting cycles costs each side a little.
+    init(
+        _ name: String, _ kind: Kind, _ c: CompareCase, cpus: (driver: Int, device: Int), folder: String,
+        countsCycles: Bool = true
+    ) throws {
         self.name = name
         self.kind = kind
         self.folder = folder
@@ -29,13 +39,14 @@ final class DeviceSide {
         self.sockets = sockets
         let log = folder + "/log"
         switch kind {
-        case .ringway(let path):
-            child = try Child(
-                [
-                    path, "forward", "--json", "--mode", c.mode, "--cpus", "\(cpus.device)", "--busyloop", "poll",
-                    "--stats", "0.05",
-                ] + (c.mode == "generate" ? ["--size", "\(c.size ?? 64)"] : [])
-                    + sockets.flatMap { ["--port", "vhost-user:\($0),queues=\(c.queues)"] }, log: log)
+        case .ringway(let path, let pacing):
+            var arguments = [path, "forward", "--json", "--mode", c.mode, "--cpus", "\(cpus.device)"]
+            arguments += ["--busyloop", "poll"]
+            if countsCycles { arguments += ["--stats", "0.05"] }
+            if let pacing { arguments += ["--pacing", pacing] }
+            if c.mode == "generate" { arguments += ["--size", "\(c.size ?? 64)"] }
+            arguments += sockets.flatMap { ["--port", "vhost-user:\($0),queues=\(c.queues)"] }
+            child = try Child(arguments, log: log)
             // The second is how versions before 0.1.0 write it.
             try child.say(nil, until: "{\"type\":\"ready\"}\n", "ready\n")
         case .testpmd(let path):
@@ -43,14 +54,14 @@ final class DeviceSide {
             child = try Child(
                 [
                     "stdbuf", "-oL", path, "-l", "\(cpus.driver),\(cpus.device)", "--main-lcore", "\(cpus.driver)",
-                    "--in-memory", "--no-pci", "--no-telemetry",
+                    "--in-memory", "--no-pci", "--no-telemetry", "-v",
                     "-m", "256", "--file-prefix", "peer",
                 ] + devices
                     + [
-                        "--", "-i", "--nb-cores=1", "--rxq=\(c.queues)", "--txq=\(c.queues)", "--record-core-cycles",
+                        "--", "-i", "--nb-cores=1", "--rxq=\(c.queues)", "--txq=\(c.queues)",
                         "--forward-mode=\(c.peer)",
                         "--txpkts=\(c.size ?? 64)", "--auto-start", "--total-num-mbufs=16384",
-                    ],
+                    ] + (countsCycles ? ["--record-core-cycles"] : []),
                 log: log)
             try child.say(nil, until: "testpmd> ")
         case .ovs(let script):
@@ -64,8 +75,18 @@ final class DeviceSide {
         }
     }
 
+    /// DPDK's, as it prints it: `DPDK 22.11.10`; nil for others.
+    var version: String? {
+        guard case .testpmd = kind, let at = child.output.range(of: "RTE Version: '") else { return nil }
+        return String(child.output[at.upperBound...].prefix { $0 != "'" })
+    }
+
     func pause() { child.pause() }
     func resume() { child.resume() }
+    /// After `pause`, until none of its threads has a CPU any more. Not for Open vSwitch, which is no child of ours.
+    func waitUntilStopped() { child.waitUntilStopped() }
+    /// The one that is paused.
+    var process: pid_t { child.worker }
 
     /// Begins to count cycles. It runs since more than one interval of its counters.
     func beginCounting() throws {
