@@ -7,9 +7,8 @@
 /// rule the first or second. While nothing waits, trials are made the more rarely, the more often they changed nothing,
 /// and most of all for a driver that sends as much either way: the first after 48 windows, then down to one in 4096, so
 /// that fewer than one packet in a thousand waits for their sake. A window in which little came is a stall of the driver
-/// and counts for nothing; a few of them in a row begin anew.
-/// Shorter windows would cost less still, but entries are counted as they are taken, and while the driver is left alone
-/// that is some microseconds sooner or later.
+/// and counts for nothing; a few of them in a row begin anew. Shorter windows would cost less still, but entries are
+/// counted as they are taken, and while the driver is left alone that is some microseconds sooner or later.
 ///
 /// A plain value that belongs to one thread. Times are ticks of one `TickClock`.
 package struct Headroom: BitwiseCopyable {
