@@ -1,14 +1,15 @@
 /// Finds out by trial whether a ring's driver sends more when it is left alone (see `LagState`): then it sends all it
 /// can, and packets per second count; one that is paced by anything else sends as much either way, and only waits.
 ///
-/// Time is cut into windows; after a change of the way a quarter of one is not counted, in which entries that were left
-/// alone are made up for. Now and then one window is spent the other way than now, the next the usual way: a pair.
-/// Three pairs in a row in which the other way was the better one change the way; one that says no ends the trial: as a
-/// rule the first or second. While nothing waits, trials are made the more rarely, the more often they changed nothing,
-/// and most of all for a driver that sends as much either way: the first after 48 windows, then down to one in 4096, so
-/// that fewer than one packet in a thousand waits for their sake. A window in which little came is a stall of the driver
-/// and counts for nothing; a few of them in a row begin anew. Shorter windows would cost less still, but entries are
-/// counted as they are taken, and while the driver is left alone that is some microseconds sooner or later.
+/// Time is cut into windows; after a change of the way a quarter of one is not counted, in which entries that were
+/// left alone are made up for. Now and then one window is spent the other way than now, the next the usual way: a
+/// pair. Three pairs in a row in which the other way was the better one change the way; one that says no ends the
+/// trial: as a rule the first or second. While nothing waits, trials are made the more rarely, the more often they
+/// changed nothing, and most of all for a driver that sends as much either way: the first after 48 windows, then down
+/// to one in 4096, so that fewer than one packet in a thousand waits for their sake. A window in which little came is
+/// a stall of the driver and counts for nothing; a few of them in a row begin anew. Shorter windows would cost less
+/// still, but entries are counted as they are taken, and while the driver is left alone that is some microseconds
+/// sooner or later.
 ///
 /// A plain value that belongs to one thread. Times are ticks of one `TickClock`.
 package struct Headroom: BitwiseCopyable {
@@ -29,8 +30,8 @@ package struct Headroom: BitwiseCopyable {
     /// The window under way: when it began, entries since.
     private var since: UInt64 = 0
     private var entries = 0
-    /// The way has changed at `since`, and no window has begun yet. One begins when entries are taken, which are not its
-    /// own: else it would gain what had come before.
+    /// The way has changed at `since`, and no window has begun yet. One begins when entries are taken. They are not its
+    /// own: it would gain what had come before.
     private var isSettling = false
     /// Whether the driver is left alone: as a rule, and now.
     private var isRule = false
