@@ -123,9 +123,11 @@ private struct Probe {
         if offered.contains(.mac) || offered.contains(.ctrlMACAddr) && bytes[0..<6].contains(where: { $0 != 0 }) {
             offer.mac = bytes[0..<6].map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":")
         }
-        if offered.contains(.status) { offer.link = word(6) & 1 == 1 ? "up" : "down" }
-        if offered.contains(.mq) { offer.max_virtqueue_pairs = word(8) }
-        if offered.contains(.mtu) { offer.mtu = word(10) }
+        if offered.contains(.status) {
+            offer.link = word(NetConfig.status) & Int(NetConfig.linkUp) != 0 ? "up" : "down"
+        }
+        if offered.contains(.mq) { offer.max_virtqueue_pairs = word(NetConfig.maxVirtqueuePairs) }
+        if offered.contains(.mtu) { offer.mtu = word(NetConfig.mtu) }
     }
 }
 

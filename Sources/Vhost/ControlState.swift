@@ -10,34 +10,40 @@ public struct DriverCommand: Sendable, Equatable, CustomStringConvertible {
         (self.kind, self.command, self.data) = (kind, command, data)
     }
 
+    public init(_ code: ControlCode, _ data: [UInt8]) {
+        self.init(kind: code.kind, command: code.command, data: data)
+    }
+
+    public var code: ControlCode { ControlCode(kind, command) }
+
     /// VIRTIO_NET_CTRL_RX_…: which frames are wanted.
     public enum ReceiveMode: UInt8, Sendable {
         case promiscuous, allMulticast, allUnicast, noMulticast, noUnicast, noBroadcast
     }
 
     public static func receive(_ mode: ReceiveMode, _ isOn: Bool) -> DriverCommand {
-        DriverCommand(kind: 0, command: mode.rawValue, data: [isOn ? 1 : 0])
+        DriverCommand(ControlCode(ControlCode.rx, mode.rawValue), [isOn ? 1 : 0])
     }
-    public static func mac(_ address: [UInt8]) -> DriverCommand { DriverCommand(kind: 1, command: 1, data: address) }
+    public static func mac(_ address: [UInt8]) -> DriverCommand { DriverCommand(.macAddrSet, address) }
     /// VIRTIO_NET_CTRL_MAC_TABLE_SET: addresses of six bytes.
     public static func macTable(unicast: [[UInt8]], multicast: [[UInt8]]) -> DriverCommand {
         func part(_ list: [[UInt8]]) -> [UInt8] { little(UInt32(list.count)) + list.flatMap { $0 } }
-        return DriverCommand(kind: 1, command: 0, data: part(unicast) + part(multicast))
+        return DriverCommand(.macTableSet, part(unicast) + part(multicast))
     }
     public static func vlan(_ id: UInt16, _ isWanted: Bool) -> DriverCommand {
-        DriverCommand(kind: 2, command: isWanted ? 0 : 1, data: little(id))
+        DriverCommand(isWanted ? .vlanAdd : .vlanDel, little(id))
     }
     /// Queue pairs that the driver uses (MQ).
     public static func pairs(_ count: UInt16) -> DriverCommand {
-        DriverCommand(kind: 4, command: 0, data: little(count))
+        DriverCommand(.mqVQPairsSet, little(count))
     }
     /// `struct virtio_net_rss_config`, as it is.
     public static func rss(_ configuration: [UInt8]) -> DriverCommand {
-        DriverCommand(kind: 4, command: 1, data: configuration)
+        DriverCommand(.mqRSSConfig, configuration)
     }
     /// GUEST_* offloads that are switched on.
     public static func offloads(_ features: Features) -> DriverCommand {
-        DriverCommand(kind: 5, command: 0, data: little(features.rawValue))
+        DriverCommand(.guestOffloadsSet, little(features.rawValue))
     }
 
     private static func little<T: FixedWidthInteger>(_ v: T) -> [UInt8] {
@@ -46,14 +52,14 @@ public struct DriverCommand: Sendable, Equatable, CustomStringConvertible {
 
     /// For errors.
     public var description: String {
-        switch (kind, command) {
-        case (0, _): return "receive mode \(command)"
-        case (1, 0): return "the table of MAC addresses"
-        case (1, 1): return "the MAC address"
-        case (2, _): return "the VLAN filter"
-        case (4, 0) where data.count == 2: return "\(Int(data[0]) | Int(data[1]) << 8) queue pairs"
-        case (4, _): return "the RSS configuration"
-        case (5, _): return "the offloads"
+        switch (kind, code) {
+        case (ControlCode.rx, _): return "receive mode \(command)"
+        case (_, .macTableSet): return "the table of MAC addresses"
+        case (_, .macAddrSet): return "the MAC address"
+        case (ControlCode.vlan, _): return "the VLAN filter"
+        case (_, .mqVQPairsSet) where data.count == 2: return "\(Int(data[0]) | Int(data[1]) << 8) queue pairs"
+        case (ControlCode.mq, _): return "the RSS configuration"
+        case (ControlCode.guestOffloads, _): return "the offloads"
         default: return "command \(kind).\(command)"
         }
     }
@@ -74,14 +80,14 @@ public struct ControlState: Sendable, Equatable {
 
     /// Remembers a command. Those that leave no state (ANNOUNCE_ACK) change nothing.
     public mutating func note(_ c: DriverCommand) {
-        switch (c.kind, c.command) {
-        case (0, _): modes[c.command] = c
-        case (1, 0): table = c
-        case (1, 1): mac = c
-        case (2, 0): vlans[c.data] = c
-        case (2, 1): vlans[c.data] = nil
-        case (4, 0), (4, 1): steering = c
-        case (5, 0): offloads = c
+        switch c.code {
+        case _ where c.kind == ControlCode.rx: modes[c.command] = c
+        case .macTableSet: table = c
+        case .macAddrSet: mac = c
+        case .vlanAdd: vlans[c.data] = c
+        case .vlanDel: vlans[c.data] = nil
+        case .mqVQPairsSet, .mqRSSConfig: steering = c
+        case .guestOffloadsSet: offloads = c
         default: break
         }
     }

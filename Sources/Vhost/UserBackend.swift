@@ -120,7 +120,7 @@ public final class UserBackend: VhostBackend {
 
     private func readQueueNumber() throws(VhostError) {
         let pairs = try ask64(.getQueueNum)
-        guard (1...0x8000).contains(pairs) else {
+        guard ControlCode.pairsRange.contains(Int(clamping: pairs)) else {
             throw VhostError(.answer, "\(name): GET_QUEUE_NUM answered \(pairs) queue pairs")
         }
         maximumPairs = Int(pairs)
@@ -212,24 +212,24 @@ public final class UserBackend: VhostBackend {
     public func setFeatures(_ object: VhostObject, _ features: Features) throws(VhostError) {
         try tell(.setFeatures, Payload(features.rawValue))
         usesIOTLB = features.contains(.accessPlatform)
-        if object.isFirst { try addStatus(1 | 2 | 8) }
+        if object.isFirst { try addStatus([.acknowledge, .driver, .featuresOK]) }
     }
 
-    private func addStatus(_ bits: UInt8) throws(VhostError) {
+    private func addStatus(_ bits: DeviceStatus) throws(VhostError) {
         guard protocolFeatures.contains(.status) else { return }
         let now = try readStatus()
-        if now & bits == bits { return }
-        try tell(.setStatus, Payload(UInt64(now | bits)))
-        if bits & 8 == 0 { return }
-        if try readStatus() & 8 == 0 {
+        if now.isSuperset(of: bits) { return }
+        try tell(.setStatus, Payload(UInt64(now.union(bits).rawValue)))
+        if !bits.contains(.featuresOK) { return }
+        if try !readStatus().contains(.featuresOK) {
             throw VhostError(.features, "\(name): the back-end does not accept these features (FEATURES_OK)")
         }
     }
 
-    private func readStatus() throws(VhostError) -> UInt8 {
+    private func readStatus() throws(VhostError) -> DeviceStatus {
         let status = try ask64(.getStatus)
         guard status <= 255 else { throw VhostError(.answer, "\(name): GET_STATUS answered \(status)") }
-        return UInt8(status)
+        return DeviceStatus(rawValue: UInt8(status))
     }
 
     /// Once for the device: SET_MEM_TABLE; where there are, or were, more than eight regions, REM_MEM_REG for each that
@@ -305,10 +305,14 @@ public final class UserBackend: VhostBackend {
         }
     }
 
-    public func finishStart(_ object: VhostObject) throws(VhostError) { if object.isLast { try addStatus(1 | 2 | 4) } }
+    public func finishStart(_ object: VhostObject) throws(VhostError) {
+        if object.isLast { try addStatus([.acknowledge, .driver, .driverOK]) }
+    }
 
     public func finishStop(_ object: VhostObject) throws(VhostError) {
-        if object.isLast && protocolFeatures.contains(.status) { try tell(.setStatus, Payload(0)) }
+        if object.isLast && protocolFeatures.contains(.status) {
+            try tell(.setStatus, Payload(UInt64(DeviceStatus.reset.rawValue)))
+        }
     }
 
     public func checkReset() throws(VhostError) { try need(.resetDevice, "device reset", "RESET_DEVICE") }
@@ -336,7 +340,7 @@ public final class UserBackend: VhostBackend {
 
     private func file(_ request: Request, _ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError) {
         // Bit 8: no descriptor comes with it.
-        try tell(request, Payload(UInt64(ring) | (fd == nil ? 0x100 : 0)), fd.map { [$0] } ?? [])
+        try tell(request, Payload(UInt64(ring) | (fd == nil ? Message.noDescriptor : 0)), fd.map { [$0] } ?? [])
     }
 
     public func setVringKick(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError) {

@@ -66,9 +66,9 @@ public final class VDPABackend: VhostBackend {
         offered = Features(rawValue: try d.get(.getFeatures, UInt64(0)))
         if offered.contains(.mq) {
             // struct virtio_net_config: max_virtqueue_pairs at 8.
-            let bytes = try readConfiguration(offset: 8, size: 2)
+            let bytes = try readConfiguration(offset: NetConfig.maxVirtqueuePairs, size: 2)
             let pairs = Int(bytes[0]) | Int(bytes[1]) << 8
-            guard (1...0x8000).contains(pairs) else {
+            guard ControlCode.pairsRange.contains(pairs) else {
                 throw VhostError(.answer, "\(name): max_virtqueue_pairs is \(pairs)")
             }
             maximumPairs = pairs
@@ -83,7 +83,7 @@ public final class VDPABackend: VhostBackend {
             backendFeatures = BackendFeatures(rawValue: bits).intersection(.known)
         }
         if let count = try? d.get(.vdpaGetVQsCount, UInt32(0)) { queueCount = Int(min(count, 65536)) }
-        try addStatus(1 | 2)
+        try addStatus([.acknowledge, .driver])
         try d.request(.setOwner)
         // Only the owner is told.
         try readGroups(d)
@@ -132,7 +132,7 @@ public final class VDPABackend: VhostBackend {
     /// Status 0, then everything is closed: the device is as it was before.
     public func close() {
         if device != nil {
-            _ = try? setStatus(0)
+            _ = try? setStatus(.reset)
             _ = try? unmap { _, _ in true }
         }
         device = nil
@@ -141,16 +141,20 @@ public final class VDPABackend: VhostBackend {
 
     // MARK: Status (virtio 1.3, 2.1)
 
-    private func status() throws(VhostError) -> UInt8 { try opened().get(.vdpaGetStatus, UInt8(0)) }
-    private func setStatus(_ value: UInt8) throws(VhostError) { try opened().set(.vdpaSetStatus, value) }
+    private func status() throws(VhostError) -> DeviceStatus {
+        DeviceStatus(rawValue: try opened().get(.vdpaGetStatus, UInt8(0)))
+    }
+    private func setStatus(_ value: DeviceStatus) throws(VhostError) {
+        try opened().set(.vdpaSetStatus, value.rawValue)
+    }
 
     /// Adds bits and reads them back.
-    private func addStatus(_ bits: UInt8) throws(VhostError) {
-        let now = try status()
-        try setStatus(now | bits)
+    private func addStatus(_ bits: DeviceStatus) throws(VhostError) {
+        try setStatus(try status().union(bits))
         let after = try status()
-        guard after & bits == bits else {
-            throw VhostError(.refused, "\(name): device status is \(after) after bits \(bits) were set")
+        guard after.isSuperset(of: bits) else {
+            throw VhostError(
+                .refused, "\(name): device status is \(after.rawValue) after bits \(bits.rawValue) were set")
         }
     }
 
@@ -161,7 +165,7 @@ public final class VDPABackend: VhostBackend {
         guard object.isFirst else { return }
         let d = try opened()
         try d.set(.setFeatures, features.rawValue)
-        try addStatus(8)
+        try addStatus(.featuresOK)
         if !backendFeatures.isEmpty { try d.set(.setBackendFeatures, backendFeatures.rawValue) }
         for (group, space) in spaces.sorted(by: { $0.key < $1.key }) {
             try d.vring(.vdpaSetGroupASID, Int(group), space)
@@ -234,7 +238,7 @@ public final class VDPABackend: VhostBackend {
     /// control queue's state has been replayed.
     public func finishStart(_ object: VhostObject) throws(VhostError) {
         guard object.isLast else { return }
-        try addStatus(4)
+        try addStatus(.driverOK)
         isSuspended = false
         if object.isControl { try enableData(object.rings) }
     }
@@ -253,7 +257,7 @@ public final class VDPABackend: VhostBackend {
             try opened().request(.vdpaSuspend)
             isSuspended = true
         } else {
-            try setStatus(0)
+            try setStatus(.reset)
         }
     }
 
@@ -261,8 +265,8 @@ public final class VDPABackend: VhostBackend {
     public func finishStop(_ object: VhostObject) throws(VhostError) {
         guard object.isLast else { return }
         isSuspended = false
-        try setStatus(0)
-        try addStatus(1 | 2)
+        try setStatus(.reset)
+        try addStatus([.acknowledge, .driver])
     }
 
     /// VHOST_VDPA_SUSPEND by itself, as before a live migration; `resume` undoes it. Errors: `.unsupported`.
@@ -286,9 +290,9 @@ public final class VDPABackend: VhostBackend {
     /// Status 0, then ACKNOWLEDGE and DRIVER: mappings go too.
     public func resetDevice() throws(VhostError) {
         isSuspended = false
-        try setStatus(0)
+        try setStatus(.reset)
         try unmap { _, _ in true }
-        try addStatus(1 | 2)
+        try addStatus([.acknowledge, .driver])
     }
 
     /// One queue alone cannot be reset through vhost-vdpa.

@@ -93,10 +93,10 @@ public final class VhostNet {
         self.backend = backend
         self.options = options
         log = logger
-        enabled = [Bool](repeating: true, count: min(max(0, options.queuePairs), 0x8000))
+        enabled = [Bool](repeating: true, count: min(max(0, options.queuePairs), ControlCode.pairsRange.upperBound))
         wired = [Bool](repeating: false, count: enabled.count)
         do throws(VhostError) {
-            guard (1...0x8000).contains(options.queuePairs) else {
+            guard ControlCode.pairsRange.contains(options.queuePairs) else {
                 throw VhostError(.argument, "\(backend.name): \(options.queuePairs) queue pairs")
             }
             if options.busyloopTimeout != 0 && backend.kind != .kernel {

@@ -55,7 +55,7 @@ public final class FrontEnd {
         }
         if protocolFeatures.contains(.mq) {
             let pairs = try ask64(.getQueueNum)
-            guard (1...0x8000).contains(pairs) else {
+            guard ControlCode.pairsRange.contains(Int(clamping: pairs)) else {
                 throw VhostUserError(.payload, .getQueueNum, "answered \(pairs) queue pairs")
             }
             queuePairs = Int(pairs)

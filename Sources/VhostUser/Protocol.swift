@@ -81,6 +81,11 @@ public struct Message {
     public static let versionMask: UInt32 = 3
     public static let reply: UInt32 = 4
     public static let needReply: UInt32 = 8
+    /// Of SET_VRING_KICK, CALL and ERR: bits 0 to 7 are the ring's index, bit 8 says that no descriptor comes.
+    public static let ringMask: UInt64 = 0xff
+    public static let noDescriptor: UInt64 = 1 << 8
+    /// VHOST_VRING_F_LOG of SET_VRING_ADDR: writes to the used ring are logged.
+    public static let logsUsed: UInt32 = 1
     public static let headerSize = 12
     /// Longest payload taken: a memory table of 8 regions has 264 bytes, a configuration 268.
     public static let maximumPayload = 4096

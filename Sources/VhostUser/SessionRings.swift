@@ -32,7 +32,7 @@ extension BackEndSession {
             let used = r.next64(), let available = r.next64(), let log = r.next64()
         else { throw VhostUserError(.payload, .setVringAddr, "payload of \(m.payload.count) bytes, 40 are expected") }
         let i = try ring(Int(index), .setVringAddr)
-        guard flags & ~1 == 0 else {
+        guard flags & ~Message.logsUsed == 0 else {
             throw VhostUserError(.payload, .setVringAddr, "ring \(i): flags 0x\(String(flags, radix: 16))")
         }
         let new = RingAddresses(flags: flags, descriptors: descriptors, used: used, available: available, log: log)
@@ -71,8 +71,8 @@ extension BackEndSession {
     /// Index and descriptor of SET_VRING_KICK, CALL and ERR; the descriptor is nil with NOFD.
     private func eventOperands(_ m: Message, _ request: Request) throws(VhostUserError) -> (Int, OwnedDescriptor?) {
         let value = try value64(m, request)
-        let i = try ring(Int(value & 0xff), request)
-        if value & 0x100 != 0 {
+        let i = try ring(Int(value & Message.ringMask), request)
+        if value & Message.noDescriptor != 0 {
             guard m.descriptors.isEmpty else {
                 throw VhostUserError(.descriptors, request, "ring \(i): NOFD, but a descriptor came")
             }

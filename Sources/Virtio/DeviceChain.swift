@@ -57,8 +57,8 @@ extension DeviceQueue {
     static var mostEmpties: UInt32 { 1024 }
 
     /// Checks one buffer and adds it. A buffer that lies over several regions is cut at their borders.
-    mutating func gatherBuffer(_ d: Descriptor, flags: UInt16, index: UInt32, _ g: inout Gathering) -> Bool {
-        if flags & DescriptorFlag.write != 0 {
+    mutating func gatherBuffer(_ d: DescribedBuffer, index: UInt32, _ g: inout Gathering) -> Bool {
+        if d.flags & DescriptorFlag.write != 0 {
             if g.takesAnswer { return gatherAnswer(d, index, &g) }
             if !g.wantsWritable {
                 fail(.writableInTransmit, index, d.address, d.length)
@@ -99,7 +99,7 @@ extension DeviceQueue {
         return true
     }
 
-    mutating func gatherAnswer(_ d: Descriptor, _ index: UInt32, _ g: inout Gathering) -> Bool {
+    mutating func gatherAnswer(_ d: DescribedBuffer, _ index: UInt32, _ g: inout Gathering) -> Bool {
         if g.answer != nil || d.length == 0 { return true }
         let host = translation.host(d.address, 1, map)
         if host == 0 {
@@ -111,7 +111,7 @@ extension DeviceQueue {
     }
 
     /// Walks an indirect table. Split tables are linked by `next`; packed ones are read in order (2.8.7).
-    mutating func gatherIndirect(_ d: Descriptor, index: UInt32, _ g: inout Gathering) -> Bool {
+    mutating func gatherIndirect(_ d: DescribedBuffer, index: UInt32, _ g: inout Gathering) -> Bool {
         if !hasIndirect {
             fail(.indirectNotNegotiated, index, d.address, d.length)
             return false
@@ -137,21 +137,27 @@ extension DeviceQueue {
                 return false
             }
             assert(at < entries)
-            let entry = Descriptor(unaligned: table + 16 * Int(at))
-            var flags = isPacked ? entry.fourth : entry.third
-            // DPDK's driver leaves WRITE in the tables of packed rings when it transmits several segments.
-            if isPacked && !g.wantsWritable && !g.takesAnswer { flags &= ~DescriptorFlag.write }
-            if flags & DescriptorFlag.indirect != 0 {
+            var next: UInt32 = 0
+            var entry: DescribedBuffer
+            if isPacked {
+                entry = PackedDescriptor(unaligned: table + PackedDescriptor.bytes * Int(at)).buffer
+                // DPDK's driver leaves WRITE in the tables of packed rings when it transmits several segments.
+                if !g.wantsWritable && !g.takesAnswer { entry.flags &= ~DescriptorFlag.write }
+            } else {
+                let d = SplitDescriptor(unaligned: table + SplitDescriptor.bytes * Int(at))
+                next = UInt32(d.next)
+                entry = d.buffer
+            }
+            if entry.flags & DescriptorFlag.indirect != 0 {
                 fail(.indirectNested, at, entry.address, entry.length)
                 return false
             }
-            if !gatherBuffer(entry, flags: flags, index: at, &g) { return false }
+            if !gatherBuffer(entry, index: at, &g) { return false }
             if isPacked {
                 at &+= 1
                 if at == entries { return true }
             } else {
-                if flags & DescriptorFlag.next == 0 { return true }
-                let next = UInt32(entry.fourth)
+                if entry.flags & DescriptorFlag.next == 0 { return true }
                 if next >= entries {
                     fail(.descriptorIndex, at, UInt64(next))
                     return false
@@ -170,17 +176,17 @@ extension DeviceQueue {
                 fail(.chainTooLong, UInt32(head), UInt64(size))
                 return false
             }
-            let d = Descriptor(at: descriptors + 16 * Int(at))
-            if d.third & DescriptorFlag.indirect != 0 {
-                if d.third & DescriptorFlag.next != 0 {
+            let d = SplitDescriptor(at: descriptors + SplitDescriptor.bytes * Int(at))
+            if d.flags & DescriptorFlag.indirect != 0 {
+                if d.flags & DescriptorFlag.next != 0 {
                     fail(.indirectWithNext, at, d.address)
                     return false
                 }
-                return gatherIndirect(d, index: at, &g)
+                return gatherIndirect(d.buffer, index: at, &g)
             }
-            if !gatherBuffer(d, flags: d.third, index: at, &g) { return false }
-            if d.third & DescriptorFlag.next == 0 { return true }
-            let next = UInt32(d.fourth)
+            if !gatherBuffer(d.buffer, index: at, &g) { return false }
+            if d.flags & DescriptorFlag.next == 0 { return true }
+            let next = UInt32(d.next)
             if next >= size {
                 fail(.descriptorIndex, at, UInt64(next))
                 return false
@@ -200,21 +206,20 @@ extension DeviceQueue {
                 fail(.chainTooLong, UInt32(slot), UInt64(size))
                 return nil
             }
-            let d = Descriptor(at: descriptors + 16 * Int(at))
-            let flags = d.fourth
-            if !isAvailable(flags, wrap) {
+            let d = PackedDescriptor(at: descriptors + PackedDescriptor.bytes * Int(at))
+            if !isAvailable(d.flags, wrap) {
                 fail(.chainIncomplete, UInt32(slot), UInt64(at))
                 return nil
             }
-            if flags & DescriptorFlag.indirect != 0 {
-                if flags & DescriptorFlag.next != 0 || g.descriptors > 1 {
+            if d.flags & DescriptorFlag.indirect != 0 {
+                if d.flags & DescriptorFlag.next != 0 || g.descriptors > 1 {
                     fail(.indirectWithNext, at, d.address)
                     return nil
                 }
-                return gatherIndirect(d, index: at, &g) ? d.third : nil
+                return gatherIndirect(d.buffer, index: at, &g) ? d.id : nil
             }
-            if !gatherBuffer(d, flags: flags, index: at, &g) { return nil }
-            if flags & DescriptorFlag.next == 0 { return d.third }
+            if !gatherBuffer(d.buffer, index: at, &g) { return nil }
+            if d.flags & DescriptorFlag.next == 0 { return d.id }
             at &+= 1
             if at == size {
                 at = 0

@@ -53,7 +53,7 @@ extension DeviceQueue {
         return ControlCommand(length: filled, answer: answer, id: id, slots: UInt16(truncatingIfNeeded: g.descriptors))
     }
 
-    /// Writes the answer byte (0 OK, 1 error) and hands the command back.
+    /// Writes the answer byte (`ControlCode.ok` or `.error`) and hands the command back.
     public mutating func completeControl(_ command: ControlCommand, answer: UInt8) {
         command.answer.storeBytes(of: answer, as: UInt8.self)
         if isPacked {

@@ -34,7 +34,7 @@ extension DeviceQueue {
 
         /// AVAIL and USED bits of a descriptor that the device marks used here.
         @inline(__always)
-        var usedBits: UInt16 { wrap ? DescriptorFlag.available | DescriptorFlag.used : 0 }
+        var usedBits: UInt16 { wrap ? DescriptorFlag.owner : 0 }
     }
 
     @inline(__always)
@@ -57,7 +57,9 @@ extension DeviceQueue {
 
     /// AVAIL, USED, NEXT, WRITE and INDIRECT: what one comparison decides the common case by.
     @inline(__always)
-    static var shapeBits: UInt16 { 0x8087 }
+    static var shapeBits: UInt16 {
+        DescriptorFlag.owner | DescriptorFlag.next | DescriptorFlag.write | DescriptorFlag.indirect
+    }
 
     // MARK: Transmit
 
@@ -78,20 +80,20 @@ extension DeviceQueue {
         var gathered: UInt64 = 0
         var i = 0
         while i < n {
-            let d = Descriptor(at: ring + 16 * Int(cursor.slot))
-            if d.fourth & Self.shapeBits == cursor.availableBits && d.length > headerBytes {
+            let d = PackedDescriptor(at: ring + 16 * Int(cursor.slot))
+            if d.flags & Self.shapeBits == cursor.availableBits && d.length > headerBytes {
                 let host = t.host(d.address, UInt64(d.length), map)
                 if host != 0 {
                     let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
                     CPlat_prefetch_read(p)
                     if wantsData && d.length > 64 { CPlat_prefetch_read(p + 64) }
-                    setSimple(packets + i, p, d.length, d.third)
+                    setSimple(packets + i, p, d.length, d.id)
                     cursor.advance(1, size)
                     i &+= 1
                     continue
                 }
             }
-            if d.fourth & 0x8080 != cursor.availableBits { break }
+            if d.flags & DescriptorFlag.owner != cursor.availableBits { break }
             translation = t
             if !popPackedSlow(&burst, i, cursor) { break }
             t = translation
@@ -159,7 +161,7 @@ extension DeviceQueue {
             var last = usedCursor
             if last.slot == 0 { last = PackedCursor(slot: size, wrap: !last.wrap) }
             last.slot &-= 1
-            let word = UInt64(slots) | UInt64(heldId) << 32 | UInt64(last.usedBits) << 48
+            let word = PackedDescriptor.word(slots, heldId, last.usedBits)
             CPlat_store64_relaxed(descriptors + 16 * Int(last.slot) + 8, word)
         }
         publishUsedPacked(from, heldId, 0)
@@ -169,7 +171,7 @@ extension DeviceQueue {
     @inline(__always)
     func usedWord(_ cursor: PackedCursor, _ id: UInt16, _ length: UInt32) -> UInt64 {
         let flags = cursor.usedBits | (length > 0 ? DescriptorFlag.write : 0)
-        return UInt64(length) | UInt64(id) << 32 | UInt64(flags) << 48
+        return PackedDescriptor.word(length, id, flags)
     }
 
     @inline(__always)
@@ -245,15 +247,15 @@ extension DeviceQueue {
         while n < limit {
             // These lines will be written, too: owned from the start, they are fetched once. Eight descriptors ahead.
             if cursor.slot & 3 == 0 { CPlat_prefetch_write(ring + 16 * Int(cursor.slot &+ 8)) }
-            let d = Descriptor(at: ring + 16 * Int(cursor.slot))
+            let d = PackedDescriptor(at: ring + 16 * Int(cursor.slot))
             let length = packets[Int(list[n])].length
-            if d.fourth & Self.shapeBits != cursor.availableBits | DescriptorFlag.write { break }
+            if d.flags & Self.shapeBits != cursor.availableBits | DescriptorFlag.write { break }
             // 64-bit sum: a frame length near 2^32 must not wrap.
             if UInt64(d.length) < UInt64(length) &+ UInt64(headerBytes) { break }
             let host = t.host(d.address, UInt64(d.length), map)
             if host == 0 { break }
             let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
-            targets[n] = ReceiveTarget(host: p, id: d.third)
+            targets[n] = ReceiveTarget(host: p, id: d.id)
             prefetchTarget(p)
             cursor.advance(1, size)
             n &+= 1
@@ -325,7 +327,7 @@ extension DeviceQueue {
                 return true
             }
             let flags = CPlat_load16_acquire(descriptors + 16 * Int(cursor.slot) + 14)
-            if flags & 0x8080 != cursor.availableBits { return false }
+            if flags & DescriptorFlag.owner != cursor.availableBits { return false }
             let before = g.bytes
             g.descriptors = 0
             guard let id = gatherPacked(slot: UInt16(truncatingIfNeeded: cursor.slot), wrap: cursor.wrap, &g) else {
@@ -377,12 +379,11 @@ extension DeviceQueue {
         slotsSinceCall = 0
         if since == 0 { return false }
         // Offset, wrap counter and flags in one read: they belong together (2.8.10).
-        let wish = CPlat_load32_relaxed(driverArea)
-        let flags = wish >> 16 & 3
-        if flags == 1 { return false }
-        if flags != 2 || !hasEventIdx { return true }
-        var event = UInt16(truncatingIfNeeded: wish) & 0x7fff
-        if (wish & 0x8000 != 0) != usedWrap { event = event &- UInt16(truncatingIfNeeded: size) }
+        let wish = EventSuppression(rawValue: CPlat_load32_relaxed(driverArea))
+        if wish.flags == EventSuppression.flagsDisable { return false }
+        if wish.flags != EventSuppression.flagsDesc || !hasEventIdx { return true }
+        var event = wish.slot
+        if wish.wrap != usedWrap { event = event &- UInt16(truncatingIfNeeded: size) }
         return used &- event &- 1 < since
     }
 }

@@ -210,9 +210,8 @@ public struct DeviceQueue: @unchecked Sendable {
     public mutating func armKicks() -> Bool {
         kicksSuppressed = false
         if isPacked {
-            let wrap: UInt32 = availableWrap ? 0x8000 : 0
-            let event = hasEventIdx ? (2 << 16) | wrap | UInt32(available) : 0
-            CPlat_store32_relaxed(deviceArea, event)
+            let wish: EventSuppression = hasEventIdx ? .desc(available, availableWrap) : .enable
+            CPlat_store32_relaxed(deviceArea, wish.rawValue)
         } else if hasEventIdx {
             CPlat_store16_relaxed(deviceArea + 4 + 8 * Int(size), available)
         } else {
@@ -228,9 +227,9 @@ public struct DeviceQueue: @unchecked Sendable {
         if kicksSuppressed { return }
         kicksSuppressed = true
         if isPacked {
-            CPlat_store32_relaxed(deviceArea, 1 << 16)
+            CPlat_store32_relaxed(deviceArea, EventSuppression.disable.rawValue)
         } else if !hasEventIdx {
-            CPlat_store16_relaxed(deviceArea, 1)
+            CPlat_store16_relaxed(deviceArea, SplitRingFlag.noNotify)
         }
         // Split with EVENT_IDX: an avail_event that stays behind is enough.
     }
@@ -244,35 +243,7 @@ public struct DeviceQueue: @unchecked Sendable {
 
     @inline(__always)
     func isAvailable(_ flags: UInt16, _ wrap: Bool) -> Bool {
-        let bits = flags & (DescriptorFlag.available | DescriptorFlag.used)
+        let bits = flags & DescriptorFlag.owner
         return bits == (wrap ? DescriptorFlag.available : DescriptorFlag.used)
-    }
-}
-
-/// One descriptor, read once.
-struct Descriptor {
-    var address: UInt64
-    var length: UInt32
-    /// Split: flags, next. Packed: id, flags.
-    var third: UInt16
-    var fourth: UInt16
-
-    @inline(__always)
-    init(at p: UnsafeRawPointer) {
-        let second = CPlat_load64_acquire(p + 8)
-        address = CPlat_load64_relaxed(p)
-        length = UInt32(truncatingIfNeeded: second)
-        third = UInt16(truncatingIfNeeded: second >> 32)
-        fourth = UInt16(truncatingIfNeeded: second >> 48)
-    }
-
-    /// Of an indirect table, for which no alignment is asked. What pointed there was read with acquire.
-    @inline(__always)
-    init(unaligned p: UnsafeRawPointer) {
-        let second = CPlat_load64_unaligned(p + 8)
-        address = CPlat_load64_unaligned(p)
-        length = UInt32(truncatingIfNeeded: second)
-        third = UInt16(truncatingIfNeeded: second >> 32)
-        fourth = UInt16(truncatingIfNeeded: second >> 48)
     }
 }

@@ -61,8 +61,8 @@ extension DeviceQueue {
         var i = 0
         while i < n {
             let head = packets[i].id
-            let d = Descriptor(at: table + 16 * Int(head))
-            if d.third == 0 && d.length > headerBytes {
+            let d = SplitDescriptor(at: table + 16 * Int(head))
+            if d.flags == 0 && d.length > headerBytes {
                 let host = t.host(d.address, UInt64(d.length), map)
                 if host != 0 {
                     let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
@@ -181,7 +181,7 @@ extension DeviceQueue {
         let flags = CPlat_load16_relaxed(driverArea)
         // The index is in the same line, which is here now.
         seen = CPlat_load16_acquire(driverArea + 2)
-        return flags & 1 == 0
+        return flags & SplitRingFlag.noInterrupt == 0
     }
 
     // MARK: Receive
@@ -242,10 +242,10 @@ extension DeviceQueue {
         while n < limit {
             let head = targets[n].id
             if UInt32(head) >= size { break }
-            let d = Descriptor(at: table + 16 * Int(head))
+            let d = SplitDescriptor(at: table + 16 * Int(head))
             let length = packets[Int(list[n])].length
             // 64-bit sum: a frame length near 2^32 must not wrap.
-            if d.third != DescriptorFlag.write || UInt64(d.length) < UInt64(length) &+ UInt64(headerBytes) { break }
+            if d.flags != DescriptorFlag.write || UInt64(d.length) < UInt64(length) &+ UInt64(headerBytes) { break }
             let host = t.host(d.address, UInt64(d.length), map)
             if host == 0 { break }
             let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped

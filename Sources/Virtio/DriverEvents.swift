@@ -17,7 +17,7 @@ extension DriverQueue {
             let event = CPlat_load16_relaxed(deviceArea + 4 + Int(size) &* 8)
             return DriverQueue.passes(event, new, old)
         }
-        return CPlat_load16_relaxed(deviceArea) & 1 == 0
+        return CPlat_load16_relaxed(deviceArea) & SplitRingFlag.noNotify == 0
     }
 
     @usableFromInline @inline(never)
@@ -27,15 +27,14 @@ extension DriverQueue {
         shown = 0
         // Full: the descriptors must be visible before the device's wish is read (2.8.21.3.1).
         CPlat_fence_full()
-        let wish = CPlat_load32_relaxed(deviceArea)
-        let flags = (wish &>> 16) & 3
-        if flags != 2 { return flags != 1 }
+        let wish = EventSuppression(rawValue: CPlat_load32_relaxed(deviceArea))
+        if wish.flags != EventSuppression.flagsDesc { return wish.flags != EventSuppression.flagsDisable }
         if !hasEventIndex { return true }
         // Positions of this lap count from 0, those of the last one are negative. What was added but
         // not yet published moves `available` ahead of what the device was shown.
         let new = UInt16(truncatingIfNeeded: Int(available) &- Int(heldDescriptors))
-        var event = UInt16(truncatingIfNeeded: wish & 0x7fff)
-        if (wish & 0x8000 != 0) != availableWrap { event = event &- UInt16(truncatingIfNeeded: size) }
+        var event = wish.slot
+        if wish.wrap != availableWrap { event = event &- UInt16(truncatingIfNeeded: size) }
         return DriverQueue.passes(event, new, new &- UInt16(truncatingIfNeeded: count))
     }
 
@@ -50,9 +49,9 @@ extension DriverQueue {
     public mutating func armCalls() -> Bool {
         if isStopped { return true }
         if isPacked {
-            let position = UInt32(used) | (usedWrap ? 0x8000 : 0)
-            // Flags 2 (a position) need EVENT_IDX; one store, so never half of it (2.8.10).
-            CPlat_store32_relaxed(driverArea, hasEventIndex ? position | 2 &<< 16 : 0)
+            // RING_EVENT_FLAGS_DESC needs EVENT_IDX; one store, so never half of it (2.8.10).
+            let wish: EventSuppression = hasEventIndex ? .desc(used, usedWrap) : .enable
+            CPlat_store32_relaxed(driverArea, wish.rawValue)
         } else if hasEventIndex {
             CPlat_store16_relaxed(driverArea + 4 + Int(size) &* 2, used)
         } else {
@@ -67,11 +66,11 @@ extension DriverQueue {
     /// comes after 32768 chains unless this is called again.
     public mutating func suppressCalls() {
         if isPacked {
-            CPlat_store32_relaxed(driverArea, 1 &<< 16)
+            CPlat_store32_relaxed(driverArea, EventSuppression.disable.rawValue)
         } else if hasEventIndex {
-            CPlat_store16_relaxed(driverArea + 4 + Int(size) &* 2, used &+ 0x8000)
+            CPlat_store16_relaxed(driverArea + 4 + Int(size) &* 2, used &+ (1 << 15))
         } else {
-            CPlat_store16_relaxed(driverArea, 1)
+            CPlat_store16_relaxed(driverArea, SplitRingFlag.noInterrupt)
         }
     }
 
@@ -95,6 +94,6 @@ extension DriverQueue {
             next += Int(size)
             wrap.toggle()
         }
-        return UInt32(queueIndex) | UInt32(next) << 16 | (wrap ? 1 << 31 : 0)
+        return UInt32(queueIndex) | UInt32(PackedOffset.word(UInt16(next), wrap)) << 16
     }
 }

@@ -22,7 +22,7 @@ extension DriverQueue {
         if isIndirect {
             room = fillIndirect(id, readable, r, writable, w)
             let flags = DriverQueue.availableBits(wrap) | DescriptorFlag.indirect
-            headWord = DriverQueue.word(UInt32(truncatingIfNeeded: n &* 16), id, flags)
+            headWord = PackedDescriptor.word(UInt32(truncatingIfNeeded: n &* 16), id, flags)
             (descriptors + Int(slot) &* 16).storeBytes(of: address(indirectTable(id)), as: UInt64.self)
             advance(&slot, &wrap)
         } else {
@@ -34,7 +34,7 @@ extension DriverQueue {
                 var flags = DriverQueue.availableBits(wrap)
                 if isWritable { flags |= DescriptorFlag.write }
                 if i &+ 1 < n { flags |= DescriptorFlag.next }
-                let word = DriverQueue.word(s.length, id, flags)
+                let word = PackedDescriptor.word(s.length, id, flags)
                 let at = descriptors + Int(slot) &* 16
                 at.storeBytes(of: address(s.base), as: UInt64.self)
                 // The head goes last: it is what makes the chain available.
@@ -68,7 +68,7 @@ extension DriverQueue {
             let id = ids[Int(read & idMask)]
             let b = buffers[i]
             let at = ring + Int(slot) &* 16
-            let word = DriverQueue.word(b.length, id, flags)
+            let word = PackedDescriptor.word(b.length, id, flags)
             at.storeBytes(of: UInt64(UInt(bitPattern: b.base)) &+ delta, as: UInt64.self)
             if heldWord == 0 {
                 (heldSlot, heldWord) = (slot, word)
@@ -121,8 +121,7 @@ extension DriverQueue {
     /// Whether flags say that the device has used a descriptor of the lap `wrap` (2.8.1).
     @inline(__always)
     static func isUsed(_ flags: UInt16, _ wrap: Bool) -> Bool {
-        let bits = flags & (DescriptorFlag.available | DescriptorFlag.used)
-        return bits == (wrap ? DescriptorFlag.available | DescriptorFlag.used : 0)
+        return flags & DescriptorFlag.owner == (wrap ? DescriptorFlag.owner : 0)
     }
 
     @usableFromInline @inline(never)

@@ -257,22 +257,6 @@ public struct DriverQueue {
         isStopped = true
     }
 
-    /// Writes one descriptor of an indirect table or of the split table.
-    @inline(__always)
-    static func write(
-        _ at: UnsafeMutableRawPointer, _ address: UInt64, _ length: UInt32, _ flags: UInt16, _ next: UInt16
-    ) {
-        at.storeBytes(of: address, as: UInt64.self)
-        (at + 8).storeBytes(of: word(length, flags, next), as: UInt64.self)
-    }
-
-    /// Second half of a descriptor: length and two 16-bit fields.
-    @inline(__always)
-    static func word(_ length: UInt32, _ third: UInt16, _ fourth: UInt16) -> UInt64 {
-        let high = UInt64(third) | UInt64(fourth) &<< 16
-        return UInt64(length) | high &<< 32
-    }
-
     @inline(__always)
     func address(_ p: UnsafeMutableRawPointer) -> UInt64 { UInt64(UInt(bitPattern: p)) &+ delta }
 
@@ -289,15 +273,15 @@ public struct DriverQueue {
             let isWritable = i >= r
             let s = isWritable ? writable.unsafelyUnwrapped[i &- r] : readable.unsafelyUnwrapped[i]
             if isWritable { room &+= UInt64(s.length) }
-            var flags: UInt16 = isWritable ? 2 : 0
+            var flags: UInt16 = isWritable ? DescriptorFlag.write : 0
             // Packed tables are read in order, NEXT is reserved there (2.8.8).
-            if !isPacked && i &+ 1 < n { flags |= 1 }
+            if !isPacked && i &+ 1 < n { flags |= DescriptorFlag.next }
             let next = UInt16(truncatingIfNeeded: i &+ 1)
             let at = table + i &* 16
             if isPacked {
-                DriverQueue.write(at, address(s.base), s.length, 0, flags)
+                PackedDescriptor.write(address(s.base), s.length, id: 0, flags, to: at)
             } else {
-                DriverQueue.write(at, address(s.base), s.length, flags, i &+ 1 < n ? next : 0)
+                SplitDescriptor.write(address(s.base), s.length, flags, next: i &+ 1 < n ? next : 0, to: at)
             }
             i &+= 1
         }

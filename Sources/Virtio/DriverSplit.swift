@@ -18,9 +18,9 @@ extension DriverQueue {
         var room: UInt64 = 0
         if isIndirect {
             room = fillIndirect(head, readable, r, writable, w)
-            DriverQueue.write(
-                descriptors + Int(head) &* 16, address(indirectTable(head)), UInt32(truncatingIfNeeded: n &* 16),
-                DescriptorFlag.indirect, 0)
+            SplitDescriptor.write(
+                address(indirectTable(head)), UInt32(truncatingIfNeeded: n &* 16), DescriptorFlag.indirect, next: 0,
+                to: descriptors + Int(head) &* 16)
             read = read &+ 1
         } else {
             var i = 0
@@ -36,7 +36,7 @@ extension DriverQueue {
                     flags |= DescriptorFlag.next
                     next = freeIDs[Int(read & freeMask)]
                 }
-                DriverQueue.write(descriptors + Int(id) &* 16, address(s.base), s.length, flags, next)
+                SplitDescriptor.write(address(s.base), s.length, flags, next: next, to: descriptors + Int(id) &* 16)
                 chains[Int(id)].next = next
                 i &+= 1
             }
@@ -64,7 +64,8 @@ extension DriverQueue {
         while i < n {
             let id = ids[Int(read & idMask)]
             let b = buffers[i]
-            DriverQueue.write(table + Int(id) &* 16, UInt64(UInt(bitPattern: b.base)) &+ delta, b.length, flags, 0)
+            SplitDescriptor.write(
+                UInt64(UInt(bitPattern: b.base)) &+ delta, b.length, flags, next: 0, to: table + Int(id) &* 16)
             chains[Int(id)] = DriverChain(token: b.token, writable: isWritable ? b.length : 0, count: 1, next: 0)
             let entry = ring + Int(index & mask) &* 2
             // In ring order the entry mostly holds this id since the last lap: a line that is not

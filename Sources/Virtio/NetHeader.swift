@@ -60,5 +60,6 @@ public struct NetHeader: Sendable, BitwiseCopyable {
     public static var gsoECN: UInt8 { 0x80 }
 
     /// Neither a checksum to fill in nor segments to cut.
-    @inlinable @inline(__always) public var isPlain: Bool { flags & NetHeader.needsCsum == 0 && gsoType == 0 }
+    @inlinable @inline(__always)
+    public var isPlain: Bool { flags & NetHeader.needsCsum == 0 && gsoType == NetHeader.gsoNone }
 }

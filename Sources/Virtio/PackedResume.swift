@@ -44,8 +44,8 @@ private struct PackedTrace {
         let driver = change + (wrap ? 2 * size : size)
         self.driver = driver
         last = (driver - size..<driver).reversed().first { i in
-            let bits = PackedTrace.flags(ring, i % size) & (DescriptorFlag.available | DescriptorFlag.used)
-            return bits == 0 || bits == DescriptorFlag.available | DescriptorFlag.used
+            let bits = PackedTrace.flags(ring, i % size) & DescriptorFlag.owner
+            return bits == 0 || bits == DescriptorFlag.owner
         }
     }
 
@@ -57,8 +57,8 @@ private struct PackedTrace {
     private func id(_ place: Int) -> UInt16 { CPlat_load16_relaxed(ring + 16 * (place % size) + 12) }
     private func length(_ place: Int) -> UInt32 { CPlat_load32_relaxed(ring + 16 * (place % size) + 8) }
     private func isUsed(_ place: Int) -> Bool {
-        let bits = flags(place) & (DescriptorFlag.available | DescriptorFlag.used)
-        return bits == 0 || bits == DescriptorFlag.available | DescriptorFlag.used
+        let bits = flags(place) & DescriptorFlag.owner
+        return bits == 0 || bits == DescriptorFlag.owner
     }
     /// Nobody has written it yet.
     private func isFresh(_ place: Int) -> Bool {

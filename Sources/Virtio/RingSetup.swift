@@ -72,10 +72,10 @@ public struct RingPosition: Sendable, Equatable {
         if isPacked {
             let low = UInt16(truncatingIfNeeded: base)
             let high = UInt16(truncatingIfNeeded: base >> 16)
-            self.init(available: low & 0x7fff, used: 0, availableWrap: low & 0x8000 != 0)
+            self.init(available: low & PackedOffset.slotMask, used: 0, availableWrap: low & PackedOffset.wrapBit != 0)
             let usedHalf = high == 0 ? low : high
-            used = usedHalf & 0x7fff
-            usedWrap = usedHalf & 0x8000 != 0
+            used = usedHalf & PackedOffset.slotMask
+            usedWrap = usedHalf & PackedOffset.wrapBit != 0
         } else {
             self.init(available: UInt16(truncatingIfNeeded: base), used: UInt16(truncatingIfNeeded: base))
         }
@@ -84,8 +84,8 @@ public struct RingPosition: Sendable, Equatable {
     /// For GET_VRING_BASE.
     public func base(isPacked: Bool) -> UInt32 {
         guard isPacked else { return UInt32(available) }
-        let low = UInt32(available) | (availableWrap ? 0x8000 : 0)
-        let high = UInt32(used) | (usedWrap ? 0x8000 : 0)
+        let low = UInt32(PackedOffset.word(available, availableWrap))
+        let high = UInt32(PackedOffset.word(used, usedWrap))
         return low | high << 16
     }
 }
@@ -106,13 +106,4 @@ public enum RingLayout {
     public static let descriptorAlignment: UInt64 = 16
     public static func driverAreaAlignment(isPacked: Bool) -> UInt64 { isPacked ? 4 : 2 }
     public static func deviceAreaAlignment(isPacked: Bool) -> UInt64 { 4 }
-}
-
-/// Descriptor flags (2.7.5, 2.8.1).
-enum DescriptorFlag {
-    static var next: UInt16 { 1 }
-    static var write: UInt16 { 2 }
-    static var indirect: UInt16 { 4 }
-    static var available: UInt16 { 0x80 }
-    static var used: UInt16 { 0x8000 }
 }

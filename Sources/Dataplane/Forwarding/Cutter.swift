@@ -28,7 +28,7 @@ struct Cutter {
         cursor = SegmentCursor(packet)
         let length = Int(packet.pointee.length)
         let template = scratch.template
-        if header.gsoType == 0 {
+        if header.gsoType == NetHeader.gsoNone {
             prefix = max(transport + Int(header.csumOffset) + 2, packet.pointee.headBytes)
             cursor.read(prefix, to: template)
             Cutter.overwrite(template, packet)

@@ -44,7 +44,7 @@ enum Offload {
         let end = Int(h.csumStart) + Int(h.csumOffset) + 2
         if h.csumStart < 14 || end > Int(length) || end > OffloadScratch.longestPrefix { return false }
         switch h.gsoType & ~NetHeader.gsoECN {
-        case NetHeader.gsoNone: return h.gsoType == 0
+        case NetHeader.gsoNone: return h.gsoType == NetHeader.gsoNone
         case NetHeader.gsoTCPv4, NetHeader.gsoTCPv6: break
         case NetHeader.gsoUDPL4: if h.gsoType & NetHeader.gsoECN != 0 { return false }
         default: return false

@@ -312,7 +312,8 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         guard vhost.backend.offered.contains(.status) else { return "the back-end's configuration has changed" }
         do throws(VhostError) {
             // struct virtio_net_config: status at 6, bit 0 VIRTIO_NET_S_LINK_UP.
-            let isUp = try vhost.readConfiguration(offset: 6, size: 2)[0] & 1 == 1
+            let status = try vhost.readConfiguration(offset: NetConfig.status, size: 2)
+            let isUp = UInt16(status[0]) & NetConfig.linkUp != 0
             return "the back-end's link is \(isUp ? "up" : "down")"
         } catch {
             return "the changed configuration: \(error)"

@@ -2,17 +2,14 @@ import Virtio
 
 /// `struct virtio_net_config` (virtio 1.3, 5.1.4), as far as the device side offers it.
 struct ConfigurationSpace {
-    private(set) var bytes = [UInt8](repeating: 0, count: 24)
-    static let linkUp: UInt16 = 1
-    static let announce: UInt16 = 2
+    private(set) var bytes = [UInt8](repeating: 0, count: NetConfig.bytes)
 
     init(_ options: PortOptions) {
         for (i, byte) in (options.mac ?? []).prefix(6).enumerated() { bytes[i] = byte }
-        store16(6, ConfigurationSpace.linkUp)
-        store16(8, UInt16(options.queuePairs))
-        store16(10, options.mtu ?? 1500)
-        // speed and duplex: not known
-        for i in 12..<17 { bytes[i] = 0xff }
+        store16(NetConfig.status, NetConfig.linkUp)
+        store16(NetConfig.maxVirtqueuePairs, UInt16(options.queuePairs))
+        store16(NetConfig.mtu, options.mtu ?? 1500)
+        for i in NetConfig.speed...NetConfig.duplex { bytes[i] = NetConfig.unknown }
     }
 
     var mac: [UInt8] {
@@ -21,13 +18,13 @@ struct ConfigurationSpace {
     }
 
     var mtu: UInt16 {
-        get { UInt16(bytes[10]) | UInt16(bytes[11]) << 8 }
-        set { store16(10, newValue) }
+        get { load16(NetConfig.mtu) }
+        set { store16(NetConfig.mtu, newValue) }
     }
 
     var status: UInt16 {
-        get { UInt16(bytes[6]) | UInt16(bytes[7]) << 8 }
-        set { store16(6, newValue) }
+        get { load16(NetConfig.status) }
+        set { store16(NetConfig.status, newValue) }
     }
 
     /// Nil if any byte lies outside. The part behind what is offered reads as zeroes.
@@ -35,6 +32,8 @@ struct ConfigurationSpace {
         guard offset >= 0, size >= 0, offset <= 256, size <= 256, offset + size <= 256 else { return nil }
         return (offset..<offset + size).map { $0 < bytes.count ? bytes[$0] : 0 }
     }
+
+    private func load16(_ offset: Int) -> UInt16 { UInt16(bytes[offset]) | UInt16(bytes[offset + 1]) << 8 }
 
     private mutating func store16(_ offset: Int, _ value: UInt16) {
         bytes[offset] = UInt8(truncatingIfNeeded: value)

@@ -41,7 +41,7 @@ struct ControlQueue {
                 let isDone =
                     command.length >= 2 && command.length < room.count
                     && handle(data[0], data[1], UnsafeRawBufferPointer(rebasing: data[2..<command.length]))
-                queue.completeControl(command, answer: isDone ? 0 : 1)
+                queue.completeControl(command, answer: isDone ? ControlCode.ok : ControlCode.error)
             }
         } while served < 1024 && queue.armKicks()
         // Once: a driver may go on kicking a ring that has stopped.
@@ -67,25 +67,27 @@ struct ControlState: Equatable {
         _ kind: UInt8, _ command: UInt8, _ data: UnsafeRawBufferPointer, features: Features, maximumPairs: Int,
         announced: () -> Void
     ) -> Bool {
-        switch (kind, command) {
-        case (0, 0...5): return setMode(command, data, features)
-        case (1, 0): return features.contains(.ctrlRX) && isMACTable(data)
-        case (1, 1): return setMAC(data, features)
-        case (2, 0), (2, 1): return setVLAN(data, features, isAdded: command == 0)
-        case (3, 0):
+        let code = ControlCode(kind, command)
+        switch code {
+        case .rxPromisc, .rxAllMulti: return setMode(command, data, features, .ctrlRX)
+        case .rxAllUni, .rxNoMulti, .rxNoUni, .rxNoBcast: return setMode(command, data, features, .ctrlRXExtra)
+        case .macTableSet: return features.contains(.ctrlRX) && isMACTable(data)
+        case .macAddrSet: return setMAC(data, features)
+        case .vlanAdd, .vlanDel: return setVLAN(data, features, isAdded: code == .vlanAdd)
+        case .announceAck:
             guard features.contains(.guestAnnounce), data.isEmpty else { return false }
             announced()
             return true
-        case (4, 0): return setPairs(data, features, maximumPairs)
-        case (5, 0): return setOffloads(data, features)
+        case .mqVQPairsSet: return setPairs(data, features, maximumPairs)
+        case .guestOffloadsSet: return setOffloads(data, features)
         default: return false
         }
     }
 
-    private mutating func setMode(_ command: UInt8, _ data: UnsafeRawBufferPointer, _ features: Features) -> Bool {
-        guard features.contains(command < 2 ? .ctrlRX : .ctrlRXExtra), data.count == 1, data[0] <= 1 else {
-            return false
-        }
+    private mutating func setMode(
+        _ command: UInt8, _ data: UnsafeRawBufferPointer, _ features: Features, _ needed: Features
+    ) -> Bool {
+        guard features.contains(needed), data.count == 1, data[0] <= 1 else { return false }
         if data[0] == 1 { rxModes.insert(command) } else { rxModes.remove(command) }
         return true
     }

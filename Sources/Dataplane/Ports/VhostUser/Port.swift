@@ -276,7 +276,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     private func carryOut(_ kind: UInt8, _ command: UInt8, _ data: UnsafeRawBufferPointer) -> Bool {
         let before = control
         let isDone = control.handle(kind, command, data, features: acknowledged, maximumPairs: queuePairs) {
-            configuration.status &= ~ConfigurationSpace.announce
+            configuration.status &= ~NetConfig.announce
         }
         if control.mac != before.mac { configuration.mac = control.mac }
         if control.pairs != before.pairs { setReady(0, ready[0]) }

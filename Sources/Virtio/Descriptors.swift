@@ -1,0 +1,104 @@
+import CPlatform
+
+/// A buffer as a descriptor tells of it, read once.
+struct DescribedBuffer: BitwiseCopyable {
+    var address: UInt64
+    var length: UInt32
+    var flags: UInt16
+}
+
+/// `struct virtq_desc` (2.7.5), read once.
+struct SplitDescriptor: BitwiseCopyable {
+    var address: UInt64
+    var length: UInt32
+    var flags: UInt16
+    var next: UInt16
+
+    static var bytes: Int { 16 }
+
+    /// Of a descriptor table.
+    @inline(__always)
+    init(at p: UnsafeRawPointer) {
+        let second = CPlat_load64_acquire(p + 8)
+        self.init(CPlat_load64_relaxed(p), second)
+    }
+
+    /// Of an indirect table, for which no alignment is asked. What pointed there was read with acquire.
+    @inline(__always)
+    init(unaligned p: UnsafeRawPointer) {
+        let second = CPlat_load64_unaligned(p + 8)
+        self.init(CPlat_load64_unaligned(p), second)
+    }
+
+    @inline(__always)
+    private init(_ first: UInt64, _ second: UInt64) {
+        address = first
+        length = UInt32(truncatingIfNeeded: second)
+        flags = UInt16(truncatingIfNeeded: second >> 32)
+        next = UInt16(truncatingIfNeeded: second >> 48)
+    }
+
+    @inline(__always) var buffer: DescribedBuffer { DescribedBuffer(address: address, length: length, flags: flags) }
+
+    /// Writes a descriptor that the device does not look at yet.
+    @inline(__always)
+    static func write(
+        _ address: UInt64, _ length: UInt32, _ flags: UInt16, next: UInt16, to p: UnsafeMutableRawPointer
+    ) {
+        p.storeBytes(of: address, as: UInt64.self)
+        let high = UInt64(flags) | UInt64(next) &<< 16
+        (p + 8).storeBytes(of: UInt64(length) | high &<< 32, as: UInt64.self)
+    }
+}
+
+/// `struct pvirtq_desc` (2.8.13), read once.
+struct PackedDescriptor: BitwiseCopyable {
+    var address: UInt64
+    var length: UInt32
+    var id: UInt16
+    var flags: UInt16
+
+    static var bytes: Int { 16 }
+    /// Where `flags` lies in it, in bytes.
+    static var flagsOffset: Int { 14 }
+
+    /// Of a descriptor ring.
+    @inline(__always)
+    init(at p: UnsafeRawPointer) {
+        let second = CPlat_load64_acquire(p + 8)
+        self.init(CPlat_load64_relaxed(p), second)
+    }
+
+    /// Of an indirect table, for which no alignment is asked. What pointed there was read with acquire.
+    @inline(__always)
+    init(unaligned p: UnsafeRawPointer) {
+        let second = CPlat_load64_unaligned(p + 8)
+        self.init(CPlat_load64_unaligned(p), second)
+    }
+
+    @inline(__always)
+    private init(_ first: UInt64, _ second: UInt64) {
+        address = first
+        length = UInt32(truncatingIfNeeded: second)
+        id = UInt16(truncatingIfNeeded: second >> 32)
+        flags = UInt16(truncatingIfNeeded: second >> 48)
+    }
+
+    @inline(__always) var buffer: DescribedBuffer { DescribedBuffer(address: address, length: length, flags: flags) }
+
+    /// Length, id and flags as they lie in the descriptor's second half.
+    @inline(__always)
+    static func word(_ length: UInt32, _ id: UInt16, _ flags: UInt16) -> UInt64 {
+        let high = UInt64(id) | UInt64(flags) &<< 16
+        return UInt64(length) | high &<< 32
+    }
+
+    /// Writes a descriptor that the device does not look at yet.
+    @inline(__always)
+    static func write(
+        _ address: UInt64, _ length: UInt32, id: UInt16, _ flags: UInt16, to p: UnsafeMutableRawPointer
+    ) {
+        p.storeBytes(of: address, as: UInt64.self)
+        (p + 8).storeBytes(of: word(length, id, flags), as: UInt64.self)
+    }
+}

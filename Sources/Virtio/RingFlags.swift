@@ -1,0 +1,62 @@
+/// Descriptor flags (2.7.5, 2.8.1): VIRTQ_DESC_F_NEXT, _WRITE, _INDIRECT and, in packed rings, _AVAIL and _USED.
+enum DescriptorFlag {
+    static var next: UInt16 { 1 }
+    static var write: UInt16 { 2 }
+    static var indirect: UInt16 { 4 }
+    static var available: UInt16 { 1 << 7 }
+    static var used: UInt16 { 1 << 15 }
+    /// AVAIL and USED: together with a wrap counter they say whose a packed ring's descriptor is.
+    static var owner: UInt16 { available | used }
+}
+
+/// `flags` of a split ring's available and used ring (2.7.6, 2.7.8).
+enum SplitRingFlag {
+    /// VIRTQ_AVAIL_F_NO_INTERRUPT: the driver wants no calls.
+    static var noInterrupt: UInt16 { 1 }
+    /// VIRTQ_USED_F_NO_NOTIFY: the device wants no kicks.
+    static var noNotify: UInt16 { 1 }
+}
+
+/// A slot of a packed ring with its wrap counter in bit 15, as it stands in event suppression structures, in
+/// notification data and in vhost's ring bases.
+enum PackedOffset {
+    static var wrapBit: UInt16 { 1 << 15 }
+    static var slotMask: UInt16 { wrapBit - 1 }
+
+    @inline(__always)
+    static func word(_ slot: UInt16, _ wrap: Bool) -> UInt16 { slot | (wrap ? wrapBit : 0) }
+}
+
+/// The event suppression structure of a packed ring (2.8.10), in one word: it is read and written whole, as offset,
+/// wrap counter and flags belong together.
+struct EventSuppression: BitwiseCopyable {
+    var rawValue: UInt32
+
+    @inline(__always)
+    init(rawValue: UInt32) { self.rawValue = rawValue }
+
+    // Values of `flags`
+    /// RING_EVENT_FLAGS_ENABLE
+    static var flagsEnable: UInt32 { 0 }
+    /// RING_EVENT_FLAGS_DISABLE
+    static var flagsDisable: UInt32 { 1 }
+    /// RING_EVENT_FLAGS_DESC: a notification at one descriptor only (with EVENT_IDX).
+    static var flagsDesc: UInt32 { 2 }
+
+    /// Every notification is wanted.
+    @inline(__always) static var enable: EventSuppression { EventSuppression(rawValue: flagsEnable << 16) }
+    /// None is wanted.
+    @inline(__always) static var disable: EventSuppression { EventSuppression(rawValue: flagsDisable << 16) }
+    /// One is wanted when the descriptor at `slot` of the lap `wrap` is written.
+    @inline(__always)
+    static func desc(_ slot: UInt16, _ wrap: Bool) -> EventSuppression {
+        EventSuppression(rawValue: flagsDesc << 16 | UInt32(PackedOffset.word(slot, wrap)))
+    }
+
+    /// `flags`: bits 16 and 17; the others are reserved.
+    @inline(__always) var flags: UInt32 { rawValue >> 16 & 3 }
+    /// `desc_event_off`
+    @inline(__always) var slot: UInt16 { UInt16(truncatingIfNeeded: rawValue) & PackedOffset.slotMask }
+    /// `desc_event_wrap`
+    @inline(__always) var wrap: Bool { rawValue & UInt32(PackedOffset.wrapBit) != 0 }
+}
