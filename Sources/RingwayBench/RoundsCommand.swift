@@ -66,6 +66,12 @@ struct RoundsCommand: ParsableCommand {
                 }
             }
         }
+        // A packet alone, as on a quiet ring: what its latency is made of.
+        for (format, isPacked, isInOrder) in formats {
+            var shape = RoundBench.Shape()
+            (shape.mode, shape.isPacked, shape.isInOrder, shape.burst) = (.macswap, isPacked, isInOrder, 1)
+            all.append(("macswap \(format) 64 burst 1", shape))
+        }
         for (format, isPacked, isInOrder) in formats {
             let shapes: [(String, Int, Int, BusyloopBudget)] = [
                 ("1000-idle poll", 1, 1000, .poll), ("auto", 1, 0, .auto), ("1000-idle auto", 1, 1000, .auto),

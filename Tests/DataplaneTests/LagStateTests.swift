@@ -37,6 +37,7 @@ import Testing
                 continue
             }
             lag.note(n, ticks)
+            lag.judge(ticks)
             now += round + packet * Double(n)
             for k in 0..<n where taken + k > entries / 8 { waits.append((now - arrival(taken + k)) / 1000) }
             taken += n
@@ -112,6 +113,7 @@ import Testing
                     continue
                 }
                 lag.note(n, now)
+                lag.judge(now)
                 left -= n
             }
             now += 1000
@@ -167,6 +169,7 @@ import Testing
         for _ in 0..<20 {
             now += 2000
             lag.note(40, now)
+            lag.judge(now)
         }
         #expect(lag.leave > 0 && lag.least == 64)
         lag.note(0, now)
@@ -185,12 +188,14 @@ import Testing
         for _ in 0..<10 {
             now += 2000
             lag.note(8, now)
+            lag.judge(now)
         }
         #expect(lag.mayHold(255) && !lag.mayHold(256))
         #expect(!lag.mustTell(now + 3999) && lag.mustTell(now + 4000))
         for _ in 0..<10 {
             now += 2_000_000
             lag.note(8, now)
+            lag.judge(now)
         }
         #expect(!lag.mayHold(1))
         // A ring in `latency` never has any.

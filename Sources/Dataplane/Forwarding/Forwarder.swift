@@ -419,6 +419,7 @@ enum Forwarder {
         }
         let result = p.pointee.receive.end.deliver(t, p, template, template.identity, Burst.maximum)
         p.pointee.receiveLag.note(result.consumed, t.pointee.now)
+        p.pointee.receiveLag.judge(t.pointee.now)
         account(t, p, result)
         if result.consumed == 0 { return false }
         t.pointee.arrived = result.consumed

@@ -119,13 +119,18 @@ public struct LagState: BitwiseCopyable {
         waitingSince = 0
         nextLook = 0
         measured &+= took
-        if now &- measuringSince >= unit &* 4 { measure(now) }
+    }
+
+    /// Measures the rate, if it is time to. To be called when what was taken has been delivered: it costs divisions,
+    /// which a packet that comes alone would wait for.
+    @inline(__always)
+    public mutating func judge(_ now: UInt64) {
+        if unit != 0 && now &- measuringSince >= unit &* 4 { measure(now) }
     }
 
     /// A measurement of the rate is complete.
     @inline(never)
     private mutating func measure(_ now: UInt64) {
-        if unit == 0 { return }
         if isBusy {
             streak &+= measured
             if streak > enough { nextPause = 1 }

@@ -65,6 +65,7 @@ enum QueueEnd: BitwiseCopyable {
             let hold = mayHold && p.pointee.lag.mayHold(ring.pointee.held &+ n)
             ring.pointee.complete(packets, n, hold: hold)
             if !hold { QueueEnd.callSender(t, p, ring) }
+            p.pointee.lag.judge(t.pointee.now)
             return
         }
         completeOther(t, p, packets, n)
