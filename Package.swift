@@ -43,18 +43,18 @@ let package = Package(
         .target(
             name: "Console",
             dependencies: [
-                "Ringway", "CPlatform", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "Ringway", "Memory", "CPlatform", .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(
             name: "RingwayLab",
             dependencies: [
-                "Ringway", "Console", "CPlatform", .product(name: "Histogram", package: "hdrhistogram-swift"),
+                "Ringway", "Console", "Memory", "CPlatform", .product(name: "Histogram", package: "hdrhistogram-swift"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .executableTarget(
             name: "RingwayCLI",
             dependencies: [
-                "Ringway", "RingwayLab", "Console", "CPlatform",
+                "Ringway", "RingwayLab", "Console", "Memory", "CPlatform",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),

@@ -1,5 +1,6 @@
 import ArgumentParser
 @preconcurrency import Glibc
+import Memory
 import Ringway
 
 /// What Ringway's programs have in common, from their first line to their last.
@@ -31,7 +32,7 @@ package enum Program {
         var words: [UnsafeMutablePointer<CChar>?] = ([name] + arguments).map { strdup($0) }
         words.append(nil)
         execv(path, words)
-        let reason = String(cString: strerror(errno))
+        let reason = SystemError.text(errno)
         fail("\(path): \(reason); swift build -c release --product ringway-bench makes it")
     }
 
@@ -139,7 +140,7 @@ package func checkFolder(of path: String?, _ option: String) {
     let folder = path.contains("/") ? String(path[..<path.lastIndex(of: "/")!]) : "."
     if access(folder.isEmpty ? "/" : folder, W_OK) != 0 {
         fail(
-            "\(option) \(path): \(folder): \(String(cString: strerror(errno))); "
+            "\(option) \(path): \(folder): \(SystemError.text(errno)); "
                 + "create the folder first, or choose another",
             status: 64)
     }

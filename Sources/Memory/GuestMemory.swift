@@ -58,7 +58,7 @@ final class Mapping: @unchecked Sendable {
         }
         let page = CPlat_file_page_size(fd)
         guard page > 0 else {
-            throw MemoryError("region \(hex(region.guestAddress)): fstatfs: \(String(cString: strerror(errno)))")
+            throw MemoryError("region \(hex(region.guestAddress)): fstatfs: \(SystemError.text(errno))")
         }
         let first = region.offset & ~(page - 1)
         length = Int(((end + page - 1) & ~(page - 1)) - first)
@@ -67,7 +67,7 @@ final class Mapping: @unchecked Sendable {
             throw MemoryError(
                 """
                 region \(hex(region.guestAddress)): mmap of \(hex(region.size)) bytes: \
-                \(String(cString: strerror(errno)))
+                \(SystemError.text(errno))
                 """
             )
         }

@@ -46,7 +46,7 @@ public final class HostMemory: @unchecked Sendable {
         _ bytes: Int, _ page: Int, _ name: String, _ node: Int
     ) throws(MemoryError) -> (OwnedDescriptor, UnsafeMutableRawPointer, Int, Int) {
         func failure(_ call: String) -> MemoryError {
-            MemoryError("\(call) for \(bytes) bytes of \(name): \(String(cString: strerror(errno)))")
+            MemoryError("\(call) for \(bytes) bytes of \(name): \(SystemError.text(errno))")
         }
         let isHuge = page > Int(getpagesize())
         let fd = CPlat_memfd(name, isHuge ? 21 : 0, true)

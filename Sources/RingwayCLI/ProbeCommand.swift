@@ -1,8 +1,9 @@
 import ArgumentParser
-import CPlatform
 import Console
+import CPlatform
 import Foundation
 import Glibc
+import Memory
 import Ringway
 
 /// What a back-end offers.
@@ -75,7 +76,7 @@ struct ProbeCommand: ParsableCommand {
             throw EngineError("\(path): no back-end connected within ten seconds")
         }
         let fd = CPlat_accept(listener.fd)
-        guard fd >= 0 else { throw EngineError("\(path): accept: \(String(cString: strerror(errno)))") }
+        guard fd >= 0 else { throw EngineError("\(path): accept: \(SystemError.text(errno))") }
         return MessageSocket(fd)
     }
 }

@@ -56,7 +56,7 @@ package final class RoundBench {
             return port
         }
         events = (0..<3).map { _ in CPlat_eventfd(0) }
-        if events.contains(-1) { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        if events.contains(-1) { throw EngineError("eventfd: \(SystemError.text(errno))") }
         engine = try SteppedEngine(
             EngineOptions(ports: options, mode: shape.mode, busyloop: shape.busyloop), threads: shape.threads,
             defectFD: events[1])

@@ -156,7 +156,7 @@ final class Device {
         case (EACCES, _), (EPERM, _): hint = "; run as root or be given the device's group"
         default: hint = ""
         }
-        return VhostError(.system(code), "\(path): open: \(String(cString: strerror(code)))\(hint)")
+        return VhostError(.system(code), "\(path): open: \(SystemError.text(code))\(hint)")
     }
 
     func failure(_ request: DeviceRequest) -> VhostError { .system(name, request.rawValue) }

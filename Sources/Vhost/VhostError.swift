@@ -1,4 +1,5 @@
 import Glibc
+import Memory
 import VhostUser
 import Virtio
 
@@ -34,7 +35,7 @@ public struct VhostError: Error, Sendable, Equatable, CustomStringConvertible {
     /// A failed system call, from errno.
     static func system(_ name: String, _ call: String) -> VhostError {
         let code = errno
-        return VhostError(.system(code), "\(name): \(call): \(String(cString: strerror(code)))")
+        return VhostError(.system(code), "\(name): \(call): \(SystemError.text(code))")
     }
 
     static func unsupported(_ backend: any VhostBackend, _ operation: String) -> VhostError {

@@ -75,7 +75,7 @@ public final class BackEndServer: @unchecked Sendable {
     /// `.socket`, with what to do.
     public func start() throws(VhostUserError) {
         if wakeFD < 0 || lossFD < 0 || watcher < 0 {
-            throw VhostUserError(.socket, "eventfd: \(String(cString: strerror(errno)))")
+            throw VhostUserError(.socket, "eventfd: \(SystemError.text(errno))")
         }
         if isClient { try MessageSocket.refuseOther(path) } else { listener = try Listener.open(path) }
         do {
@@ -113,7 +113,7 @@ public final class BackEndServer: @unchecked Sendable {
     /// not it is empty afterwards: an eventfd of a front-end may be a semaphore with a huge count. Control thread only.
     public func addDescriptor(_ fd: Int32, _ handler: @escaping () -> Void) {
         handlers[fd] = handler
-        if CPlat_watch(watcher, fd) != 0 { log("\(path): epoll_ctl: \(String(cString: strerror(errno)))") }
+        if CPlat_watch(watcher, fd) != 0 { log("\(path): epoll_ctl: \(SystemError.text(errno))") }
     }
 
     /// Before `fd` is closed. Control thread only.
@@ -338,7 +338,7 @@ public enum Listener {
     /// Binds and listens; non-blocking. Errors: `.socket`, with what to do.
     public static func open(_ path: String) throws(VhostUserError) -> Int32 {
         let fd = CPlat_unix_socket()
-        guard fd >= 0 else { throw VhostUserError(.socket, "socket: \(String(cString: strerror(errno)))") }
+        guard fd >= 0 else { throw VhostUserError(.socket, "socket: \(SystemError.text(errno))") }
         if CPlat_unix_bind(fd, path) != 0 {
             guard errno == EADDRINUSE else { throw failure(fd, path, "bind") }
             try takeOver(fd, path)
@@ -355,7 +355,7 @@ public enum Listener {
             ? "; create its directory first"
             : code == ENAMETOOLONG
                 ? "; 107 bytes are the most" : code == EACCES ? "; choose a directory that this user may write to" : ""
-        return VhostUserError(.socket, "\(path): \(call): \(String(cString: strerror(code)))\(hint)")
+        return VhostUserError(.socket, "\(path): \(call): \(SystemError.text(code))\(hint)")
     }
 
     private static func takeOver(_ fd: Int32, _ path: String) throws(VhostUserError) {

@@ -242,7 +242,7 @@ public final class BackEndSession {
                 "the descriptor is not an end of a socketpair (Unix stream, without names)")
         }
         let copy = fcntl(m.descriptors[0].fd, F_DUPFD_CLOEXEC, 0)
-        guard copy >= 0 else { throw VhostUserError(.descriptors, .setBackendReqFD, String(cString: strerror(errno))) }
+        guard copy >= 0 else { throw VhostUserError(.descriptors, .setBackendReqFD, SystemError.text(errno)) }
         channel = MessageSocket(copy)
     }
 

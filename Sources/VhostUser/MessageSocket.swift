@@ -42,7 +42,7 @@ public final class MessageSocket {
     /// A connection to a listening socket. Errors: `.socket`, with what to do.
     public static func connect(to path: String, keeps: Kept = .all) throws(VhostUserError) -> MessageSocket {
         let fd = CPlat_unix_socket()
-        guard fd >= 0 else { throw VhostUserError(.socket, "socket: \(String(cString: strerror(errno)))") }
+        guard fd >= 0 else { throw VhostUserError(.socket, "socket: \(SystemError.text(errno))") }
         let socket = MessageSocket(fd, keeps: keeps)
         if CPlat_unix_connect(fd, path) != 0 { throw explain(path) }
         return socket
@@ -69,7 +69,7 @@ public final class MessageSocket {
         case ENAMETOOLONG: hint = "; 107 bytes are the most"
         default: hint = ""
         }
-        return VhostUserError(.socket, "\(path): connect: \(String(cString: strerror(code)))\(hint)")
+        return VhostUserError(.socket, "\(path): connect: \(SystemError.text(code))\(hint)")
     }
 
     /// The next message if it is there, nil if it is not complete yet. Errors: `.socket` when the
@@ -109,7 +109,7 @@ public final class MessageSocket {
         partialDescriptors += try handedOver.map { fd throws(VhostUserError) in try keep(fd) }
         if n < 0 {
             if errno == EAGAIN || errno == EINTR { return false }
-            throw VhostUserError(.socket, "recvmsg: \(String(cString: strerror(errno)))")
+            throw VhostUserError(.socket, "recvmsg: \(SystemError.text(errno))")
         }
         if n == 0 { throw VhostUserError(.socket, "closed by the other end") }
         if isTruncated || partialDescriptors.count > Message.maximumDescriptors {
@@ -153,7 +153,7 @@ public final class MessageSocket {
         while !bytes.isEmpty {
             let n = CPlat_send_fds(fd, bytes, bytes.count, Int32(MSG_DONTWAIT), fds, Int32(fds.count))
             if n < 0 && errno == EINTR { continue }
-            if n <= 0 { throw VhostUserError(.socket, "sendmsg: \(String(cString: strerror(errno)))") }
+            if n <= 0 { throw VhostUserError(.socket, "sendmsg: \(SystemError.text(errno))") }
             bytes.removeFirst(n)
             fds = []
         }

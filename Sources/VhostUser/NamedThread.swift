@@ -1,5 +1,6 @@
 import CPlatform
 import Glibc
+import Memory
 
 /// A thread of the program's own, under a name that `top -H` shows.
 package struct NamedThread: @unchecked Sendable {
@@ -43,6 +44,6 @@ package struct NamedThread: @unchecked Sendable {
 package struct ThreadError: Error, CustomStringConvertible {
     let status: Int32
     package var description: String {
-        "no thread can be started: \(String(cString: strerror(status))); see `ulimit -u`"
+        "no thread can be started: \(SystemError.text(status)); see `ulimit -u`"
     }
 }

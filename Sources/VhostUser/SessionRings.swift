@@ -90,7 +90,7 @@ extension BackEndSession {
 
     private func ownEventfd(_ request: Request) throws(VhostUserError) -> OwnedDescriptor {
         let fd = CPlat_eventfd(0)
-        guard fd >= 0 else { throw VhostUserError(.refused, request, "eventfd: \(String(cString: strerror(errno)))") }
+        guard fd >= 0 else { throw VhostUserError(.refused, request, "eventfd: \(SystemError.text(errno))") }
         return OwnedDescriptor(fd)
     }
 

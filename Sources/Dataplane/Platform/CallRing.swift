@@ -18,7 +18,7 @@ package final class CallRing {
         let status = io_uring_register_eventfd(ring, eventfd)
         if status != 0 {
             IOUring.close(ring)
-            throw EngineError("io_uring_register_eventfd: \(String(cString: strerror(-status)))")
+            throw EngineError("io_uring_register_eventfd: \(SystemError.text(-status))")
         }
     }
 

@@ -1,5 +1,6 @@
 import CLiburing
 import Glibc
+import Memory
 
 /// No extension of UnsafeMutablePointer: whoever imports this module would load liburing's types with it, and those
 /// differ from the kernel's own, which swift-system imports.
@@ -19,7 +20,7 @@ enum IOUring {
         if status == 0 { return ring }
         ring.deallocate()
         throw EngineError(
-            "io_uring_setup: \(String(cString: strerror(-status))); "
+            "io_uring_setup: \(SystemError.text(-status)); "
                 + (status == -ENOMEM
                     ? "raise the limit of locked memory (ulimit -l), or run as root"
                     : """

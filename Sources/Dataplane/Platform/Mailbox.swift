@@ -20,7 +20,7 @@ final class Mailbox: @unchecked Sendable {
 
     init() throws(EngineError) {
         wakeFD = CPlat_eventfd(0)
-        if wakeFD < 0 { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        if wakeFD < 0 { throw EngineError("eventfd: \(SystemError.text(errno))") }
         flag = .allocateApart(capacity: 1)
         isAsleep = .allocateApart(capacity: 1)
         flag.initialize(to: 0)

@@ -113,7 +113,7 @@ public final class EmbeddedDriver {
     }
 
     private static func eventfd() throws(EngineError) -> OwnedDescriptor {
-        guard let fd = EventFD.make() else { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        guard let fd = EventFD.make() else { throw EngineError("eventfd: \(SystemError.text(errno))") }
         return fd
     }
 

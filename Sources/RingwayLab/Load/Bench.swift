@@ -1,7 +1,8 @@
-import CPlatform
 import Console
+import CPlatform
 import Foundation
 import Logging
+import Memory
 import Ringway
 
 /// An engine and embedded drivers on real vhost-user sockets in a folder of their own, for measuring.
@@ -33,7 +34,7 @@ package final class Bench {
     /// is when a signal comes.
     package init(_ setup: Setup) throws(EngineError) {
         var template = Array("/tmp/ringway-bench-\(getpid())-XXXXXX".utf8CString)
-        guard let made = mkdtemp(&template) else { throw EngineError("mkdtemp: \(String(cString: strerror(errno)))") }
+        guard let made = mkdtemp(&template) else { throw EngineError("mkdtemp: \(SystemError.text(errno))") }
         folder = String(cString: made)
         Leftovers.add(folder: folder)
         let paths = (0..<(setup.hasTwoPorts ? 2 : 1)).map { [folder] in "\(folder)/\($0).sock" }

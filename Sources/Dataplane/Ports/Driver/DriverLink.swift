@@ -109,7 +109,7 @@ final class DriverLink {
     }
 
     private static func eventfd() throws -> OwnedDescriptor {
-        guard let fd = EventFD.make() else { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        guard let fd = EventFD.make() else { throw EngineError("eventfd: \(SystemError.text(errno))") }
         return fd
     }
 

@@ -68,7 +68,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         log = logger
         defectFD = CPlat_eventfd(0)
         wakeFD = CPlat_eventfd(0)
-        if defectFD < 0 || wakeFD < 0 { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        if defectFD < 0 || wakeFD < 0 { throw EngineError("eventfd: \(SystemError.text(errno))") }
         flags = .allocate(capacity: 2)
         flags.initialize(repeating: 0, count: 2)
         core.addPairs(port: index, options, defectFD: defectFD)

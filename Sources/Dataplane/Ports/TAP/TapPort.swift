@@ -28,7 +28,7 @@ final class TapPort: EnginePort, @unchecked Sendable {
         self.core = core
         log = logger
         goneFD = CPlat_eventfd(0)
-        if goneFD < 0 { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        if goneFD < 0 { throw EngineError("eventfd: \(SystemError.text(errno))") }
         flags = .allocate(capacity: 2)
         flags.initialize(repeating: 0, count: 2)
         core.addPairs(port: index, options, defectFD: goneFD)

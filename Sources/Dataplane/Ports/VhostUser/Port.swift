@@ -49,7 +49,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         connectedFlag = .allocate(capacity: 1)
         connectedFlag.initialize(to: 0)
         defectFD = CPlat_eventfd(0)
-        if defectFD < 0 { throw EngineError("eventfd: \(String(cString: strerror(errno)))") }
+        if defectFD < 0 { throw EngineError("eventfd: \(SystemError.text(errno))") }
         core.addPairs(port: index, options, defectFD: defectFD)
     }
 
