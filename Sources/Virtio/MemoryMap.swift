@@ -138,9 +138,15 @@ struct Translation {
     /// Host address of the range, 0 if it is not inside one region.
     @inline(__always)
     mutating func host(_ address: UInt64, _ length: UInt64, _ map: MemoryMap) -> UInt64 {
+        let found = hit(address, length)
+        return found != 0 ? found : miss(address, length, map)
+    }
+
+    /// The same if the range lies in the last region, else 0.
+    @inline(__always)
+    func hit(_ address: UInt64, _ length: UInt64) -> UInt64 {
         let offset = address &- base
-        if offset < size && length <= size &- offset { return address &+ delta }
-        return miss(address, length, map)
+        return offset < size && length <= size &- offset ? address &+ delta : 0
     }
 
     @inline(never)

@@ -66,12 +66,12 @@ private struct PackedTrace {
         return CPlat_load64_relaxed(at) == 0 && CPlat_load64_relaxed(at + 8) == 0
     }
 
-    private func cursor(_ place: Int) -> DeviceQueue.PackedCursor {
-        DeviceQueue.PackedCursor(slot: UInt32(place % size), wrap: place / size % 2 == 0)
+    private func cursor(_ place: Int) -> PackedCursor {
+        PackedCursor(slot: UInt32(place % size), wrap: place / size % 2 == 0)
     }
 
     /// Nil: what was given is to be believed.
-    func place(given: RingPosition, isInOrder: Bool) -> DeviceQueue.PackedCursor? {
+    func place(given: RingPosition, isInOrder: Bool) -> PackedCursor? {
         guard let driver, Int(given.used) < size else { return nil }
         let isBeginning = given == RingPosition()
         // Between the driver's place and a lap before it.

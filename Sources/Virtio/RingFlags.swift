@@ -17,6 +17,19 @@ enum SplitRingFlag {
     static var noNotify: UInt16 { 1 }
 }
 
+/// Where the fields of a split ring's available and used ring lie, in bytes (2.7.6, 2.7.8).
+enum SplitRing {
+    static var flags: Int { 0 }
+    /// `idx`
+    static var index: Int { 2 }
+    /// `ring`: entries of two bytes (available) or eight (used).
+    static var entries: Int { 4 }
+    /// `used_event`, behind the available ring.
+    @inline(__always) static func usedEvent(_ size: UInt32) -> Int { entries + 2 * Int(size) }
+    /// `avail_event`, behind the used ring.
+    @inline(__always) static func availEvent(_ size: UInt32) -> Int { entries + 8 * Int(size) }
+}
+
 /// A slot of a packed ring with its wrap counter in bit 15, as it stands in event suppression structures, in
 /// notification data and in vhost's ring bases.
 enum PackedOffset {

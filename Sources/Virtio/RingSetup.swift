@@ -16,13 +16,10 @@ public struct RingSetup: @unchecked Sendable {
     /// The features that the driver accepted.
     public var features: Features
     public var map: MemoryMap
-    /// Guest physical address of the used ring where its writes are logged (VHOST_VRING_F_LOG), else nil.
-    public var usedLogAddress: UInt64?
 
     public init(
         size: UInt32, isPacked: Bool, descriptors: UnsafeMutableRawPointer, driverArea: UnsafeMutableRawPointer,
-        deviceArea: UnsafeMutableRawPointer, position: RingPosition, features: Features, map: MemoryMap,
-        usedLogAddress: UInt64? = nil
+        deviceArea: UnsafeMutableRawPointer, position: RingPosition, features: Features, map: MemoryMap
     ) {
         self.size = size
         self.isPacked = isPacked
@@ -32,7 +29,6 @@ public struct RingSetup: @unchecked Sendable {
         self.position = position
         self.features = features
         self.map = map
-        self.usedLogAddress = usedLogAddress
     }
 
     /// Where a split ring goes on that is given `base` as next available index. How far it was used stands in the ring

@@ -62,7 +62,8 @@ extension EngineCore {
         for pair in 0..<count {
             table[port, pair]?.pointee.times.deallocate()
             table[port, pair]?.pointee.counters.deallocate()
-            table[port, pair]?.pointee.rings.deallocate()
+            table[port, pair]?.pointee.receiveRoom.deallocate()
+            table[port, pair]?.pointee.transmitRoom.deallocate()
             table[port, pair]?.deallocate()
             table[port, pair] = nil
         }

@@ -106,8 +106,8 @@ struct PairState {
     var transmit: QueueState
     /// The driver's receive queue: where packets go.
     var receive: QueueState
-    /// Room for the rings of a guest, the receive ring's first; a ring that runs is initialised.
-    let rings = UnsafeMutablePointer<DeviceQueue>.allocateApart(capacity: 2)
+    let receiveRoom = GuestRingRoom()
+    let transmitRoom = GuestRingRoom()
     let counters = PairCounters()
     /// What the driver accepted of the receive offloads (GUEST_*), as CTRL_GUEST_OFFLOADS set them.
     var receiveOffloads = Features(rawValue: 0)

@@ -6,8 +6,9 @@ import Virtio
 enum QueueEnd: BitwiseCopyable {
     /// The queue does not run.
     case none
-    /// A guest's ring: Ringway is the device.
-    case guest(UnsafeMutablePointer<DeviceQueue>)
+    /// A guest's ring, split or packed: Ringway is the device.
+    case split(UnsafeMutablePointer<SplitQueue>)
+    case packed(UnsafeMutablePointer<PackedQueue>)
     /// A back-end's ring: Ringway is the driver.
     case driver(UnsafeMutablePointer<DriverEnd>)
     /// A queue of a TAP device.
@@ -19,29 +20,42 @@ enum QueueEnd: BitwiseCopyable {
     var isNone: Bool { if case .none = self { return true } else { return false } }
 
     @inline(__always)
-    var isGuest: Bool { if case .guest = self { return true } else { return false } }
+    var isGuest: Bool {
+        switch self {
+        case .split, .packed: return true
+        case .none, .driver, .tap, .null: return false
+        }
+    }
 
     // MARK: A transmit queue's
 
     /// Takes up to `PairState.window` packets into the thread's burst; returns their number.
     @inline(__always)
     func pop(_ t: ThreadPointer, _ p: PairPointer) -> Int {
-        if case .guest(let ring) = self {
-            if p.pointee.lag.isWaiting(t.pointee.now) { return 0 }
-            let n = ring.pointee.popTransmit(
-                &t.pointee.burst, limit: p.pointee.window, leave: p.pointee.lag.leave,
-                least: min(p.pointee.lag.least, p.pointee.window))
-            p.pointee.lag.note(n, t.pointee.now)
-            if n > 0 { ring.pointee.suppressKicks() }
-            return n
+        switch self {
+        case .split(let ring): return QueueEnd.popGuest(t, p, ring)
+        case .packed(let ring): return QueueEnd.popGuest(t, p, ring)
+        default: return popOther(t, p)
         }
-        return popOther(t, p)
+    }
+
+    @inline(__always)
+    private static func popGuest(_ t: ThreadPointer, _ p: PairPointer, _ ring: UnsafeMutablePointer<some DeviceRing>)
+        -> Int
+    {
+        if p.pointee.lag.isWaiting(t.pointee.now) { return 0 }
+        let n = ring.pointee.popTransmit(
+            &t.pointee.burst, limit: p.pointee.window, leave: p.pointee.lag.leave,
+            least: min(p.pointee.lag.least, p.pointee.window))
+        p.pointee.lag.note(n, t.pointee.now)
+        if n > 0 { ring.pointee.suppressKicks() }
+        return n
     }
 
     @inline(never)
     private func popOther(_ t: ThreadPointer, _ p: PairPointer) -> Int {
         switch self {
-        case .none, .guest: return 0
+        case .none, .split, .packed: return 0
         case .driver(let end): return end.pointee.pop(&t.pointee.burst, limit: p.pointee.window)
         case .tap(let end): return end.pointee.pop(&t.pointee.burst, limit: p.pointee.window)
         case .null(let end): return end.pointee.pop(&t.pointee.burst, limit: p.pointee.window)
@@ -52,7 +66,8 @@ enum QueueEnd: BitwiseCopyable {
     func giveBack(_ packets: UnsafePointer<Packet>, _ n: Int) {
         switch self {
         case .none, .null: break
-        case .guest(let ring): ring.pointee.unpop(packets, n)
+        case .split(let ring): ring.pointee.unpop(packets, n)
+        case .packed(let ring): ring.pointee.unpop(packets, n)
         case .driver(let end): end.pointee.unpop(packets, n)
         case .tap(let end): end.pointee.unpop(n)
         }
@@ -61,20 +76,28 @@ enum QueueEnd: BitwiseCopyable {
     /// The oldest `n` popped packets are done with; whoever sent them is told now, or with many others (`mayHold`).
     @inline(__always)
     func complete(_ t: ThreadPointer, _ p: PairPointer, _ packets: UnsafePointer<Packet>, _ n: Int, mayHold: Bool) {
-        if case .guest(let ring) = self {
-            let hold = mayHold && p.pointee.lag.mayHold(ring.pointee.held &+ n)
-            ring.pointee.complete(packets, n, hold: hold)
-            if !hold { QueueEnd.callSender(t, p, ring) }
-            p.pointee.lag.judge(t.pointee.now)
-            return
+        switch self {
+        case .split(let ring): QueueEnd.completeGuest(t, p, ring, packets, n, mayHold)
+        case .packed(let ring): QueueEnd.completeGuest(t, p, ring, packets, n, mayHold)
+        default: completeOther(t, p, packets, n)
         }
-        completeOther(t, p, packets, n)
+    }
+
+    @inline(__always)
+    private static func completeGuest(
+        _ t: ThreadPointer, _ p: PairPointer, _ ring: UnsafeMutablePointer<some DeviceRing>,
+        _ packets: UnsafePointer<Packet>, _ n: Int, _ mayHold: Bool
+    ) {
+        let hold = mayHold && p.pointee.lag.mayHold(ring.pointee.held &+ n)
+        ring.pointee.complete(packets, n, hold: hold)
+        if !hold { callSender(t, p, ring) }
+        p.pointee.lag.judge(t.pointee.now)
     }
 
     @inline(never)
     private func completeOther(_ t: ThreadPointer, _ p: PairPointer, _ packets: UnsafePointer<Packet>, _ n: Int) {
         switch self {
-        case .none, .guest, .null: break
+        case .none, .split, .packed, .null: break
         case .driver(let end):
             if end.pointee.complete(packets, n) {
                 p.pointee.counters.add(.transmitCalls, 1)
@@ -86,7 +109,9 @@ enum QueueEnd: BitwiseCopyable {
 
     /// Calls the sender if it wants to know of its chains.
     @inline(__always)
-    private static func callSender(_ t: ThreadPointer, _ p: PairPointer, _ ring: UnsafeMutablePointer<DeviceQueue>) {
+    private static func callSender(
+        _ t: ThreadPointer, _ p: PairPointer, _ ring: UnsafeMutablePointer<some DeviceRing>
+    ) {
         if p.pointee.transmit.calls.fd >= 0 && ring.pointee.needsCall() {
             p.pointee.counters.add(.transmitCalls, 1)
             t.pointee.notifier.call(p.pointee.transmit.calls, p.pointee.times[.transmitCallDelay])
@@ -96,16 +121,31 @@ enum QueueEnd: BitwiseCopyable {
     /// Tells the sender of completions that were held back, if there are any.
     @inline(never)
     func tell(_ t: ThreadPointer, _ p: PairPointer) {
-        guard case .guest(let ring) = self, ring.pointee.held > 0 else { return }
-        ring.pointee.publishHeld()
-        QueueEnd.callSender(t, p, ring)
+        switch self {
+        case .split(let ring) where ring.pointee.held > 0:
+            ring.pointee.publishHeld()
+            QueueEnd.callSender(t, p, ring)
+        case .packed(let ring) where ring.pointee.held > 0:
+            ring.pointee.publishHeld()
+            QueueEnd.callSender(t, p, ring)
+        default: break
+        }
+    }
+
+    /// Completions that the sender was not told of.
+    @inline(__always)
+    private var held: Int {
+        switch self {
+        case .split(let ring): return ring.pointee.held
+        case .packed(let ring): return ring.pointee.held
+        default: return 0
+        }
     }
 
     /// The same after a look in vain, when they have waited long enough.
     @inline(__always)
     func tellLate(_ t: ThreadPointer, _ p: PairPointer) {
-        guard case .guest(let ring) = self, ring.pointee.held > 0 else { return }
-        if p.pointee.lag.mustTell(t.pointee.now) { tell(t, p) }
+        if held > 0 && p.pointee.lag.mustTell(t.pointee.now) { tell(t, p) }
     }
 
     /// Before the pair is left alone: asks to be told of packets (`generate`: of a guest's buffers). True if there are
@@ -114,7 +154,8 @@ enum QueueEnd: BitwiseCopyable {
     func arm() -> Bool {
         switch self {
         case .none: return false
-        case .guest(let ring): return ring.pointee.armKicks()
+        case .split(let ring): return ring.pointee.armKicks()
+        case .packed(let ring): return ring.pointee.armKicks()
         case .driver(let end): return end.pointee.arm()
         case .tap(let end): return end.pointee.arm()
         case .null(let end): return end.pointee.hasPackets
@@ -128,8 +169,11 @@ enum QueueEnd: BitwiseCopyable {
     func deliver(_ t: ThreadPointer, _ d: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int)
         -> Delivery
     {
-        if case .guest(let ring) = self { return ring.pointee.deliver(burst, list, n, with: t.pointee.delivery) }
-        return deliverOther(t, d, burst, list, n)
+        switch self {
+        case .split(let ring): return ring.pointee.deliver(burst, list, n, with: t.pointee.delivery)
+        case .packed(let ring): return ring.pointee.deliver(burst, list, n, with: t.pointee.delivery)
+        default: return deliverOther(t, d, burst, list, n)
+        }
     }
 
     @inline(never)
@@ -137,7 +181,7 @@ enum QueueEnd: BitwiseCopyable {
         _ t: ThreadPointer, _ d: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int
     ) -> Delivery {
         switch self {
-        case .none, .guest: return Delivery(consumed: n, delivered: 0, bytes: 0)
+        case .none, .split, .packed: return Delivery(consumed: n, delivered: 0, bytes: 0)
         case .tap(let end): return end.pointee.deliver(burst, list, n)
         case .null(let end): return end.pointee.deliver(burst, list, n)
         case .driver(let end):
@@ -153,8 +197,13 @@ enum QueueEnd: BitwiseCopyable {
     /// Calls the receiver if it wants to know of what was delivered.
     @inline(__always)
     func callReceiver(_ t: ThreadPointer, _ d: PairPointer) {
-        guard case .guest(let ring) = self else { return }
-        if d.pointee.receive.calls.fd >= 0 && ring.pointee.needsCall() {
+        let isWanted: Bool
+        switch self {
+        case .split(let ring): isWanted = d.pointee.receive.calls.fd >= 0 && ring.pointee.needsCall()
+        case .packed(let ring): isWanted = d.pointee.receive.calls.fd >= 0 && ring.pointee.needsCall()
+        default: return
+        }
+        if isWanted {
             d.pointee.counters.add(.receiveCalls, 1)
             t.pointee.notifier.call(d.pointee.receive.calls, d.pointee.times[.receiveCallDelay])
         }
@@ -166,8 +215,11 @@ enum QueueEnd: BitwiseCopyable {
     /// Whether a guest has made `n` receive buffers available; other ends tell with the delivery.
     @inline(__always)
     func mayTake(_ n: Int) -> Bool {
-        if case .guest(let ring) = self { return ring.pointee.hasAvailable(ahead: n &- 1) }
-        return true
+        switch self {
+        case .split(let ring): return ring.pointee.hasAvailable(ahead: n &- 1)
+        case .packed(let ring): return ring.pointee.hasAvailable(ahead: n &- 1)
+        default: return true
+        }
     }
 
     // MARK: Either's
@@ -177,8 +229,70 @@ enum QueueEnd: BitwiseCopyable {
     func defect(isReceive: Bool) -> RingDefect {
         switch self {
         case .none, .tap, .null: return .none
-        case .guest(let ring): return ring.pointee.defect
+        case .split(let ring): return ring.pointee.defect
+        case .packed(let ring): return ring.pointee.defect
         case .driver(let end): return isReceive ? end.pointee.transmit.defect : end.pointee.receive.defect
+        }
+    }
+
+    // MARK: A guest's
+
+    /// Where the ring stands.
+    var position: RingPosition {
+        switch self {
+        case .split(let ring): return ring.pointee.position
+        case .packed(let ring): return ring.pointee.position
+        default: return RingPosition()
+        }
+    }
+
+    /// Nobody may have heard of the calls so far: the next decision calls.
+    func forgetCalls() {
+        switch self {
+        case .split(let ring): ring.pointee.forgetCalls()
+        case .packed(let ring): ring.pointee.forgetCalls()
+        default: break
+        }
+    }
+
+    /// The guest's memory has grown.
+    func use(_ map: MemoryMap) {
+        switch self {
+        case .split(let ring): ring.pointee.use(map)
+        case .packed(let ring): ring.pointee.use(map)
+        default: break
+        }
+    }
+
+    /// Asks a guest not to kick.
+    func suppressKicks() {
+        switch self {
+        case .split(let ring): ring.pointee.suppressKicks()
+        case .packed(let ring): ring.pointee.suppressKicks()
+        default: break
+        }
+    }
+}
+
+/// Room for the ring of a guest, of either format.
+struct GuestRingRoom: BitwiseCopyable {
+    private let split = UnsafeMutablePointer<SplitQueue>.allocateApart(capacity: 1)
+    private let packed = UnsafeMutablePointer<PackedQueue>.allocateApart(capacity: 1)
+
+    func deallocate() {
+        split.deallocate()
+        packed.deallocate()
+    }
+
+    /// Takes a ring over; valid until the next one.
+    func end(_ ring: DeviceQueue) -> QueueEnd {
+        switch ring {
+        case .split(let ring):
+            split.initialize(to: ring)
+            return .split(split)
+        case .packed(let ring):
+            packed.initialize(to: ring)
+            return .packed(packed)
         }
     }
 }

@@ -125,14 +125,12 @@ final class PollThread: @unchecked Sendable {
     /// Takes a guest's ring over.
     func startRing(_ p: PairPointer, isReceive: Bool, _ ring: DeviceQueue, _ state: QueueState, watchesKick: Bool) {
         let q = PollThread.queue(p, isReceive)
-        let room = p.pointee.rings + (isReceive ? 0 : 1)
-        room.initialize(to: ring)
         q.pointee = state
-        q.pointee.end = .guest(room)
+        q.pointee.end = (isReceive ? p.pointee.receiveRoom : p.pointee.transmitRoom).end(ring)
         if watchesKick && state.kickFD >= 0 { watch(p, isReceive, q) }
         callNow(q.pointee.calls)
         if isReceive {
-            room.pointee.suppressKicks()
+            q.pointee.end.suppressKicks()
             p.pointee.receiveLag = LagState(size: ring.size, pacing: p.pointee.pacing, clock: self.state.pointee.clock)
         } else {
             p.pointee.lag = LagState(
@@ -166,8 +164,7 @@ final class PollThread: @unchecked Sendable {
             // With a call: the driver may sleep until it hears of these, and no later completion will tell.
             q.pointee.end.tell(state, p)
         }
-        var position = RingPosition()
-        if case .guest(let ring) = q.pointee.end { position = ring.pointee.position }
+        let position = q.pointee.end.position
         if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }
         q.pointee = QueueState()
         if !p.pointee.transmit.isRunning && !p.pointee.receive.isRunning { state.pointee.forget(p) }
@@ -220,7 +217,7 @@ final class PollThread: @unchecked Sendable {
         let isNewCall = q.pointee.calls.fd != calls.fd
         q.pointee.calls = calls
         if isNewCall {
-            if case .guest(let ring) = q.pointee.end { ring.pointee.forgetCalls() }
+            q.pointee.end.forgetCalls()
             callNow(calls)
         }
         q.pointee.errFD = errFD

@@ -198,7 +198,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
                     // Packets under way point into the old memory.
                     thread.drain(p)
                     for end in [p.pointee.transmit.end, p.pointee.receive.end] {
-                        if case .guest(let ring) = end { ring.pointee.use(map) }
+                        end.use(map)
                     }
                 }
             }

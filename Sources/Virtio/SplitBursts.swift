@@ -1,0 +1,289 @@
+import CPlatform
+
+/// Split rings, virtio 1.3 section 2.7: the device side's bursts.
+extension SplitQueue {
+    /// Chains that wait: at least as many as are `wanted`, or all. The index is read only when the last reading told of
+    /// fewer, and must not be further ahead than the queue is long.
+    @inline(__always)
+    mutating func chainsThere(_ wanted: Int) -> UInt32 {
+        if core.defect.kind != .none { return 0 }
+        let known = UInt32(availIndex &- nextAvail)
+        if Int(known) >= wanted && known <= core.size { return known }
+        // Acquire: the ring entries and descriptors were written before the index (2.7.13.3).
+        availIndex = CPlat_load16_acquire(core.driverArea + SplitRing.index)
+        let n = UInt32(availIndex &- nextAvail)
+        if n > core.size {
+            core.fail(.availableIndexJump, UInt32(nextAvail), UInt64(nextAvail) &+ UInt64(n))
+            return 0
+        }
+        return n
+    }
+
+    @inline(never)
+    public mutating func popTransmit(_ burst: inout Burst, limit: Int, leave: Int = 0, least: Int = 1) -> Int {
+        burst.count = 0
+        burst.segmentCount = 0
+        let waiting = Int(chainsThere(leave &+ limit))
+        let n = min(waiting &- leave, min(limit, burst.capacity))
+        if n < least { return 0 }
+        let packets = burst.packets
+        let mask = UInt16(truncatingIfNeeded: core.size &- 1)
+        let ring = core.driverArea + SplitRing.entries
+        let table = core.descriptors
+        let first = nextAvail
+        let size = core.size
+        // Pass 1: heads; ask for the descriptors.
+        var i = 0
+        while i < n {
+            let slot = Int((first &+ UInt16(truncatingIfNeeded: i)) & mask)
+            let head = CPlat_load16_relaxed(ring + 2 * slot)
+            if UInt32(head) >= size {
+                core.fail(.descriptorIndex, UInt32(slot), UInt64(head))
+                break
+            }
+            packets[i].id = head
+            CPlat_prefetch_read(table + SplitDescriptor.bytes * Int(head))
+            i &+= 1
+        }
+        return popChains(&burst, i)
+    }
+
+    /// Pass 2 reads and checks descriptors and asks for the data; pass 3 reads the headers.
+    @inline(__always)
+    mutating func popChains(_ burst: inout Burst, _ n: Int) -> Int {
+        let packets = burst.packets
+        let table = core.descriptors
+        let headerBytes = core.headerLength
+        let map = core.map
+        var t = core.translation
+        let wantsData = burst.wantsData
+        var gathered: UInt64 = 0
+        var i = 0
+        while i < n {
+            let head = packets[i].id
+            let d = SplitDescriptor(at: table + SplitDescriptor.bytes * Int(head))
+            if d.flags == 0 && d.length > headerBytes {
+                let host = t.host(d.address, UInt64(d.length), map)
+                if host != 0 {
+                    let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
+                    CPlat_prefetch_read(p)
+                    if wantsData && d.length > 64 { CPlat_prefetch_read(p + 64) }
+                    core.setSimple(packets + i, p, d.length, head)
+                    i &+= 1
+                    continue
+                }
+            }
+            core.translation = t
+            if !popSlow(&burst, i, head) { break }
+            t = core.translation
+            gathered |= 1 << UInt64(i)
+            i &+= 1
+        }
+        core.translation = t
+        core.loadHeaders(&burst, i, except: gathered)
+        nextAvail = nextAvail &+ UInt16(truncatingIfNeeded: i)
+        return i
+    }
+
+    @inline(never)
+    mutating func popSlow(_ burst: inout Burst, _ i: Int, _ head: UInt16) -> Bool {
+        // A burst whose segments are nearly used up ends here; the chain opens the next one.
+        if i > 0 && burst.segmentCount > 2 * burst.capacity { return false }
+        var g = core.gathering(in: burst)
+        if !gather(head: head, &g) { return false }
+        return core.finish(g, id: head, into: burst.packets + i, &burst)
+    }
+
+    @inline(never)
+    public mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int, hold: Bool = false) {
+        if count <= 0 { return }
+        let ring = core.deviceArea + SplitRing.entries
+        let mask = UInt16(truncatingIfNeeded: core.size &- 1)
+        let first = nextUsed
+        if core.isInOrder {
+            // One entry, with the id of the last, stands for all that the driver is told of together (2.7.9).
+            storeUsed(ring, usedIndex & mask, packets[count &- 1].id, 0)
+        } else {
+            var i = 0
+            while i < count {
+                storeUsed(ring, (first &+ UInt16(truncatingIfNeeded: i)) & mask, packets[i].id, 0)
+                i &+= 1
+            }
+        }
+        nextUsed = first &+ UInt16(truncatingIfNeeded: count)
+        if !hold { publishUsed(nextUsed) }
+    }
+
+    @inline(__always)
+    func storeUsed(_ ring: UnsafeMutableRawPointer, _ slot: UInt16, _ id: UInt16, _ length: UInt32) {
+        assert(UInt32(slot) < core.size)
+        // The ring begins four bytes behind a multiple of eight, maybe.
+        CPlat_store64_unaligned(ring + 8 * Int(slot), UInt64(id) | UInt64(length) << 32)
+    }
+
+    @inline(__always)
+    mutating func publishUsed(_ index: UInt16) {
+        nextUsed = index
+        usedIndex = index
+        // Release: entries and buffers are visible before the index (2.7.8.2).
+        CPlat_store16_release(core.deviceArea + SplitRing.index, index)
+    }
+
+    // MARK: Receive
+
+    @inline(never)
+    public mutating func deliver(
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: DeliveryScratch
+    ) -> Delivery {
+        var work = DeliveryWork()
+        var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
+        var waiting = Int(chainsThere(count))
+        var isFresh = false
+        while result.consumed < count {
+            if waiting == 0 {
+                // What was known is used up, or too little for one packet: the index may have moved on.
+                if isFresh { break }
+                isFresh = true
+                waiting = Int(chainsThere(Int.max))
+                if waiting == 0 { break }
+            }
+            let n = deliverFast(
+                burst, list + result.consumed, min(count &- result.consumed, waiting), scratch.targets, &result)
+            if n > 0 { work.tooSmall = UInt64.max }
+            waiting &-= n
+            if result.consumed == count || waiting == 0 { continue }
+            if work.isOver { break }
+            let chains = deliverSlow(scratch, burst.packets + Int(list[result.consumed]), waiting, &work, &result)
+            waiting = chains < 0 ? 0 : waiting &- chains
+        }
+        if result.delivered > 0 { publishUsed(nextUsed) }
+        return result
+    }
+
+    /// The prefix of packets that each fit the first buffer of their chain. Returns their number.
+    @inline(__always)
+    mutating func deliverFast(
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ targets: UnsafeMutablePointer<ReceiveTarget>,
+        _ result: inout Delivery
+    ) -> Int {
+        let packets = burst.packets
+        let mask = UInt16(truncatingIfNeeded: core.size &- 1)
+        let ring = core.driverArea + SplitRing.entries
+        let table = core.descriptors
+        let first = nextAvail
+        let headerBytes = core.headerLength
+        let map = core.map
+        let isLong = burst.bytes > 512 &* UInt64(truncatingIfNeeded: burst.count)
+        let limit = min(count, burst.capacity)
+        var t = core.translation
+        var i = 0
+        while i < limit {
+            let head = CPlat_load16_relaxed(ring + 2 * Int((first &+ UInt16(truncatingIfNeeded: i)) & mask))
+            targets[i].id = head
+            if UInt32(head) < core.size { CPlat_prefetch_read(table + SplitDescriptor.bytes * Int(head)) }
+            i &+= 1
+        }
+        var n = 0
+        while n < limit {
+            let head = targets[n].id
+            if UInt32(head) >= core.size { break }
+            let d = SplitDescriptor(at: table + SplitDescriptor.bytes * Int(head))
+            let length = packets[Int(list[n])].length
+            // 64-bit sum: a frame length near 2^32 must not wrap.
+            if d.flags != DescriptorFlag.write || UInt64(d.length) < UInt64(length) &+ UInt64(headerBytes) { break }
+            let host = t.host(d.address, UInt64(d.length), map)
+            if host == 0 { break }
+            let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
+            targets[n].host = p
+            core.prefetchTarget(p)
+            n &+= 1
+        }
+        core.translation = t
+        let usedRing = core.deviceArea + SplitRing.entries
+        let firstUsed = nextUsed
+        var bytes: UInt64 = 0
+        i = 0
+        while i < n {
+            let packet = packets + Int(list[i])
+            let target = targets[i]
+            if isLong && i &+ 1 < n { core.prefetchFrame(packets + Int(list[i &+ 1]), targets[i &+ 1].host) }
+            storeHeader(packet.pointee.header, buffers: 1, to: target.host, length: headerBytes)
+            copyFrame(packet, to: target.host + Int(headerBytes))
+            let length = packet.pointee.length
+            storeUsed(usedRing, (firstUsed &+ UInt16(truncatingIfNeeded: i)) & mask, target.id, length &+ headerBytes)
+            bytes &+= UInt64(length)
+            i &+= 1
+        }
+        nextAvail = first &+ UInt16(truncatingIfNeeded: n)
+        nextUsed = firstUsed &+ UInt16(truncatingIfNeeded: n)
+        result.consumed &+= n
+        result.delivered &+= n
+        result.bytes &+= bytes
+        return n
+    }
+
+    /// One packet over any chains. Returns the chains used, 0 if the packet was dropped, -1 if the
+    /// queue has too few buffers or a defect.
+    @inline(never)
+    mutating func deliverSlow(
+        _ scratch: DeliveryScratch, _ packet: UnsafeMutablePointer<Packet>, _ waiting: Int, _ work: inout DeliveryWork,
+        _ result: inout Delivery
+    ) -> Int {
+        let mask = UInt16(truncatingIfNeeded: core.size &- 1)
+        let need = UInt64(packet.pointee.length) &+ UInt64(core.headerLength)
+        // The same buffers were too small for a shorter packet: they are not read again.
+        if need > work.tooSmall {
+            result.consumed &+= 1
+            return 0
+        }
+        var g = Gathering(
+            segments: scratch.scatter, capacity: DeliveryScratch.mostSegments, headerLength: 0, wantsWritable: true)
+        let mostChains = core.isMergeable ? min(waiting, DeliveryScratch.mostChains) : 1
+        var chains = 0
+        while g.bytes < need {
+            if chains == mostChains {
+                // Bounded work (CVE-2019-3900): buffers that are too small cost this packet, not the thread.
+                work.segments &+= g.count
+                if chains < waiting || !core.isMergeable || waiting == Int(core.size) {
+                    work.tooSmall = g.bytes
+                    result.consumed &+= 1
+                    return 0
+                }
+                return -1
+            }
+            let slot = (nextAvail &+ UInt16(truncatingIfNeeded: chains)) & mask
+            let head = CPlat_load16_relaxed(core.driverArea + SplitRing.entries + 2 * Int(slot))
+            if UInt32(head) >= core.size {
+                core.fail(.descriptorIndex, UInt32(slot), UInt64(head))
+                return -1
+            }
+            let before = g.bytes
+            g.descriptors = 0
+            if !gather(head: head, &g) { return -1 }
+            scratch.chains[chains] = ReceiveChain(
+                id: head, slots: 1, length: UInt32(truncatingIfNeeded: min(g.bytes &- before, UInt64(UInt32.max))))
+            chains &+= 1
+        }
+        work.segments &+= g.count
+        work.tooSmall = UInt64.max
+        core.writeScattered(packet, g, buffers: UInt16(truncatingIfNeeded: chains))
+        var left = need
+        let usedRing = core.deviceArea + SplitRing.entries
+        var i = 0
+        while i < chains {
+            let chain = scratch.chains[i]
+            let length = min(UInt64(chain.length), left)
+            left &-= length
+            storeUsed(
+                usedRing, (nextUsed &+ UInt16(truncatingIfNeeded: i)) & mask, chain.id,
+                UInt32(truncatingIfNeeded: length))
+            i &+= 1
+        }
+        nextAvail = nextAvail &+ UInt16(truncatingIfNeeded: chains)
+        nextUsed = nextUsed &+ UInt16(truncatingIfNeeded: chains)
+        result.consumed &+= 1
+        result.delivered &+= 1
+        result.bytes &+= UInt64(packet.pointee.length)
+        return chains
+    }
+}
