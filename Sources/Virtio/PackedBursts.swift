@@ -187,19 +187,21 @@ extension PackedQueue {
     ) -> Int {
         assert(limit <= Burst.maximum)
         let ring = core.descriptors
-        let headerBytes = core.headerLength
-        let size = core.size
-        var cursor = nextAvail
+        let headerBytes = UInt64(core.headerLength)
+        let size = Int(core.size)
+        var slot = Int(nextAvail.slot)
+        // What the flags are compared with; the bits change places at the ring's end.
+        var wanted = nextAvail.availableBits | DescriptorFlag.write
         var t = core.translation
         var n = 0
         while n < limit {
             // These lines will be written, too: owned from the start, they are fetched once. Eight descriptors ahead.
-            if cursor.slot & 3 == 0 { CPlat_prefetch_write(ring + PackedDescriptor.bytes * Int(cursor.slot &+ 8)) }
-            let d = PackedDescriptor(at: ring + PackedDescriptor.bytes * Int(cursor.slot))
+            if slot & 3 == 0 { CPlat_prefetch_write(ring + PackedDescriptor.bytes &* (slot &+ 8)) }
+            let d = PackedDescriptor(at: ring + PackedDescriptor.bytes &* slot)
             let length = packets[Int(list[n])].length
-            if d.flags & Self.shapeBits != cursor.availableBits | DescriptorFlag.write { break }
+            if d.flags & Self.shapeBits != wanted { break }
             // 64-bit sum: a frame length near 2^32 must not wrap.
-            if UInt64(d.length) < UInt64(length) &+ UInt64(headerBytes) { break }
+            if UInt64(d.length) < UInt64(length) &+ headerBytes { break }
             var host = t.hit(d.address, UInt64(d.length))
             if host == 0 {
                 host = core.translate(d.address, UInt64(d.length))
@@ -209,10 +211,15 @@ extension PackedQueue {
             let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
             targets[n] = ReceiveTarget(host: p, id: d.id)
             core.prefetchTarget(p)
-            cursor.advance(1, size)
+            slot &+= 1
+            if slot >= size {
+                slot &-= size
+                wanted ^= DescriptorFlag.owner
+            }
             n &+= 1
         }
-        nextAvail = cursor
+        nextAvail = PackedCursor(
+            slot: UInt32(truncatingIfNeeded: slot), wrap: wanted & DescriptorFlag.available != 0)
         return n
     }
 

@@ -172,7 +172,6 @@ extension SplitQueue {
         let table = core.descriptors
         let first = nextAvail
         let headerBytes = core.headerLength
-        let map = core.map
         let isLong = burst.bytes > 512 &* UInt64(truncatingIfNeeded: burst.count)
         let limit = min(count, burst.capacity)
         var t = core.translation
@@ -191,14 +190,17 @@ extension SplitQueue {
             let length = packets[Int(list[n])].length
             // 64-bit sum: a frame length near 2^32 must not wrap.
             if d.flags != DescriptorFlag.write || UInt64(d.length) < UInt64(length) &+ UInt64(headerBytes) { break }
-            let host = t.host(d.address, UInt64(d.length), map)
-            if host == 0 { break }
+            var host = t.hit(d.address, UInt64(d.length))
+            if host == 0 {
+                host = core.translate(d.address, UInt64(d.length))
+                if host == 0 { break }
+                t = core.translation
+            }
             let p = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
             targets[n].host = p
             core.prefetchTarget(p)
             n &+= 1
         }
-        core.translation = t
         let usedRing = core.deviceArea + SplitRing.entries
         let firstUsed = nextUsed
         var bytes: UInt64 = 0
