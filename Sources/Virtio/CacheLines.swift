@@ -2,12 +2,12 @@
 /// line takes it away from the others, and those that prefetch take it in pairs.
 public enum CacheLines {
     /// Bytes of a pair of lines.
-    public static var pair: Int { 128 }
+    @inlinable public static var pair: Int { 128 }
 }
 
-extension UnsafeMutablePointer {
+extension UnsafeMutablePointer where Pointee: ~Copyable {
     /// Like `allocate`, on cache lines that hold nothing else. Freed with `deallocate()`.
-    public static func allocateApart(capacity: Int) -> UnsafeMutablePointer {
+    @inlinable public static func allocateApart(capacity: Int) -> UnsafeMutablePointer {
         let bytes = max(1, capacity) * MemoryLayout<Pointee>.stride
         let whole = (bytes + CacheLines.pair - 1) / CacheLines.pair * CacheLines.pair
         return UnsafeMutableRawPointer.allocate(byteCount: whole, alignment: CacheLines.pair).bindMemory(

@@ -5,7 +5,7 @@ import Virtio
 /// copied out of the sender's memory once, checked there and rewritten; the payload stays where it is
 /// and is only pointed at.
 struct Cutter {
-    private let scratch: OffloadScratch
+    private let scratch: HeaderRooms
     private let header: NetHeader
     /// Bytes that every segment starts with.
     private let prefix: Int
@@ -21,7 +21,7 @@ struct Cutter {
     private var cursor: SegmentCursor
 
     /// Nil: the headers are not what the offload fields say.
-    init?(_ packet: UnsafeMutablePointer<Packet>, _ scratch: OffloadScratch) {
+    init?(_ packet: UnsafeMutablePointer<Packet>, _ scratch: HeaderRooms) {
         self.scratch = scratch
         header = packet.pointee.header
         transport = Int(header.csumStart)

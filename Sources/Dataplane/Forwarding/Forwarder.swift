@@ -151,7 +151,7 @@ enum Forwarder {
         if verdict != .none { return toDestinations(t, p, burst, burst.identity, n, verdict, parcel) }
         var others: UInt64 = 0
         var left: UInt64 = (n == 64 ? UInt64.max : (1 << UInt64(n)) &- 1) & ~refused
-        let list = t.pointee.list
+        let list = t.pointee.list.start
         while left != 0 {
             let wanted = burst.packets[left.trailingZeroBitCount].verdict
             var count = 0

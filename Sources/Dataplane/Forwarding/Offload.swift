@@ -102,7 +102,7 @@ enum Offload {
 
     /// Delivers one packet resolved. False if the receiver had no buffer for any of it.
     private static func resolve(_ t: ThreadPointer, _ d: PairPointer, _ packet: UnsafeMutablePointer<Packet>) -> Bool {
-        guard var cutter = Cutter(packet, t.pointee.scratch) else {
+        guard var cutter = Cutter(packet, t.pointee.scratch.headers) else {
             Forwarder.drop(d, .badOffload, 1)
             return true
         }

@@ -3,7 +3,7 @@ import Virtio
 
 /// A queue pair of which Ringway is the driver: rings and buffers in memory that the back-end maps. Belongs to
 /// the poll thread that owns the pair. What the back-end writes is checked as a guest's writing is.
-struct DriverEnd {
+struct DriverEnd: ~Copyable {
     var receive: DriverQueue
     var transmit: DriverQueue
     /// Kicks of the two rings.
@@ -14,7 +14,7 @@ struct DriverEnd {
 
     /// Used receive buffers in their order: those from `first` were popped and not completed, those from `next` were
     /// not popped yet. Free-running indexes.
-    private let used: UnsafeMutablePointer<DriverCompletion>
+    private let used: OwnedMemory<DriverCompletion>
     private let usedMask: Int
     private var first = 0
     private var next = 0
@@ -23,14 +23,14 @@ struct DriverEnd {
     private var isUnfinished = false
     /// Calls were asked for.
     private var isArmed = false
-    private let scratch: UnsafeMutablePointer<DriverBuffer>
-    private let completions: UnsafeMutablePointer<DriverCompletion>
-    private let segments: UnsafeMutablePointer<Segment>
+    private let scratch: OwnedMemory<DriverBuffer>
+    private let completions: OwnedMemory<DriverCompletion>
+    private let segments: OwnedMemory<Segment>
 
     /// Free transmit buffers, and the buffer after each in the chain that it is part of (`none`: the last).
-    private let free: UnsafeMutablePointer<UInt32>
+    private let free: OwnedMemory<UInt32>
     private var freeCount: Int
-    private let following: UnsafeMutablePointer<UInt32>
+    private let following: OwnedMemory<UInt32>
     private static var none: UInt32 { UInt32.max }
     /// 64 KiB in buffers of 2 KiB, with a header.
     private static var mostBuffers: Int { 64 }
@@ -55,31 +55,24 @@ struct DriverEnd {
         var capacity = 128
         while capacity < Int(size) + Burst.maximum { capacity *= 2 }
         usedMask = capacity - 1
-        used = .allocate(capacity: capacity)
-        scratch = .allocate(capacity: Burst.maximum)
-        completions = .allocate(capacity: Burst.maximum)
+        used = OwnedMemory(count: capacity)
+        scratch = OwnedMemory(count: Burst.maximum)
+        completions = OwnedMemory(count: Burst.maximum)
         longestChain = min(DriverEnd.mostBuffers, Int(size))
-        segments = .allocate(capacity: longestChain)
-        free = .allocate(capacity: Int(size))
-        following = .allocate(capacity: Int(size))
-        following.initialize(repeating: DriverEnd.none, count: Int(size))
+        segments = OwnedMemory(count: longestChain)
+        free = OwnedMemory(count: Int(size))
+        following = OwnedMemory(count: Int(size), repeating: DriverEnd.none)
         freeCount = Int(size)
         for i in 0..<Int(size) { free[i] = UInt32(Int(size) - 1 - i) }
-        for token in 0..<size { _ = post(token, scratch) }
+        for token in 0..<size { _ = post(token, scratch.start) }
         receive.publish()
         receive.suppressCalls()
         transmit.suppressCalls()
     }
 
-    func deallocate() {
+    deinit {
         receive.deallocate()
         transmit.deallocate()
-        used.deallocate()
-        scratch.deallocate()
-        completions.deallocate()
-        segments.deallocate()
-        free.deallocate()
-        following.deallocate()
     }
 
     @inline(__always)
@@ -119,7 +112,7 @@ struct DriverEnd {
     private mutating func gather(_ limit: Int) {
         let wanted = max(limit, longestChain)
         while end &- next < wanted && end &- first <= usedMask &+ 1 &- Burst.maximum {
-            let n = receive.reclaim(into: completions, max: Burst.maximum)
+            let n = receive.reclaim(into: completions.start, max: Burst.maximum)
             var i = 0
             while i < n {
                 used[end & usedMask] = completions[i]
@@ -185,7 +178,7 @@ struct DriverEnd {
                 let token = used[(first &+ k) & usedMask].token
                 scratch[k] = DriverBuffer(base: buffers.receive(token), length: buffers.room, token: token)
             }
-            _ = receive.addReceive(scratch, batch)
+            _ = receive.addReceive(scratch.start, batch)
             first &+= batch
             i &+= batch
         }
@@ -247,19 +240,19 @@ struct DriverEnd {
             following[Int(token)] = i &+ 1 < n ? free[freeCount &- 2 &- i] : DriverEnd.none
         }
         freeCount &-= n
-        packet.write(to: segments, n)
+        packet.write(to: segments.start, n)
         if n == 1 {
             scratch[0] = DriverBuffer(base: segments[0].base, length: segments[0].length, token: head)
-            _ = transmit.addTransmit(scratch, 1)
+            _ = transmit.addTransmit(scratch.start, 1)
         } else {
-            _ = transmit.add(readable: segments, n, writable: nil, 0, token: head)
+            _ = transmit.add(readable: segments.start, n, writable: nil, 0, token: head)
         }
     }
 
     /// Takes sent buffers back.
     private mutating func reclaim() {
         while true {
-            let n = transmit.reclaim(into: completions, max: Burst.maximum)
+            let n = transmit.reclaim(into: completions.start, max: Burst.maximum)
             for i in 0..<n {
                 var token = completions[i].token
                 while token != DriverEnd.none {

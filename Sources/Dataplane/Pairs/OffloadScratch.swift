@@ -1,22 +1,24 @@
 import Virtio
 
-/// Room for the headers that software writes: one for each packet of a burst.
-struct OffloadScratch {
+/// Room for the headers that software writes: one for each packet of a burst. Belongs to one thread.
+struct OffloadScratch: ~Copyable {
     /// Checksum fields lie within this many bytes of the frame.
     static var longestPrefix: Int { 512 }
-    private let room: UnsafeMutableRawPointer
+    private let room = OwnedMemory<UInt8>(count: (Burst.maximum + 1) * longestPrefix)
+
+    /// For use while this lives.
+    var headers: HeaderRooms { HeaderRooms(start: UnsafeMutableRawPointer(room.start)) }
+}
+
+/// Where the headers are written.
+struct HeaderRooms: BitwiseCopyable {
+    fileprivate let start: UnsafeMutableRawPointer
+
     /// The header that all segments of a packet start from.
-    let template: UnsafeMutableRawPointer
-
-    init() {
-        room = .allocate(byteCount: (Burst.maximum + 1) * OffloadScratch.longestPrefix, alignment: 64)
-        template = room + Burst.maximum * OffloadScratch.longestPrefix
-    }
-
-    func deallocate() { room.deallocate() }
+    var template: UnsafeMutableRawPointer { start + Burst.maximum * OffloadScratch.longestPrefix }
 
     func header(_ i: Int) -> UnsafeMutableRawPointer {
         assert(i >= 0 && i < Burst.maximum)
-        return room + i * OffloadScratch.longestPrefix
+        return start + i * OffloadScratch.longestPrefix
     }
 }

@@ -21,7 +21,7 @@ struct PairTable {
 }
 
 /// What a poll thread works with: plain memory, its own.
-struct ThreadState {
+struct ThreadState: ~Copyable {
     let index: Int
     let table: PairTable
     var clock = TickClock.shared
@@ -42,23 +42,23 @@ struct ThreadState {
     var didWork = false
 
     /// Pairs that are looked at each round.
-    let polled: UnsafeMutablePointer<PairPointer>
+    let polled: OwnedMemory<PairPointer>
     var polledCount = 0
     /// `poll` pairs without work for a while: visited a few each round.
-    let quiet: UnsafeMutablePointer<PairPointer>
+    let quiet: OwnedMemory<PairPointer>
     var quietCount = 0
     var quietNext = 0
 
     /// Receive-ready pairs of each port, counted from pair 0.
-    let activePairs: UnsafeMutablePointer<UInt16>
+    let activePairs: OwnedMemory<UInt16>
 
     var burst = Burst()
     var resolved = Burst()
     /// Room that this thread's deliveries work in, whosever the burst is.
     let delivery = DeliveryScratch()
-    let scratch: OffloadScratch
+    let scratch = OffloadScratch()
     /// Room for the packets of a burst that go to one destination.
-    let list: UnsafeMutablePointer<UInt16>
+    let list = OwnedMemory<UInt16>(count: Burst.maximum)
     /// Of a burst that goes to other threads, too: who delivers to which port.
     var targets: Targets
     /// Packets of `generate`, all alike.
@@ -73,24 +73,16 @@ struct ThreadState {
         self.notifier = notifier
         self.exchange = exchange
         let room = max(1, table.portCount * PairTable.pairsPerPort)
-        polled = .allocateApart(capacity: room)
-        quiet = .allocateApart(capacity: room)
-        activePairs = .allocateApart(capacity: max(1, table.portCount))
-        activePairs.initialize(repeating: 0, count: max(1, table.portCount))
-        list = .allocateApart(capacity: Burst.maximum)
+        polled = OwnedMemory(count: room)
+        quiet = OwnedMemory(count: room)
+        activePairs = OwnedMemory(count: max(1, table.portCount), repeating: 0)
         targets = Targets(ports: table.portCount)
-        scratch = OffloadScratch()
     }
 
-    func deallocate() {
+    deinit {
         notifier.close()
-        polled.deallocate()
-        quiet.deallocate()
-        activePairs.deallocate()
-        list.deallocate()
         targets.deallocate()
         busyTicks.deallocate()
-        scratch.deallocate()
         burst.deallocate()
         resolved.deallocate()
         delivery.deallocate()
@@ -144,7 +136,7 @@ struct ThreadState {
     mutating func forget(_ pair: PairPointer) {
         if !pair.pointee.isPolled { return }
         pair.pointee.isPolled = false
-        let list = pair.pointee.isQuiet ? quiet : polled
+        let list = pair.pointee.isQuiet ? quiet.start : polled.start
         let count = (pair.pointee.isQuiet ? quietCount : polledCount) &- 1
         if pair.pointee.isQuiet { quietCount = count } else { polledCount = count }
         list[pair.pointee.place] = list[count]

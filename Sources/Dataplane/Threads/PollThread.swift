@@ -30,7 +30,7 @@ final class PollThread: @unchecked Sendable {
     }
 
     deinit {
-        state.pointee.deallocate()
+        state.deinitialize(count: 1)
         state.deallocate()
     }
 

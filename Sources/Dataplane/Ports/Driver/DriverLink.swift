@@ -103,7 +103,7 @@ final class DriverLink {
 
     deinit {
         vhost.close()
-        for i in 0..<pairs { ends[i].deallocate() }
+        ends.deinitialize(count: pairs)
         ends.deallocate()
         control?.deallocate()
     }
