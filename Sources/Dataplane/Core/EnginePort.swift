@@ -60,10 +60,7 @@ extension EngineCore {
 
     func removePairs(port: Int, _ count: Int) {
         for pair in 0..<count {
-            table[port, pair]?.pointee.times.deallocate()
-            table[port, pair]?.pointee.counters.deallocate()
-            table[port, pair]?.pointee.receiveRoom.deallocate()
-            table[port, pair]?.pointee.transmitRoom.deallocate()
+            table[port, pair]?.deinitialize(count: 1)
             table[port, pair]?.deallocate()
             table[port, pair] = nil
         }

@@ -208,16 +208,22 @@ public final class Engine: @unchecked Sendable {
             s.wasConnected = port.wasConnected
             var drops = [UInt64](repeating: 0, count: DropCause.allCases.count)
             for pair in 0..<port.queuePairs {
-                guard let c = core.table[port.index, pair]?.pointee.counters else { continue }
-                s.rx.packets &+= c[.rxPackets]
-                s.rx.bytes &+= c[.rxBytes]
-                s.tx.packets &+= c[.txPackets]
-                s.tx.bytes &+= c[.txBytes]
-                s.made &+= c[.made]
-                s.flooded &+= c[.flooded]
-                s.queues.append(QueueSnapshot(queue: 2 * pair, kicks: c[.receiveKicks], calls: c[.receiveCalls]))
-                s.queues.append(QueueSnapshot(queue: 2 * pair + 1, kicks: c[.transmitKicks], calls: c[.transmitCalls]))
-                for cause in DropCause.allCases { drops[cause.rawValue] &+= c[cause] }
+                guard let p = core.table[port.index, pair] else { continue }
+                s.rx.packets &+= p.pointee.counters[.rxPackets]
+                s.rx.bytes &+= p.pointee.counters[.rxBytes]
+                s.tx.packets &+= p.pointee.counters[.txPackets]
+                s.tx.bytes &+= p.pointee.counters[.txBytes]
+                s.made &+= p.pointee.counters[.made]
+                s.flooded &+= p.pointee.counters[.flooded]
+                s.queues.append(
+                    QueueSnapshot(
+                        queue: 2 * pair, kicks: p.pointee.counters[.receiveKicks],
+                        calls: p.pointee.counters[.receiveCalls]))
+                s.queues.append(
+                    QueueSnapshot(
+                        queue: 2 * pair + 1, kicks: p.pointee.counters[.transmitKicks],
+                        calls: p.pointee.counters[.transmitCalls]))
+                for cause in DropCause.allCases { drops[cause.rawValue] &+= p.pointee.counters[cause] }
             }
             s.stoppedQueues = core.stops[port.index].all
             s.drops = DropCause.allCases.filter { drops[$0.rawValue] > 0 }.map { ($0.text, drops[$0.rawValue]) }

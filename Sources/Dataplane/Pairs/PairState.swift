@@ -40,7 +40,7 @@ struct Counter: BitwiseCopyable {
 }
 
 /// Counters of a pair, of its thread.
-struct PairCounters: BitwiseCopyable {
+struct PairCounters: ~Copyable {
     enum Kind: Int {
         case rxPackets, rxBytes, txPackets, txBytes
         /// See `PortSnapshot`.
@@ -50,26 +50,18 @@ struct PairCounters: BitwiseCopyable {
         case drops
     }
 
-    private let words: UnsafeMutablePointer<UInt64>
-
-    init() {
-        let count = Kind.drops.rawValue + DropCause.allCases.count
-        words = .allocateApart(capacity: count)
-        words.initialize(repeating: 0, count: count)
-    }
-
-    func deallocate() { words.deallocate() }
+    private let words = OwnedMemory<UInt64>(count: Kind.drops.rawValue + DropCause.allCases.count, repeating: 0)
 
     @inline(__always)
-    func add(_ kind: Kind, _ n: Int) { Counter(words + kind.rawValue).add(UInt64(truncatingIfNeeded: n)) }
+    func add(_ kind: Kind, _ n: Int) { Counter(words.start + kind.rawValue).add(UInt64(truncatingIfNeeded: n)) }
 
     @inline(__always)
     func drop(_ cause: DropCause, _ n: Int) {
-        Counter(words + (Kind.drops.rawValue &+ cause.rawValue)).add(UInt64(truncatingIfNeeded: n))
+        Counter(words.start + (Kind.drops.rawValue &+ cause.rawValue)).add(UInt64(truncatingIfNeeded: n))
     }
 
-    subscript(_ kind: Kind) -> UInt64 { Counter(words + kind.rawValue).value }
-    subscript(_ cause: DropCause) -> UInt64 { Counter(words + Kind.drops.rawValue + cause.rawValue).value }
+    subscript(_ kind: Kind) -> UInt64 { Counter(words.start + kind.rawValue).value }
+    subscript(_ cause: DropCause) -> UInt64 { Counter(words.start + Kind.drops.rawValue + cause.rawValue).value }
 }
 
 /// One direction of a pair: a virtqueue and how its driver is told.
@@ -92,11 +84,9 @@ struct QueueState {
 
 /// What a poll thread knows of one queue pair of one port. Lives from the engine's start to its
 /// stop; everything but its owner and `counters` is touched by the owning thread alone.
-struct PairState {
-    let port: Int
-    /// Index of the thread that owns the pair's rings: see `owner(_:)`, which knows that it stands second. Not first:
-    /// its address would be the whole pair's, to which its thread has exclusive access while others read this.
-    private var ownerIndex: UInt32 = 0
+struct PairState: ~Copyable {
+    private var head: Head
+    var port: Int { head.port }
     let pair: Int
     /// Wakes the port's control thread when a ring had to stop.
     let defectFD: Int32
@@ -149,8 +139,17 @@ struct PairState {
     /// the owner, which so lets go of the pair.
     @inline(__always)
     static func owner(_ p: PairPointer) -> UnsafeMutableRawPointer {
-        assert(MemoryLayout<PairState>.offset(of: \.ownerIndex) == MemoryLayout<Int>.size)
+        assert(MemoryLayout<Head>.offset(of: \.ownerIndex) == MemoryLayout<Int>.size)
         return UnsafeMutableRawPointer(p) + MemoryLayout<Int>.size
+    }
+
+    /// Stands first in a pair, so that its places are known.
+    private struct Head {
+        let port: Int
+        /// Index of the thread that owns the pair's rings: see `owner(_:)`, which knows that it stands second. Not
+        /// first: its address would be the whole pair's, to which its thread has exclusive access while others read
+        /// this.
+        var ownerIndex: UInt32 = 0
     }
 
     var isRunning: Bool { transmit.isRunning || receive.isRunning }
@@ -158,7 +157,7 @@ struct PairState {
     init(port: Int, pair: Int, defectFD: Int32, pacing: Pacing) {
         self.pacing = pacing
         self.defectFD = defectFD
-        self.port = port
+        head = Head(port: port)
         self.pair = pair
         transmit = QueueState()
         receive = QueueState()

@@ -275,11 +275,11 @@ enum QueueEnd: BitwiseCopyable {
 }
 
 /// Room for the ring of a guest, of either format.
-struct GuestRingRoom: BitwiseCopyable {
+struct GuestRingRoom: ~Copyable {
     private let split = UnsafeMutablePointer<SplitQueue>.allocateApart(capacity: 1)
     private let packed = UnsafeMutablePointer<PackedQueue>.allocateApart(capacity: 1)
 
-    func deallocate() {
+    deinit {
         split.deallocate()
         packed.deallocate()
     }

@@ -62,7 +62,7 @@ public enum Stamp {
 }
 
 /// The histograms of one pair, one for each `QueueTime`. Written by the pair's thread alone.
-struct QueueTimes: BitwiseCopyable {
+struct QueueTimes: ~Copyable {
     /// Off only in builds that measure what the histograms cost: `swift build -Xswiftc -DRINGWAY_WITHOUT_QUEUE_TIMES`.
     static var areKept: Bool {
         #if RINGWAY_WITHOUT_QUEUE_TIMES
@@ -72,19 +72,11 @@ struct QueueTimes: BitwiseCopyable {
         #endif
     }
 
-    private let memory: UnsafeMutableRawPointer
-
-    init() {
-        let bytes = LiveHistogram.bytes * QueueTime.allCases.count
-        memory = .allocate(byteCount: bytes, alignment: 64)
-        memory.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
-    }
-
-    func deallocate() { memory.deallocate() }
+    private let memory = OwnedMemory<UInt8>(count: LiveHistogram.bytes * QueueTime.allCases.count, repeating: 0)
 
     @inline(__always)
     subscript(_ what: QueueTime) -> LiveHistogram {
-        LiveHistogram(memory: memory + what.rawValue &* LiveHistogram.bytes)
+        LiveHistogram(memory: UnsafeMutableRawPointer(memory.start) + what.rawValue &* LiveHistogram.bytes)
     }
 
     /// `n` packets were taken from the pair's transmit queue, the first of them stamped or after a kick. What is read
@@ -93,17 +85,17 @@ struct QueueTimes: BitwiseCopyable {
     @inline(never)
     static func took(_ t: ThreadPointer, _ p: PairPointer, _ n: Int) {
         let now = CPlat_cycles()
-        let (packets, times, kicked) = (t.pointee.burst.packets, p.pointee.times, p.pointee.kickedAt)
+        let (packets, kicked) = (t.pointee.burst.packets, p.pointee.kickedAt)
         p.pointee.kickedAt = 0
-        if kicked != 0 { times[.wakeToPickup].record(now &- kicked) }
+        if kicked != 0 { p.pointee.times[.wakeToPickup].record(now &- kicked) }
         var i = 0
         while i < n {
             let packet = packets + i
             if packet.pointee.dataLength >= 24, let stamp = Stamp.read(packet.pointee.data),
                 now &- stamp < LiveHistogram.longest
             {
-                times[.ringSojourn].record(now &- stamp)
-                if i == 0 && kicked != 0 { times[.kickToPickup].record(now &- stamp) }
+                p.pointee.times[.ringSojourn].record(now &- stamp)
+                if i == 0 && kicked != 0 { p.pointee.times[.kickToPickup].record(now &- stamp) }
             }
             i &+= 1
         }

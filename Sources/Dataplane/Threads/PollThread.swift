@@ -126,7 +126,7 @@ final class PollThread: @unchecked Sendable {
     func startRing(_ p: PairPointer, isReceive: Bool, _ ring: DeviceQueue, _ state: QueueState, watchesKick: Bool) {
         let q = PollThread.queue(p, isReceive)
         q.pointee = state
-        q.pointee.end = (isReceive ? p.pointee.receiveRoom : p.pointee.transmitRoom).end(ring)
+        q.pointee.end = isReceive ? p.pointee.receiveRoom.end(ring) : p.pointee.transmitRoom.end(ring)
         if watchesKick && state.kickFD >= 0 { watch(p, isReceive, q) }
         callNow(q.pointee.calls)
         if isReceive {
