@@ -5,10 +5,38 @@ public struct RingStart: Sendable {
     public var setup: RingSetup
     /// Whether receive is on; while off, transmits are consumed and dropped (vhost-user, "Ring states").
     public var enabled: Bool
-    /// Eventfds, owned by the session and valid until `stopRing` or `updateRing` returns; -1 without.
+    /// Eventfds, owned by the session and valid until a stop or an update returns; -1 without.
     public var kickFD: Int32
     public var callFD: Int32
     public var errFD: Int32
+
+    public init(setup: RingSetup, enabled: Bool, kickFD: Int32, callFD: Int32, errFD: Int32) {
+        (self.setup, self.enabled) = (setup, enabled)
+        (self.kickFD, self.callFD, self.errFD) = (kickFD, callFD, errFD)
+    }
+}
+
+/// What happens to one ring.
+public struct RingChange: Sendable {
+    public enum What: Sendable {
+        /// It may run: it has addresses, memory and a kick. With in-band notifications the descriptors are the
+        /// session's own eventfds.
+        case start(RingStart)
+        /// It stops. Nothing of it is used afterwards.
+        case stop
+        /// It goes on where it stands, at these addresses: memory has changed. (The set-up's position is not used.)
+        case move(RingSetup)
+        /// It runs on, enabled or not, with these eventfds.
+        case update(enabled: Bool, kickFD: Int32, callFD: Int32, errFD: Int32)
+    }
+
+    public var ring: Int
+    public var what: What
+
+    public init(_ ring: Int, _ what: What) {
+        self.ring = ring
+        self.what = what
+    }
 }
 
 /// The device behind a `BackEndSession`: the engine's port, or a test.
@@ -26,15 +54,11 @@ public protocol BackEndDevice: AnyObject {
     func writeConfiguration(offset: Int, bytes: [UInt8]) -> Bool
     /// The driver's features were set.
     func featuresAcknowledged(_ features: Features)
-    /// The ring may run: it has addresses, memory and a kick. With in-band notifications the
-    /// descriptors are the session's own eventfds.
-    func startRing(_ index: Int, _ start: RingStart)
-    /// The ring stops; returns where it stands. Nothing of the ring is used afterwards.
-    func stopRing(_ index: Int) -> RingPosition
-    /// New enable state, descriptors or dirty-log settings of a running ring.
-    func updateRing(_ index: Int, enabled: Bool, callFD: Int32, kickFD: Int32, errFD: Int32)
-    /// Slots were added to memory: running rings must use this map from now on. (Where ring
-    /// addresses or existing regions change, the session stops and starts the rings instead.)
+    /// All that one message changes of rings, each ring at most once. Returns when every poll thread has taken its part
+    /// over: for each change the position at which the ring stood, where it stopped or moved.
+    func change(_ changes: [RingChange]) -> [RingPosition?]
+    /// Slots were added to memory: running rings must use this map from now on. (Where existing
+    /// regions change, the session stops or moves the rings instead.)
     func memoryChanged(_ map: MemoryMap)
     /// NET_SET_MTU: false refuses.
     func setMTU(_ mtu: UInt16) -> Bool

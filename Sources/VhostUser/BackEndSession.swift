@@ -118,7 +118,7 @@ public final class BackEndSession {
 
     /// The connection ends: stops every ring and gives everything back.
     public func close() {
-        for i in rings.indices { pause(i) }
+        pauseAll()
         rings = Array(repeating: SessionRing(), count: rings.count)
         memory = GuestMemory()
         channel = nil
@@ -174,13 +174,12 @@ public final class BackEndSession {
         isNegotiated = true
         device.featuresAcknowledged(set)
         // Without PROTOCOL_FEATURES rings start enabled ("Ring states").
+        var updates: [RingChange] = []
         if !wanted.contains(.protocolFeatures) {
-            for i in rings.indices {
-                rings[i].isEnabled = true
-                update(i)
-            }
+            for i in rings.indices { rings[i].isEnabled = true }
+            updates = rings.indices.compactMap { update(of: $0) }
         }
-        startReady()
+        apply(updates + readyStarts())
     }
 
     private func setProtocolFeatures(_ m: Message) throws(VhostUserError) {
@@ -202,10 +201,10 @@ public final class BackEndSession {
 
     /// RESET_DEVICE and a status of 0: all rings stop, are disabled and forget what they were told.
     private func resetDevice(answersBases: Bool = false) {
+        let wereRunning = rings.map(\.isStarted)
+        pauseAll()
         for i in rings.indices {
-            let isRunning = rings[i].isStarted
-            pause(i)
-            let restsAt = isRunning ? rings[i].base : rings[i].restsAt
+            let restsAt = wereRunning[i] ? rings[i].base : rings[i].restsAt
             let err = rings[i].err
             rings[i] = SessionRing()
             rings[i].err = err

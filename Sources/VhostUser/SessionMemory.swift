@@ -21,7 +21,6 @@ extension BackEndSession {
             new = try add(region, m.descriptors[i], to: new, .setMemTable)
         }
         replaceMemory(new)
-        startReady()
     }
 
     private func add(
@@ -53,7 +52,7 @@ extension BackEndSession {
         memory = new
         device.memoryChanged(new.map)
         withExtendedLifetime(old) {}
-        startReady()
+        apply(readyStarts())
     }
 
     func remMemReg(_ m: Message) throws(VhostUserError) {
@@ -63,14 +62,27 @@ extension BackEndSession {
         } catch {
             throw VhostUserError(.memory, .remMemReg, error.description)
         }
-        startReady()
     }
 
-    /// Rings are stopped, and started again where they lie in the new memory. The old mappings go
-    /// afterwards, when nothing uses them.
+    /// Running rings go on in the new memory, or stop where they do not lie in it; others may start now. The old
+    /// mappings go afterwards, when nothing uses them.
     private func replaceMemory(_ new: GuestMemory) {
-        let running = rings.indices.filter { rings[$0].isStarted }
-        for i in running { pause(i) }
+        let old = memory
         memory = new
+        let running = rings.indices.filter { rings[$0].isStarted }.map { RingChange($0, move(of: $0)) }
+        apply(running + readyStarts())
+        withExtendedLifetime(old) {}
+    }
+
+    private func move(of i: Int) -> RingChange.What {
+        let ring = rings[i]
+        do throws(VhostUserError) {
+            guard let addresses = ring.addresses else { return .stop }
+            return .move(
+                try addresses.setup(i, size: ring.size, base: ring.base, features: features, map: memory.map))
+        } catch {
+            log("ring \(i) waits for SET_VRING_ADDR: \(error)")
+            return .stop
+        }
     }
 }

@@ -38,21 +38,16 @@ extension BackEndSession {
         let new = RingAddresses(flags: flags, descriptors: descriptors, used: used, available: available, log: log)
         // Memory may come later; what can be checked now is checked now, so that the error names this message,
         // and before a ring that runs is stopped.
+        var setup: RingSetup?
         if memory.map.count > 0 && rings[i].size > 0 {
-            _ = try new.setup(i, size: rings[i].size, base: 0, features: features, map: memory.map)
+            setup = try new.setup(i, size: rings[i].size, base: 0, features: features, map: memory.map)
         }
-        if rings[i].isStarted {
-            // The same place again changes nothing (QEMU toggles the log flag so).
-            var old = rings[i].addresses!
-            old.flags = flags
-            old.log = log
-            if old == new {
-                rings[i].addresses = new
-                return
-            }
-            pause(i)
-        }
-        try change(i) { $0.addresses = new }
+        guard rings[i].isStarted, let setup else { return try change(i) { $0.addresses = new } }
+        var old = rings[i].addresses ?? new
+        (old.flags, old.log) = (flags, log)
+        rings[i].addresses = new
+        // The same place again changes nothing (QEMU toggles the log flag so).
+        if old != new { apply([RingChange(i, .move(setup))]) }
     }
 
     /// Changes a ring's set-up and starts it where that was the last thing missing. If it cannot start so, the message
@@ -164,41 +159,61 @@ extension BackEndSession {
 
     // MARK: States
 
-    func update(_ i: Int) {
-        guard rings[i].isStarted else { return }
-        device.updateRing(
-            i, enabled: rings[i].isEnabled, callFD: rings[i].callFD, kickFD: rings[i].kickFD, errFD: rings[i].errFD)
+    /// Has the device make the changes of one message, all together, and notes what came of them.
+    func apply(_ changes: [RingChange]) {
+        if changes.isEmpty { return }
+        for (change, position) in zip(changes, device.change(changes)) {
+            if case .start = change.what {
+                rings[change.ring].isStarted = true
+                rings[change.ring].restsAt = nil
+            }
+            if case .stop = change.what { rings[change.ring].isStarted = false }
+            if let position { rings[change.ring].base = position.base(isPacked: features.contains(.ringPacked)) }
+        }
     }
 
-    /// Starts what can, after a change that is in force already. A ring whose addresses do not lie in the new memory
+    private func update(_ i: Int) { apply([update(of: i)].compactMap { $0 }) }
+
+    /// Tells the device of the ring's state and descriptors; nil where it does not run.
+    func update(of i: Int) -> RingChange? {
+        let ring = rings[i]
+        if !ring.isStarted { return nil }
+        return RingChange(
+            i, .update(enabled: ring.isEnabled, kickFD: ring.kickFD, callFD: ring.callFD, errFD: ring.errFD))
+    }
+
+    /// Starts of what can, after a change that is in force already. A ring whose addresses do not lie in the new memory
     /// waits for SET_VRING_ADDR (a front-end whose user addresses have changed says the table first).
-    func startReady() {
-        for i in rings.indices {
-            do throws(VhostUserError) { try startIfReady(i) } catch {
+    func readyStarts() -> [RingChange] {
+        rings.indices.compactMap { i in
+            do throws(VhostUserError) { return try start(of: i) } catch {
                 log("ring \(i) waits for SET_VRING_ADDR: \(error)")
+                return nil
             }
         }
     }
 
-    /// Starts a ring that has everything. It may be looked at before its first kick: its indices say
-    /// whether there is work.
-    func startIfReady(_ i: Int) throws(VhostUserError) {
+    private func startIfReady(_ i: Int) throws(VhostUserError) { apply([try start(of: i)].compactMap { $0 }) }
+
+    /// The start of a ring that has everything; nil for others. It may be looked at before its first kick: its indices
+    /// say whether there is work.
+    private func start(of i: Int) throws(VhostUserError) -> RingChange? {
         let ring = rings[i]
         guard !ring.isStarted, ring.kick != nil, ring.size > 0, ring.isBaseGiven || !ring.needsBase,
             let addresses = ring.addresses, memory.map.count > 0
-        else { return }
+        else { return nil }
         var setup = try addresses.setup(i, size: ring.size, base: ring.base, features: features, map: memory.map)
         let given = setup.position.available
         setup.position = BackEndSession.position(setup, ring.base)
         if setup.position.available != given {
             log("ring \(i): goes on at \(setup.position.available), as the ring itself says, instead of \(given)")
         }
-        rings[i].isStarted = true
-        rings[i].restsAt = nil
-        device.startRing(
+        return RingChange(
             i,
-            RingStart(
-                setup: setup, enabled: ring.isEnabled, kickFD: ring.kickFD, callFD: ring.callFD, errFD: ring.errFD))
+            .start(
+                RingStart(
+                    setup: setup, enabled: ring.isEnabled, kickFD: ring.kickFD, callFD: ring.callFD, errFD: ring.errFD))
+        )
     }
 
     /// Where a ring goes on that is given `base`. A driver does not write for long; a ring that never looks like one
@@ -213,9 +228,8 @@ extension BackEndSession {
     }
 
     /// Stops a ring and remembers where it stands; it goes on from there when it starts again.
-    func pause(_ i: Int) {
-        if !rings[i].isStarted { return }
-        rings[i].base = device.stopRing(i).base(isPacked: features.contains(.ringPacked))
-        rings[i].isStarted = false
-    }
+    private func pause(_ i: Int) { if rings[i].isStarted { apply([RingChange(i, .stop)]) } }
+
+    /// The same of all rings.
+    func pauseAll() { apply(rings.indices.filter { rings[$0].isStarted }.map { RingChange($0, .stop) }) }
 }

@@ -72,7 +72,15 @@ import Testing
                     }
                 }
             }
-            // In the midst of what was sent last; the first stays, so that its packets can be counted.
+            // In the midst of what was sent last; the first stays, so that its packets can be counted: its rings move
+            // to other mappings of their memory, and are disabled for a moment.
+            if round % 2 == 1 {
+                let d = drivers[0]
+                try d.frontEnd.share(d.memory.region, d.memory.descriptor)
+                let ring = 2 * (round % pairs[0])
+                try d.frontEnd.enableRing(ring, false)
+                try d.frontEnd.enableRing(ring, true)
+            }
             if ports > 1 && round % 3 == 0 {
                 let gone = 1 + round / 3 % (ports - 1)
                 if round % 2 == 0 { try drivers[gone].stop() }

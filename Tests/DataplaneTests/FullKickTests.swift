@@ -16,7 +16,11 @@ import Virtio
         let features: Features = [.version1, .mrgRxbuf, .ctrlVQ, .ctrlRX]
         let queuePairs = 1
 
-        func startRing(_ index: Int, _ start: RingStart) {
+        func change(_ changes: [RingChange]) -> [RingPosition?] {
+            for change in changes { if case .start(let start) = change.what { fill(start) } }
+            return changes.map { if case .stop = $0.what { RingPosition() } else { nil } }
+        }
+        private func fill(_ start: RingStart) {
             var most = UInt64.max - 1
             _ = fcntl(start.kickFD, F_SETFL, 0)
             if poll(start.kickFD, POLLOUT) { write(start.kickFD, &most, 8) }
@@ -28,8 +32,6 @@ import Virtio
         }
         /// Lets a thread go that waits for one.
         func drain() { for fd in kicks.withLock({ $0 }) { _ = EventFD.take(fd) } }
-        func stopRing(_ index: Int) -> RingPosition { RingPosition() }
-        func updateRing(_ index: Int, enabled: Bool, callFD: Int32, kickFD: Int32, errFD: Int32) {}
         func readConfiguration(offset: Int, size: Int) -> [UInt8]? { nil }
         func writeConfiguration(offset: Int, bytes: [UInt8]) -> Bool { false }
         func featuresAcknowledged(_ features: Features) {}

@@ -52,13 +52,36 @@ final class RecordingDevice: BackEndDevice, Sendable {
         return offset == 0
     }
     func featuresAcknowledged(_ features: Features) { state.withLock { $0.acknowledged = features } }
-    func startRing(_ index: Int, _ start: RingStart) {
+    func change(_ changes: [RingChange]) -> [RingPosition?] {
+        changes.map { change in
+            switch change.what {
+            case .start(let start): startRing(change.ring, start)
+            case .stop: return stopRing(change.ring)
+            case .move(let setup): return moveRing(change.ring, setup)
+            case .update(let enabled, let kickFD, let callFD, _):
+                updateRing(change.ring, enabled: enabled, callFD: callFD, kickFD: kickFD)
+            }
+            return nil
+        }
+    }
+    private func moveRing(_ index: Int, _ setup: RingSetup) -> RingPosition {
+        state.withLock {
+            $0.events.append("move \(index)")
+            var position = $0.rings[index]?.setup.position ?? RingPosition()
+            position.available &+= 3
+            position.used &+= 3
+            $0.rings[index]?.setup = setup
+            $0.rings[index]?.setup.position = position
+            return position
+        }
+    }
+    private func startRing(_ index: Int, _ start: RingStart) {
         state.withLock {
             $0.rings[index] = start
             $0.events.append("start \(index)\(start.enabled ? " enabled" : "")")
         }
     }
-    func stopRing(_ index: Int) -> RingPosition {
+    private func stopRing(_ index: Int) -> RingPosition {
         state.withLock {
             $0.events.append("stop \(index)")
             return ($0.rings.removeValue(forKey: index)?.setup.position).map { p in
@@ -69,7 +92,7 @@ final class RecordingDevice: BackEndDevice, Sendable {
             } ?? RingPosition()
         }
     }
-    func updateRing(_ index: Int, enabled: Bool, callFD: Int32, kickFD: Int32, errFD: Int32) {
+    private func updateRing(_ index: Int, enabled: Bool, callFD: Int32, kickFD: Int32) {
         state.withLock {
             $0.rings[index]?.enabled = enabled
             $0.rings[index]?.callFD = callFD

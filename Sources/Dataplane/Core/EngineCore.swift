@@ -38,8 +38,14 @@ final class EngineCore: @unchecked Sendable {
 
     deinit { addresses?.deallocate() }
 
-    func setActivePairs(_ count: UInt16, port: Int) {
-        for thread in threads { thread.mailbox.run { thread.state.pointee.activePairs[port] = count } }
+    /// Takes each thread its part of `work`, all of it in one trip a thread and side by side; returns when all of it
+    /// has run. On one thread work runs in the order in which it was added.
+    func run(_ work: ThreadWork) {
+        let tickets = work.parts.sorted { $0.key < $1.key }.map { index, part in
+            let thread = threads[index]
+            return (thread, thread.mailbox.post { for body in part { body(thread) } })
+        }
+        for (thread, ticket) in tickets { thread.mailbox.wait(for: ticket) }
     }
 
     func forgetAddresses(port: Int) { addresses?.forget(port: port) }
@@ -59,10 +65,20 @@ final class EngineCore: @unchecked Sendable {
         }
         var frame = Frames.rarp(mac)
         frame.withUnsafeMutableBytes { bytes in
-            for thread in threads {
-                thread.mailbox.run { Forwarder.inject(thread.state, bytes, to: targets) }
-            }
+            var work = ThreadWork()
+            for thread in threads { work.add(thread.index) { Forwarder.inject($0.state, bytes, to: targets) } }
+            run(work)
         }
+    }
+}
+
+/// What poll threads are to do, collected for `EngineCore.run`.
+struct ThreadWork {
+    fileprivate var parts: [Int: [(PollThread) -> Void]] = [:]
+
+    /// `body` runs on that thread, between two bursts. What it writes is read after `run`.
+    mutating func add(_ thread: Int, _ body: @escaping (PollThread) -> Void) {
+        parts[thread, default: []].append(body)
     }
 }
 

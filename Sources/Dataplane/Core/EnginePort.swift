@@ -54,8 +54,14 @@ extension EngineCore {
     }
 
     /// Gives a pair none of whose rings runs to another thread. The old one lets go of it itself, between two bursts.
+    /// For the port's control thread alone.
     func give(_ p: PairPointer, to thread: Int) {
-        onOwner(of: p) { $0.letGo(p, to: thread) }
+        if owner(of: p).index != thread { onOwner(of: p) { $0.letGo(p, to: thread) } }
+    }
+
+    /// The port's pairs, by the thread that owns them. For its control thread, under which they stay there.
+    func pairsByThread(port: Int, _ pairs: Range<Int>) -> [Int: [PairPointer]] {
+        Dictionary(grouping: pairs.compactMap { table[port, $0] }) { owner(of: $0).index }
     }
 
     func removePairs(port: Int, _ count: Int) {
@@ -71,50 +77,66 @@ extension EngineCore {
         options.kind.isKernel ? busyloop : options.busyloop ?? busyloop
     }
 
-    /// Rings that poll threads had to stop, each once: its number and why.
-    func newDefects(port: Int, pairs: Range<Int>) -> [(ring: Int, defect: RingDefect, errFD: Int32)] {
-        var all: [(Int, RingDefect, Int32)] = []
-        for pair in pairs {
-            guard let p = table[port, pair] else { continue }
-            onOwner(of: p) { _ in
-                for isReceive in [true, false] {
-                    let q = PollThread.queue(p, isReceive)
-                    let defect = q.pointee.end.defect(isReceive: isReceive)
-                    if (q.pointee.isReported || defect.kind != .none) && !q.pointee.isLogged {
-                        q.pointee.isLogged = true
-                        all.append((2 * pair + (isReceive ? 0 : 1), defect, q.pointee.errFD))
+    /// Rings that poll threads had to stop, each once: its number and why. For the port's control thread.
+    func newDefects(port: Int, pairs: Range<Int>) -> [StoppedRing] {
+        var work = ThreadWork()
+        // One list a thread.
+        var lists: [StoppedRingList] = []
+        for (thread, own) in pairsByThread(port: port, pairs) {
+            let list = StoppedRingList()
+            lists.append(list)
+            work.add(thread) { thread in
+                for p in own {
+                    for isReceive in [true, false] {
+                        if let stopped = thread.takeDefect(p, isReceive) { list.rings.append(stopped) }
                     }
                 }
             }
         }
-        for (_, defect, _) in all { stops[port].note(defect) }
+        run(work)
+        let all = lists.flatMap(\.rings).sorted { $0.ring < $1.ring }
+        for stopped in all { stops[port].note(stopped.defect) }
         return all
     }
 
-    /// Hands a pair of which Ringway is the driver, or a TAP queue, to a thread: the one of `Placement`'s choice, which
-    /// is told.
+    /// Hands pairs of which Ringway is the driver, or TAP queues, to threads: those of `Placement`'s choice, which are
+    /// told. `memory` decides on the node.
     func startOther(
-        port: Int, pair: Int, _ end: QueueEnd, incoming: Int32, offloads: Features, memory: UnsafeMutableRawPointer,
+        port: Int, _ ends: [(end: QueueEnd, incoming: Int32, memory: UnsafeMutableRawPointer)], offloads: Features,
         budget: BusyloopBudget
-    ) -> String {
-        guard let p = table[port, pair] else { return "no such pair" }
-        let choice = Placement.choose(pair: pair, cpus: threads.map(\.cpu), memory: memory)
-        give(p, to: choice.thread)
-        let thread = threads[choice.thread]
-        thread.mailbox.run {
-            p.pointee.receiveOffloads = offloads
-            thread.startOther(p, end, incoming: incoming, watches: budget != .poll)
+    ) -> [String] {
+        var work = ThreadWork()
+        var reasons: [String] = []
+        for (pair, (end, incoming, memory)) in ends.enumerated() {
+            guard let p = table[port, pair] else { continue }
+            let choice = Placement.choose(pair: pair, cpus: threads.map(\.cpu), memory: memory)
+            give(p, to: choice.thread)
+            reasons.append(choice.reason)
+            work.add(choice.thread) { thread in
+                p.pointee.receiveOffloads = offloads
+                thread.startOther(p, end, incoming: incoming, watches: budget != .poll)
+            }
         }
-        return choice.reason
+        run(work)
+        table.setActivePairs(ends.count, port)
+        return reasons
     }
 
     func stopOther(port: Int, pairs: Int) {
-        setActivePairs(0, port: port)
-        for pair in 0..<pairs {
-            guard let p = table[port, pair], !p.pointee.transmit.end.isGuest else { continue }
-            onOwner(of: p) { $0.stopOther(p) }
+        table.setActivePairs(0, port)
+        var work = ThreadWork()
+        for (thread, own) in pairsByThread(port: port, 0..<pairs) {
+            work.add(thread) { thread in
+                for p in own where !p.pointee.transmit.end.isGuest { thread.stopOther(p) }
+            }
         }
+        run(work)
     }
+}
+
+/// Those of one thread, which writes it during `EngineCore.run`.
+private final class StoppedRingList {
+    var rings: [StoppedRing] = []
 }
 
 extension Features {

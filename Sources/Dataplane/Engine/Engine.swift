@@ -142,7 +142,7 @@ public final class Engine: @unchecked Sendable {
         (lastCounters, lastTimes) = (snapshot(), queueTimes())
         for (i, isConnected) in zip(lastCounters.indices, connected) { lastCounters[i].isConnected = isConnected }
         for port in ports { port.deallocate() }
-        core.table.pairs.deallocate()
+        core.table.deallocate()
         ports = []
         self.core = nil
     }
@@ -159,6 +159,9 @@ public final class Engine: @unchecked Sendable {
                 systemCalls: $0.state.pointee.notifier.submits.value, cpuNanoseconds: $0.cpuNanoseconds)
         }
     }
+
+    /// How often control threads have sent each poll thread something to do so far.
+    package var trips: [UInt64] { core?.threads.map(\.mailbox.trips) ?? [] }
 
     /// Gives every queue another busyloop budget from now on. Not those of ports (or an engine) started with `poll`,
     /// which watch no kicks, one that sleeps.

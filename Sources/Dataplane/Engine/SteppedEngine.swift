@@ -16,14 +16,14 @@ package final class SteppedEngine {
         threads = core.threads.map { [core] in SteppedThread($0, core) }
         for (i, port) in options.ports.enumerated() {
             core.addPairs(port: i, port, defectFD: defectFD)
-            for thread in core.threads { thread.state.pointee.activePairs[i] = UInt16(port.queuePairs) }
+            core.table.setActivePairs(port.queuePairs, i)
         }
     }
 
     deinit {
         for thread in threads { thread.deallocate() }
         for port in 0..<core.table.portCount { core.removePairs(port: port, PairTable.pairsPerPort) }
-        core.table.pairs.deallocate()
+        core.table.deallocate()
     }
 
     package func pair(_ port: Int, _ pair: Int) -> SteppedPair {

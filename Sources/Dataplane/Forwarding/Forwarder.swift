@@ -291,7 +291,7 @@ enum Forwarder {
     @inline(__always)
     private static func destination(_ t: ThreadPointer, _ p: PairPointer, _ port: Int) -> PairPointer? {
         if port < 0 || port >= t.pointee.table.portCount { return nil }
-        let active = Int(t.pointee.activePairs[port])
+        let active = t.pointee.table.activePairs(port)
         if active == 0 { return nil }
         let pair = p.pointee.pair
         return t.pointee.table[port, pair < active ? pair : pair % active]

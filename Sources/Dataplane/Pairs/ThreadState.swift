@@ -6,9 +6,14 @@ struct PairTable {
     static let pairsPerPort = 128
     let portCount: Int
     let pairs: UnsafeMutablePointer<PairPointer?>
+    /// Receive-ready pairs of each port, counted from pair 0: written by its control thread, read by all poll threads.
+    /// One that reads an old number sends packets to a ring that has stopped; its owner drops and counts them.
+    private let active: UnsafeMutablePointer<UInt32>
 
     init(portCount: Int) {
         self.portCount = portCount
+        active = .allocateApart(capacity: max(1, portCount))
+        active.initialize(repeating: 0, count: max(1, portCount))
         pairs = .allocate(capacity: max(1, portCount * PairTable.pairsPerPort))
         pairs.initialize(repeating: nil, count: max(1, portCount * PairTable.pairsPerPort))
     }
@@ -17,6 +22,16 @@ struct PairTable {
     subscript(port: Int, pair: Int) -> PairPointer? {
         get { pairs[port &* PairTable.pairsPerPort &+ pair] }
         nonmutating set { pairs[port &* PairTable.pairsPerPort &+ pair] = newValue }
+    }
+
+    @inline(__always)
+    func activePairs(_ port: Int) -> Int { Int(CPlat_load32_relaxed(active + port)) }
+
+    func setActivePairs(_ count: Int, _ port: Int) { CPlat_store32_release(active + port, UInt32(count)) }
+
+    func deallocate() {
+        pairs.deallocate()
+        active.deallocate()
     }
 }
 
@@ -49,9 +64,6 @@ struct ThreadState: ~Copyable {
     var quietCount = 0
     var quietNext = 0
 
-    /// Receive-ready pairs of each port, counted from pair 0.
-    let activePairs: OwnedMemory<UInt16>
-
     var burst = Burst()
     var resolved = Burst()
     /// Room that this thread's deliveries work in, whosever the burst is.
@@ -75,7 +87,6 @@ struct ThreadState: ~Copyable {
         let room = max(1, table.portCount * PairTable.pairsPerPort)
         polled = OwnedMemory(count: room)
         quiet = OwnedMemory(count: room)
-        activePairs = OwnedMemory(count: max(1, table.portCount), repeating: 0)
         targets = Targets(ports: table.portCount)
     }
 

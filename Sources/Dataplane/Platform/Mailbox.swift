@@ -39,13 +39,16 @@ final class Mailbox: @unchecked Sendable {
         condition.deallocate()
     }
 
-    /// Runs `work` on the poll thread and returns when it has run. After `close` it runs here.
-    func run(_ work: @escaping () -> Void) {
+    /// Runs `work` on the poll thread and returns when it has run. After `closeForGood` it runs here.
+    func run(_ work: @escaping () -> Void) { wait(for: post(work)) }
+
+    /// Has the poll thread run `work` soon; returns a ticket for `wait`. After `closeForGood` it has run here.
+    func post(_ work: @escaping () -> Void) -> UInt64 {
         pthread_mutex_lock(mutex)
         if isClosed {
             pthread_mutex_unlock(mutex)
             work()
-            return
+            return 0
         }
         waiting.append(work)
         posted += 1
@@ -53,9 +56,21 @@ final class Mailbox: @unchecked Sendable {
         CPlat_store32_release(flag, 1)
         pthread_mutex_unlock(mutex)
         wake()
+        return ticket
+    }
+
+    /// Returns when what the ticket is of has run.
+    func wait(for ticket: UInt64) {
         pthread_mutex_lock(mutex)
         while done < ticket { pthread_cond_wait(condition, mutex) }
         pthread_mutex_unlock(mutex)
+    }
+
+    /// How often the thread was sent something so far.
+    var trips: UInt64 {
+        pthread_mutex_lock(mutex)
+        defer { pthread_mutex_unlock(mutex) }
+        return posted
     }
 
     /// Wakes the thread if it sleeps.

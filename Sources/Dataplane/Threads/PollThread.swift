@@ -173,6 +173,27 @@ final class PollThread: @unchecked Sendable {
         return position
     }
 
+    /// A ring goes on at other addresses, where it stands; returns where that is.
+    func moveRing(_ p: PairPointer, isReceive: Bool, to setup: RingSetup, watchesKick: Bool) -> RingPosition {
+        let old = PollThread.queue(p, isReceive).pointee
+        var setup = setup
+        setup.position = stopRing(p, isReceive: isReceive)
+        var state = QueueState()
+        (state.isEnabled, state.calls) = (old.isEnabled, old.calls)
+        (state.kickFD, state.errFD) = (old.kickFD, old.errFD)
+        startRing(p, isReceive: isReceive, DeviceQueue(setup), state, watchesKick: watchesKick)
+        return setup.position
+    }
+
+    /// Why the ring had to stop, once.
+    func takeDefect(_ p: PairPointer, _ isReceive: Bool) -> StoppedRing? {
+        let q = PollThread.queue(p, isReceive)
+        let defect = q.pointee.end.defect(isReceive: isReceive)
+        if q.pointee.isLogged || !q.pointee.isReported && defect.kind == .none { return nil }
+        q.pointee.isLogged = true
+        return StoppedRing(ring: 2 * p.pointee.pair + (isReceive ? 0 : 1), defect: defect, errFD: q.pointee.errFD)
+    }
+
     /// Takes over a pair of which Ringway is the driver, or a TAP queue: `incoming` is readable when packets come;
     /// -1: nothing tells.
     func startOther(_ p: PairPointer, _ end: QueueEnd, incoming: Int32, watches: Bool) {
@@ -237,4 +258,11 @@ final class PollThread: @unchecked Sendable {
             ? withUnsafeMutablePointer(to: &p.pointee.receive) { $0 }
             : withUnsafeMutablePointer(to: &p.pointee.transmit) { $0 }
     }
+}
+
+/// A ring that its poll thread had to stop.
+struct StoppedRing {
+    let ring: Int
+    let defect: RingDefect
+    let errFD: Int32
 }

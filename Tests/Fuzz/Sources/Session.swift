@@ -108,18 +108,31 @@ final class FuzzDevice: BackEndDevice {
     }
     func writeConfiguration(offset: Int, bytes: [UInt8]) -> Bool { false }
     func featuresAcknowledged(_ features: Features) {}
-    func startRing(_ index: Int, _ start: RingStart) {
-        precondition(running.insert(index).inserted, "ring \(index) started twice")
-        var queue = DeviceQueue(start.setup)
+    func change(_ changes: [RingChange]) -> [RingPosition?] {
+        precondition(Set(changes.map(\.ring)).count == changes.count, "a ring changes twice at once")
+        return changes.map { change in
+            switch change.what {
+            case .start(let start):
+                precondition(running.insert(change.ring).inserted, "ring \(change.ring) started twice")
+                use(start.setup)
+                return nil
+            case .stop:
+                precondition(running.remove(change.ring) != nil, "ring \(change.ring) stopped that does not run")
+                return RingPosition()
+            case .move(let setup):
+                precondition(running.contains(change.ring), "ring \(change.ring) moved that does not run")
+                use(setup)
+                return RingPosition()
+            case .update:
+                precondition(running.contains(change.ring), "ring \(change.ring) changed that does not run")
+                return nil
+            }
+        }
+    }
+    private func use(_ setup: RingSetup) {
+        var queue = DeviceQueue(setup)
         _ = queue.needsCall()
         _ = queue.armKicks()
-    }
-    func stopRing(_ index: Int) -> RingPosition {
-        precondition(running.remove(index) != nil, "ring \(index) stopped that does not run")
-        return RingPosition()
-    }
-    func updateRing(_ index: Int, enabled: Bool, callFD: Int32, kickFD: Int32, errFD: Int32) {
-        precondition(running.contains(index), "ring \(index) changed that does not run")
     }
     func memoryChanged(_ map: MemoryMap) {}
     func setMTU(_ mtu: UInt16) -> Bool { mtu >= 68 }

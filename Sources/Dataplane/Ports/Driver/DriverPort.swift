@@ -237,14 +237,12 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         self.link = link
         saved = link.vhost.saved
         watchConfiguration(link)
-        for pair in 0..<options.queuePairs {
-            let reason = core.startOther(
-                port: index, pair: pair, QueueEnd.driver(link.ends + pair), incoming: link.incoming[pair].fd,
-                offloads: link.receiveOffloads,
-                memory: link.memory.base, budget: core.budget(options))
-            log.info("\(options.name): queue pair \(pair) on \(reason)")
+        let ends = (0..<options.queuePairs).map {
+            (QueueEnd.driver(link.ends + $0), link.incoming[$0].fd, link.memory.base)
         }
-        core.setActivePairs(UInt16(options.queuePairs), port: index)
+        let reasons = core.startOther(
+            port: index, ends, offloads: link.receiveOffloads, budget: core.budget(options))
+        for (pair, reason) in reasons.enumerated() { log.info("\(options.name): queue pair \(pair) on \(reason)") }
         if let kernel = link.vhost.backend as? KernelBackend { tapName = kernel.tap.name }
         CPlat_store32_relaxed(flags, 1)
         log.info(
@@ -322,8 +320,8 @@ final class DriverPort: EnginePort, @unchecked Sendable {
 
     private func reportDefects() {
         _ = EventFD.take(defectFD)
-        for (ring, defect, _) in core.newDefects(port: index, pairs: 0..<options.queuePairs) {
-            log.error("\(options.name): queue \(ring) stopped: \(defect)")
+        for stopped in core.newDefects(port: index, pairs: 0..<options.queuePairs) {
+            log.error("\(options.name): queue \(stopped.ring) stopped: \(stopped.defect)")
         }
     }
 }

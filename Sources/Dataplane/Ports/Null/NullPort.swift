@@ -27,16 +27,15 @@ final class NullPort: EnginePort {
     var isConnected: Bool { !ends.isEmpty }
 
     func start() throws(EngineError) {
-        for pair in 0..<options.queuePairs {
+        for _ in 0..<options.queuePairs {
             let end = UnsafeMutablePointer<NullEnd>.allocateApart(capacity: 1)
             end.initialize(to: NullEnd(template: template))
             ends.append(end)
-            // Whatever offloads a packet has, it is taken.
-            _ = core.startOther(
-                port: index, pair: pair, .null(end), incoming: -1, offloads: PortFeatures.guestOffloads,
-                memory: UnsafeMutableRawPointer(end), budget: core.budget(options))
         }
-        core.setActivePairs(UInt16(options.queuePairs), port: index)
+        // Whatever offloads a packet has, it is taken.
+        _ = core.startOther(
+            port: index, ends.map { (.null($0), -1, UnsafeMutableRawPointer($0)) },
+            offloads: PortFeatures.guestOffloads, budget: core.budget(options))
     }
 
     func stop() {

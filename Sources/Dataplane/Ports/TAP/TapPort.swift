@@ -62,17 +62,16 @@ final class TapPort: EnginePort, @unchecked Sendable {
         var offloads: Features = [.guestCsum, .guestTSO4, .guestTSO6, .guestECN]
         if tap.hasUSO { offloads.formUnion([.guestUSO4, .guestUSO6]) }
         (self.tap, name) = (tap, tap.name)
-        for (pair, queue) in tap.queues.enumerated() {
+        for queue in tap.queues {
             let made = try TapEnd(fd: queue.fd, goneFD: goneFD)
             let end = UnsafeMutablePointer<TapEnd>.allocate(capacity: 1)
             end.initialize(to: made)
             ends.append(end)
-            _ = core.startOther(
-                port: index, pair: pair, QueueEnd.tap(end), incoming: end.pointee.incoming, offloads: offloads,
-                memory: UnsafeMutableRawPointer(end), budget: core.budget(options))
         }
+        _ = core.startOther(
+            port: index, ends.map { (.tap($0), $0.pointee.incoming, UnsafeMutableRawPointer($0)) },
+            offloads: offloads, budget: core.budget(options))
         CPlat_store32_relaxed(flags, 1)
-        core.setActivePairs(UInt16(options.queuePairs), port: index)
         log.info(
             """
             \(options.name): interface \(tap.name) with \(options.queuePairs) \

@@ -23,6 +23,8 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     private var configuration: ConfigurationSpace
     private var acknowledged = Features(rawValue: 0)
     private var control: ControlState
+    /// What running pairs were told that the driver takes.
+    private var appliedOffloads = Features()
     private var controlQueue: ControlQueue?
     private var controlKickFD: Int32 = -1
     /// Of the control queue that runs.
@@ -95,31 +97,116 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
 
     private var controlIndex: Int { acknowledged.contains(.mq) ? 2 * queuePairs : 2 }
 
-    private func isControl(_ ring: Int) -> Bool { acknowledged.contains(.ctrlVQ) && ring == controlIndex }
+    private func isControl(_ change: RingChange) -> Bool {
+        // One that runs stops as what it was, whatever features are said meanwhile.
+        acknowledged.contains(.ctrlVQ) && change.ring == controlIndex
+            || controlQueue != nil && change.ring / 2 >= queuePairs
+    }
+
+    private func changeControl(_ what: RingChange.What) -> RingPosition? {
+        switch what {
+        case .start(let start):
+            startControl(start)
+            return nil
+        case .stop: return stopControl()
+        case .move(var setup):
+            guard let queue = controlQueue else { return nil }
+            let (kickFD, callFD) = (controlKickFD, controlCalls?.fd ?? -1)
+            setup.position = stopControl()
+            startControl(
+                RingStart(setup: setup, enabled: true, kickFD: kickFD, callFD: callFD, errFD: queue.errFD))
+            return setup.position
+        case .update(_, let kickFD, let callFD, let errFD):
+            updateControl(kickFD: kickFD, callFD: callFD, errFD: errFD)
+            return nil
+        }
+    }
 
     private func pair(of ring: Int) -> PairPointer? { ring / 2 < queuePairs ? core.table[index, ring / 2] : nil }
 
-    func startRing(_ ring: Int, _ start: RingStart) {
-        if isControl(ring) { return startControl(start) }
-        guard let p = pair(of: ring) else { return }
-        let isReceive = ring % 2 == 0
-        if !p.pointee.isAnyRunning { place(p, start.setup) }
-        var state = QueueState()
-        let queue = DeviceQueue(start.setup)
-        state.isEnabled = start.enabled
-        state.kickFD = start.kickFD
-        callRings[ring] = callRing(ring, start.callFD)
-        state.calls = callRings[ring]?.ring.calls ?? Calls()
-        state.errFD = start.errFD
-        p.pointee.isAnyRunning = true
-        let thread = core.owner(of: p)
-        let offloads = receiveOffloads
-        let watches = watchesKick(isReceive)
-        thread.mailbox.run {
-            p.pointee.receiveOffloads = offloads
-            thread.startRing(p, isReceive: isReceive, queue, state, watchesKick: watches)
+    /// In one trip to each thread that owns one of the rings. One that no longer receives is told of before, one that does
+    /// from now on afterwards: see `PairTable.activePairs`.
+    func change(_ changes: [RingChange]) -> [RingPosition?] {
+        for c in changes where !isControl(c) && c.what.receives == false { setReady(c.ring, false) }
+        publishReady()
+        var work = ThreadWork()
+        let jobs = changes.map { isControl($0) ? nil : prepare($0, &work) }
+        core.run(work)
+        let positions = zip(changes, jobs).map { change, job -> RingPosition? in
+            guard let job else { return isControl(change) ? changeControl(change.what) : nil }
+            return conclude(change, job)
         }
-        if isReceive { setReady(ring / 2, start.enabled) }
+        for c in changes where !isControl(c) && c.what.receives == true { setReady(c.ring, true) }
+        publishReady()
+        return positions
+    }
+
+    /// A change on its way: written by the ring's thread, read after its trip.
+    private final class Job {
+        let pair: PairPointer
+        let calls: (fd: Int32, ring: CallRing)?
+        var position: RingPosition?
+        var isAnyRunning = true
+        var stopped: StoppedRing?
+        init(_ pair: PairPointer, _ calls: (fd: Int32, ring: CallRing)?) {
+            (self.pair, self.calls) = (pair, calls)
+        }
+    }
+
+    /// Adds what the ring's thread has to do; nil: there is no such ring.
+    private func prepare(_ change: RingChange, _ work: inout ThreadWork) -> Job? {
+        let (ring, isReceive) = (change.ring, change.ring % 2 == 0)
+        guard let p = pair(of: ring) else { return nil }
+        let watches = watchesKick(isReceive)
+        let job: Job
+        switch change.what {
+        case .start(let start):
+            if !p.pointee.isAnyRunning { place(p, start.setup) }
+            p.pointee.isAnyRunning = true
+            job = Job(p, callRing(ring, start.callFD))
+            var state = QueueState()
+            (state.isEnabled, state.kickFD, state.errFD) = (start.enabled, start.kickFD, start.errFD)
+            state.calls = job.calls?.ring.calls ?? Calls()
+            let (queue, offloads) = (DeviceQueue(start.setup), receiveOffloads)
+            work.add(core.owner(of: p).index) { thread in
+                p.pointee.receiveOffloads = offloads
+                thread.startRing(p, isReceive: isReceive, queue, state, watchesKick: watches)
+            }
+        case .stop:
+            job = Job(p, nil)
+            work.add(core.owner(of: p).index) { thread in
+                // A defect of a moment ago is not forgotten with the ring.
+                job.stopped = thread.takeDefect(p, isReceive)
+                job.position = thread.stopRing(p, isReceive: isReceive)
+                job.isAnyRunning = p.pointee.transmit.isRunning || p.pointee.receive.isRunning
+            }
+        case .move(let setup):
+            job = Job(p, callRings[ring])
+            work.add(core.owner(of: p).index) { thread in
+                job.stopped = thread.takeDefect(p, isReceive)
+                job.position = thread.moveRing(p, isReceive: isReceive, to: setup, watchesKick: watches)
+            }
+        case .update(let enabled, let kickFD, let callFD, let errFD):
+            job = Job(p, callRings[ring]?.fd == callFD ? callRings[ring] : callRing(ring, callFD))
+            let calls = job.calls?.ring.calls ?? Calls()
+            work.add(core.owner(of: p).index) { thread in
+                thread.updateRing(
+                    p, isReceive: isReceive, enabled: enabled, calls: calls, kickFD: kickFD, errFD: errFD,
+                    watchesKick: watches)
+            }
+        }
+        return job
+    }
+
+    /// Its thread has made the change, and has let go of what was before.
+    private func conclude(_ change: RingChange, _ job: Job) -> RingPosition? {
+        job.pair.pointee.isAnyRunning = job.isAnyRunning
+        callRings[change.ring] = job.calls
+        if let stopped = job.stopped {
+            core.stops[index].note(stopped.defect)
+            report(stopped)
+        }
+        return job.position
     }
 
     /// In `poll` nothing sleeps, so no kick is waited for; receive rings matter to `generate` alone.
@@ -134,25 +221,6 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         say(.info, "\(options.name): queue pair \(p.pointee.pair) on \(choice.reason)")
     }
 
-    func stopRing(_ ring: Int) -> RingPosition {
-        if isControl(ring) || (controlQueue != nil && ring / 2 >= queuePairs) { return stopControl() }
-        guard let p = pair(of: ring) else { return RingPosition() }
-        let isReceive = ring % 2 == 0
-        if isReceive { setReady(ring / 2, false) }
-        // A defect that its thread has told of a moment ago is not forgotten with the ring.
-        reportDefects(of: ring / 2..<ring / 2 + 1)
-        let thread = core.owner(of: p)
-        var position = RingPosition()
-        var isAnyRunning = false
-        thread.mailbox.run {
-            position = thread.stopRing(p, isReceive: isReceive)
-            isAnyRunning = p.pointee.transmit.isRunning || p.pointee.receive.isRunning
-        }
-        p.pointee.isAnyRunning = isAnyRunning
-        callRings[ring] = nil
-        return position
-    }
-
     private func callRing(_ ring: Int, _ fd: Int32) -> (fd: Int32, ring: CallRing)? {
         if fd < 0 { return nil }
         do throws(EngineError) { return (fd, try CallRing(fd)) } catch {
@@ -161,53 +229,34 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         }
     }
 
-    func updateRing(_ ring: Int, enabled: Bool, callFD: Int32, kickFD: Int32, errFD: Int32) {
-        if isControl(ring) {
-            updateControl(kickFD: kickFD, callFD: callFD, errFD: errFD)
-            return
-        }
-        guard let p = pair(of: ring) else { return }
-        let isReceive = ring % 2 == 0
-        let thread = core.owner(of: p)
-        let watches = watchesKick(isReceive)
-        let new = callRings[ring]?.fd == callFD ? callRings[ring] : callRing(ring, callFD)
-        let calls = new?.ring.calls ?? Calls()
-        thread.mailbox.run {
-            thread.updateRing(
-                p, isReceive: isReceive, enabled: enabled, calls: calls, kickFD: kickFD, errFD: errFD,
-                watchesKick: watches)
-        }
-        // The thread has let go of the old one.
-        callRings[ring] = new
-        if isReceive { setReady(ring / 2, enabled) }
+    /// Whether a pair can receive.
+    private func setReady(_ ring: Int, _ isReady: Bool) {
+        if ring % 2 == 0 && ring / 2 < ready.count { ready[ring / 2] = isReady }
     }
 
     /// Publishes how many pairs, counted from 0, can receive: other ports spread their packets over them.
-    private func setReady(_ pair: Int, _ isReady: Bool) {
-        ready[pair] = isReady
+    private func publishReady() {
         var active = ready.firstIndex(of: false) ?? ready.count
         if acknowledged.contains([.ctrlVQ, .mq]) && controlQueue != nil { active = min(active, control.pairs) }
-        core.setActivePairs(UInt16(active), port: index)
+        core.table.setActivePairs(active, index)
     }
 
     func memoryChanged(_ map: MemoryMap) {
-        for thread in core.threads {
-            let pairs = myPairs(of: thread)
-            thread.mailbox.run {
-                for p in pairs {
-                    // Packets under way point into the old memory.
-                    thread.drain(p)
-                    for end in [p.pointee.transmit.end, p.pointee.receive.end] {
-                        end.use(map)
-                    }
-                }
-            }
+        onRunningPairs { thread, p in
+            // Packets under way point into the old memory.
+            thread.drain(p)
+            for end in [p.pointee.transmit.end, p.pointee.receive.end] { end.use(map) }
         }
         controlQueue?.use(map)
     }
 
-    private func myPairs(of thread: PollThread) -> [PairPointer] {
-        (0..<queuePairs).compactMap { core.table[index, $0] }.filter { core.owner(of: $0) === thread }
+    /// Runs `body` for each pair with a ring that runs, on its thread: one trip a thread.
+    private func onRunningPairs(_ body: @escaping (PollThread, PairPointer) -> Void) {
+        var work = ThreadWork()
+        for (thread, pairs) in core.pairsByThread(port: index, 0..<queuePairs) {
+            for p in pairs where p.pointee.isAnyRunning { work.add(thread) { body($0, p) } }
+        }
+        core.run(work)
     }
 
     // MARK: Control queue
@@ -215,7 +264,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     private func startControl(_ start: RingStart) {
         controlQueue = ControlQueue(start.setup, errFD: start.errFD)
         updateControl(kickFD: start.kickFD, callFD: start.callFD, errFD: start.errFD)
-        setReady(0, ready[0])
+        publishReady()
     }
 
     private func updateControl(kickFD: Int32, callFD: Int32, errFD: Int32) {
@@ -279,7 +328,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
             configuration.status &= ~NetConfig.announce
         }
         if control.mac != before.mac { configuration.mac = control.mac }
-        if control.pairs != before.pairs { setReady(0, ready[0]) }
+        if control.pairs != before.pairs { publishReady() }
         if control.guestOffloads != before.guestOffloads { applyOffloads() }
         return isDone
     }
@@ -290,11 +339,11 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     }
 
     private func applyOffloads() {
+        // Pairs that start are told with their start.
         let offloads = receiveOffloads
-        for thread in core.threads {
-            let pairs = myPairs(of: thread)
-            thread.mailbox.run { for p in pairs { p.pointee.receiveOffloads = offloads } }
-        }
+        if offloads == appliedOffloads { return }
+        appliedOffloads = offloads
+        onRunningPairs { $1.pointee.receiveOffloads = offloads }
     }
 
     // MARK: The rest of the device
@@ -342,12 +391,24 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     }
 
     /// A poll thread stopped a ring: says which and why.
-    private func reportDefects() { reportDefects(of: 0..<queuePairs) }
+    private func reportDefects() {
+        for stopped in core.newDefects(port: index, pairs: 0..<queuePairs) { report(stopped) }
+    }
 
-    private func reportDefects(of pairs: Range<Int>) {
-        for (ring, defect, errFD) in core.newDefects(port: index, pairs: pairs) {
-            tellError(of: "queue \(ring)", errFD)
-            say(.error, "\(options.name): queue \(ring) stopped: \(defect)")
+    private func report(_ stopped: StoppedRing) {
+        tellError(of: "queue \(stopped.ring)", stopped.errFD)
+        say(.error, "\(options.name): queue \(stopped.ring) stopped: \(stopped.defect)")
+    }
+}
+
+extension RingChange.What {
+    /// Whether a receive ring can be delivered into afterwards; nil: as before.
+    fileprivate var receives: Bool? {
+        switch self {
+        case .start(let start): return start.enabled
+        case .stop: return false
+        case .move: return nil
+        case .update(let enabled, _, _, _): return enabled
         }
     }
 }
