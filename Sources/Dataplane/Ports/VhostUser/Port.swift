@@ -124,11 +124,10 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
 
     private func pair(of ring: Int) -> PairPointer? { ring / 2 < queuePairs ? core.table[index, ring / 2] : nil }
 
-    /// In one trip to each thread that owns one of the rings. One that no longer receives is told of before, one that does
-    /// from now on afterwards: see `PairTable.activePairs`.
+    /// In one trip to each thread that owns one of the rings. Other ports learn before it of a ring that no longer
+    /// receives, and after it of one that now does: see `PairTable.activePairs`.
     func change(_ changes: [RingChange]) -> [RingPosition?] {
-        for c in changes where !isControl(c) && c.what.receives == false { setReady(c.ring, false) }
-        publishReady()
+        setReady(changes, where: false)
         var work = ThreadWork()
         let jobs = changes.map { isControl($0) ? nil : prepare($0, &work) }
         core.run(work)
@@ -136,8 +135,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
             guard let job else { return isControl(change) ? changeControl(change.what) : nil }
             return conclude(change, job)
         }
-        for c in changes where !isControl(c) && c.what.receives == true { setReady(c.ring, true) }
-        publishReady()
+        setReady(changes, where: true)
         return positions
     }
 
@@ -229,9 +227,12 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         }
     }
 
-    /// Whether a pair can receive.
-    private func setReady(_ ring: Int, _ isReady: Bool) {
-        if ring % 2 == 0 && ring / 2 < ready.count { ready[ring / 2] = isReady }
+    /// Notes the receive rings that now can be delivered into, or no longer.
+    private func setReady(_ changes: [RingChange], where isReady: Bool) {
+        for c in changes where c.ring % 2 == 0 && !isControl(c) && c.what.receives == isReady {
+            if c.ring / 2 < ready.count { ready[c.ring / 2] = isReady }
+        }
+        publishReady()
     }
 
     /// Publishes how many pairs, counted from 0, can receive: other ports spread their packets over them.
