@@ -76,51 +76,53 @@ enum Offload {
     /// Delivers a list some of whose packets the receiver cannot take as they are. Keeps their order.
     /// Returns how many were dealt with.
     @inline(never)
-    static func deliver(_ t: ThreadPointer, _ d: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int)
+    static func deliver(
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int
+    )
         -> Int
     {
         var start = 0
         for i in 0..<n {
             let packet = burst.packets + Int(list[i])
-            if needs(packet.pointee.header).isSubset(of: d.pointee.receiveOffloads) { continue }
-            let done = deliverRun(t, d, burst, list + start, i - start)
+            if needs(packet.pointee.header).isSubset(of: receiver.pointee.receiveOffloads) { continue }
+            let done = deliverRun(thread, receiver, burst, list + start, i - start)
             if done < i - start { return start + done }
-            if !resolve(t, d, packet) { return i }
+            if !resolve(thread, receiver, packet) { return i }
             start = i + 1
         }
-        return start + deliverRun(t, d, burst, list + start, n - start)
+        return start + deliverRun(thread, receiver, burst, list + start, n - start)
     }
 
     private static func deliverRun(
-        _ t: ThreadPointer, _ d: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int
     ) -> Int {
         if n == 0 { return 0 }
-        let result = d.pointee.receive.end.deliver(t, d, burst, list, n)
-        Forwarder.account(t, d, result)
-        return result.consumed
+        return Receiver.put(thread, receiver, burst, list, n)
     }
 
     /// Delivers one packet resolved. False if the receiver had no buffer for any of it.
-    private static func resolve(_ t: ThreadPointer, _ d: PairPointer, _ packet: UnsafeMutablePointer<Packet>) -> Bool {
-        guard var cutter = Cutter(packet, t.pointee.scratch.headers) else {
-            Forwarder.drop(d, .badOffload, 1)
+    private static func resolve(
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ packet: UnsafeMutablePointer<Packet>
+    ) -> Bool {
+        guard var cutter = Cutter(packet, thread.pointee.scratch.headers) else {
+            Receiver.drop(receiver, .badOffload, 1)
             return true
         }
         // The packet is the first of its segments; the others are made here.
         var (isFirst, segments) = (true, 0)
-        defer { if segments > 1 { d.pointee.counters.add(.made, segments &- 1) } }
-        while cutter.fill(&t.pointee.resolved) {
-            let resolved = t.pointee.resolved
-            let done = deliverRun(t, d, resolved, resolved.identity, resolved.count)
+        defer { if segments > 1 { receiver.pointee.counters.add(.made, segments &- 1) } }
+        while cutter.fill(&thread.pointee.resolved) {
+            let resolved = thread.pointee.resolved
+            let done = deliverRun(thread, receiver, resolved, resolved.identity, resolved.count)
             if isFirst && done == 0 && resolved.count > 0 { return false }
             segments &+= resolved.count
             if done < resolved.count {
-                Forwarder.drop(d, .receiverFull, resolved.count - done)
+                Receiver.drop(receiver, .receiverFull, resolved.count - done)
                 return true
             }
             isFirst = false
         }
-        if segments == 0 { Forwarder.drop(d, .badOffload, 1) }
+        if segments == 0 { Receiver.drop(receiver, .badOffload, 1) }
         return true
     }
 }

@@ -1,0 +1,38 @@
+import CPlatform
+import Virtio
+
+/// Packets that Ringway makes itself.
+extension Forwarder {
+    /// `generate`: fills the pair's receive ring from the template. True if it took something.
+    @inline(__always)
+    static func generate(_ thread: ThreadPointer, _ sender: PairPointer, _ template: Burst) -> Bool {
+        if !(sender.pointee.receive.isRunning && sender.pointee.receive.isEnabled) { return false }
+        if sender.pointee.receiveLag.isWaiting(thread.pointee.now) { return false }
+        let leave = sender.pointee.receiveLag.leave
+        if leave > 0 && !sender.pointee.receive.end.mayTake(sender.pointee.receiveLag.least &+ leave) {
+            sender.pointee.receiveLag.note(0, thread.pointee.now)
+            return false
+        }
+        let result = sender.pointee.receive.end.deliver(thread, sender, template, template.identity, Burst.maximum)
+        sender.pointee.receiveLag.note(result.consumed, thread.pointee.now)
+        sender.pointee.receiveLag.judge(thread.pointee.now)
+        Receiver.account(thread, sender, result)
+        if result.consumed == 0 { return false }
+        thread.pointee.arrived = result.consumed
+        sender.pointee.counters.add(.made, result.consumed)
+        return true
+    }
+
+    /// Delivers one frame of the engine's own to pair 0 of each target that this thread owns.
+    static func inject(_ thread: ThreadPointer, _ frame: UnsafeMutableRawBufferPointer, to targets: [Int]) {
+        var burst = thread.pointee.resolved
+        burst.needsScreening = false
+        burst.packets[0] = Packet(data: frame.baseAddress.unsafelyUnwrapped, length: UInt32(frame.count))
+        for port in targets {
+            guard let receiver = thread.pointee.table[port, 0],
+                CPlat_load32_relaxed(PairState.owner(receiver)) == UInt32(thread.pointee.index)
+            else { continue }
+            handOut(thread, receiver, burst, burst.identity, 1, isCopy: true)
+        }
+    }
+}
