@@ -39,8 +39,6 @@ void CPlat_set_thread_name(const char *name) {
     pthread_setname_np(pthread_self(), cut);
 }
 
-int CPlat_gettid(void) { return (int)syscall(SYS_gettid); }
-
 int CPlat_eventfd(unsigned int initial) { return eventfd(initial, EFD_CLOEXEC | EFD_NONBLOCK); }
 
 int CPlat_watcher(void) { return epoll_create1(EPOLL_CLOEXEC); }
@@ -68,13 +66,6 @@ int CPlat_memfd(const char *name, int huge_page_shift, bool sealable) {
 }
 
 int CPlat_seal_shrink(int fd) { return fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK); }
-
-int CPlat_prefer_node(void *p, uint64_t n, int node) {
-    if (node < 0 || node >= 1024) return EINVAL;
-    unsigned long mask[1024 / (8 * sizeof(unsigned long))] = {0};
-    mask[node / (8 * sizeof(unsigned long))] |= 1UL << (node % (8 * sizeof(unsigned long)));
-    return syscall(SYS_mbind, p, n, MPOL_PREFERRED, mask, 1024, 0) == 0 ? 0 : errno;
-}
 
 int CPlat_node_of_page(void *p) {
     int node = -1;

@@ -89,7 +89,7 @@ public struct Burst: @unchecked Sendable {
     public var segmentCount: Int
     /// Bytes of the frames.
     public var bytes: UInt64 = 0
-    /// Some packet has offload fields, or a length outside `Packet.lengths`.
+    /// Some packet has offload fields, or a length below `Packet.minimumLength` or above `maximumLength`.
     public var needsScreening = false
     /// Somebody will read the frames: their second lines are asked for early, too.
     public var wantsData = true

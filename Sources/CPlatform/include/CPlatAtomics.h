@@ -25,7 +25,6 @@ CPLAT_HOT uint32_t CPlat_sub32_release(void *p, uint32_t v) { return __atomic_fe
 CPLAT_HOT uint32_t CPlat_add32_relaxed(void *p, uint32_t v) { return __atomic_fetch_add((uint32_t *)p, v, __ATOMIC_RELAXED); }
 /* Whether *p was `expected` and is `v` now. */
 CPLAT_HOT bool CPlat_replace64(void *p, uint64_t expected, uint64_t v) { return __atomic_compare_exchange_n((uint64_t *)p, &expected, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED); }
-CPLAT_HOT uint64_t CPlat_add64_relaxed(void *p, uint64_t v) { return __atomic_fetch_add((uint64_t *)p, v, __ATOMIC_RELAXED); }
 /* 64 bits that lie at a multiple of 4 (used ring) or anywhere (indirect tables): one move on x86, never read or written twice. */
 typedef uint64_t __attribute__((aligned(1), may_alias)) CPlat_unaligned64;
 CPLAT_HOT uint64_t CPlat_load64_unaligned(const void *p) { return *(const volatile CPlat_unaligned64 *)p; }
@@ -33,4 +32,3 @@ CPLAT_HOT void CPlat_store64_unaligned(void *p, uint64_t v) { *(volatile CPlat_u
 /* Store-load barrier: what the notification decision needs (virtio 1.3, 2.7.10 and 2.8.10). */
 CPLAT_HOT void CPlat_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 CPLAT_HOT void CPlat_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
-CPLAT_HOT void CPlat_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }

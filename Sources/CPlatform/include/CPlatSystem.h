@@ -10,7 +10,6 @@ int CPlat_pin_to_cpu(int cpu);
 bool CPlat_cpu_allowed(int cpu);
 /* Name of the calling thread, cut to 15 bytes. */
 void CPlat_set_thread_name(const char *name);
-int CPlat_gettid(void);
 /* eventfd(initial, EFD_CLOEXEC | EFD_NONBLOCK); -1 and errno. */
 int CPlat_eventfd(unsigned int initial);
 /* An epoll descriptor, which poll(2) finds readable when something happened; -1 and errno. */
@@ -25,8 +24,6 @@ int CPlat_watched(int watcher, int *fds, int capacity);
 int CPlat_memfd(const char *name, int huge_page_shift, bool sealable);
 /* Adds F_SEAL_SHRINK. -1 and errno. */
 int CPlat_seal_shrink(int fd);
-/* Asks the kernel to bind [p, p+n) to one NUMA node, preferring it. 0 or errno. */
-int CPlat_prefer_node(void *p, uint64_t n, int node);
 /* The node on which the page at p lies, -1 if unknown. */
 int CPlat_node_of_page(void *p);
 /* RWF_NOWAIT of <linux/fs.h>. */

@@ -53,10 +53,15 @@ extension EngineCore {
         }
     }
 
-    /// Gives a pair none of whose rings runs to another thread. The old one lets go of it itself, between two bursts.
-    /// For the port's control thread alone.
-    func give(_ p: PairPointer, to thread: Int) {
-        if owner(of: p).index != thread { onOwner(of: p) { $0.letGo(p, to: thread) } }
+    /// Gives pairs none of whose rings runs to other threads. The old ones let go of them themselves, between two
+    /// bursts, in one trip each. For the port's control thread alone, under which a pair has no other new owner.
+    func give(_ pairs: [(pair: PairPointer, thread: Int)]) {
+        var work = ThreadWork()
+        for (p, thread) in pairs {
+            let old = owner(of: p).index
+            if old != thread { work.add(old) { $0.letGo(p, to: thread) } }
+        }
+        run(work)
     }
 
     /// The port's pairs, by the thread that owns them. For its control thread, under which they stay there.
@@ -105,13 +110,14 @@ extension EngineCore {
         port: Int, _ ends: [(end: QueueEnd, incoming: Int32, memory: UnsafeMutableRawPointer)], offloads: Features,
         budget: BusyloopBudget
     ) -> [String] {
+        let choices = ends.indices.compactMap { pair in
+            table[port, pair].map {
+                ($0, Placement.choose(pair: pair, cpus: threads.map(\.cpu), memory: ends[pair].memory))
+            }
+        }
+        give(choices.map { ($0, $1.thread) })
         var work = ThreadWork()
-        var reasons: [String] = []
-        for (pair, (end, incoming, memory)) in ends.enumerated() {
-            guard let p = table[port, pair] else { continue }
-            let choice = Placement.choose(pair: pair, cpus: threads.map(\.cpu), memory: memory)
-            give(p, to: choice.thread)
-            reasons.append(choice.reason)
+        for ((p, choice), (end, incoming, _)) in zip(choices, ends) {
             work.add(choice.thread) { thread in
                 p.pointee.receiveOffloads = offloads
                 thread.startOther(p, end, incoming: incoming, watches: budget != .poll)
@@ -119,7 +125,7 @@ extension EngineCore {
         }
         run(work)
         table.setActivePairs(ends.count, port)
-        return reasons
+        return choices.map(\.1.reason)
     }
 
     func stopOther(port: Int, pairs: Int) {

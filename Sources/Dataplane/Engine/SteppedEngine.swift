@@ -136,10 +136,10 @@ private struct ModeFunctions {
 
     func round(_ state: ThreadPointer, _ mailbox: Mailbox, _ mode: ForwardingMode) {
         switch mode {
-        case .drop, .generate: PollLoop.round(state, drop, mailbox)
-        case .crossconnect: PollLoop.round(state, crossconnect, mailbox)
-        case .macswap: PollLoop.round(state, macswap, mailbox)
-        case .switch: PollLoop.round(state, `switch`, mailbox)
+        case .drop, .generate: PollLoop.round(state, drop)
+        case .crossconnect: PollLoop.round(state, crossconnect)
+        case .macswap: PollLoop.round(state, macswap)
+        case .switch: PollLoop.round(state, `switch`)
         }
     }
 }

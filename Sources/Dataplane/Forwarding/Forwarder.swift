@@ -81,7 +81,7 @@ enum Forwarder {
         for i in 0..<packets.count { packets.baseAddress.unsafelyUnwrapped[i].verdict = verdict.rawValue }
     }
 
-    /// Drops the packets that screening refused: `bad` has a bit for each, a second word tells the cause.
+    /// Drops the packets that screening refused: `bad` has a bit for each.
     @inline(never)
     private static func discard(_ sender: PairPointer, _ packets: UnsafeMutableBufferPointer<Packet>, _ bad: UInt64) {
         var left = bad

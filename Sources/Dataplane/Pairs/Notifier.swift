@@ -3,8 +3,8 @@ import CPlatform
 import Glibc
 import Telemetry
 
-/// A poll thread's io_uring: kicks come in as multishot polls of eventfds, calls go out as writes
-/// that one system call submits together. Belongs to the thread that made it.
+/// A poll thread's io_uring: kicks come in as multishot polls of eventfds, calls go out as messages to the call
+/// eventfds' own rings (`CallRing`), submitted together by one system call. Belongs to the thread that made it.
 ///
 /// No request is ever left out: what the kernel does not take (it lacks memory, or room for completions) stays queued
 /// and is handed over again, and the thread does not sleep meanwhile.

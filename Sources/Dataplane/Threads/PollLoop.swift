@@ -12,7 +12,7 @@ enum PollLoop {
 
     /// Not inlined, so that a test can look at what each specialisation calls.
     @inline(never)
-    static func round<F: PacketFunction>(_ t: ThreadPointer, _ f: UnsafeMutablePointer<F>, _ mailbox: Mailbox) {
+    static func round<F: PacketFunction>(_ t: ThreadPointer, _ f: UnsafeMutablePointer<F>) {
         if t.pointee.notifier.hasCompletions { acceptEvents(t) }
         if t.pointee.exchange.rings { acceptParcels(t) }
         let start = CPlat_cycles()

@@ -88,7 +88,7 @@ final class PollThread: @unchecked Sendable {
                 mailbox.serve()
                 if isStopping { return }
             }
-            PollLoop.round(t, f, mailbox)
+            PollLoop.round(t, f)
             if t.pointee.isIdle { sleep(t) } else if !t.pointee.didWork { giveWay() }
         }
     }

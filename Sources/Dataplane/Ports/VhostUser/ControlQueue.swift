@@ -56,24 +56,22 @@ struct ControlState: Equatable {
     /// Queue pairs in use (VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET).
     var pairs = 1
     var mac: [UInt8]
-    /// Of CTRL_RX: remembered for `snapshot`; every frame is delivered, as the device may (5.1.6.5.1).
-    var rxModes: Set<UInt8> = []
-    var vlans: Set<UInt16> = []
     /// Of CTRL_GUEST_OFFLOADS; nil: all that were negotiated.
     var guestOffloads: Features?
 
-    /// Carries out one command; false refuses it.
+    /// Carries out one command; false refuses it. Modes and filters of CTRL_RX and CTRL_VLAN are checked and answered,
+    /// and filter nothing, as a device may (5.1.6.5.1).
     mutating func handle(
         _ kind: UInt8, _ command: UInt8, _ data: UnsafeRawBufferPointer, features: Features, maximumPairs: Int,
         announced: () -> Void
     ) -> Bool {
         let code = ControlCode(kind, command)
         switch code {
-        case .rxPromisc, .rxAllMulti: return setMode(command, data, features, .ctrlRX)
-        case .rxAllUni, .rxNoMulti, .rxNoUni, .rxNoBcast: return setMode(command, data, features, .ctrlRXExtra)
+        case .rxPromisc, .rxAllMulti: return isMode(data, features, .ctrlRX)
+        case .rxAllUni, .rxNoMulti, .rxNoUni, .rxNoBcast: return isMode(data, features, .ctrlRXExtra)
         case .macTableSet: return features.contains(.ctrlRX) && isMACTable(data)
         case .macAddrSet: return setMAC(data, features)
-        case .vlanAdd, .vlanDel: return setVLAN(data, features, isAdded: code == .vlanAdd)
+        case .vlanAdd, .vlanDel: return isVLAN(data, features)
         case .announceAck:
             guard features.contains(.guestAnnounce), data.isEmpty else { return false }
             announced()
@@ -84,12 +82,8 @@ struct ControlState: Equatable {
         }
     }
 
-    private mutating func setMode(
-        _ command: UInt8, _ data: UnsafeRawBufferPointer, _ features: Features, _ needed: Features
-    ) -> Bool {
-        guard features.contains(needed), data.count == 1, data[0] <= 1 else { return false }
-        if data[0] == 1 { rxModes.insert(command) } else { rxModes.remove(command) }
-        return true
+    private func isMode(_ data: UnsafeRawBufferPointer, _ features: Features, _ needed: Features) -> Bool {
+        features.contains(needed) && data.count == 1 && data[0] <= 1
     }
 
     /// Two tables, unicast and multicast, each a 32-bit count and so many addresses.
@@ -111,12 +105,9 @@ struct ControlState: Equatable {
         return true
     }
 
-    private mutating func setVLAN(_ data: UnsafeRawBufferPointer, _ features: Features, isAdded: Bool) -> Bool {
-        guard features.contains(.ctrlVLAN), data.count == 2 else { return false }
-        let id = UInt16(littleEndian: data.loadUnaligned(as: UInt16.self))
-        guard id < 4096 else { return false }
-        if isAdded { vlans.insert(id) } else { vlans.remove(id) }
-        return true
+    private func isVLAN(_ data: UnsafeRawBufferPointer, _ features: Features) -> Bool {
+        features.contains(.ctrlVLAN) && data.count == 2
+            && UInt16(littleEndian: data.loadUnaligned(as: UInt16.self)) < 4096
     }
 
     private mutating func setPairs(_ data: UnsafeRawBufferPointer, _ features: Features, _ maximum: Int) -> Bool {

@@ -128,6 +128,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     /// receives, and after it of one that now does: see `PairTable.activePairs`.
     func change(_ changes: [RingChange]) -> [RingPosition?] {
         setReady(changes, where: false)
+        place(changes)
         var work = ThreadWork()
         let jobs = changes.map { isControl($0) ? nil : prepare($0, &work) }
         core.run(work)
@@ -159,13 +160,13 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         let job: Job
         switch change.what {
         case .start(let start):
-            if !p.pointee.isAnyRunning { place(p, start.setup) }
             p.pointee.isAnyRunning = true
             job = Job(p, callRing(ring, start.callFD))
             var state = QueueState()
             (state.isEnabled, state.kickFD, state.errFD) = (start.enabled, start.kickFD, start.errFD)
             state.calls = job.calls?.ring.calls ?? Calls()
             let (queue, offloads) = (DeviceQueue(start.setup), receiveOffloads)
+            appliedOffloads = offloads
             work.add(core.owner(of: p).index) { thread in
                 p.pointee.receiveOffloads = offloads
                 thread.startRing(p, isReceive: isReceive, queue, state, watchesKick: watches)
@@ -213,10 +214,19 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         return isReceive ? core.generates : true
     }
 
-    private func place(_ p: PairPointer, _ setup: RingSetup) {
-        let choice = Placement.choose(pair: p.pointee.pair, cpus: core.threads.map(\.cpu), memory: setup.descriptors)
-        core.give(p, to: choice.thread)
-        say(.info, "\(options.name): queue pair \(p.pointee.pair) on \(choice.reason)")
+    /// Pairs whose first ring starts go to the thread of `Placement`'s choice.
+    private func place(_ changes: [RingChange]) {
+        var choices: [(pair: PairPointer, thread: Int)] = []
+        for change in changes {
+            guard case .start(let start) = change.what, !isControl(change), let p = pair(of: change.ring),
+                !p.pointee.isAnyRunning, !choices.contains(where: { $0.pair == p })
+            else { continue }
+            let choice = Placement.choose(
+                pair: p.pointee.pair, cpus: core.threads.map(\.cpu), memory: start.setup.descriptors)
+            choices.append((p, choice.thread))
+            say(.info, "\(options.name): queue pair \(p.pointee.pair) on \(choice.reason)")
+        }
+        core.give(choices)
     }
 
     private func callRing(_ ring: Int, _ fd: Int32) -> (fd: Int32, ring: CallRing)? {
