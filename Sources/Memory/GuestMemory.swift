@@ -30,7 +30,7 @@ public struct MemoryError: Error, Sendable, Equatable, CustomStringConvertible {
 
 /// A mapping of a part of somebody's file; unmapped with its last reference. While it lives, a file
 /// that is truncated behind it cannot end the process: see `CPlat_guard`.
-final class Mapping: @unchecked Sendable {
+final class Mapping {
     let start: UnsafeMutableRawPointer
     private let length: Int
     private let handle: Int32
@@ -106,6 +106,8 @@ func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
 
 /// A front-end's memory: an immutable set of mapped regions. A change makes a new value that shares
 /// the mappings which stay; the old one may go when no ring uses its map any more.
+///
+/// Unchecked: its two tables are behind pointers, and are never written after `init`.
 public final class GuestMemory: @unchecked Sendable {
     private let mappings: [Mapping]
     /// How often each region was added: QEMU adds and removes every region once for each queue pair.

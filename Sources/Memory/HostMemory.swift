@@ -17,6 +17,8 @@ public enum NUMA {
 /// Memory of this process that a back-end can map: for rings and buffers of the driver side. From
 /// 2 MiB pages where there are enough, else from pages of the usual size; on the wanted NUMA node where
 /// that has room (libnuma). All pages are present when `init` returns. Given back with the last reference.
+///
+/// Unchecked: nothing of it changes after `init`; what `base` points to is shared with another process.
 public final class HostMemory: @unchecked Sendable {
     /// Aligned to `pageSize`; all zeroes at first.
     public let base: UnsafeMutableRawPointer

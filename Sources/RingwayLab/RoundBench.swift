@@ -143,6 +143,8 @@ package final class RoundBench {
     }
 
     /// A poll thread with its busy drivers.
+    ///
+    /// Unchecked: `ThreadsCommand` makes it on one thread, and one other steps it; its memory has no locks.
     package final class Lane: @unchecked Sendable {
         let thread: SteppedThread
         private let mode: ForwardingMode

@@ -1,7 +1,7 @@
 import Virtio
 
 /// What one ring of the device is started with.
-public struct RingStart: Sendable {
+public struct RingStart {
     public var setup: RingSetup
     /// Whether receive is on; while off, transmits are consumed and dropped (vhost-user, "Ring states").
     public var enabled: Bool
@@ -17,8 +17,8 @@ public struct RingStart: Sendable {
 }
 
 /// What happens to one ring.
-public struct RingChange: Sendable {
-    public enum What: Sendable {
+public struct RingChange {
+    public enum What {
         /// It may run: it has addresses, memory and a kick. With in-band notifications the descriptors are the
         /// session's own eventfds.
         case start(RingStart)

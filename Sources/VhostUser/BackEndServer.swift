@@ -10,7 +10,7 @@ import Memory
 /// until it goes away. When all 16 places are taken, the oldest that has been silent for a second yields its own.
 /// A client that finds nobody tries again after 100, later 500 ms. With a server that ends its connections at once
 /// the pause grows from 100 ms to 5 s, until a connection lasts.
-public final class BackEndServer: @unchecked Sendable {
+public final class BackEndServer {
     let path: String
     let isClient: Bool
     /// Kept: the control thread calls it until it ends. A device that keeps its server lets go of it when it has

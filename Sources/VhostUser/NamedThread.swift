@@ -3,7 +3,7 @@ import Glibc
 import Memory
 
 /// A thread of the program's own, under a name that `top -H` shows.
-package struct NamedThread: @unchecked Sendable {
+package struct NamedThread: Sendable {
     private let id: pthread_t
 
     /// Runs `body` on a new thread; fails where the system gives no more threads.

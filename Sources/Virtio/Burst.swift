@@ -79,7 +79,7 @@ struct ReceiveChain: BitwiseCopyable {
 
 /// Room for the packets of one burst and their segments; belongs to one thread and is used again
 /// for each burst.
-public struct Burst: @unchecked Sendable {
+public struct Burst {
     public let packets: UnsafeMutablePointer<Packet>
     public let capacity: Int
     public var count: Int
@@ -121,7 +121,7 @@ public struct Burst: @unchecked Sendable {
 
 /// Room that a delivery works in: the receive buffers that were chosen. It belongs to the thread that delivers, never
 /// to the burst: several threads deliver one burst at the same time.
-public struct DeliveryScratch: @unchecked Sendable {
+public struct DeliveryScratch {
     let targets: UnsafeMutablePointer<ReceiveTarget>
     let scatter: UnsafeMutablePointer<Segment>
     let chains: UnsafeMutablePointer<ReceiveChain>

@@ -2,9 +2,7 @@ import CPlatform
 
 /// What the device sides of split and packed rings have in common: where the ring lies, what was negotiated, how
 /// addresses are translated, and why the queue had to stop.
-///
-/// Unchecked: its pointers go to the ring, which the driver writes at any time from other threads or another machine.
-struct DeviceCore: @unchecked Sendable {
+struct DeviceCore {
     /// Split: descriptor table. Packed: descriptor ring.
     let descriptors: UnsafeMutableRawPointer
     /// Split: available ring. Packed: driver event suppression.

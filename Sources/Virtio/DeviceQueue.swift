@@ -18,7 +18,7 @@ public struct Delivery: BitwiseCopyable {
 /// Nothing here calls the system, allocates or locks. Everything read from the ring is read once
 /// into a local and checked; on a defect the queue stops (`defect` says why), and every later call
 /// does nothing.
-public protocol DeviceRing: Sendable {
+public protocol DeviceRing {
     init(_ setup: RingSetup)
 
     /// Descriptors of the ring.

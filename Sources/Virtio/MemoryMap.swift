@@ -1,6 +1,8 @@
 import CPlatform
 
 /// One mapped region of the driver's memory. Plain data; the mapping belongs to whoever built the map.
+///
+/// Unchecked: `host` is an address in memory that the driver writes at any time, which no compiler can see.
 public struct MappedRegion: @unchecked Sendable, BitwiseCopyable {
     /// First guest physical address.
     public var guestAddress: UInt64
@@ -23,6 +25,8 @@ public struct MappedRegion: @unchecked Sendable, BitwiseCopyable {
 ///
 /// Plain data that borrows its table: the owner (module Memory) keeps the table and the mappings
 /// alive until every ring that uses the map has been stopped or given another one.
+///
+/// Unchecked: the table is never written after it was made; the log is written with atomic accesses only.
 public struct MemoryMap: @unchecked Sendable, BitwiseCopyable {
     public var regions: UnsafePointer<MappedRegion>?
     public var count: Int

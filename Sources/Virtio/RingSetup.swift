@@ -2,7 +2,7 @@ import CPlatform
 
 /// Everything a device-side ring is made from. Addresses are host addresses that were checked to
 /// hold the whole ring (see `RingLayout`).
-public struct RingSetup: @unchecked Sendable {
+public struct RingSetup {
     /// Descriptors: 2…32768; a power of two for split rings.
     public var size: UInt32
     public var isPacked: Bool

@@ -3,7 +3,7 @@ import Glibc
 import Virtio
 
 /// What ports and threads of one engine share.
-final class EngineCore: @unchecked Sendable {
+final class EngineCore {
     let table: PairTable
     let threads: [PollThread]
     let mode: ForwardingMode

@@ -3,6 +3,11 @@ import Glibc
 import Synchronization
 import Virtio
 
+/// Who is at a port's other end. Set by its control thread, read by snapshots.
+enum PortPresence: UInt8, AtomicRepresentable {
+    case never, now, before
+}
+
 /// A port as the engine sees it.
 protocol EnginePort: AnyObject {
     var index: Int { get }

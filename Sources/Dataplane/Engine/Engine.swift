@@ -7,6 +7,8 @@ import Virtio
 /// A running dataplane: ports, poll threads and forwarding.
 ///
 /// Its methods may be called from any one thread at a time; none of them is for a poll thread.
+///
+/// Unchecked: the caller keeps its threads apart; nothing here locks.
 public final class Engine: @unchecked Sendable {
     public let options: EngineOptions
     let logger: Logger

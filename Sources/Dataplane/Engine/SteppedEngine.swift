@@ -77,7 +77,7 @@ package struct SteppedPair {
 }
 
 /// A poll thread of a `SteppedEngine`.
-package final class SteppedThread: @unchecked Sendable {
+package final class SteppedThread {
     private let state: ThreadPointer
     private let mailbox: Mailbox
     private let mode: ForwardingMode

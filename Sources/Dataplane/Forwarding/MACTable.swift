@@ -13,6 +13,8 @@ import CPlatform
 ///
 /// Public for packet functions of embedders that learn addresses, too. Addresses are the first six bytes of a frame's
 /// field as a little-endian load gives them (`Packet.destinationMAC`). Any thread may call everything but `deallocate`.
+///
+/// Unchecked: its words are behind pointers, and each of them is read and written with atomic accesses.
 public struct MACTable: @unchecked Sendable {
     static var buckets: Int { 2048 }
     /// Entries of a bucket.

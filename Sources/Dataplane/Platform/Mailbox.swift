@@ -1,9 +1,18 @@
 import CPlatform
 import Glibc
 import Memory
+import Synchronization
 
 /// Work that control threads hand to a poll thread, which picks it up between bursts.
-final class Mailbox: @unchecked Sendable {
+final class Mailbox {
+    /// The flags that poll threads read each round, on cache lines that hold nothing else.
+    private let before = CacheLine()
+    /// There is work: read by the poll thread each round.
+    let hasWork = Atomic(false)
+    /// The poll thread sleeps, or is about to.
+    let isAsleep = Atomic(false)
+    private let after = CacheLine()
+
     // On the heap: a stored property has no address that stays.
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
     private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
@@ -11,28 +20,18 @@ final class Mailbox: @unchecked Sendable {
     private var posted: UInt64 = 0
     private var done: UInt64 = 0
     private var isClosed = false
-    /// 1 while there is work: read by the poll thread each round.
-    let flag: UnsafeMutablePointer<UInt32>
-    /// 1 while the poll thread sleeps, or is about to.
-    let isAsleep: UnsafeMutablePointer<UInt32>
     /// Written to wake the thread; never read, its poll fires on each write.
     let wakeFD: Int32
 
     init() throws(EngineError) {
         wakeFD = CPlat_eventfd(0)
         if wakeFD < 0 { throw EngineError("eventfd: \(SystemError.text(errno))") }
-        flag = .allocateApart(capacity: 1)
-        isAsleep = .allocateApart(capacity: 1)
-        flag.initialize(to: 0)
-        isAsleep.initialize(to: 0)
         pthread_mutex_init(mutex, nil)
         pthread_cond_init(condition, nil)
     }
 
     deinit {
         close(wakeFD)
-        flag.deallocate()
-        isAsleep.deallocate()
         pthread_mutex_destroy(mutex)
         pthread_cond_destroy(condition)
         mutex.deallocate()
@@ -53,7 +52,7 @@ final class Mailbox: @unchecked Sendable {
         waiting.append(work)
         posted += 1
         let ticket = posted
-        CPlat_store32_release(flag, 1)
+        hasWork.store(true, ordering: .releasing)
         pthread_mutex_unlock(mutex)
         wake()
         return ticket
@@ -77,7 +76,7 @@ final class Mailbox: @unchecked Sendable {
     func wake() {
         // The work must be visible before the flag is read: the sleeper does it the other way round.
         CPlat_fence_full()
-        if CPlat_load32_relaxed(isAsleep) != 0 {
+        if isAsleep.load(ordering: .relaxed) {
             EventFD.signalOwn(wakeFD)
         }
     }
@@ -87,7 +86,7 @@ final class Mailbox: @unchecked Sendable {
         pthread_mutex_lock(mutex)
         let work = waiting
         waiting = []
-        CPlat_store32_release(flag, 0)
+        hasWork.store(false, ordering: .releasing)
         pthread_mutex_unlock(mutex)
         for body in work { body() }
         pthread_mutex_lock(mutex)
@@ -103,4 +102,9 @@ final class Mailbox: @unchecked Sendable {
         pthread_mutex_unlock(mutex)
         serve()
     }
+}
+
+/// Keeps what stands before and behind it in an object on different cache lines.
+private struct CacheLine {
+    private let words: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0, 0)
 }

@@ -1,10 +1,11 @@
 import CPlatform
 import Glibc
+import Synchronization
 import VhostUser
 import Virtio
 
 /// A poll thread: pinned, owner of its rings. Control threads talk to it through its mailbox.
-final class PollThread: @unchecked Sendable {
+final class PollThread {
     let index: Int
     /// CPU it is pinned to; -1: none.
     let cpu: Int
@@ -83,7 +84,7 @@ final class PollThread: @unchecked Sendable {
         t.pointee.notifier.watchAgain(tag: PollThread.wakeTag)
         t.pointee.notifier.flush()
         while true {
-            if CPlat_load32_acquire(mailbox.flag) != 0 {
+            if mailbox.hasWork.load(ordering: .acquiring) {
                 t.pointee.bringUpToDate()
                 mailbox.serve()
                 if isStopping { return }
@@ -103,13 +104,13 @@ final class PollThread: @unchecked Sendable {
     /// looks at `isAsleep`; here the order is the other way round, so one of the two sees the other.
     @inline(never)
     private func sleep(_ t: ThreadPointer) {
-        CPlat_store32_relaxed(mailbox.isAsleep, 1)
+        mailbox.isAsleep.store(true, ordering: .relaxed)
         CPlat_fence_full()
         let hasWork =
-            CPlat_load32_acquire(mailbox.flag) != 0 || t.pointee.notifier.hasCompletions
+            mailbox.hasWork.load(ordering: .acquiring) || t.pointee.notifier.hasCompletions
             || (t.pointee.exchange.threadCount > 1 && t.pointee.exchange.hasIncoming)
         if !hasWork { t.pointee.notifier.wait() }
-        CPlat_store32_relaxed(mailbox.isAsleep, 0)
+        mailbox.isAsleep.store(false, ordering: .relaxed)
         t.pointee.bringUpToDate()
     }
 

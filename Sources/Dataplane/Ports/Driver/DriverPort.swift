@@ -2,6 +2,7 @@ import CPlatform
 import Glibc
 import Logging
 import Memory
+import Synchronization
 import Vhost
 import VhostUser
 import Virtio
@@ -9,7 +10,7 @@ import Virtio
 /// A port on somebody else's back-end: Ringway is the driver, `VhostNet` its control plane. Its control thread
 /// connects, watches the connection, and connects again when a vhost-user back-end went away: with the features of
 /// before, or, where the back-end has lost some of them, with an error in the log and another try later.
-final class DriverPort: EnginePort, @unchecked Sendable {
+final class DriverPort: EnginePort {
     let index: Int
     let options: PortOptions
     private let path: String
@@ -23,8 +24,10 @@ final class DriverPort: EnginePort, @unchecked Sendable {
     private let wakeFD: Int32
     /// Written when the back-end's configuration has changed.
     private var configuration: OwnedDescriptor?
-    /// Read by snapshots and by the thread: connected (1, or 2 when it was), stopping.
-    private let flags: UnsafeMutablePointer<UInt32>
+    /// Whether there is a back-end.
+    private let presence = Atomic(PortPresence.never)
+    /// Tells the control thread to end.
+    private let isStopping = Atomic(false)
     private var thread: NamedThread?
 
     // The control thread's own
@@ -69,14 +72,11 @@ final class DriverPort: EnginePort, @unchecked Sendable {
         defectFD = CPlat_eventfd(0)
         wakeFD = CPlat_eventfd(0)
         if defectFD < 0 || wakeFD < 0 { throw EngineError("eventfd: \(SystemError.text(errno))") }
-        flags = .allocate(capacity: 2)
-        flags.initialize(repeating: 0, count: 2)
         core.addPairs(port: index, options, defectFD: defectFD)
     }
 
-    var isConnected: Bool { CPlat_load32_relaxed(flags) == 1 }
-    var wasConnected: Bool { CPlat_load32_relaxed(flags) != 0 }
-    private var isStopping: Bool { CPlat_load32_acquire(flags + 1) != 0 }
+    var isConnected: Bool { presence.load(ordering: .relaxed) == .now }
+    var wasConnected: Bool { presence.load(ordering: .relaxed) != .never }
 
     /// Kernel and vDPA: opens the device here. Sockets: listens, or begins to connect.
     func start() throws(EngineError) {
@@ -98,7 +98,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
 
     func stop() {
         if let thread {
-            CPlat_store32_release(flags + 1, 1)
+            isStopping.store(true, ordering: .releasing)
             EventFD.signalOwn(wakeFD)
             thread.join()
             // Only what the thread waited for was cancelled: the device is stopped in order.
@@ -116,14 +116,13 @@ final class DriverPort: EnginePort, @unchecked Sendable {
     func deallocate() {
         close(defectFD)
         close(wakeFD)
-        flags.deallocate()
         core.removePairs(port: index, options.queuePairs)
     }
 
     // MARK: Control thread
 
     private func loop() {
-        while !isStopping {
+        while !isStopping.load(ordering: .acquiring) {
             if link == nil && CPlat_monotonic_ns() >= nextAttempt { tryAgain() }
             waitAndServe()
         }
@@ -244,7 +243,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
             port: index, ends, offloads: link.receiveOffloads, budget: core.budget(options))
         for (pair, reason) in reasons.enumerated() { log.info("\(options.name): queue pair \(pair) on \(reason)") }
         if let kernel = link.vhost.backend as? KernelBackend { tapName = kernel.tap.name }
-        CPlat_store32_relaxed(flags, 1)
+        presence.store(.now, ordering: .relaxed)
         log.info(
             """
             \(options.name): connected to \(kind)\(interface); memory: \(link.memory.summary); features: \
@@ -271,7 +270,7 @@ final class DriverPort: EnginePort, @unchecked Sendable {
 
     private func disconnect(_ reason: String) {
         guard let link else { return }
-        CPlat_store32_relaxed(flags, 2)
+        presence.store(.before, ordering: .relaxed)
         core.stopOther(port: index, pairs: options.queuePairs)
         link.vhost.close()
         // Enable states and the in-flight region of the last moment.

@@ -2,20 +2,23 @@ import CPlatform
 import Glibc
 import Logging
 import Memory
+import Synchronization
 import Vhost
 import VhostUser
 import Virtio
 
 /// A TAP device of this machine's kernel as a port: frames go through io_uring. Its control thread waits for one thing,
 /// that the interface goes away, and then for its return.
-final class TapPort: EnginePort, @unchecked Sendable {
+final class TapPort: EnginePort {
     let index: Int
     let options: PortOptions
     private let core: EngineCore
     private let log: Logger
     private let goneFD: Int32
-    /// Read by snapshots: the interface is there; and by the thread: stopping.
-    private let flags: UnsafeMutablePointer<UInt32>
+    /// The interface is there: read by snapshots.
+    private let isThere = Atomic(false)
+    /// Tells the control thread to end.
+    private let isStopping = Atomic(false)
     private var thread: NamedThread?
     private var tap: Tap?
     /// As the kernel has it.
@@ -29,12 +32,10 @@ final class TapPort: EnginePort, @unchecked Sendable {
         log = logger
         goneFD = CPlat_eventfd(0)
         if goneFD < 0 { throw EngineError("eventfd: \(SystemError.text(errno))") }
-        flags = .allocate(capacity: 2)
-        flags.initialize(repeating: 0, count: 2)
         core.addPairs(port: index, options, defectFD: goneFD)
     }
 
-    var isConnected: Bool { CPlat_load32_relaxed(flags) != 0 }
+    var isConnected: Bool { isThere.load(ordering: .relaxed) }
 
     /// Opens or makes the device with a queue for each pair.
     func start() throws(EngineError) {
@@ -71,7 +72,7 @@ final class TapPort: EnginePort, @unchecked Sendable {
         _ = core.startOther(
             port: index, ends.map { (.tap($0), $0.pointee.incoming, UnsafeMutableRawPointer($0)) },
             offloads: offloads, budget: core.budget(options))
-        CPlat_store32_relaxed(flags, 1)
+        isThere.store(true, ordering: .relaxed)
         log.info(
             """
             \(options.name): interface \(tap.name) with \(options.queuePairs) \
@@ -81,7 +82,7 @@ final class TapPort: EnginePort, @unchecked Sendable {
     }
 
     private func closeTap() {
-        CPlat_store32_relaxed(flags, 0)
+        isThere.store(false, ordering: .relaxed)
         core.stopOther(port: index, pairs: options.queuePairs)
         for end in ends {
             end.pointee.deallocate()
@@ -91,8 +92,6 @@ final class TapPort: EnginePort, @unchecked Sendable {
         tap = nil
     }
 
-    private var isStopping: Bool { CPlat_load32_acquire(flags + 1) != 0 }
-
     /// The control thread: closes when the interface has gone, and opens it again when there is one of its name.
     private func watch() {
         var lastError = ""
@@ -100,7 +99,7 @@ final class TapPort: EnginePort, @unchecked Sendable {
             var waiting = pollfd(fd: goneFD, events: Int16(POLLIN), revents: 0)
             // Nobody tells of a new interface.
             let n = poll(&waiting, 1, tap == nil ? 200 : -1)
-            if isStopping { return }
+            if isStopping.load(ordering: .acquiring) { return }
             if n > 0 {
                 if tap != nil {
                     closeTap()
@@ -126,7 +125,7 @@ final class TapPort: EnginePort, @unchecked Sendable {
 
     func stop() {
         if let thread {
-            CPlat_store32_release(flags + 1, 1)
+            isStopping.store(true, ordering: .releasing)
             EventFD.signalOwn(goneFD)
             thread.join()
         }
@@ -137,6 +136,5 @@ final class TapPort: EnginePort, @unchecked Sendable {
     func deallocate() {
         core.removePairs(port: index, options.queuePairs)
         close(goneFD)
-        flags.deallocate()
     }
 }

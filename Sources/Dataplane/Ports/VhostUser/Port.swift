@@ -2,12 +2,13 @@ import CPlatform
 import Glibc
 import Logging
 import Memory
+import Synchronization
 import VhostUser
 import Virtio
 
 /// A device-side port: what a vhost-user session drives. Every method of `BackEndDevice` comes from
 /// the port's control thread; rings are started and stopped by messages to their poll threads.
-final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
+final class Port: EnginePort, BackEndDevice {
     let index: Int
     let options: PortOptions
     let features: Features
@@ -16,8 +17,8 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     /// Written by poll threads when a ring had to stop.
     let defectFD: Int32
     private(set) var server: BackEndServer!
-    /// Read by snapshots: 1 while there is a front-end, 2 when there was one.
-    private let connectedFlag: UnsafeMutablePointer<UInt32>
+    /// Whether there is a front-end.
+    private let presence = Atomic(PortPresence.never)
 
     // The control thread's own
     private var configuration: ConfigurationSpace
@@ -36,8 +37,8 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     private var callRings: [Int: (fd: Int32, ring: CallRing)] = [:]
 
     var queuePairs: Int { options.queuePairs }
-    var isConnected: Bool { CPlat_load32_relaxed(connectedFlag) == 1 }
-    var wasConnected: Bool { CPlat_load32_relaxed(connectedFlag) != 0 }
+    var isConnected: Bool { presence.load(ordering: .relaxed) == .now }
+    var wasConnected: Bool { presence.load(ordering: .relaxed) != .never }
 
     init(index: Int, options: PortOptions, core: EngineCore, logger: Logger) throws(EngineError) {
         self.index = index
@@ -48,8 +49,6 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         configuration = ConfigurationSpace(options)
         control = ControlState(mac: options.mac ?? [UInt8](repeating: 0, count: 6))
         ready = [Bool](repeating: false, count: options.queuePairs)
-        connectedFlag = .allocate(capacity: 1)
-        connectedFlag.initialize(to: 0)
         defectFD = CPlat_eventfd(0)
         if defectFD < 0 { throw EngineError("eventfd: \(SystemError.text(errno))") }
         core.addPairs(port: index, options, defectFD: defectFD)
@@ -79,7 +78,6 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
         // It keeps this port.
         server = nil
         close(defectFD)
-        connectedFlag.deallocate()
         core.removePairs(port: index, options.queuePairs)
     }
 
@@ -391,7 +389,7 @@ final class Port: EnginePort, BackEndDevice, @unchecked Sendable {
     }
 
     func connected(_ isConnected: Bool) {
-        CPlat_store32_relaxed(connectedFlag, isConnected ? 1 : 2)
+        presence.store(isConnected ? .now : .before, ordering: .relaxed)
         if !isConnected {
             configuration = ConfigurationSpace(options)
             control = ControlState(mac: configuration.mac)
