@@ -4,6 +4,7 @@ import Virtio
 
 /// What ports and threads of one engine share.
 final class EngineCore {
+    private let tableMemory: PairTableMemory
     let table: PairTable
     let threads: [PollThread]
     let mode: ForwardingMode
@@ -21,17 +22,22 @@ final class EngineCore {
         busyloop = options.busyloop
         pacing = options.pacing
         stops = options.ports.map { _ in StopCounts() }
-        table = PairTable(portCount: options.ports.count)
+        tableMemory = PairTableMemory(portCount: options.ports.count)
+        table = tableMemory.table
         addresses = options.mode == .switch ? MACTable(ports: options.ports.count, ageing: options.macAgeing) : nil
         var boxes: [Mailbox] = []
         for _ in cpus { boxes.append(try Mailbox()) }
-        let exchanges = Exchange.make(boxes, ports: options.ports.count)
         var all: [PollThread] = []
         for (i, cpu) in cpus.enumerated() {
             let thread = try PollThread(
-                index: i, cpu: cpu, mailbox: boxes[i], table: table, exchange: exchanges[i], requests: options.requests)
+                index: i, cpu: cpu, mailboxes: boxes, table: table, requests: options.requests)
             thread.state.pointee.notifier.batchesCalls = options.batchesCalls
             all.append(thread)
+        }
+        for a in all {
+            for b in all where a.index != b.index {
+                a.state.pointee.exchange.connect(a.index, to: b.index, b.state.pointee.exchange)
+            }
         }
         threads = all
     }

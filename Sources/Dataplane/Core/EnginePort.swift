@@ -21,7 +21,7 @@ protocol EnginePort: AnyObject {
     /// Closes it; its rings are stopped afterwards.
     func stop()
     /// After the threads have ended.
-    func deallocate()
+    func dispose()
 }
 
 extension EnginePort {

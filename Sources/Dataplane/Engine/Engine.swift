@@ -143,8 +143,7 @@ public final class Engine: @unchecked Sendable {
         // Now nothing is under way any more; whoever was there a moment ago is told of as such.
         (lastCounters, lastTimes) = (snapshot(), queueTimes())
         for (i, isConnected) in zip(lastCounters.indices, connected) { lastCounters[i].isConnected = isConnected }
-        for port in ports { port.deallocate() }
-        core.table.deallocate()
+        for port in ports { port.dispose() }
         ports = []
         self.core = nil
     }

@@ -23,7 +23,6 @@ package final class SteppedEngine {
     deinit {
         for thread in threads { thread.deallocate() }
         for port in 0..<core.table.portCount { core.removePairs(port: port, PairTable.pairsPerPort) }
-        core.table.deallocate()
     }
 
     package func pair(_ port: Int, _ pair: Int) -> SteppedPair {

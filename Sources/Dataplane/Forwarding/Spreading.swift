@@ -28,9 +28,7 @@ extension Forwarder {
         // The burst goes with the parcel, and with it who delivers what; the thread goes on with the parcel's.
         thread.pointee.burst = parcel.pointee.burst
         parcel.pointee.burst = burst
-        let targets = thread.pointee.targets
-        thread.pointee.targets = parcel.pointee.targets
-        parcel.pointee.targets = targets
+        swap(&thread.pointee.targets, &parcel.pointee.targets)
         parcel.pointee.port = sender.pointee.port
         parcel.pointee.verdict = verdict
         parcel.pointee.consumed = n

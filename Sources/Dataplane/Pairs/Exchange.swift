@@ -4,7 +4,7 @@ import Virtio
 /// A burst whose packets other threads deliver, straight from the sender's memory. Its source pair
 /// pops nothing more until every thread has put its part back, so order is kept, memory stays valid
 /// and nothing can overflow.
-struct Parcel {
+struct Parcel: ~Copyable {
     /// Threads that still read, and packets whose destination moved meanwhile: see `remaining(_:)`, `lost(_:)`. They
     /// stand first, so that their addresses are known.
     private var counts: (UInt32, UInt32) = (0, 0)
@@ -19,6 +19,8 @@ struct Parcel {
     var consumed = 0
 
     init(ports: Int) { targets = Targets(ports: ports) }
+
+    deinit { burst.deallocate() }
 
     /// Threads that still read.
     @inline(__always)
@@ -37,19 +39,16 @@ struct Target: BitwiseCopyable {
 
 /// One for each port, decided once by the thread that sends the packets: whatever changes while they are under way,
 /// each is delivered or counted by one thread.
-struct Targets: BitwiseCopyable {
-    private let all: UnsafeMutablePointer<Target>
+struct Targets: ~Copyable {
+    private let all: OwnedMemory<Target>
     private let count: Int
 
     init(ports: Int) {
         count = max(1, ports)
-        all = .allocateApart(capacity: count)
-        all.initialize(repeating: Target(), count: count)
+        all = OwnedMemory(count: count, repeating: Target())
     }
 
-    func deallocate() { all.deallocate() }
-
-    func clear() { all.update(repeating: Target(), count: count) }
+    func clear() { all.start.update(repeating: Target(), count: count) }
 
     subscript(port: Int) -> Target {
         get { all[port] }
@@ -60,26 +59,12 @@ struct Targets: BitwiseCopyable {
 typealias ParcelPointer = UnsafeMutablePointer<Parcel>
 
 /// Parcels on their way from one thread to another: single producer, single consumer. Holds as many
-/// as a thread owns, so it never overflows.
-struct ParcelRing {
+/// as a thread owns, so it never overflows. Its memory belongs to the consumer's `Exchange`.
+struct ParcelRing: BitwiseCopyable {
     /// Slots, then the producer's index and the consumer's index, each on lines of its own.
-    private let slots: UnsafeMutablePointer<ParcelPointer?>
-    private let head: UnsafeMutablePointer<UInt32>
-    private let tail: UnsafeMutablePointer<UInt32>
-
-    init() {
-        slots = .allocateApart(capacity: Exchange.parcels)
-        slots.initialize(repeating: nil, count: Exchange.parcels)
-        (head, tail) = (.allocateApart(capacity: 1), .allocateApart(capacity: 1))
-        head.initialize(to: 0)
-        tail.initialize(to: 0)
-    }
-
-    func deallocate() {
-        slots.deallocate()
-        head.deallocate()
-        tail.deallocate()
-    }
+    fileprivate let slots: UnsafeMutablePointer<ParcelPointer?>
+    fileprivate let head: UnsafeMutablePointer<UInt32>
+    fileprivate let tail: UnsafeMutablePointer<UInt32>
 
     @inline(__always)
     func push(_ parcel: ParcelPointer) {
@@ -102,51 +87,38 @@ struct ParcelRing {
 }
 
 /// A thread's means of handing bursts to other threads: its own parcels, and rings from and to them.
-struct Exchange {
+struct Exchange: ~Copyable {
     /// Parcels that a thread can have under way; a power of two.
     static var parcels: Int { 16 }
 
     let threadCount: Int
     /// This thread's parcels that are not under way.
-    private let free: UnsafeMutablePointer<ParcelPointer>
+    private let free = OwnedMemory<ParcelPointer>(count: Exchange.parcels)
     private(set) var freeCount = 0
     /// 1 when parcels have come: one look a round tells, however many threads there are.
-    private let bell: UnsafeMutablePointer<UInt32>
+    private let bell = OwnedMemory<UInt32>(count: 1, repeating: 0)
     /// Rings and bells by the number of the other thread.
-    let incoming: UnsafeMutablePointer<ParcelRing?>
-    let outgoing: UnsafeMutablePointer<ParcelRing?>
-    private let bells: UnsafeMutablePointer<UnsafeMutablePointer<UInt32>>
+    let incoming: OwnedMemory<ParcelRing?>
+    private let outgoing: OwnedMemory<ParcelRing?>
+    private let bells: OwnedMemory<UnsafeMutablePointer<UInt32>>
+    /// What `incoming` rings consist of: the slots of all of them, which fill whole pairs of cache lines, and two
+    /// indexes of each, a pair of lines apart.
+    private let slots: OwnedMemory<ParcelPointer?>
+    private let indexes: OwnedMemory<UInt32>
+    private static var apart: Int { CacheLines.pair / MemoryLayout<UInt32>.stride }
     /// Mailboxes of all threads, which live as long as the engine.
-    let mailboxes: UnsafeMutablePointer<Unmanaged<Mailbox>>
+    private let mailboxes: OwnedMemory<Unmanaged<Mailbox>>
 
-    /// Exchanges of `mailboxes.count` threads, tied to each other.
-    static func make(_ mailboxes: [Mailbox], ports: Int) -> [Exchange] {
-        let all = mailboxes.map { _ in Exchange(mailboxes, ports) }
-        for a in all.indices {
-            for b in all.indices {
-                all[a].bells[b] = all[b].bell
-                if a == b { continue }
-                let ring = ParcelRing()
-                all[a].outgoing[b] = ring
-                all[b].incoming[a] = ring
-            }
-        }
-        return all
-    }
-
-    private init(_ boxes: [Mailbox], _ ports: Int) {
+    /// Of one of `boxes.count` threads; it can send when it was tied to the others.
+    init(_ boxes: [Mailbox], ports: Int) {
         threadCount = boxes.count
-        free = .allocateApart(capacity: Exchange.parcels)
-        bell = .allocateApart(capacity: 1)
-        bell.initialize(to: 0)
-        bells = .allocate(capacity: threadCount)
-        bells.initialize(repeating: bell, count: threadCount)
-        incoming = .allocate(capacity: threadCount)
-        incoming.initialize(repeating: nil, count: threadCount)
-        outgoing = .allocate(capacity: threadCount)
-        outgoing.initialize(repeating: nil, count: threadCount)
-        mailboxes = .allocate(capacity: threadCount)
-        for (i, box) in boxes.enumerated() { (mailboxes + i).initialize(to: .passUnretained(box)) }
+        bells = OwnedMemory(count: threadCount, repeating: bell.start)
+        incoming = OwnedMemory(count: threadCount, repeating: nil)
+        outgoing = OwnedMemory(count: threadCount, repeating: nil)
+        slots = OwnedMemory(count: threadCount * Exchange.parcels, repeating: nil)
+        indexes = OwnedMemory(count: threadCount * 2 * Exchange.apart, repeating: 0)
+        mailboxes = OwnedMemory(count: threadCount)
+        for (i, box) in boxes.enumerated() { (mailboxes.start + i).initialize(to: .passUnretained(box)) }
         if threadCount > 1 {
             for i in 0..<Exchange.parcels {
                 let parcel = ParcelPointer.allocateApart(capacity: 1)
@@ -157,20 +129,23 @@ struct Exchange {
         }
     }
 
-    /// Frees the parcels and the incoming rings; no thread may run any more.
-    func deallocate() {
+    /// Frees the parcels; no thread may run any more.
+    deinit {
         for i in 0..<freeCount {
-            free[i].pointee.burst.deallocate()
-            free[i].pointee.targets.deallocate()
+            free[i].deinitialize(count: 1)
             free[i].deallocate()
         }
-        for i in 0..<threadCount { incoming[i]?.deallocate() }
-        free.deallocate()
-        bell.deallocate()
-        bells.deallocate()
-        incoming.deallocate()
-        outgoing.deallocate()
-        mailboxes.deallocate()
+    }
+
+    /// Ties two threads: thread `me`, whose exchange this is, can send to thread `other`. Before both run.
+    func connect(_ me: Int, to other: Int, _ receiver: borrowing Exchange) {
+        let ring = ParcelRing(
+            slots: receiver.slots.start + me * Exchange.parcels,
+            head: receiver.indexes.start + 2 * me * Exchange.apart,
+            tail: receiver.indexes.start + (2 * me + 1) * Exchange.apart)
+        receiver.incoming[me] = ring
+        outgoing[other] = ring
+        bells[other] = receiver.bell.start
     }
 
     func forEachFree(_ body: (ParcelPointer) -> Void) {
@@ -182,9 +157,9 @@ struct Exchange {
     /// Whether parcels have come since the last question; then look into every ring.
     @inline(__always)
     var rings: Bool {
-        if CPlat_load32_relaxed(bell) == 0 { return false }
+        if CPlat_load32_relaxed(bell.start) == 0 { return false }
         // Taken back before the rings are looked at (a full barrier): a parcel that comes later rings again.
-        return CPlat_exchange32(bell, 0) != 0
+        return CPlat_exchange32(bell.start, 0) != 0
     }
 
     var hasIncoming: Bool {

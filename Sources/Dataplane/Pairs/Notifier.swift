@@ -2,29 +2,32 @@ import CLiburing
 import CPlatform
 import Glibc
 import Telemetry
+import Virtio
 
 /// A poll thread's io_uring: kicks come in as multishot polls of eventfds, calls go out as messages to the call
 /// eventfds' own rings (`CallRing`), submitted together by one system call. Belongs to the thread that made it.
 ///
 /// No request is ever left out: what the kernel does not take (it lacks memory, or room for completions) stays queued
 /// and is handed over again, and the thread does not sleep meanwhile.
-struct Notifier {
-    private let ring: UnsafeMutablePointer<io_uring>
+struct Notifier: ~Copyable {
+    private let owned: OwnedIOUring
+    private var ring: UnsafeMutablePointer<io_uring> { owned.ring }
     /// What is written to eventfds of our own: the 64-bit 1 of eventfd(2).
-    private let one: UnsafeMutablePointer<UInt64>
+    private let one = OwnedMemory<UInt64>(count: 1, repeating: 1)
     /// Requests that the kernel has not taken yet.
     private var queued = 0
     /// System calls that submitted or waited.
-    let submits = Counter()
+    var submits: Counter { Counter(submitsWord.start) }
+    private let submitsWord = OwnedMemory<UInt64>(count: 1, repeating: 0)
 
     /// Off: each call is submitted at once, by a system call of its own. For comparison.
     var batchesCalls = true
     /// Calls that are queued: when they were decided on, and where their delay is recorded.
-    private let waiting: UnsafeMutablePointer<WaitingCall>
+    private let waiting: OwnedMemory<WaitingCall>
     private var waitingCount = 0
     private let entries: Int
     /// Completions that were taken to make room for others, until the thread looks at them: those from `asideFirst`.
-    private var aside: UnsafeMutablePointer<Event>
+    private var aside: OwnedMemory<Event>
     private var (asideFirst, asideEnd, asideRoom) = (0, 0, 64)
 
     private struct WaitingCall: BitwiseCopyable {
@@ -50,28 +53,22 @@ struct Notifier {
 
     /// `requests`: how many are queued at most.
     init(wakeFD: Int32, requests: Int) throws(EngineError) {
-        self.wakeFD = wakeFD
-        entries = requests
-        ring = try IOUring.make(entries: UInt32(requests), completions: UInt32(8 * requests))
-        aside = .allocate(capacity: asideRoom)
-        one = .allocate(capacity: 1)
-        one.initialize(to: 1)
-        waiting = .allocate(capacity: requests)
+        let made = try OwnedIOUring(entries: UInt32(requests), completions: UInt32(8 * requests))
         // Without it calls would get lost in silence.
-        let probe = io_uring_get_probe_ring(ring)
+        let probe = io_uring_get_probe_ring(made.ring)
         defer { io_uring_free_probe(probe) }
         guard let probe, io_uring_opcode_supported(probe, Int32(IORING_OP_MSG_RING.rawValue)) != 0 else {
-            close()
             throw EngineError("io_uring has no MSG_RING; Ringway needs Linux 5.18 or later")
         }
+        self.init(made, wakeFD, requests)
     }
 
-    func close() {
-        IOUring.close(ring)
-        one.deallocate()
-        waiting.deallocate()
-        aside.deallocate()
-        submits.deallocate()
+    private init(_ made: consuming OwnedIOUring, _ wakeFD: Int32, _ requests: Int) {
+        self.wakeFD = wakeFD
+        entries = requests
+        owned = made
+        aside = OwnedMemory(count: asideRoom)
+        waiting = OwnedMemory(count: requests)
     }
 
     /// Room for one more request; submits what is queued when there is none.
@@ -142,7 +139,7 @@ struct Notifier {
     @inline(__always)
     mutating func call(_ fd: Int32) {
         let sqe = request()
-        io_uring_prep_write(sqe, fd, one, 8, 0)
+        io_uring_prep_write(sqe, fd, one.start, 8, 0)
         sqe.pointee.rw_flags = Int32(CPlat_RWF_NOWAIT)
         sqe.pointee.flags |= UInt8(1 << IOSQE_CQE_SKIP_SUCCESS_BIT)
         // An error says that its counter is full, so that it is readable as it is.
@@ -183,12 +180,12 @@ struct Notifier {
     private mutating func setAside() {
         while let event = taken() {
             if asideEnd == asideRoom {
-                let more = UnsafeMutablePointer<Event>.allocate(capacity: 2 * asideRoom)
-                more.initialize(from: aside, count: asideEnd)
-                aside.deallocate()
-                (aside, asideRoom) = (more, 2 * asideRoom)
+                let more = OwnedMemory<Event>(count: 2 * asideRoom)
+                more.start.initialize(from: aside.start, count: asideEnd)
+                aside = more
+                asideRoom *= 2
             }
-            (aside + asideEnd).initialize(to: event)
+            (aside.start + asideEnd).initialize(to: event)
             asideEnd &+= 1
         }
     }

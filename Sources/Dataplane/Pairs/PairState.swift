@@ -23,15 +23,7 @@ enum DropCause: Int, CaseIterable {
 struct Counter: BitwiseCopyable {
     let word: UnsafeMutablePointer<UInt64>
 
-    /// On cache lines of its own.
-    init() {
-        word = .allocateApart(capacity: 1)
-        word.initialize(to: 0)
-    }
-
     init(_ word: UnsafeMutablePointer<UInt64>) { self.word = word }
-
-    func deallocate() { word.deallocate() }
 
     @inline(__always)
     func add(_ n: UInt64) { CPlat_store64_relaxed(word, CPlat_load64_relaxed(word) &+ n) }

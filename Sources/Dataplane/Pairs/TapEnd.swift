@@ -7,26 +7,29 @@ import Virtio
 /// A queue of a TAP device. Reads wait in an io_uring of its own, whose descriptor is readable when frames have
 /// come; frames are written through a second one, a burst with one system call that returns when all are done, so
 /// they go out straight from the sender's memory. Belongs to the poll thread that owns the pair.
-struct TapEnd {
+struct TapEnd: ~Copyable {
     let fd: Int32
     /// Eventfd that is written, once, when the interface has gone.
     private let goneFD: Int32
     private var isGone = false
-    private let reads: UnsafeMutablePointer<io_uring>
-    private let writes: UnsafeMutablePointer<io_uring>
+    private let readRing: OwnedIOUring
+    private let writeRing: OwnedIOUring
+    private var reads: UnsafeMutablePointer<io_uring> { readRing.ring }
+    private var writes: UnsafeMutablePointer<io_uring> { writeRing.ring }
     private let buffers: UnsafeMutableRawPointer
-    private let lengths: UnsafeMutablePointer<Int32>
+    private let lengths = OwnedMemory<Int32>(count: TapEnd.frames)
     /// Buffers with frames in the order they came: those from `first` were popped and not completed, those from `next`
     /// not popped. Free-running indexes.
-    private let order: UnsafeMutablePointer<Int>
+    private let order = OwnedMemory<Int>(count: TapEnd.frames)
     private var first = 0
     private var next = 0
     private var end = 0
     /// Reads that wait in the kernel.
     private var outstanding = 0
-    private let headers: UnsafeMutableRawPointer
-    private let vectors: UnsafeMutablePointer<iovec>
-    private let results: UnsafeMutablePointer<Int32>
+    /// 64 bytes a frame: net header and head.
+    private let headers = OwnedMemory<UInt64>(count: TapEnd.frames * 8)
+    private let vectors = OwnedMemory<iovec>(count: TapEnd.frames * TapEnd.parts)
+    private let results = OwnedMemory<Int32>(count: TapEnd.frames)
     private static var frames: Int { 32 }
     /// A frame of 64 KiB with headers.
     private static var room: Int { 65536 + 128 }
@@ -36,30 +39,24 @@ struct TapEnd {
 
     /// `fd` blocks: a read without a frame waits in the kernel.
     init(fd: Int32, goneFD: Int32) throws(EngineError) {
-        self.fd = fd
-        self.goneFD = goneFD
-        reads = try IOUring.make(entries: UInt32(2 * TapEnd.frames))
-        do throws(EngineError) { writes = try IOUring.make(entries: UInt32(2 * TapEnd.frames)) } catch {
-            IOUring.close(reads)
-            throw error
-        }
-        buffers = .allocate(byteCount: TapEnd.frames * TapEnd.room, alignment: 64)
-        lengths = .allocate(capacity: TapEnd.frames)
-        order = .allocate(capacity: TapEnd.frames)
-        headers = .allocate(byteCount: TapEnd.frames * 64, alignment: 64)
-        vectors = .allocate(capacity: TapEnd.frames * TapEnd.parts)
-        results = .allocate(capacity: TapEnd.frames)
+        let readRing = try OwnedIOUring(entries: UInt32(2 * TapEnd.frames))
+        let writeRing = try OwnedIOUring(entries: UInt32(2 * TapEnd.frames))
+        self.init(fd, goneFD, readRing, writeRing)
     }
 
-    func deallocate() {
-        for ring in [reads, writes] { IOUring.close(ring) }
+    private init(
+        _ fd: Int32, _ goneFD: Int32, _ readRing: consuming OwnedIOUring, _ writeRing: consuming OwnedIOUring
+    ) {
+        self.fd = fd
+        self.goneFD = goneFD
+        self.readRing = readRing
+        self.writeRing = writeRing
+        buffers = .allocate(byteCount: TapEnd.frames * TapEnd.room, alignment: 64)
+    }
+
+    deinit {
         // A read that could not be cancelled may still be written into.
         if outstanding == 0 { buffers.deallocate() }
-        lengths.deallocate()
-        order.deallocate()
-        headers.deallocate()
-        vectors.deallocate()
-        results.deallocate()
     }
 
     /// Readable when there are frames.
@@ -198,8 +195,8 @@ struct TapEnd {
                 // None when the kernel takes nothing: the rest is consumed without being delivered.
                 guard let sqe = IOUring.entry(writes) else { break }
                 let packet = burst.packets + Int(list[result.consumed &+ i])
-                let vector = vectors + i &* TapEnd.parts
-                let parts = gather(packet, headers + i &* 64, vector)
+                let vector = vectors.start + i &* TapEnd.parts
+                let parts = gather(packet, UnsafeMutableRawPointer(headers.start + i &* 8), vector)
                 // A packet in too many pieces fails with EINVAL, as no pieces at all would.
                 io_uring_prep_writev(sqe, fd, vector, UInt32(parts), 0)
                 sqe.pointee.user_data = UInt64(i)

@@ -1,22 +1,30 @@
 import CPlatform
 import Virtio
 
+/// The memory of a `PairTable`, freed with its owner.
+struct PairTableMemory: ~Copyable {
+    private let portCount: Int
+    private let pairs: OwnedMemory<PairPointer?>
+    private let active: OwnedMemory<UInt32>
+
+    init(portCount: Int) {
+        self.portCount = portCount
+        pairs = OwnedMemory(count: max(1, portCount * PairTable.pairsPerPort), repeating: nil)
+        active = OwnedMemory(count: max(1, portCount), repeating: 0)
+    }
+
+    /// Must not outlive this.
+    var table: PairTable { PairTable(portCount: portCount, pairs: pairs.start, active: active.start) }
+}
+
 /// All pairs of an engine by port and pair. The table itself never changes after the start.
-struct PairTable {
+struct PairTable: BitwiseCopyable {
     static let pairsPerPort = 128
     let portCount: Int
     let pairs: UnsafeMutablePointer<PairPointer?>
     /// Receive-ready pairs of each port, counted from pair 0: written by its control thread, read by all poll threads.
     /// One that reads an old number sends packets to a ring that has stopped; its owner drops and counts them.
-    private let active: UnsafeMutablePointer<UInt32>
-
-    init(portCount: Int) {
-        self.portCount = portCount
-        active = .allocateApart(capacity: max(1, portCount))
-        active.initialize(repeating: 0, count: max(1, portCount))
-        pairs = .allocate(capacity: max(1, portCount * PairTable.pairsPerPort))
-        pairs.initialize(repeating: nil, count: max(1, portCount * PairTable.pairsPerPort))
-    }
+    fileprivate let active: UnsafeMutablePointer<UInt32>
 
     @inline(__always)
     subscript(port: Int, pair: Int) -> PairPointer? {
@@ -28,11 +36,6 @@ struct PairTable {
     func activePairs(_ port: Int) -> Int { Int(CPlat_load32_relaxed(active + port)) }
 
     func setActivePairs(_ count: Int, _ port: Int) { CPlat_store32_release(active + port, UInt32(count)) }
-
-    func deallocate() {
-        pairs.deallocate()
-        active.deallocate()
-    }
 }
 
 /// What a poll thread works with: plain memory, its own.
@@ -48,7 +51,8 @@ struct ThreadState: ~Copyable {
     var secondsAt: UInt64 = 0
 
     /// Ticks of rounds in which packets moved; read relaxed by anybody.
-    let busyTicks = Counter()
+    var busyTicks: Counter { Counter(busyWord.start) }
+    private let busyWord = OwnedMemory<UInt64>(count: 1, repeating: 0)
     /// What the packet function says of itself (`PacketFunction`).
     private(set) var (judgesAgain, wantsData) = (false, true)
     /// Packets that arrived with the visit that has just ended; those that went back into their ring are none.
@@ -79,7 +83,7 @@ struct ThreadState: ~Copyable {
     /// Bursts handed over to other threads and back.
     var exchange: Exchange
 
-    init(index: Int, table: PairTable, notifier: Notifier, exchange: Exchange) {
+    init(index: Int, table: PairTable, notifier: consuming Notifier, exchange: consuming Exchange) {
         self.index = index
         self.table = table
         self.notifier = notifier
@@ -91,13 +95,9 @@ struct ThreadState: ~Copyable {
     }
 
     deinit {
-        notifier.close()
-        targets.deallocate()
-        busyTicks.deallocate()
         burst.deallocate()
         resolved.deallocate()
         delivery.deallocate()
-        exchange.deallocate()
         template?.deallocateTemplate()
     }
 

@@ -77,3 +77,15 @@ enum IOUring {
         ring.deallocate()
     }
 }
+
+/// An io_uring that is closed with its owner. `ring` must not outlive it.
+struct OwnedIOUring: ~Copyable {
+    let ring: UnsafeMutablePointer<io_uring>
+
+    /// See `IOUring.make`.
+    init(entries: UInt32, completions: UInt32? = nil) throws(EngineError) {
+        ring = try IOUring.make(entries: entries, completions: completions)
+    }
+
+    deinit { IOUring.close(ring) }
+}

@@ -19,14 +19,13 @@ final class PollThread {
     private var isStopping = false
     private var generation: UInt64 = 0
 
-    init(index: Int, cpu: Int, mailbox: Mailbox, table: PairTable, exchange: Exchange, requests: Int)
-        throws(EngineError)
-    {
+    init(index: Int, cpu: Int, mailboxes: [Mailbox], table: PairTable, requests: Int) throws(EngineError) {
         self.index = index
         self.cpu = cpu
-        self.mailbox = mailbox
+        mailbox = mailboxes[index]
         let notifier = try Notifier(wakeFD: mailbox.wakeFD, requests: requests)
         state = .allocateApart(capacity: 1)
+        let exchange = Exchange(mailboxes, ports: table.portCount)
         state.initialize(to: ThreadState(index: index, table: table, notifier: notifier, exchange: exchange))
     }
 

@@ -113,7 +113,7 @@ final class DriverPort: EnginePort {
         }
     }
 
-    func deallocate() {
+    func dispose() {
         close(defectFD)
         close(wakeFD)
         core.removePairs(port: index, options.queuePairs)

@@ -44,7 +44,7 @@ final class NullPort: EnginePort {
         ends = []
     }
 
-    func deallocate() {
+    func dispose() {
         core.removePairs(port: index, options.queuePairs)
         template?.deallocateTemplate()
     }

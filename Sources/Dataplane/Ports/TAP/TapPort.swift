@@ -85,7 +85,7 @@ final class TapPort: EnginePort {
         isThere.store(false, ordering: .relaxed)
         core.stopOther(port: index, pairs: options.queuePairs)
         for end in ends {
-            end.pointee.deallocate()
+            end.deinitialize(count: 1)
             end.deallocate()
         }
         ends = []
@@ -133,7 +133,7 @@ final class TapPort: EnginePort {
         closeTap()
     }
 
-    func deallocate() {
+    func dispose() {
         core.removePairs(port: index, options.queuePairs)
         close(goneFD)
     }

@@ -3,16 +3,14 @@ import Virtio
 /// Commands of the control virtqueue (virtio 1.3, 5.1.6.5). Lives on the port's control thread.
 struct ControlQueue {
     private var queue: DeviceQueue
-    private let burst = Burst()
-    private let room: UnsafeMutableRawBufferPointer
+    /// Shared with copies of this.
+    private let room = ControlRoom()
     var errFD: Int32
     private var isReported = false
 
     init(_ setup: RingSetup, errFD: Int32) {
         queue = DeviceQueue(setup)
         self.errFD = errFD
-        // The longest command is a table of MAC addresses or the VLAN set; what is longer is refused.
-        room = .allocate(byteCount: 16384, alignment: 16)
     }
 
     mutating func use(_ map: MemoryMap) { queue.use(map) }
@@ -21,11 +19,7 @@ struct ControlQueue {
     mutating func forgetCalls() { queue.forgetCalls() }
 
     /// Ends the queue and says where it stands.
-    func stop() -> RingPosition {
-        burst.deallocate()
-        room.deallocate()
-        return queue.position
-    }
+    func stop() -> RingPosition { queue.position }
 
     /// Serves everything that waits. `handle` gets class, command and data and says whether it
     /// did it; the driver is told after that. Returns whether the driver wants a call, and the ring's defect once.
@@ -35,11 +29,11 @@ struct ControlQueue {
         var served = 0
         // Bounded: a driver that adds commands all the time wakes the thread again.
         repeat {
-            while served < 1024, let command = queue.popControl(into: room, scratch: burst) {
+            while served < 1024, let command = queue.popControl(into: room.bytes, scratch: room.burst) {
                 served += 1
-                let data = UnsafeRawBufferPointer(room)
+                let data = UnsafeRawBufferPointer(room.bytes)
                 let isDone =
-                    command.length >= 2 && command.length < room.count
+                    command.length >= 2 && command.length < room.bytes.count
                     && handle(data[0], data[1], UnsafeRawBufferPointer(rebasing: data[2..<command.length]))
                 queue.completeControl(command, answer: isDone ? ControlCode.ok : ControlCode.error)
             }
@@ -49,6 +43,16 @@ struct ControlQueue {
         if isNew { isReported = true }
         return (served > 0 && queue.needsCall(), isNew ? queue.defect : nil)
     }
+}
+
+/// Memory that a control queue works in.
+private final class ControlRoom {
+    let burst = Burst()
+    /// The longest command is a table of MAC addresses or the VLAN set; what is longer is refused.
+    private let words = OwnedMemory<UInt64>(count: 2048)
+    var bytes: UnsafeMutableRawBufferPointer { UnsafeMutableRawBufferPointer(start: words.start, count: 16384) }
+
+    deinit { burst.deallocate() }
 }
 
 /// What a driver set through its control queue.

@@ -74,7 +74,7 @@ final class Port: EnginePort, BackEndDevice {
     func stop() { server?.stop() }
 
     /// After the threads have ended.
-    func deallocate() {
+    func dispose() {
         // It keeps this port.
         server = nil
         close(defectFD)
