@@ -121,10 +121,13 @@ public struct Burst {
 
 /// Room that a delivery works in: the receive buffers that were chosen. It belongs to the thread that delivers, never
 /// to the burst: several threads deliver one burst at the same time.
-public struct DeliveryScratch {
-    let targets: UnsafeMutablePointer<ReceiveTarget>
-    let scatter: UnsafeMutablePointer<Segment>
-    let chains: UnsafeMutablePointer<ReceiveChain>
+public struct DeliveryScratch: ~Copyable {
+    private let targetRoom = OwnedMemory<ReceiveTarget>(count: Burst.maximum)
+    private let scatterRoom = OwnedMemory<Segment>(count: DeliveryScratch.mostSegments)
+    private let chainRoom = OwnedMemory<ReceiveChain>(count: DeliveryScratch.mostChains)
+    var targets: UnsafeMutablePointer<ReceiveTarget> { targetRoom.start }
+    var scatter: UnsafeMutablePointer<Segment> { scatterRoom.start }
+    var chains: UnsafeMutablePointer<ReceiveChain> { chainRoom.start }
     /// Receive buffers that one packet is spread over at most (the kernel's bound too).
     static var mostChains: Int { 1024 }
     /// Pieces that these buffers have at most. A chain with more stops its queue: no driver of a network device makes
@@ -133,18 +136,7 @@ public struct DeliveryScratch {
     /// Pieces that one call of `deliver` goes through, and those of one packet more. What is left waits for the next.
     static var mostWork: Int { 16384 }
 
-    public init() {
-        targets = .allocateApart(capacity: Burst.maximum)
-        scatter = .allocateApart(capacity: DeliveryScratch.mostSegments)
-        chains = .allocateApart(capacity: DeliveryScratch.mostChains)
-    }
-
-    /// Frees the room. It must not be used afterwards.
-    public func deallocate() {
-        targets.deallocate()
-        scatter.deallocate()
-        chains.deallocate()
-    }
+    public init() {}
 }
 
 /// What one call of `deliver` has learned on its slow path.

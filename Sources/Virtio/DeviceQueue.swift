@@ -57,7 +57,7 @@ public protocol DeviceRing {
     /// A packet that does not fit the buffers (without MRG_RXBUF) is consumed, but not delivered.
     /// `burst` is only read, so several threads may deliver it at once, each with a scratch and queues of its own.
     mutating func deliver(
-        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: DeliveryScratch
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
     ) -> Delivery
     /// Whether the driver wants a call for what was published since the last question. Ask once a burst. The first
     /// answer after the ring's start is yes.
@@ -190,7 +190,7 @@ public enum DeviceQueue: DeviceRing {
     }
 
     public mutating func deliver(
-        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: DeliveryScratch
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
     ) -> Delivery {
         switch self {
         case .split(var ring):

@@ -139,7 +139,7 @@ extension PackedQueue {
 
     @inline(never)
     public mutating func deliver(
-        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: DeliveryScratch
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
     ) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         if core.defect.kind != .none { return result }
@@ -151,7 +151,7 @@ extension PackedQueue {
     /// What the first pass left: packets that take several buffers, and those behind them.
     @inline(never)
     mutating func deliverRest(
-        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ scratch: DeliveryScratch,
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ scratch: borrowing DeliveryScratch,
         _ result: inout Delivery
     ) {
         var work = DeliveryWork()
@@ -268,7 +268,7 @@ extension PackedQueue {
     /// One packet over any chains. False when the queue has too few buffers, or a defect.
     @inline(never)
     mutating func deliverSlow(
-        _ scratch: DeliveryScratch, _ packet: UnsafeMutablePointer<Packet>, _ work: inout DeliveryWork,
+        _ scratch: borrowing DeliveryScratch, _ packet: UnsafeMutablePointer<Packet>, _ work: inout DeliveryWork,
         _ result: inout Delivery
     ) -> Bool {
         let need = UInt64(packet.pointee.length) &+ UInt64(core.headerLength)
@@ -318,7 +318,7 @@ extension PackedQueue {
     }
 
     /// Marks the chains of one packet used; the first becomes visible last.
-    mutating func useChains(_ scratch: DeliveryScratch, _ chains: Int, _ need: UInt64) {
+    mutating func useChains(_ scratch: borrowing DeliveryScratch, _ chains: Int, _ need: UInt64) {
         let first = nextUsed
         var place = first
         var left = need

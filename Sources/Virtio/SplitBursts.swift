@@ -133,7 +133,7 @@ extension SplitQueue {
 
     @inline(never)
     public mutating func deliver(
-        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: DeliveryScratch
+        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
     ) -> Delivery {
         var work = DeliveryWork()
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
@@ -228,8 +228,8 @@ extension SplitQueue {
     /// queue has too few buffers or a defect.
     @inline(never)
     mutating func deliverSlow(
-        _ scratch: DeliveryScratch, _ packet: UnsafeMutablePointer<Packet>, _ waiting: Int, _ work: inout DeliveryWork,
-        _ result: inout Delivery
+        _ scratch: borrowing DeliveryScratch, _ packet: UnsafeMutablePointer<Packet>, _ waiting: Int,
+        _ work: inout DeliveryWork, _ result: inout Delivery
     ) -> Int {
         let mask = UInt16(truncatingIfNeeded: core.size &- 1)
         let need = UInt64(packet.pointee.length) &+ UInt64(core.headerLength)

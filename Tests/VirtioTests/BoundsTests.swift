@@ -35,7 +35,6 @@ import Virtio
             let scratch = DeliveryScratch()
             var wrong = 0
             init(_ pair: RingPair) { self.pair = pair }
-            deinit { scratch.deallocate() }
         }
         let receivers = (0..<2).map { _ in
             Receiver(
@@ -146,7 +145,6 @@ import Virtio
             for i in 0..<64 { burst.packets[i] = Packet(data: data, length: 9000) }
             let result = queue.deliver(burst, burst.identity, 64, with: scratch)
             #expect(result.consumed == 0 && queue.defect.kind == .chainTooLong && queue.defect.value == 2048)
-            scratch.deallocate()
         }
     }
 
@@ -160,7 +158,6 @@ import Virtio
         let scratch = DeliveryScratch()
         defer {
             burst.deallocate()
-            scratch.deallocate()
         }
         var pieces = (0..<4).map { Segment(base: pair.arena + $0 * 100, length: 100) }
         for token in 0..<2 {
@@ -185,7 +182,6 @@ import Virtio
         let scratch = DeliveryScratch()
         defer {
             burst.deallocate()
-            scratch.deallocate()
         }
         var pieces = (0..<1500).map { Segment(base: pair.arena + $0, length: 1) }
         for token in 0..<20 {
@@ -222,7 +218,6 @@ import Virtio
         let scratch = DeliveryScratch()
         defer {
             burst.deallocate()
-            scratch.deallocate()
         }
         let ring = zeroed(1 << 14)
         let frame = zeroed(64)
@@ -272,7 +267,6 @@ import Virtio
         let scratch = DeliveryScratch()
         defer {
             burst.deallocate()
-            scratch.deallocate()
         }
         burst.packets[0] = Packet(data: memory, length: 100)
         burst.packets[0].headLength = 90

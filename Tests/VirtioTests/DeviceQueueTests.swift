@@ -285,7 +285,6 @@ final class Crossing {
 
     deinit {
         burst.deallocate()
-        scratch.deallocate()
     }
 
     /// Both device sides anew from their positions.

@@ -30,7 +30,6 @@ final class RawRing {
 
     deinit {
         burst.deallocate()
-        scratch.deallocate()
         regions.deallocate()
         memory.deallocate()
     }
@@ -305,7 +304,6 @@ final class RawRing {
         let scratch = DeliveryScratch()
         defer {
             burst.deallocate()
-            scratch.deallocate()
         }
         // A chain of all descriptors of the ring or of a table, named by every entry of the available ring.
         func queue(_ flags: Int, _ region: UnsafePointer<MappedRegion>) -> DeviceQueue {

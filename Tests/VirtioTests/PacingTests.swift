@@ -209,7 +209,6 @@ import Virtio
         let scratch = DeliveryScratch()
         defer {
             burst.deallocate()
-            scratch.deallocate()
         }
         func give(_ n: Int) {
             var buffers = (0..<n).map {

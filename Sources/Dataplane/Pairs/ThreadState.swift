@@ -97,7 +97,6 @@ struct ThreadState: ~Copyable {
     deinit {
         burst.deallocate()
         resolved.deallocate()
-        delivery.deallocate()
         template?.deallocateTemplate()
     }
 
