@@ -139,6 +139,7 @@ package final class RoundBench {
         let marks = UnsafeMutablePointer<UInt64>.allocateApart(capacity: lanes.count + 1)
         marks.initialize(repeating: 0, count: lanes.count + 1)
         for (k, lane) in lanes.enumerated() { lane.marks = (marks + k, marks + lanes.count) }
+        engine.stopSeconds()
         return marks
     }
 

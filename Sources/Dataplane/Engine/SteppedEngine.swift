@@ -25,6 +25,9 @@ package final class SteppedEngine {
         for port in 0..<core.table.portCount { core.removePairs(port: port, PairTable.pairsPerPort) }
     }
 
+    /// No second begins any more: the switch's table is written at the first packet of each, by every thread.
+    package func stopSeconds() { for thread in core.threads { thread.state.pointee.secondsDue = .max } }
+
     package func pair(_ port: Int, _ pair: Int) -> SteppedPair {
         SteppedPair(pointer: core.table[port, pair].unsafelyUnwrapped)
     }

@@ -48,7 +48,7 @@ struct ThreadState: ~Copyable {
     var now: UInt64 = 0
     /// The same in whole seconds, brought up to date a few times a second.
     var seconds: UInt32 = 0
-    var secondsAt: UInt64 = 0
+    var secondsDue: UInt64 = 0
 
     /// Ticks of rounds in which packets moved; read relaxed by anybody.
     var busyTicks: Counter { Counter(busyWord.start) }
@@ -113,7 +113,7 @@ struct ThreadState: ~Copyable {
     @inline(never)
     mutating func bringUpToDate() {
         now = CPlat_cycles()
-        secondsAt = now
+        secondsDue = now &+ clock.ticks(microseconds: 250_000)
         seconds = clock.seconds(now)
     }
 

@@ -20,7 +20,7 @@ enum PollLoop {
         if t.pointee.didWork { t.pointee.busyTicks.add(start &- t.pointee.now) }
         t.pointee.now = start
         t.pointee.didWork = false
-        if t.pointee.now &- t.pointee.secondsAt > t.pointee.clock.ticksPerMicrosecond &* 250_000 {
+        if t.pointee.now > t.pointee.secondsDue {
             t.pointee.bringUpToDate()
         }
         var i = 0
