@@ -43,7 +43,6 @@ final class Loop {
     deinit {
         driver.deallocate()
         burst.deallocate()
-        scratch.deallocate()
         regions.deallocate()
         completions.deallocate()
         buffers.deallocate()
