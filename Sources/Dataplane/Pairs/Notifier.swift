@@ -30,7 +30,8 @@ struct Notifier: ~Copyable {
     private var aside: OwnedMemory<Event>
     private var (asideFirst, asideEnd, asideRoom) = (0, 0, 64)
 
-    private struct WaitingCall: BitwiseCopyable {
+    // Not private: without optimisation the compiler (6.3.1) names its metadata from another file, and breaks off.
+    struct WaitingCall: BitwiseCopyable {
         var since: UInt64
         var delays: LiveHistogram
     }
