@@ -76,13 +76,9 @@ extension BackEndSession {
 
     private func move(of i: Int) -> RingChange.What {
         let ring = rings[i]
-        do throws(VhostUserError) {
-            guard let addresses = ring.addresses else { return .stop }
-            return .move(
-                try addresses.setup(i, size: ring.size, base: ring.base, features: features, map: memory.map))
-        } catch {
-            log("ring \(i) waits for SET_VRING_ADDR: \(error)")
-            return .stop
+        let setup = unlessItWaits(i) { () throws(VhostUserError) in
+            try ring.addresses?.setup(i, size: ring.size, base: ring.base, features: features, map: memory.map)
         }
+        return setup.map { .move($0) } ?? .stop
     }
 }

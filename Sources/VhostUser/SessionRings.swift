@@ -185,11 +185,14 @@ extension BackEndSession {
     /// Starts of what can, after a change that is in force already. A ring whose addresses do not lie in the new memory
     /// waits for SET_VRING_ADDR (a front-end whose user addresses have changed says the table first).
     func readyStarts() -> [RingChange] {
-        rings.indices.compactMap { i in
-            do throws(VhostUserError) { return try start(of: i) } catch {
-                log("ring \(i) waits for SET_VRING_ADDR: \(error)")
-                return nil
-            }
+        rings.indices.compactMap { i in unlessItWaits(i) { () throws(VhostUserError) in try start(of: i) } }
+    }
+
+    /// Nil, and a line in the log, where ring `i`'s addresses do not lie in memory.
+    func unlessItWaits<T>(_ i: Int, _ change: () throws(VhostUserError) -> T?) -> T? {
+        do throws(VhostUserError) { return try change() } catch {
+            log("ring \(i) waits for SET_VRING_ADDR: \(error)")
+            return nil
         }
     }
 

@@ -7,16 +7,18 @@ struct DescribedBuffer: BitwiseCopyable {
     var flags: UInt16
 }
 
-/// `struct virtq_desc` (2.7.5), read once.
-struct SplitDescriptor: BitwiseCopyable {
-    var address: UInt64
-    var length: UInt32
-    var flags: UInt16
-    var next: UInt16
+/// A descriptor of either format: 16 bytes, of which the first 8 are the buffer's address.
+protocol RingDescriptor: BitwiseCopyable {
+    var address: UInt64 { get }
+    var length: UInt32 { get }
+    var flags: UInt16 { get }
+    init(_ first: UInt64, _ second: UInt64)
+}
 
+extension RingDescriptor {
     static var bytes: Int { 16 }
 
-    /// Of a descriptor table.
+    /// Of a descriptor table or ring.
     @inline(__always)
     init(at p: UnsafeRawPointer) {
         let second = CPlat_load64_acquire(p + 8)
@@ -30,15 +32,23 @@ struct SplitDescriptor: BitwiseCopyable {
         self.init(CPlat_load64_unaligned(p), second)
     }
 
+    @inline(__always) var buffer: DescribedBuffer { DescribedBuffer(address: address, length: length, flags: flags) }
+}
+
+/// `struct virtq_desc` (2.7.5), read once.
+struct SplitDescriptor: RingDescriptor {
+    var address: UInt64
+    var length: UInt32
+    var flags: UInt16
+    var next: UInt16
+
     @inline(__always)
-    private init(_ first: UInt64, _ second: UInt64) {
+    init(_ first: UInt64, _ second: UInt64) {
         address = first
         length = UInt32(truncatingIfNeeded: second)
         flags = UInt16(truncatingIfNeeded: second >> 32)
         next = UInt16(truncatingIfNeeded: second >> 48)
     }
-
-    @inline(__always) var buffer: DescribedBuffer { DescribedBuffer(address: address, length: length, flags: flags) }
 
     /// Writes a descriptor that the device does not look at yet.
     @inline(__always)
@@ -52,39 +62,22 @@ struct SplitDescriptor: BitwiseCopyable {
 }
 
 /// `struct pvirtq_desc` (2.8.13), read once.
-struct PackedDescriptor: BitwiseCopyable {
+struct PackedDescriptor: RingDescriptor {
     var address: UInt64
     var length: UInt32
     var id: UInt16
     var flags: UInt16
 
-    static var bytes: Int { 16 }
     /// Where `flags` lies in it, in bytes.
     static var flagsOffset: Int { 14 }
 
-    /// Of a descriptor ring.
     @inline(__always)
-    init(at p: UnsafeRawPointer) {
-        let second = CPlat_load64_acquire(p + 8)
-        self.init(CPlat_load64_relaxed(p), second)
-    }
-
-    /// Of an indirect table, for which no alignment is asked. What pointed there was read with acquire.
-    @inline(__always)
-    init(unaligned p: UnsafeRawPointer) {
-        let second = CPlat_load64_unaligned(p + 8)
-        self.init(CPlat_load64_unaligned(p), second)
-    }
-
-    @inline(__always)
-    private init(_ first: UInt64, _ second: UInt64) {
+    init(_ first: UInt64, _ second: UInt64) {
         address = first
         length = UInt32(truncatingIfNeeded: second)
         id = UInt16(truncatingIfNeeded: second >> 32)
         flags = UInt16(truncatingIfNeeded: second >> 48)
     }
-
-    @inline(__always) var buffer: DescribedBuffer { DescribedBuffer(address: address, length: length, flags: flags) }
 
     /// Length, id and flags as they lie in the descriptor's second half.
     @inline(__always)

@@ -212,3 +212,11 @@ enum Frame {
         return [flags, gso] + little(hdrLen) + little(size) + little(start) + little(offset) + [0, 0]
     }
 }
+
+func eventually(_ condition: () -> Bool) -> Bool {
+    for _ in 0..<10_000 {
+        if condition() { return true }
+        usleep(1000)
+    }
+    return false
+}

@@ -18,14 +18,6 @@ import Testing
     }
 
     /// Waits, at most ten seconds.
-    private func eventually(_ condition: () -> Bool) -> Bool {
-        for _ in 0..<10_000 {
-            if condition() { return true }
-            usleep(1000)
-        }
-        return false
-    }
-
     @Test("what is sent to a null port is counted there, and its sender gets its buffers back")
     func swallows() throws {
         let lab = try Lab(ports: 1, .crossconnect, more: [null("sink")])

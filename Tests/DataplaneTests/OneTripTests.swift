@@ -14,14 +14,6 @@ import Testing
         return zip(lab.engine.trips, before).map { $0 - $1 }
     }
 
-    private func eventually(_ condition: () -> Bool) -> Bool {
-        for _ in 0..<10_000 {
-            if condition() { return true }
-            usleep(1000)
-        }
-        return false
-    }
-
     /// Frames go through each pair and come back.
     private static func exchange(_ d: EmbeddedDriver, _ round: Int) {
         for pair in 0..<8 {

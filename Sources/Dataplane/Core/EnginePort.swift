@@ -69,9 +69,18 @@ extension EngineCore {
         run(work)
     }
 
-    /// The port's pairs, by the thread that owns them. For its control thread, under which they stay there.
-    func pairsByThread(port: Int, _ pairs: Range<Int>) -> [Int: [PairPointer]] {
-        Dictionary(grouping: pairs.compactMap { table[port, $0] }) { owner(of: $0).index }
+    /// Runs `body` for each of the port's pairs that is `wanted` (asked here), on the thread that owns it: one trip a
+    /// thread. For the port's control thread, under which pairs stay where they are.
+    func onPairs(
+        of port: Int, _ count: Int, where wanted: (PairPointer) -> Bool = { _ in true },
+        _ body: @escaping (PollThread, PairPointer) -> Void
+    ) {
+        var work = ThreadWork()
+        for pair in 0..<count {
+            guard let p = table[port, pair], wanted(p) else { continue }
+            work.add(owner(of: p).index) { body($0, p) }
+        }
+        run(work)
     }
 
     func removePairs(port: Int, _ count: Int) {
@@ -88,22 +97,14 @@ extension EngineCore {
     }
 
     /// Rings that poll threads had to stop, each once: its number and why. For the port's control thread.
-    func newDefects(port: Int, pairs: Range<Int>) -> [StoppedRing] {
-        var work = ThreadWork()
+    func newDefects(port: Int, pairs: Int) -> [StoppedRing] {
         // One list a thread.
-        var lists: [StoppedRingList] = []
-        for (thread, own) in pairsByThread(port: port, pairs) {
-            let list = StoppedRingList()
-            lists.append(list)
-            work.add(thread) { thread in
-                for p in own {
-                    for isReceive in [true, false] {
-                        if let stopped = thread.takeDefect(p, isReceive) { list.rings.append(stopped) }
-                    }
-                }
+        let lists = threads.map { _ in StoppedRingList() }
+        onPairs(of: port, pairs) { thread, p in
+            for isReceive in [true, false] {
+                if let stopped = thread.takeDefect(p, isReceive) { lists[thread.index].rings.append(stopped) }
             }
         }
-        run(work)
         let all = lists.flatMap(\.rings).sorted { $0.ring < $1.ring }
         for stopped in all { stops[port].note(stopped.defect) }
         return all
@@ -135,13 +136,7 @@ extension EngineCore {
 
     func stopOther(port: Int, pairs: Int) {
         table.setActivePairs(0, port)
-        var work = ThreadWork()
-        for (thread, own) in pairsByThread(port: port, 0..<pairs) {
-            work.add(thread) { thread in
-                for p in own where !p.pointee.transmit.end.isGuest { thread.stopOther(p) }
-            }
-        }
-        run(work)
+        onPairs(of: port, pairs) { thread, p in if !p.pointee.transmit.end.isGuest { thread.stopOther(p) } }
     }
 }
 

@@ -213,20 +213,17 @@ public final class Engine: @unchecked Sendable {
             var drops = [UInt64](repeating: 0, count: DropCause.allCases.count)
             for pair in 0..<port.queuePairs {
                 guard let p = core.table[port.index, pair] else { continue }
-                s.rx.packets &+= p.pointee.counters[.rxPackets]
-                s.rx.bytes &+= p.pointee.counters[.rxBytes]
-                s.tx.packets &+= p.pointee.counters[.txPackets]
-                s.tx.bytes &+= p.pointee.counters[.txBytes]
-                s.made &+= p.pointee.counters[.made]
-                s.flooded &+= p.pointee.counters[.flooded]
-                s.queues.append(
-                    QueueSnapshot(
-                        queue: 2 * pair, kicks: p.pointee.counters[.receiveKicks],
-                        calls: p.pointee.counters[.receiveCalls]))
-                s.queues.append(
-                    QueueSnapshot(
-                        queue: 2 * pair + 1, kicks: p.pointee.counters[.transmitKicks],
-                        calls: p.pointee.counters[.transmitCalls]))
+                func count(_ what: PairCounters.Kind) -> UInt64 { p.pointee.counters[what] }
+                s.rx.packets &+= count(.rxPackets)
+                s.rx.bytes &+= count(.rxBytes)
+                s.tx.packets &+= count(.txPackets)
+                s.tx.bytes &+= count(.txBytes)
+                s.made &+= count(.made)
+                s.flooded &+= count(.flooded)
+                s.queues += [
+                    QueueSnapshot(queue: 2 * pair, kicks: count(.receiveKicks), calls: count(.receiveCalls)),
+                    QueueSnapshot(queue: 2 * pair + 1, kicks: count(.transmitKicks), calls: count(.transmitCalls)),
+                ]
                 for cause in DropCause.allCases { drops[cause.rawValue] &+= p.pointee.counters[cause] }
             }
             s.stoppedQueues = core.stops[port.index].all

@@ -182,23 +182,12 @@ struct CompareCommand: ParsableCommand {
         let taken = try apart {
             let session = try PeerLatencySession(c, known, cpus: cpus, folder: folder + "/latency")
             defer { session.end() }
-            var taken = known.map { _ in [LatencySample]() }
-            for n in 0..<2 * count {
-                for k in n % 2 == 0 ? Array(taken.indices) : taken.indices.reversed() {
-                    guard let sample = try session.sample(k, rate: rate, seconds: 0.05)?.sample else {
-                        throw Interrupted()
-                    }
-                    taken[k].append(sample)
-                }
-            }
+            guard let taken = try session.sample(2 * count, rate: rate, seconds: 0.05) else { throw Interrupted() }
             return taken
         }
-        for (k, samples) in taken.enumerated() {
-            func median(_ value: (LatencySample) -> UInt64) -> Double {
-                BudgetReport.median(samples.map { Double(value($0)) / 1000 })
-            }
+        for (k, side) in taken.enumerated() {
             result.sides[k].latency = .init(
-                mpps: rate / 1e6, p50Microseconds: median(\.p50), p99Microseconds: median(\.p99))
+                mpps: rate / 1e6, p50Microseconds: side.median(\.p50), p99Microseconds: side.median(\.p99))
         }
         let texts = known.indices.map { "\(known[$0].name) \(result.sides[$0].latency?.text ?? "")" }
         print("    p50, p99 in µs at \(Text.number(rate / 1e6, 2)) Mpps: " + texts.joined(separator: "; "))

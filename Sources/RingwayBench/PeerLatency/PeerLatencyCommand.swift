@@ -154,16 +154,12 @@ struct PeerLatencyCommand: ParsableCommand {
     private func measure(_ c: CompareCase, _ rate: Double, _ session: PeerLatencySession) throws
         -> PeerLatencyReport.Case?
     {
-        var sides = session.sides.map { PeerLatencyReport.Side(name: $0.version ?? $0.name) }
-        for n in 1...wanted {
-            // Alternating who is first.
-            for k in n % 2 == 0 ? Array(sides.indices) : sides.indices.reversed() {
-                Progress.show("\(c.format) \(Text.number(rate, 0))/s: sample \(n) of \(wanted)")
-                guard let (sample, paced) = try session.sample(k, rate: rate, seconds: seconds) else { return nil }
-                sides[k].add(sample, paced)
-                if !json && !sweep { show(c, rate, n, sides[k].name, sample) }
-            }
+        let sides = try session.sample(wanted, rate: rate, seconds: seconds) { n in
+            Progress.show("\(c.format) \(Text.number(rate, 0))/s: sample \(n) of \(wanted)")
+        } took: { n, name, sample in
+            if !json && !sweep { show(c, rate, n, name, sample) }
         }
+        guard let sides else { return nil }
         if !json && sweep {
             Progress.clear()
             print("\(c.format) \(Text.right(Text.number(rate, 0), 9))/s  " + sides.map(\.line).joined(separator: "   "))

@@ -100,8 +100,26 @@ final class PeerLatencySession {
 
     private func settle(_ k: Int) { for flow in flows[k] { Load.settle(flow) } }
 
+    /// `count` samples of each side, by turns and alternating who is first; nil where a signal cut them short. `begin`
+    /// is called before each sample with its number, from 1, and `took` after it.
+    func sample(
+        _ count: Int, rate: Double, seconds: Double, begin: (Int) -> Void = { _ in },
+        took: (Int, String, LatencySample) -> Void = { _, _, _ in }
+    ) throws -> [PeerLatencyReport.Side]? {
+        var results = sides.map { PeerLatencyReport.Side(name: $0.version ?? $0.name) }
+        for n in 1...count {
+            for k in n % 2 == 0 ? Array(sides.indices) : sides.indices.reversed() {
+                begin(n)
+                guard let (sample, paced) = try sample(k, rate: rate, seconds: seconds) else { return nil }
+                results[k].add(sample, paced)
+                took(n, results[k].name, sample)
+            }
+        }
+        return results
+    }
+
     /// One sample of one side at `rate` packets a second; nil where a signal cut it short.
-    func sample(_ k: Int, rate: Double, seconds: Double) throws -> (sample: LatencySample, paced: Load.Paced)? {
+    private func sample(_ k: Int, rate: Double, seconds: Double) throws -> (sample: LatencySample, paced: Load.Paced)? {
         let device = StolenTime(process: sides[k].process)
         sides[k].resume()
         usleep(5_000)
@@ -126,7 +144,6 @@ final class PeerLatencySession {
     }
 
     func end() {
-        for side in sides { side.resume() }
         for side in sides { side.end() }
         withExtendedLifetime(drivers) {}
     }

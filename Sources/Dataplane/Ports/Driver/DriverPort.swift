@@ -319,7 +319,7 @@ final class DriverPort: EnginePort {
 
     private func reportDefects() {
         _ = EventFD.take(defectFD)
-        for stopped in core.newDefects(port: index, pairs: 0..<options.queuePairs) {
+        for stopped in core.newDefects(port: index, pairs: options.queuePairs) {
             log.error("\(options.name): queue \(stopped.ring) stopped: \(stopped.defect)")
         }
     }

@@ -259,13 +259,9 @@ final class Port: EnginePort, BackEndDevice {
         controlQueue?.use(map)
     }
 
-    /// Runs `body` for each pair with a ring that runs, on its thread: one trip a thread.
+    /// For each pair with a ring that runs.
     private func onRunningPairs(_ body: @escaping (PollThread, PairPointer) -> Void) {
-        var work = ThreadWork()
-        for (thread, pairs) in core.pairsByThread(port: index, 0..<queuePairs) {
-            for p in pairs where p.pointee.isAnyRunning { work.add(thread) { body($0, p) } }
-        }
-        core.run(work)
+        core.onPairs(of: index, queuePairs, where: { $0.pointee.isAnyRunning }, body)
     }
 
     // MARK: Control queue
@@ -401,7 +397,7 @@ final class Port: EnginePort, BackEndDevice {
 
     /// A poll thread stopped a ring: says which and why.
     private func reportDefects() {
-        for stopped in core.newDefects(port: index, pairs: 0..<queuePairs) { report(stopped) }
+        for stopped in core.newDefects(port: index, pairs: queuePairs) { report(stopped) }
     }
 
     private func report(_ stopped: StoppedRing) {
