@@ -42,7 +42,6 @@ final class Loop {
 
     deinit {
         driver.deallocate()
-        burst.deallocate()
         regions.deallocate()
         completions.deallocate()
         buffers.deallocate()

@@ -77,45 +77,34 @@ struct ReceiveChain: BitwiseCopyable {
     var length: UInt32
 }
 
-/// Room for the packets of one burst and their segments; belongs to one thread and is used again
-/// for each burst.
-public struct Burst {
-    public let packets: UnsafeMutablePointer<Packet>
-    public let capacity: Int
-    public var count: Int
-    public let segments: UnsafeMutablePointer<Segment>
-    /// As many as the descriptors of the largest ring (32768). A longer chain stops its queue.
-    public let segmentCapacity: Int
-    public var segmentCount: Int
+/// Room for the packets of one burst and their segments, which it owns; belongs to one thread and is used again for
+/// each burst.
+public struct Burst: ~Copyable {
+    private let packetRoom = OwnedMemory<Packet>(count: Burst.maximum)
+    private let segmentRoom = OwnedMemory<Segment>(count: Burst.mostSegments)
+    private let identityRoom = OwnedMemory<UInt16>(count: Burst.maximum)
+    @inline(__always) public var packets: UnsafeMutablePointer<Packet> { packetRoom.start }
+    @inline(__always) public var segments: UnsafeMutablePointer<Segment> { segmentRoom.start }
+    /// 0, 1, 2 …: the list for "all packets in order".
+    @inline(__always) public var identity: UnsafePointer<UInt16> { UnsafePointer(identityRoom.start) }
+    public var count = 0
+    public var segmentCount = 0
     /// Bytes of the frames.
     public var bytes: UInt64 = 0
     /// Some packet has offload fields, or a length below `Packet.minimumLength` or above `maximumLength`.
     public var needsScreening = false
     /// Somebody will read the frames: their second lines are asked for early, too.
     public var wantsData = true
-    /// 0, 1, 2 …: the list for "all packets in order".
-    public let identity: UnsafeMutablePointer<UInt16>
 
     /// Packets a burst holds at most.
     public static var maximum: Int { 64 }
+    /// Segments a burst holds at most: one chain of as many as the largest ring has descriptors, behind those that make
+    /// a burst end early. A longer chain stops its queue.
+    public static var mostSegments: Int { 32768 + 2 * maximum }
 
     public init() {
         assert(Burst.maximum == UInt64.bitWidth, "sets of packets are masks of 64 bits")
-        capacity = Burst.maximum
-        segmentCapacity = 32768 + 2 * Burst.maximum
-        packets = .allocateApart(capacity: capacity)
-        segments = .allocateApart(capacity: segmentCapacity)
-        identity = .allocateApart(capacity: capacity)
-        for i in 0..<capacity { identity[i] = UInt16(i) }
-        count = 0
-        segmentCount = 0
-    }
-
-    /// Frees the room. The burst must not be used afterwards.
-    public func deallocate() {
-        packets.deallocate()
-        segments.deallocate()
-        identity.deallocate()
+        for i in 0..<Burst.maximum { identityRoom[i] = UInt16(i) }
     }
 }
 

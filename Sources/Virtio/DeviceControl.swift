@@ -12,9 +12,9 @@ public struct ControlCommand: BitwiseCopyable {
 
 extension Gathering {
     /// For a chain of the control queue, in the burst's segments.
-    init(control scratch: Burst) {
+    init(control scratch: borrowing Burst) {
         self.init(
-            segments: scratch.segments, capacity: scratch.segmentCapacity, headerLength: 0, wantsWritable: false)
+            segments: scratch.segments, capacity: Burst.mostSegments, headerLength: 0, wantsWritable: false)
         takesAnswer = true
     }
 }

@@ -180,16 +180,16 @@ extension DeviceCore {
         packet.pointee = p
         // Also those of a packet that will be dropped: a burst goes through one such chain, not through 64.
         burst.segmentCount &+= g.count
-        assert(burst.segmentCount <= burst.segmentCapacity)
+        assert(burst.segmentCount <= Burst.mostSegments)
         return true
     }
 
     /// Room for a gathering in what is left of the burst's segments.
     @inline(__always)
-    func gathering(in burst: Burst) -> Gathering {
+    func gathering(in burst: borrowing Burst) -> Gathering {
         Gathering(
             segments: burst.segments + burst.segmentCount,
-            capacity: min(burst.segmentCapacity &- burst.segmentCount, 0xffff),
+            capacity: min(Burst.mostSegments &- burst.segmentCount, 0xffff),
             headerLength: headerLength, wantsWritable: false)
     }
 }

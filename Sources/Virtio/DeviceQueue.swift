@@ -57,7 +57,7 @@ public protocol DeviceRing {
     /// A packet that does not fit the buffers (without MRG_RXBUF) is consumed, but not delivered.
     /// `burst` is only read, so several threads may deliver it at once, each with a scratch and queues of its own.
     mutating func deliver(
-        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
+        _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
     ) -> Delivery
     /// Whether the driver wants a call for what was published since the last question. Ask once a burst. The first
     /// answer after the ring's start is yes.
@@ -74,7 +74,7 @@ public protocol DeviceRing {
     mutating func stop(_ reason: RingDefect)
     /// Takes the next command off a control queue and copies it into `room` (at most its count; what
     /// is longer is cut, and refused by the caller's length checks). Nil when there is none or on a defect.
-    mutating func popControl(into room: UnsafeMutableRawBufferPointer, scratch: Burst) -> ControlCommand?
+    mutating func popControl(into room: UnsafeMutableRawBufferPointer, scratch: borrowing Burst) -> ControlCommand?
     /// Writes the answer byte (`ControlCode.ok` or `.error`) and hands the command back.
     mutating func completeControl(_ command: ControlCommand, answer: UInt8)
 }
@@ -190,7 +190,7 @@ public enum DeviceQueue: DeviceRing {
     }
 
     public mutating func deliver(
-        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
+        _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
     ) -> Delivery {
         switch self {
         case .split(var ring):
@@ -268,7 +268,9 @@ public enum DeviceQueue: DeviceRing {
         }
     }
 
-    public mutating func popControl(into room: UnsafeMutableRawBufferPointer, scratch: Burst) -> ControlCommand? {
+    public mutating func popControl(into room: UnsafeMutableRawBufferPointer, scratch: borrowing Burst)
+        -> ControlCommand?
+    {
         switch self {
         case .split(var ring):
             defer { self = .split(ring) }

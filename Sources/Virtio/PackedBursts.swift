@@ -16,7 +16,7 @@ extension PackedQueue {
         burst.segmentCount = 0
         if core.defect.kind != .none { return 0 }
         let packets = burst.packets
-        let n = min(limit, burst.capacity)
+        let n = min(limit, Burst.maximum)
         let headerBytes = core.headerLength
         let size = core.size
         let map = core.map
@@ -56,7 +56,7 @@ extension PackedQueue {
 
     @inline(never)
     mutating func popSlow(_ burst: inout Burst, _ i: Int, _ cursor: PackedCursor) -> Bool {
-        if i > 0 && burst.segmentCount > 2 * burst.capacity { return false }
+        if i > 0 && burst.segmentCount > 2 * Burst.maximum { return false }
         var g = core.gathering(in: burst)
         guard let id = gather(cursor, &g) else {
             return false
@@ -139,7 +139,7 @@ extension PackedQueue {
 
     @inline(never)
     public mutating func deliver(
-        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
+        _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
     ) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         if core.defect.kind != .none { return result }
@@ -151,7 +151,7 @@ extension PackedQueue {
     /// What the first pass left: packets that take several buffers, and those behind them.
     @inline(never)
     mutating func deliverRest(
-        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ scratch: borrowing DeliveryScratch,
+        _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ scratch: borrowing DeliveryScratch,
         _ result: inout Delivery
     ) {
         var work = DeliveryWork()
@@ -167,10 +167,11 @@ extension PackedQueue {
     /// The prefix of packets that each fit a receive buffer of one descriptor.
     @inline(__always)
     mutating func deliverFast(
-        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ targets: UnsafeMutablePointer<ReceiveTarget>,
+        _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int,
+        _ targets: UnsafeMutablePointer<ReceiveTarget>,
         _ result: inout Delivery
     ) {
-        let n = chooseTargets(burst.packets, list, min(count, burst.capacity), targets)
+        let n = chooseTargets(burst.packets, list, min(count, Burst.maximum), targets)
         if n == 0 { return }
         let isLong = burst.bytes > 512 &* UInt64(truncatingIfNeeded: burst.count)
         result.bytes &+= fillTargets(burst.packets, list, n, targets, isLong)

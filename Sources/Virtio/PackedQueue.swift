@@ -127,7 +127,9 @@ public struct PackedQueue: DeviceRing {
 
     // MARK: Control queue
 
-    public mutating func popControl(into room: UnsafeMutableRawBufferPointer, scratch: Burst) -> ControlCommand? {
+    public mutating func popControl(into room: UnsafeMutableRawBufferPointer, scratch: borrowing Burst)
+        -> ControlCommand?
+    {
         guard hasWork else { return nil }
         var g = Gathering(control: scratch)
         guard let id = gather(nextAvail, &g), let command = core.finishControl(g, id: id, into: room) else {

@@ -24,7 +24,7 @@ extension SplitQueue {
         burst.count = 0
         burst.segmentCount = 0
         let waiting = Int(chainsThere(leave &+ limit))
-        let n = min(waiting &- leave, min(limit, burst.capacity))
+        let n = min(waiting &- leave, min(limit, Burst.maximum))
         if n < least { return 0 }
         let packets = burst.packets
         let mask = UInt16(truncatingIfNeeded: core.size &- 1)
@@ -88,7 +88,7 @@ extension SplitQueue {
     @inline(never)
     mutating func popSlow(_ burst: inout Burst, _ i: Int, _ head: UInt16) -> Bool {
         // A burst whose segments are nearly used up ends here; the chain opens the next one.
-        if i > 0 && burst.segmentCount > 2 * burst.capacity { return false }
+        if i > 0 && burst.segmentCount > 2 * Burst.maximum { return false }
         var g = core.gathering(in: burst)
         if !gather(head: head, &g) { return false }
         return core.finish(g, id: head, into: burst.packets + i, &burst)
@@ -133,47 +133,77 @@ extension SplitQueue {
 
     @inline(never)
     public mutating func deliver(
-        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
+        _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
     ) -> Delivery {
-        var work = DeliveryWork()
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
-        var waiting = Int(chainsThere(count))
-        var isFresh = false
-        while result.consumed < count {
-            if waiting == 0 {
-                // What was known is used up, or too little for one packet: the index may have moved on.
-                if isFresh { break }
-                isFresh = true
-                waiting = Int(chainsThere(Int.max))
-                if waiting == 0 { break }
-            }
-            let n = deliverFast(
-                burst, list + result.consumed, min(count &- result.consumed, waiting), scratch.targets, &result)
-            if n > 0 { work.tooSmall = UInt64.max }
-            waiting &-= n
-            if result.consumed == count || waiting == 0 { continue }
-            if work.isOver { break }
-            let chains = deliverSlow(scratch, burst.packets + Int(list[result.consumed]), waiting, &work, &result)
-            waiting = chains < 0 ? 0 : waiting &- chains
+        let waiting = Int(chainsThere(count))
+        deliverFast(burst, list, min(count, waiting), scratch.targets, &result)
+        if result.consumed < count {
+            deliverRest(burst, list, count, waiting &- result.consumed, scratch, &result)
         }
         if result.delivered > 0 { publishUsed(nextUsed) }
         return result
     }
 
-    /// The prefix of packets that each fit the first buffer of their chain. Returns their number.
+    /// What the first pass left: packets that take several chains or found none, and those behind them. `known`: chains
+    /// that are known to be there.
+    @inline(never)
+    mutating func deliverRest(
+        _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ known: Int,
+        _ scratch: borrowing DeliveryScratch, _ result: inout Delivery
+    ) {
+        var work = DeliveryWork()
+        var waiting = known
+        var isFresh = false
+        while true {
+            if waiting > 0 {
+                if work.isOver { return }
+                let chains = deliverSlow(scratch, burst.packets + Int(list[result.consumed]), waiting, &work, &result)
+                if result.consumed == count { return }
+                waiting = chains < 0 ? 0 : waiting &- chains
+            }
+            if waiting == 0 {
+                // What was known is used up, or too little for one packet: the index may have moved on.
+                if isFresh { return }
+                isFresh = true
+                waiting = Int(chainsThere(Int.max))
+                if waiting == 0 { return }
+            }
+            let before = result.consumed
+            deliverFast(burst, list + before, min(count &- before, waiting), scratch.targets, &result)
+            if result.consumed > before { work.tooSmall = UInt64.max }
+            if result.consumed == count { return }
+            waiting &-= result.consumed &- before
+        }
+    }
+
+    /// The prefix of packets that each fit the first buffer of their chain.
     @inline(__always)
     mutating func deliverFast(
-        _ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ targets: UnsafeMutablePointer<ReceiveTarget>,
-        _ result: inout Delivery
+        _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int,
+        _ targets: UnsafeMutablePointer<ReceiveTarget>, _ result: inout Delivery
+    ) {
+        let n = chooseTargets(burst.packets, list, min(count, Burst.maximum), targets)
+        if n == 0 { return }
+        let isLong = burst.bytes > 512 &* UInt64(truncatingIfNeeded: burst.count)
+        result.bytes &+= fillTargets(burst.packets, list, n, targets, isLong)
+        result.consumed &+= n
+        result.delivered &+= n
+    }
+
+    /// First pass: reads, checks and translates descriptors, and asks for the buffers. Returns how many packets have
+    /// one.
+    @inline(__always)
+    mutating func chooseTargets(
+        _ packets: UnsafePointer<Packet>, _ list: UnsafePointer<UInt16>, _ limit: Int,
+        _ targets: UnsafeMutablePointer<ReceiveTarget>
     ) -> Int {
-        let packets = burst.packets
+        assert(limit <= Burst.maximum)
         let mask = UInt16(truncatingIfNeeded: core.size &- 1)
         let ring = core.driverArea + SplitRing.entries
         let table = core.descriptors
         let first = nextAvail
         let headerBytes = core.headerLength
-        let isLong = burst.bytes > 512 &* UInt64(truncatingIfNeeded: burst.count)
-        let limit = min(count, burst.capacity)
         var t = core.translation
         var i = 0
         while i < limit {
@@ -201,10 +231,22 @@ extension SplitQueue {
             core.prefetchTarget(p)
             n &+= 1
         }
+        nextAvail = first &+ UInt16(truncatingIfNeeded: n)
+        return n
+    }
+
+    /// Second pass: headers, frames and used entries, which the index will show. Returns the frames' bytes.
+    @inline(__always)
+    mutating func fillTargets(
+        _ packets: UnsafeMutablePointer<Packet>, _ list: UnsafePointer<UInt16>, _ n: Int,
+        _ targets: UnsafePointer<ReceiveTarget>, _ isLong: Bool
+    ) -> UInt64 {
+        let mask = UInt16(truncatingIfNeeded: core.size &- 1)
         let usedRing = core.deviceArea + SplitRing.entries
+        let headerBytes = core.headerLength
         let firstUsed = nextUsed
         var bytes: UInt64 = 0
-        i = 0
+        var i = 0
         while i < n {
             let packet = packets + Int(list[i])
             let target = targets[i]
@@ -216,12 +258,8 @@ extension SplitQueue {
             bytes &+= UInt64(length)
             i &+= 1
         }
-        nextAvail = first &+ UInt16(truncatingIfNeeded: n)
         nextUsed = firstUsed &+ UInt16(truncatingIfNeeded: n)
-        result.consumed &+= n
-        result.delivered &+= n
-        result.bytes &+= bytes
-        return n
+        return bytes
     }
 
     /// One packet over any chains. Returns the chains used, 0 if the packet was dropped, -1 if the

@@ -101,7 +101,9 @@ public struct SplitQueue: DeviceRing {
 
     // MARK: Control queue
 
-    public mutating func popControl(into room: UnsafeMutableRawBufferPointer, scratch: Burst) -> ControlCommand? {
+    public mutating func popControl(into room: UnsafeMutableRawBufferPointer, scratch: borrowing Burst)
+        -> ControlCommand?
+    {
         guard chainsThere(1) > 0 else { return nil }
         let slot = nextAvail & UInt16(truncatingIfNeeded: core.size &- 1)
         let head = CPlat_load16_relaxed(core.driverArea + SplitRing.entries + 2 * Int(slot))

@@ -21,7 +21,6 @@ import Virtio
         let source = zeroed(count * length)
         defer { source.deallocate() }
         var burst = Burst()
-        defer { burst.deallocate() }
         for i in 0..<count {
             for k in 0..<length {
                 source.storeBytes(
@@ -107,7 +106,6 @@ import Virtio
                     features: [.version1, .indirectDesc], map: MemoryMap(regions: region, count: 1)))
             var burst = Burst()
             body(&queue, &burst, memory + data)
-            burst.deallocate()
         }
     }
 
@@ -157,7 +155,6 @@ import Virtio
         let burst = Burst()
         let scratch = DeliveryScratch()
         defer {
-            burst.deallocate()
         }
         var pieces = (0..<4).map { Segment(base: pair.arena + $0 * 100, length: 100) }
         for token in 0..<2 {
@@ -181,7 +178,6 @@ import Virtio
         let burst = Burst()
         let scratch = DeliveryScratch()
         defer {
-            burst.deallocate()
         }
         var pieces = (0..<1500).map { Segment(base: pair.arena + $0, length: 1) }
         for token in 0..<20 {
@@ -217,7 +213,6 @@ import Virtio
         let burst = Burst()
         let scratch = DeliveryScratch()
         defer {
-            burst.deallocate()
         }
         let ring = zeroed(1 << 14)
         let frame = zeroed(64)
@@ -266,7 +261,6 @@ import Virtio
         let burst = Burst()
         let scratch = DeliveryScratch()
         defer {
-            burst.deallocate()
         }
         burst.packets[0] = Packet(data: memory, length: 100)
         burst.packets[0].headLength = 90

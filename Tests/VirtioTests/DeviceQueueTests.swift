@@ -36,7 +36,6 @@ import Virtio
             var random = Random(seed: UInt64(before))
             let pair = RingPair(size: 16, isPacked: isPacked, features: features, arenaBytes: 4096, random: &random)
             var burst = Burst()
-            defer { burst.deallocate() }
             var done = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 16)
             func use() {
                 var buffer = DriverBuffer(base: pair.arena + 2048, length: 64, token: 0)
@@ -86,7 +85,6 @@ import Virtio
         let pair = RingPair(
             size: size, isPacked: true, features: [.version1, .ringPacked], arenaBytes: 4096, random: &random)
         var burst = Burst()
-        defer { burst.deallocate() }
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: Int(size))
         // What QEMU says to every new back-end.
         let beginning: UInt32 = 0x8000_8000
@@ -119,7 +117,6 @@ import Virtio
         let pair = RingPair(
             size: size, isPacked: true, features: [.version1, .ringPacked, .inOrder], arenaBytes: 4096, random: &random)
         var burst = Burst()
-        defer { burst.deallocate() }
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: Int(size))
         // What the driver was told last, and where the driver stands.
         var (told, shown, stale) = (RingPosition(), RingPosition(), RingPosition())
@@ -164,7 +161,6 @@ import Virtio
         let pair = RingPair(
             size: size, isPacked: true, features: [.version1, .ringPacked], arenaBytes: 4096, random: &random)
         var burst = Burst()
-        defer { burst.deallocate() }
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: Int(size))
         for round in 0..<rounds(4000) {
             for _ in 0..<random.within(0...64) {
@@ -191,7 +187,6 @@ import Virtio
         let features: Features = isPacked ? [.version1, .ringPacked] : [.version1]
         let pair = RingPair(size: 8, isPacked: isPacked, features: features, arenaBytes: 8192, random: &random)
         var burst = Burst()
-        defer { burst.deallocate() }
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 8)
         for round in 0..<100 {
             for token in 0..<UInt32(3) {
@@ -222,7 +217,6 @@ import Virtio
         let pair = RingPair(
             size: shape.size, isPacked: shape.isPacked, features: shape.features, arenaBytes: 4096, random: &random)
         var burst = Burst()
-        defer { burst.deallocate() }
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
         for _ in 0..<rounds(3000) {
             let sleeps = random.chance(50)
@@ -284,7 +278,6 @@ final class Crossing {
     }
 
     deinit {
-        burst.deallocate()
     }
 
     /// Both device sides anew from their positions.

@@ -29,7 +29,6 @@ final class RawRing {
     }
 
     deinit {
-        burst.deallocate()
         regions.deallocate()
         memory.deallocate()
     }
@@ -303,7 +302,6 @@ final class RawRing {
         var burst = Burst()
         let scratch = DeliveryScratch()
         defer {
-            burst.deallocate()
         }
         // A chain of all descriptors of the ring or of a table, named by every entry of the available ring.
         func queue(_ flags: Int, _ region: UnsafePointer<MappedRegion>) -> DeviceQueue {

@@ -12,7 +12,6 @@ import Virtio
         let pair = RingPair(
             size: shape.size, isPacked: shape.isPacked, features: shape.features, arenaBytes: 8192, random: &random)
         var burst = Burst()
-        defer { burst.deallocate() }
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
         let canHold = pair.device.bestHold > 0
         for _ in 0..<500 {
@@ -58,7 +57,6 @@ import Virtio
         let pair = RingPair(
             size: 24 + (isPacked ? 0 : 8), isPacked: isPacked, features: features, arenaBytes: 8192, random: &random)
         var burst = Burst()
-        defer { burst.deallocate() }
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
         // A driver without a call descriptor is never asked whether it wants one.
         for held in [0, 5, 24, 7, 1, 0, 13, 24] {
@@ -96,7 +94,6 @@ import Virtio
             size: shape.size, isPacked: shape.isPacked, features: shape.features.union(.indirectDesc),
             arenaBytes: 16384, indirectLength: 2, random: &random)
         var burst = Burst()
-        defer { burst.deallocate() }
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
         let size = Int(shape.size)
         var (sent, taken, back) = (0, 0, 0)
@@ -182,7 +179,6 @@ import Virtio
             size: 256, isPacked: isPacked, features: isPacked ? [.version1, .ringPacked] : [.version1],
             arenaBytes: 32768, random: &random)
         var burst = Burst()
-        defer { burst.deallocate() }
         func add(_ n: Int) {
             var buffers = (0..<n).map { DriverBuffer(base: pair.arena + $0 * 64, length: 60, token: UInt32($0)) }
             let added = pair.driver.addTransmit(&buffers, n)
@@ -208,7 +204,6 @@ import Virtio
         let burst = Burst()
         let scratch = DeliveryScratch()
         defer {
-            burst.deallocate()
         }
         func give(_ n: Int) {
             var buffers = (0..<n).map {

@@ -113,19 +113,4 @@ package enum Frames {
         }
         return Array(f.prefix(size))
     }
-
-    /// A burst full of one frame, for `generate`. Its memory is one allocation that the thread keeps.
-    static func template(size: Int) -> Burst {
-        let frame = udp(size: size)
-        let room = UnsafeMutableRawPointer.allocate(byteCount: Burst.maximum * size, alignment: 64)
-        var burst = Burst()
-        for i in 0..<Burst.maximum {
-            let p = room + i * size
-            frame.withUnsafeBytes { p.copyMemory(from: $0.baseAddress!, byteCount: size) }
-            burst.packets[i] = Packet(data: p, length: UInt32(size))
-        }
-        burst.count = Burst.maximum
-        burst.bytes = UInt64(Burst.maximum * size)
-        return burst
-    }
 }

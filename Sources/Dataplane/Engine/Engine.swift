@@ -129,7 +129,7 @@ public final class Engine: @unchecked Sendable {
         case .macswap: try thread.start(MACSwapFunction())
         case .switch: try thread.start(SwitchFunction(table: core.addresses!))
         case .generate(let size):
-            thread.state.pointee.template = Frames.template(size: size)
+            thread.state.pointee.template = FrameTemplate(Frames.udp(size: size))
             try thread.start(DropFunction())
         }
     }

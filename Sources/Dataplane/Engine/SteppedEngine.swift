@@ -87,7 +87,7 @@ package final class SteppedThread {
 
     fileprivate init(_ thread: PollThread, _ core: EngineCore) {
         (state, mailbox, mode, functions) = (thread.state, thread.mailbox, core.mode, ModeFunctions(core))
-        if case .generate(let size) = mode { state.pointee.template = Frames.template(size: size) }
+        if case .generate(let size) = mode { state.pointee.template = FrameTemplate(Frames.udp(size: size)) }
         let function = functions.kind(mode)
         state.pointee.obey(judgesAgain: function.judgesAgain, wantsData: function.wantsData)
     }

@@ -95,7 +95,7 @@ struct Cutter {
         burst.segmentCount = 0
         burst.bytes = 0
         burst.needsScreening = false
-        while burst.count < burst.capacity && burst.segmentCount + cursor.mostSlices <= burst.segmentCapacity
+        while burst.count < Burst.maximum && burst.segmentCount + cursor.mostSlices <= Burst.mostSegments
             && (done < payload || segments == 0)
         { add(to: &burst) }
         return burst.count > 0
@@ -116,7 +116,7 @@ struct Cutter {
         burst.packets[burst.count] = packet
         burst.count += 1
         burst.segmentCount += count
-        assert(burst.segmentCount <= burst.segmentCapacity)
+        assert(burst.segmentCount <= Burst.mostSegments)
         burst.bytes += UInt64(packet.length)
         done += size
         segments += 1

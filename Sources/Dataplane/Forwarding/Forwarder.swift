@@ -138,7 +138,8 @@ enum Forwarder {
     /// Puts packets into `receiver`'s ring, which is this thread's; returns how many were dealt with.
     @inline(__always)
     static func deliver(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
+        _ n: Int
     ) -> Int {
         if !(receiver.pointee.receive.isRunning && receiver.pointee.receive.isEnabled) {
             Receiver.drop(receiver, .notReady, n)
@@ -153,7 +154,7 @@ enum Forwarder {
     /// After a delivery to a single destination: the rest goes back into the sender's ring, for a while.
     @inline(__always)
     static func conclude(
-        _ thread: ThreadPointer, _ sender: PairPointer, _ receiver: PairPointer?, _ burst: Burst, _ n: Int,
+        _ thread: ThreadPointer, _ sender: PairPointer, _ receiver: PairPointer?, _ burst: borrowing Burst, _ n: Int,
         _ consumed: Int
     ) {
         if consumed == n {
@@ -170,7 +171,7 @@ enum Forwarder {
 
     @inline(never)
     private static func stall(
-        _ thread: ThreadPointer, _ sender: PairPointer, _ receiver: PairPointer?, _ burst: Burst, _ n: Int,
+        _ thread: ThreadPointer, _ sender: PairPointer, _ receiver: PairPointer?, _ burst: borrowing Burst, _ n: Int,
         _ consumed: Int
     ) {
         if consumed > 0 || sender.pointee.stalledAt == 0 { sender.pointee.stalledAt = max(1, thread.pointee.now) }
@@ -204,14 +205,16 @@ enum Forwarder {
 
     /// Hands `n` chains back to the sender and counts them.
     @inline(__always)
-    static func finish(_ thread: ThreadPointer, _ sender: PairPointer, _ burst: Burst, _ n: Int, isPart: Bool = false) {
+    static func finish(
+        _ thread: ThreadPointer, _ sender: PairPointer, _ burst: borrowing Burst, _ n: Int, isPart: Bool = false
+    ) {
         sender.pointee.transmit.end.complete(thread, sender, burst.packets, n, mayHold: !isPart)
         thread.pointee.didWork = true
         sender.pointee.counters.add(.rxPackets, n)
         sender.pointee.counters.add(.rxBytes, Int(truncatingIfNeeded: isPart ? bytes(burst, n) : burst.bytes))
     }
 
-    private static func bytes(_ burst: Burst, _ n: Int) -> UInt64 {
+    private static func bytes(_ burst: borrowing Burst, _ n: Int) -> UInt64 {
         var sum: UInt64 = 0
         for i in 0..<n { sum &+= UInt64(burst.packets[i].length) }
         return sum

@@ -68,7 +68,7 @@ enum Offload {
     }
 
     /// Whether the receiver accepted what all these packets need.
-    static func fits(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int, _ accepted: Features) -> Bool {
+    static func fits(_ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ n: Int, _ accepted: Features) -> Bool {
         for i in 0..<n where !needs(burst.packets[Int(list[i])].header).isSubset(of: accepted) { return false }
         return true
     }
@@ -77,7 +77,8 @@ enum Offload {
     /// Returns how many were dealt with.
     @inline(never)
     static func deliver(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
+        _ n: Int
     )
         -> Int
     {
@@ -94,7 +95,8 @@ enum Offload {
     }
 
     private static func deliverRun(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
+        _ n: Int
     ) -> Int {
         if n == 0 { return 0 }
         return Receiver.put(thread, receiver, burst, list, n)
@@ -112,12 +114,13 @@ enum Offload {
         var (isFirst, segments) = (true, 0)
         defer { if segments > 1 { receiver.pointee.counters.add(.made, segments &- 1) } }
         while cutter.fill(&thread.pointee.resolved) {
-            let resolved = thread.pointee.resolved
-            let done = deliverRun(thread, receiver, resolved, resolved.identity, resolved.count)
-            if isFirst && done == 0 && resolved.count > 0 { return false }
-            segments &+= resolved.count
-            if done < resolved.count {
-                Receiver.drop(receiver, .receiverFull, resolved.count - done)
+            let count = thread.pointee.resolved.count
+            let done = deliverRun(
+                thread, receiver, thread.pointee.resolved, thread.pointee.resolved.identity, count)
+            if isFirst && done == 0 && count > 0 { return false }
+            segments &+= count
+            if done < count {
+                Receiver.drop(receiver, .receiverFull, count - done)
                 return true
             }
             isFirst = false

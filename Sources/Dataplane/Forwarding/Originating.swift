@@ -3,9 +3,9 @@ import Virtio
 
 /// Packets that Ringway makes itself.
 extension Forwarder {
-    /// `generate`: fills the pair's receive ring from the template. True if it took something.
+    /// `generate`: fills the pair's receive ring from the thread's template. True if it took something.
     @inline(__always)
-    static func generate(_ thread: ThreadPointer, _ sender: PairPointer, _ template: Burst) -> Bool {
+    static func generate(_ thread: ThreadPointer, _ sender: PairPointer) -> Bool {
         if !(sender.pointee.receive.isRunning && sender.pointee.receive.isEnabled) { return false }
         if sender.pointee.receiveLag.isWaiting(thread.pointee.now) { return false }
         let leave = sender.pointee.receiveLag.leave
@@ -13,7 +13,13 @@ extension Forwarder {
             sender.pointee.receiveLag.note(0, thread.pointee.now)
             return false
         }
-        let result = sender.pointee.receive.end.deliver(thread, sender, template, template.identity, Burst.maximum)
+        let result: Delivery
+        switch thread.pointee.template {
+        case .none: return false
+        case .some(let template):
+            result = sender.pointee.receive.end.deliver(
+                thread, sender, template.burst, template.burst.identity, template.burst.count)
+        }
         sender.pointee.receiveLag.note(result.consumed, thread.pointee.now)
         sender.pointee.receiveLag.judge(thread.pointee.now)
         Receiver.account(thread, sender, result)
@@ -25,14 +31,15 @@ extension Forwarder {
 
     /// Delivers one frame of the engine's own to pair 0 of each target that this thread owns.
     static func inject(_ thread: ThreadPointer, _ frame: UnsafeMutableRawBufferPointer, to targets: [Int]) {
-        var burst = thread.pointee.resolved
-        burst.needsScreening = false
-        burst.packets[0] = Packet(data: frame.baseAddress.unsafelyUnwrapped, length: UInt32(frame.count))
+        thread.pointee.resolved.needsScreening = false
+        thread.pointee.resolved.packets[0] = Packet(
+            data: frame.baseAddress.unsafelyUnwrapped, length: UInt32(frame.count))
         for port in targets {
             guard let receiver = thread.pointee.table[port, 0],
                 CPlat_load32_relaxed(PairState.owner(receiver)) == UInt32(thread.pointee.index)
             else { continue }
-            handOut(thread, receiver, burst, burst.identity, 1, isCopy: true)
+            handOut(
+                thread, receiver, thread.pointee.resolved, thread.pointee.resolved.identity, 1, isCopy: true)
         }
     }
 }

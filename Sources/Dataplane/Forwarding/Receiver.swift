@@ -5,7 +5,8 @@ enum Receiver {
     /// Delivers a list of packets as they are; returns how many were dealt with.
     @inline(__always)
     static func put(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
+        _ n: Int
     ) -> Int {
         let result = receiver.pointee.receive.end.deliver(thread, receiver, burst, list, n)
         account(thread, receiver, result)

@@ -17,17 +17,15 @@ extension Forwarder {
     static func dispatchSlow(
         _ thread: ThreadPointer, _ sender: PairPointer, _ n: Int, _ verdict: Verdict, _ refused: UInt64
     ) {
-        let burst = thread.pointee.burst
         if verdict == .none || verdict == .flood { thread.pointee.targets.clear() }
-        let others = spreadOut(thread, .own(sender), burst, n, verdict, refused: refused)
+        let others = spreadOut(thread, .own(sender), thread.pointee.burst, n, verdict, refused: refused)
         if others == 0 {
-            finish(thread, sender, burst, n)
+            finish(thread, sender, thread.pointee.burst, n)
             return
         }
         let parcel = thread.pointee.exchange.take()
         // The burst goes with the parcel, and with it who delivers what; the thread goes on with the parcel's.
-        thread.pointee.burst = parcel.pointee.burst
-        parcel.pointee.burst = burst
+        swap(&thread.pointee.burst, &parcel.pointee.burst)
         swap(&thread.pointee.targets, &parcel.pointee.targets)
         parcel.pointee.port = sender.pointee.port
         parcel.pointee.verdict = verdict
@@ -40,7 +38,8 @@ extension Forwarder {
     /// other threads that are needed, a bit each.
     @inline(never)
     private static func spreadOut(
-        _ thread: ThreadPointer, _ origin: Origin, _ burst: Burst, _ n: Int, _ verdict: Verdict, refused: UInt64
+        _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, _ n: Int, _ verdict: Verdict,
+        refused: UInt64
     ) -> UInt64 {
         if verdict != .none { return toDestinations(thread, origin, burst, burst.identity, n, verdict) }
         var others: UInt64 = 0
@@ -66,7 +65,7 @@ extension Forwarder {
 
     @inline(never)
     private static func toDestinations(
-        _ thread: ThreadPointer, _ origin: Origin, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int,
+        _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ n: Int,
         _ verdict: Verdict
     ) -> UInt64 {
         switch origin {
@@ -80,7 +79,8 @@ extension Forwarder {
     /// A list of this thread's packets with one verdict. What becomes of them is decided here, once: a destination that
     /// another thread owns is noted among the targets.
     private static func judged(
-        _ thread: ThreadPointer, _ sender: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int,
+        _ thread: ThreadPointer, _ sender: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
+        _ n: Int,
         _ verdict: Verdict
     ) -> UInt64 {
         if verdict == .drop {
@@ -112,7 +112,8 @@ extension Forwarder {
 
     /// Delivers a list of packets; what finds no buffers is dropped.
     static func handOut(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int,
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
+        _ n: Int,
         isCopy: Bool
     ) {
         if isCopy { receiver.pointee.counters.add(.made, n) }
@@ -124,15 +125,15 @@ extension Forwarder {
     static func accept(_ thread: ThreadPointer, _ parcel: ParcelPointer) {
         // Release: the sender reuses the burst when this reaches zero.
         defer { _ = CPlat_sub32_release(Parcel.remaining(parcel), 1) }
-        let burst = parcel.pointee.burst
-        let verdict = parcel.pointee.verdict
+        let (count, verdict) = (parcel.pointee.burst.count, parcel.pointee.verdict)
         if verdict == .none || verdict == .flood {
-            _ = spreadOut(thread, .parcel(parcel), burst, burst.count, verdict, refused: 0)
+            _ = spreadOut(thread, .parcel(parcel), parcel.pointee.burst, count, verdict, refused: 0)
             return
         }
         // A single destination: what it has no buffers for goes back to the sender.
-        guard let receiver = mine(thread, parcel, Int(verdict.rawValue) &- 1) else { return lose(parcel, burst.count) }
-        parcel.pointee.consumed = deliver(thread, receiver, burst, burst.identity, burst.count)
+        guard let receiver = mine(thread, parcel, Int(verdict.rawValue) &- 1) else { return lose(parcel, count) }
+        parcel.pointee.consumed = deliver(
+            thread, receiver, parcel.pointee.burst, parcel.pointee.burst.identity, count)
     }
 
     private static func acceptPart(
@@ -174,10 +175,9 @@ extension Forwarder {
         guard let parcel = sender.pointee.parcel else { return false }
         if CPlat_load32_acquire(Parcel.remaining(parcel)) != 0 { return true }
         sender.pointee.parcel = nil
-        let burst = parcel.pointee.burst
         let lost = CPlat_load32_relaxed(Parcel.lost(parcel))
         if lost > 0 { Receiver.drop(sender, .notReady, Int(lost)) }
-        conclude(thread, sender, nil, burst, burst.count, parcel.pointee.consumed)
+        conclude(thread, sender, nil, parcel.pointee.burst, parcel.pointee.burst.count, parcel.pointee.consumed)
         thread.pointee.exchange.giveBack(parcel)
         return true
     }

@@ -198,7 +198,7 @@ struct DriverEnd: ~Copyable {
     // MARK: To the back-end
 
     /// Copies the listed packets into transmit buffers and shows them. Fewer are consumed when the ring is full.
-    mutating func deliver(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
+    mutating func deliver(_ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         if freeCount < count &* 2 { reclaim() }
         if transmit.isStopped { return result }

@@ -20,8 +20,6 @@ struct Parcel: ~Copyable {
 
     init(ports: Int) { targets = Targets(ports: ports) }
 
-    deinit { burst.deallocate() }
-
     /// Threads that still read.
     @inline(__always)
     static func remaining(_ parcel: ParcelPointer) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(parcel) }

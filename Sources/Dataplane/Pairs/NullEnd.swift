@@ -2,28 +2,34 @@ import Virtio
 
 /// A queue of nothing: what is delivered is gone, and what is popped is one frame over and over, if there is one.
 /// Belongs to the poll thread that owns the pair.
-struct NullEnd {
-    /// A burst of the frame that is sent; its memory belongs to the port.
-    let template: Burst?
+struct NullEnd: ~Copyable {
+    /// What is sent.
+    private let template: FrameTemplate?
+
+    /// - Parameter emits: the frame that is sent, if any.
+    init(emits frame: [UInt8]?) { template = frame.map { FrameTemplate($0) } }
 
     /// `limit` packets, as many as there is room for: they never end.
     func pop(_ burst: inout Burst, limit: Int) -> Int {
-        guard let template else { return 0 }
-        let n = min(limit, template.count)
-        // Copies: the packet function writes into them.
-        burst.packets.update(from: template.packets, count: n)
-        burst.count = n
-        burst.segmentCount = 0
-        burst.needsScreening = false
-        burst.bytes = UInt64(n) &* UInt64(template.packets[0].length)
-        return n
+        switch template {
+        case .none: return 0
+        case .some(let template):
+            let n = min(limit, template.burst.count)
+            // Copies: the packet function writes into them.
+            burst.packets.update(from: template.burst.packets, count: n)
+            burst.count = n
+            burst.segmentCount = 0
+            burst.needsScreening = false
+            burst.bytes = UInt64(n) &* UInt64(template.burst.packets[0].length)
+            return n
+        }
     }
 
     /// Whether there is something to pop: asked before sleeping.
     var hasPackets: Bool { template != nil }
 
     /// Takes everything.
-    func deliver(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int) -> Delivery {
+    func deliver(_ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ n: Int) -> Delivery {
         var bytes: UInt64 = 0
         var i = 0
         while i < n {

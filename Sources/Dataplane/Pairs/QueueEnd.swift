@@ -166,7 +166,9 @@ enum QueueEnd: BitwiseCopyable {
 
     /// Delivers the listed packets.
     @inline(__always)
-    func deliver(_ t: ThreadPointer, _ d: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int)
+    func deliver(
+        _ t: ThreadPointer, _ d: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ n: Int
+    )
         -> Delivery
     {
         switch self {
@@ -178,7 +180,7 @@ enum QueueEnd: BitwiseCopyable {
 
     @inline(never)
     private func deliverOther(
-        _ t: ThreadPointer, _ d: PairPointer, _ burst: Burst, _ list: UnsafePointer<UInt16>, _ n: Int
+        _ t: ThreadPointer, _ d: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ n: Int
     ) -> Delivery {
         switch self {
         case .none, .split, .packed: return Delivery(consumed: n, delivered: 0, bytes: 0)

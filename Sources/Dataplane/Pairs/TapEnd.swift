@@ -186,7 +186,7 @@ struct TapEnd: ~Copyable {
 
     /// Writes the listed packets. What the kernel does not take (the interface is down, no memory) is consumed
     /// without being delivered.
-    mutating func deliver(_ burst: Burst, _ list: UnsafePointer<UInt16>, _ wanted: Int) -> Delivery {
+    mutating func deliver(_ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ wanted: Int) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         while result.consumed < wanted {
             let batch = min(TapEnd.frames, wanted &- result.consumed)

@@ -78,7 +78,7 @@ struct ThreadState: ~Copyable {
     /// Of a burst that goes to other threads, too: who delivers to which port.
     var targets: Targets
     /// Packets of `generate`, all alike.
-    var template: Burst?
+    var template: FrameTemplate?
 
     /// Bursts handed over to other threads and back.
     var exchange: Exchange
@@ -92,12 +92,6 @@ struct ThreadState: ~Copyable {
         polled = OwnedMemory(count: room)
         quiet = OwnedMemory(count: room)
         targets = Targets(ports: table.portCount)
-    }
-
-    deinit {
-        burst.deallocate()
-        resolved.deallocate()
-        template?.deallocateTemplate()
     }
 
     mutating func obey(judgesAgain: Bool, wantsData: Bool) {
@@ -155,11 +149,3 @@ struct ThreadState: ~Copyable {
 }
 
 typealias ThreadPointer = UnsafeMutablePointer<ThreadState>
-
-extension Burst {
-    /// Frees a burst of `Frames.template`, whose frames are one allocation that begins with the first.
-    func deallocateTemplate() {
-        packets[0].data.deallocate()
-        deallocate()
-    }
-}

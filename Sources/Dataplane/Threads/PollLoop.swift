@@ -46,8 +46,8 @@ enum PollLoop {
         -> Bool
     {
         let worked = Forwarder.serve(t, f, p)
-        if let template = t.pointee.template {
-            return Forwarder.generate(t, p, template) || worked
+        if t.pointee.template != nil {
+            return Forwarder.generate(t, p) || worked
         }
         return worked
     }

@@ -7,8 +7,8 @@ final class NullPort: EnginePort {
     let index: Int
     let options: PortOptions
     private let core: EngineCore
-    /// The frames that it sends, and an end for each pair.
-    private var template: Burst?
+    /// The frame that it sends, and an end for each pair.
+    private var frame: [UInt8]?
     private var ends: [UnsafeMutablePointer<NullEnd>] = []
 
     init(index: Int, options: PortOptions, core: EngineCore) throws(EngineError) {
@@ -19,7 +19,7 @@ final class NullPort: EnginePort {
             guard (14...9216).contains(size) else {
                 throw EngineError("\(options.name): emit=\(size); 14 to 9216 bytes")
             }
-            template = Frames.template(size: size)
+            frame = Frames.udp(size: size)
         }
         core.addPairs(port: index, options, defectFD: -1)
     }
@@ -29,7 +29,7 @@ final class NullPort: EnginePort {
     func start() throws(EngineError) {
         for _ in 0..<options.queuePairs {
             let end = UnsafeMutablePointer<NullEnd>.allocateApart(capacity: 1)
-            end.initialize(to: NullEnd(template: template))
+            end.initialize(to: NullEnd(emits: frame))
             ends.append(end)
         }
         // Whatever offloads a packet has, it is taken.
@@ -40,12 +40,14 @@ final class NullPort: EnginePort {
 
     func stop() {
         core.stopOther(port: index, pairs: options.queuePairs)
-        for end in ends { end.deallocate() }
+        for end in ends {
+            end.deinitialize(count: 1)
+            end.deallocate()
+        }
         ends = []
     }
 
     func dispose() {
         core.removePairs(port: index, options.queuePairs)
-        template?.deallocateTemplate()
     }
 }

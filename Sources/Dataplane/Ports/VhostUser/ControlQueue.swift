@@ -51,8 +51,6 @@ private final class ControlRoom {
     /// The longest command is a table of MAC addresses or the VLAN set; what is longer is refused.
     private let words = OwnedMemory<UInt64>(count: 2048)
     var bytes: UnsafeMutableRawBufferPointer { UnsafeMutableRawBufferPointer(start: words.start, count: 16384) }
-
-    deinit { burst.deallocate() }
 }
 
 /// What a driver set through its control queue.
