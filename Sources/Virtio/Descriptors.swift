@@ -17,18 +17,24 @@ protocol RingDescriptor: BitwiseCopyable {
 
 extension RingDescriptor {
     static var bytes: Int { 16 }
+    /// Where length, flags and the rest lie in it, in bytes: one word.
+    static var wordOffset: Int { 8 }
+    /// Where the descriptor of a slot lies in its table or ring, in bytes.
+    @inline(__always) static func offset(_ slot: Int) -> Int { bytes &* slot }
+    @inline(__always) static func offset(_ slot: UInt32) -> Int { bytes &* Int(slot) }
+    @inline(__always) static func offset(_ slot: UInt16) -> Int { bytes &* Int(slot) }
 
     /// Of a descriptor table or ring.
     @inline(__always)
     init(at p: UnsafeRawPointer) {
-        let second = CPlat_load64_acquire(p + 8)
+        let second = CPlat_load64_acquire(p + Self.wordOffset)
         self.init(CPlat_load64_relaxed(p), second)
     }
 
     /// Of an indirect table, for which no alignment is asked. What pointed there was read with acquire.
     @inline(__always)
     init(unaligned p: UnsafeRawPointer) {
-        let second = CPlat_load64_unaligned(p + 8)
+        let second = CPlat_load64_unaligned(p + Self.wordOffset)
         self.init(CPlat_load64_unaligned(p), second)
     }
 
@@ -57,7 +63,7 @@ struct SplitDescriptor: RingDescriptor {
     ) {
         p.storeBytes(of: address, as: UInt64.self)
         let high = UInt64(flags) | UInt64(next) &<< 16
-        (p + 8).storeBytes(of: UInt64(length) | high &<< 32, as: UInt64.self)
+        (p + wordOffset).storeBytes(of: UInt64(length) | high &<< 32, as: UInt64.self)
     }
 }
 
@@ -68,7 +74,9 @@ struct PackedDescriptor: RingDescriptor {
     var id: UInt16
     var flags: UInt16
 
-    /// Where `flags` lies in it, in bytes.
+    /// Where `len`, `id` and `flags` lie in it, in bytes.
+    static var lengthOffset: Int { wordOffset }
+    static var idOffset: Int { 12 }
     static var flagsOffset: Int { 14 }
 
     @inline(__always)
@@ -92,6 +100,6 @@ struct PackedDescriptor: RingDescriptor {
         _ address: UInt64, _ length: UInt32, id: UInt16, _ flags: UInt16, to p: UnsafeMutableRawPointer
     ) {
         p.storeBytes(of: address, as: UInt64.self)
-        (p + 8).storeBytes(of: word(length, id, flags), as: UInt64.self)
+        (p + wordOffset).storeBytes(of: word(length, id, flags), as: UInt64.self)
     }
 }

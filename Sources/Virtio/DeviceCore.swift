@@ -142,7 +142,7 @@ extension DeviceCore {
             fail(.indirectNotNegotiated, index, d.address, d.length)
             return 0
         }
-        if d.length == 0 || d.length & 15 != 0 {
+        if d.length == 0 || d.length % UInt32(SplitDescriptor.bytes) != 0 {
             fail(.indirectLength, index, UInt64(d.length))
             return 0
         }

@@ -27,7 +27,7 @@ extension PackedQueue {
         var gathered: UInt64 = 0
         var i = 0
         while i < n {
-            let d = PackedDescriptor(at: ring + PackedDescriptor.bytes * Int(cursor.slot))
+            let d = PackedDescriptor(at: ring + PackedDescriptor.offset(cursor.slot))
             if d.flags & Self.shapeBits == cursor.availableBits && d.length > headerBytes {
                 let host = t.host(d.address, UInt64(d.length), map)
                 if host != 0 {
@@ -109,7 +109,8 @@ extension PackedQueue {
             if last.slot == 0 { last = PackedCursor(slot: core.size, wrap: !last.wrap) }
             last.slot &-= 1
             let word = PackedDescriptor.word(slots, heldId, last.usedBits)
-            CPlat_store64_relaxed(core.descriptors + PackedDescriptor.bytes * Int(last.slot) + 8, word)
+            CPlat_store64_relaxed(
+                core.descriptors + PackedDescriptor.offset(last.slot) + PackedDescriptor.wordOffset, word)
         }
         publishUsed(from, heldId, 0)
     }
@@ -125,14 +126,16 @@ extension PackedQueue {
     func storeUsed(_ cursor: PackedCursor, _ id: UInt16, _ length: UInt32) {
         assert(cursor.slot < core.size)
         CPlat_store64_relaxed(
-            core.descriptors + PackedDescriptor.bytes * Int(cursor.slot) + 8, usedWord(cursor, id, length))
+            core.descriptors + PackedDescriptor.offset(cursor.slot) + PackedDescriptor.wordOffset,
+            usedWord(cursor, id, length))
     }
 
     @inline(__always)
     func publishUsed(_ cursor: PackedCursor, _ id: UInt16, _ length: UInt32) {
         // Release: buffers and the batch's later descriptors are visible before its first (2.8.8).
         CPlat_store64_release(
-            core.descriptors + PackedDescriptor.bytes * Int(cursor.slot) + 8, usedWord(cursor, id, length))
+            core.descriptors + PackedDescriptor.offset(cursor.slot) + PackedDescriptor.wordOffset,
+            usedWord(cursor, id, length))
     }
 
     // MARK: Receive
@@ -179,6 +182,10 @@ extension PackedQueue {
         result.delivered &+= n
     }
 
+    /// Descriptors of a cache line, and how many ahead their lines are asked for.
+    private static var perLine: Int { 64 / PackedDescriptor.bytes }
+    private static var ahead: Int { 2 * perLine }
+
     /// First pass: reads, checks and translates descriptors, and asks for the buffers. Returns how many packets have
     /// one. A function of its own, and not inlined, so that its loop keeps its state in registers.
     @inline(never)
@@ -196,9 +203,9 @@ extension PackedQueue {
         var t = core.translation
         var n = 0
         while n < limit {
-            // These lines will be written, too: owned from the start, they are fetched once. Eight descriptors ahead.
-            if slot & 3 == 0 { CPlat_prefetch_write(ring + PackedDescriptor.bytes &* (slot &+ 8)) }
-            let d = PackedDescriptor(at: ring + PackedDescriptor.bytes &* slot)
+            // These lines will be written, too: owned from the start, they are fetched once.
+            if slot % Self.perLine == 0 { CPlat_prefetch_write(ring + PackedDescriptor.offset(slot &+ Self.ahead)) }
+            let d = PackedDescriptor(at: ring + PackedDescriptor.offset(slot))
             let length = packets[Int(list[n])].length
             if d.flags & Self.shapeBits != wanted { break }
             // 64-bit sum: a frame length near 2^32 must not wrap.
@@ -250,7 +257,7 @@ extension PackedQueue {
             if i > 0 {
                 assert(slot < size)
                 let word = PackedDescriptor.word(length &+ headerBytes, target.id, flags)
-                CPlat_store64_relaxed(ring + PackedDescriptor.bytes * Int(slot) + 8, word)
+                CPlat_store64_relaxed(ring + PackedDescriptor.offset(slot) + PackedDescriptor.wordOffset, word)
             }
             slot &+= 1
             if slot == size {
@@ -293,7 +300,7 @@ extension PackedQueue {
                 return true
             }
             let flags = CPlat_load16_acquire(
-                core.descriptors + PackedDescriptor.bytes * Int(cursor.slot) + PackedDescriptor.flagsOffset)
+                core.descriptors + PackedDescriptor.offset(cursor.slot) + PackedDescriptor.flagsOffset)
             if flags & DescriptorFlag.owner != cursor.availableBits { return false }
             let before = g.bytes
             g.descriptors = 0

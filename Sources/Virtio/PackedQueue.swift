@@ -44,7 +44,7 @@ public struct PackedQueue: DeviceRing {
     @inline(__always)
     private func flags(_ at: PackedCursor) -> UInt16 {
         CPlat_load16_acquire(
-            core.descriptors + PackedDescriptor.bytes * Int(at.slot) + PackedDescriptor.flagsOffset)
+            core.descriptors + PackedDescriptor.offset(at.slot) + PackedDescriptor.flagsOffset)
     }
 
     @inline(__always)
@@ -154,7 +154,7 @@ extension PackedQueue {
         let host = core.indirectTable(d, index: index)
         if host == 0 { return false }
         let table = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
-        let entries = d.length >> 4
+        let entries = d.length / UInt32(PackedDescriptor.bytes)
         let longest = core.longestIndirect
         var at: UInt32 = 0
         while at < entries {
@@ -162,7 +162,7 @@ extension PackedQueue {
                 core.fail(.chainTooLong, index, UInt64(longest))
                 return false
             }
-            var entry = PackedDescriptor(unaligned: table + PackedDescriptor.bytes * Int(at)).buffer
+            var entry = PackedDescriptor(unaligned: table + PackedDescriptor.offset(at)).buffer
             // DPDK's driver leaves WRITE in the tables of packed rings when it transmits several segments.
             if !g.wantsWritable && !g.takesAnswer { entry.flags &= ~DescriptorFlag.write }
             if entry.flags & DescriptorFlag.indirect != 0 {
@@ -185,7 +185,7 @@ extension PackedQueue {
                 core.fail(.chainTooLong, first.slot, UInt64(core.size))
                 return nil
             }
-            let d = PackedDescriptor(at: core.descriptors + PackedDescriptor.bytes * Int(at.slot))
+            let d = PackedDescriptor(at: core.descriptors + PackedDescriptor.offset(at.slot))
             if !isAvailable(d.flags, at) {
                 core.fail(.chainIncomplete, first.slot, UInt64(at.slot))
                 return nil

@@ -50,20 +50,20 @@ private struct PackedTrace {
     }
 
     private static func flags(_ ring: UnsafeMutableRawPointer, _ slot: Int) -> UInt16 {
-        CPlat_load16_acquire(ring + 16 * slot + 14)
+        CPlat_load16_acquire(ring + PackedDescriptor.offset(slot) + PackedDescriptor.flagsOffset)
     }
 
+    private func at(_ place: Int) -> UnsafeMutableRawPointer { ring + PackedDescriptor.offset(place % size) }
     private func flags(_ place: Int) -> UInt16 { PackedTrace.flags(ring, place % size) }
-    private func id(_ place: Int) -> UInt16 { CPlat_load16_relaxed(ring + 16 * (place % size) + 12) }
-    private func length(_ place: Int) -> UInt32 { CPlat_load32_relaxed(ring + 16 * (place % size) + 8) }
+    private func id(_ place: Int) -> UInt16 { CPlat_load16_relaxed(at(place) + PackedDescriptor.idOffset) }
+    private func length(_ place: Int) -> UInt32 { CPlat_load32_relaxed(at(place) + PackedDescriptor.lengthOffset) }
     private func isUsed(_ place: Int) -> Bool {
         let bits = flags(place) & DescriptorFlag.owner
         return bits == 0 || bits == DescriptorFlag.owner
     }
     /// Nobody has written it yet.
     private func isFresh(_ place: Int) -> Bool {
-        let at = ring + 16 * (place % size)
-        return CPlat_load64_relaxed(at) == 0 && CPlat_load64_relaxed(at + 8) == 0
+        CPlat_load64_relaxed(at(place)) == 0 && CPlat_load64_relaxed(at(place) + PackedDescriptor.wordOffset) == 0
     }
 
     private func cursor(_ place: Int) -> PackedCursor {

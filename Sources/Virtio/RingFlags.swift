@@ -22,12 +22,32 @@ enum SplitRing {
     static var flags: Int { 0 }
     /// `idx`
     static var index: Int { 2 }
-    /// `ring`: entries of two bytes (available) or eight (used).
+    /// `ring`
     static var entries: Int { 4 }
+    /// Bytes of an available ring's entry, which is the head of a chain.
+    static var availBytes: Int { 2 }
+    /// Bytes of `used_event` and `avail_event`.
+    static var eventBytes: Int { 2 }
+    /// `ring[slot]` of the available ring.
+    @inline(__always) static func avail(_ slot: UInt16) -> Int { entries &+ availBytes &* Int(slot) }
+    /// `ring[slot]` of the used ring.
+    @inline(__always) static func used(_ slot: UInt16) -> Int { entries &+ UsedElement.bytes &* Int(slot) }
     /// `used_event`, behind the available ring.
-    @inline(__always) static func usedEvent(_ size: UInt32) -> Int { entries + 2 * Int(size) }
+    @inline(__always) static func usedEvent(_ size: UInt32) -> Int { entries + availBytes * Int(size) }
     /// `avail_event`, behind the used ring.
-    @inline(__always) static func availEvent(_ size: UInt32) -> Int { entries + 8 * Int(size) }
+    @inline(__always) static func availEvent(_ size: UInt32) -> Int { entries + UsedElement.bytes * Int(size) }
+}
+
+/// `struct virtq_used_elem` (2.7.8): a chain of a split ring that the device has used.
+enum UsedElement {
+    static var bytes: Int { 8 }
+    /// Where `id` and `len` lie in it, in bytes.
+    static var idOffset: Int { 0 }
+    static var lengthOffset: Int { 4 }
+
+    /// Both as one word.
+    @inline(__always)
+    static func word(_ id: UInt16, _ length: UInt32) -> UInt64 { UInt64(id) | UInt64(length) << 32 }
 }
 
 /// A slot of a packed ring with its wrap counter in bit 15, as it stands in event suppression structures, in
@@ -44,6 +64,7 @@ enum PackedOffset {
 /// wrap counter and flags belong together.
 struct EventSuppression: BitwiseCopyable {
     var rawValue: UInt32
+    static var bytes: Int { 4 }
 
     @inline(__always)
     init(rawValue: UInt32) { self.rawValue = rawValue }

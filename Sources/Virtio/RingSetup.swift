@@ -37,8 +37,8 @@ public struct RingSetup {
     /// or the available index; unless that cannot be: a fresh ring says nothing, and one whose used index is more than
     /// the ring behind the driver is not ours to judge.
     public func splitPosition(base: UInt16) -> RingPosition {
-        let used = CPlat_load16_relaxed(deviceArea + 2)
-        let shown = CPlat_load16_relaxed(driverArea + 2)
+        let used = CPlat_load16_relaxed(deviceArea + SplitRing.index)
+        let shown = CPlat_load16_relaxed(driverArea + SplitRing.index)
         let isFresh = used == 0 && shown == 0
         let isPossible = UInt32(shown &- used) <= size
         return RingPosition(available: isPossible && !isFresh ? used : base, used: used)
@@ -94,11 +94,17 @@ public enum RingLayout {
     public static func isValid(size: UInt32, isPacked: Bool) -> Bool {
         size >= 2 && size <= maximumSize && (isPacked || size & (size - 1) == 0)
     }
-    public static func descriptorBytes(_ size: UInt32) -> UInt64 { 16 * UInt64(size) }
+    public static func descriptorBytes(_ size: UInt32) -> UInt64 {
+        UInt64(SplitDescriptor.bytes) * UInt64(size)
+    }
     /// Split: flags, idx, ring, used_event. Packed: one event suppression structure.
-    public static func driverAreaBytes(_ size: UInt32, isPacked: Bool) -> UInt64 { isPacked ? 4 : 6 + 2 * UInt64(size) }
+    public static func driverAreaBytes(_ size: UInt32, isPacked: Bool) -> UInt64 {
+        UInt64(isPacked ? EventSuppression.bytes : SplitRing.usedEvent(size) + SplitRing.eventBytes)
+    }
     /// Split: flags, idx, ring, avail_event. Packed: one event suppression structure.
-    public static func deviceAreaBytes(_ size: UInt32, isPacked: Bool) -> UInt64 { isPacked ? 4 : 6 + 8 * UInt64(size) }
+    public static func deviceAreaBytes(_ size: UInt32, isPacked: Bool) -> UInt64 {
+        UInt64(isPacked ? EventSuppression.bytes : SplitRing.availEvent(size) + SplitRing.eventBytes)
+    }
     public static let descriptorAlignment: UInt64 = 16
     public static func driverAreaAlignment(isPacked: Bool) -> UInt64 { isPacked ? 4 : 2 }
     public static func deviceAreaAlignment(isPacked: Bool) -> UInt64 { 4 }

@@ -28,21 +28,21 @@ extension SplitQueue {
         if n < least { return 0 }
         let packets = burst.packets
         let mask = UInt16(truncatingIfNeeded: core.size &- 1)
-        let ring = core.driverArea + SplitRing.entries
+        let ring = core.driverArea
         let table = core.descriptors
         let first = nextAvail
         let size = core.size
         // Pass 1: heads; ask for the descriptors.
         var i = 0
         while i < n {
-            let slot = Int((first &+ UInt16(truncatingIfNeeded: i)) & mask)
-            let head = CPlat_load16_relaxed(ring + 2 * slot)
+            let slot = (first &+ UInt16(truncatingIfNeeded: i)) & mask
+            let head = CPlat_load16_relaxed(ring + SplitRing.avail(slot))
             if UInt32(head) >= size {
                 core.fail(.descriptorIndex, UInt32(slot), UInt64(head))
                 break
             }
             packets[i].id = head
-            CPlat_prefetch_read(table + SplitDescriptor.bytes * Int(head))
+            CPlat_prefetch_read(table + SplitDescriptor.offset(head))
             i &+= 1
         }
         return popChains(&burst, i)
@@ -61,7 +61,7 @@ extension SplitQueue {
         var i = 0
         while i < n {
             let head = packets[i].id
-            let d = SplitDescriptor(at: table + SplitDescriptor.bytes * Int(head))
+            let d = SplitDescriptor(at: table + SplitDescriptor.offset(head))
             if d.flags == 0 && d.length > headerBytes {
                 let host = t.host(d.address, UInt64(d.length), map)
                 if host != 0 {
@@ -97,7 +97,7 @@ extension SplitQueue {
     @inline(never)
     public mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int, hold: Bool = false) {
         if count <= 0 { return }
-        let ring = core.deviceArea + SplitRing.entries
+        let ring = core.deviceArea
         let mask = UInt16(truncatingIfNeeded: core.size &- 1)
         let first = nextUsed
         if core.isInOrder {
@@ -117,8 +117,8 @@ extension SplitQueue {
     @inline(__always)
     func storeUsed(_ ring: UnsafeMutableRawPointer, _ slot: UInt16, _ id: UInt16, _ length: UInt32) {
         assert(UInt32(slot) < core.size)
-        // The ring begins four bytes behind a multiple of eight, maybe.
-        CPlat_store64_unaligned(ring + 8 * Int(slot), UInt64(id) | UInt64(length) << 32)
+        // The entries begin four bytes behind a multiple of eight, maybe.
+        CPlat_store64_unaligned(ring + SplitRing.used(slot), UsedElement.word(id, length))
     }
 
     @inline(__always)
@@ -200,23 +200,23 @@ extension SplitQueue {
     ) -> Int {
         assert(limit <= Burst.maximum)
         let mask = UInt16(truncatingIfNeeded: core.size &- 1)
-        let ring = core.driverArea + SplitRing.entries
+        let ring = core.driverArea
         let table = core.descriptors
         let first = nextAvail
         let headerBytes = core.headerLength
         var t = core.translation
         var i = 0
         while i < limit {
-            let head = CPlat_load16_relaxed(ring + 2 * Int((first &+ UInt16(truncatingIfNeeded: i)) & mask))
+            let head = CPlat_load16_relaxed(ring + SplitRing.avail((first &+ UInt16(truncatingIfNeeded: i)) & mask))
             targets[i].id = head
-            if UInt32(head) < core.size { CPlat_prefetch_read(table + SplitDescriptor.bytes * Int(head)) }
+            if UInt32(head) < core.size { CPlat_prefetch_read(table + SplitDescriptor.offset(head)) }
             i &+= 1
         }
         var n = 0
         while n < limit {
             let head = targets[n].id
             if UInt32(head) >= core.size { break }
-            let d = SplitDescriptor(at: table + SplitDescriptor.bytes * Int(head))
+            let d = SplitDescriptor(at: table + SplitDescriptor.offset(head))
             let length = packets[Int(list[n])].length
             // 64-bit sum: a frame length near 2^32 must not wrap.
             if d.flags != DescriptorFlag.write || UInt64(d.length) < UInt64(length) &+ UInt64(headerBytes) { break }
@@ -242,7 +242,7 @@ extension SplitQueue {
         _ targets: UnsafePointer<ReceiveTarget>, _ isLong: Bool
     ) -> UInt64 {
         let mask = UInt16(truncatingIfNeeded: core.size &- 1)
-        let usedRing = core.deviceArea + SplitRing.entries
+        let usedRing = core.deviceArea
         let headerBytes = core.headerLength
         let firstUsed = nextUsed
         var bytes: UInt64 = 0
@@ -292,7 +292,7 @@ extension SplitQueue {
                 return -1
             }
             let slot = (nextAvail &+ UInt16(truncatingIfNeeded: chains)) & mask
-            let head = CPlat_load16_relaxed(core.driverArea + SplitRing.entries + 2 * Int(slot))
+            let head = CPlat_load16_relaxed(core.driverArea + SplitRing.avail(slot))
             if UInt32(head) >= core.size {
                 core.fail(.descriptorIndex, UInt32(slot), UInt64(head))
                 return -1
@@ -308,7 +308,7 @@ extension SplitQueue {
         work.tooSmall = UInt64.max
         core.writeScattered(packet, g, buffers: UInt16(truncatingIfNeeded: chains))
         var left = need
-        let usedRing = core.deviceArea + SplitRing.entries
+        let usedRing = core.deviceArea
         var i = 0
         while i < chains {
             let chain = scratch.chains[i]

@@ -106,7 +106,7 @@ public struct SplitQueue: DeviceRing {
     {
         guard chainsThere(1) > 0 else { return nil }
         let slot = nextAvail & UInt16(truncatingIfNeeded: core.size &- 1)
-        let head = CPlat_load16_relaxed(core.driverArea + SplitRing.entries + 2 * Int(slot))
+        let head = CPlat_load16_relaxed(core.driverArea + SplitRing.avail(slot))
         if UInt32(head) >= core.size {
             core.fail(.descriptorIndex, UInt32(slot), UInt64(head))
             return nil
@@ -120,7 +120,7 @@ public struct SplitQueue: DeviceRing {
     public mutating func completeControl(_ command: ControlCommand, answer: UInt8) {
         command.answer.storeBytes(of: answer, as: UInt8.self)
         let slot = nextUsed & UInt16(truncatingIfNeeded: core.size &- 1)
-        storeUsed(core.deviceArea + SplitRing.entries, slot, command.id, 1)
+        storeUsed(core.deviceArea, slot, command.id, 1)
         publishUsed(nextUsed &+ 1)
     }
 }
@@ -132,7 +132,7 @@ extension SplitQueue {
         let host = core.indirectTable(d, index: index)
         if host == 0 { return false }
         let table = UnsafeMutableRawPointer(bitPattern: UInt(host)).unsafelyUnwrapped
-        let entries = d.length >> 4
+        let entries = d.length / UInt32(SplitDescriptor.bytes)
         let longest = core.longestIndirect
         var at: UInt32 = 0
         var walked: UInt32 = 0
@@ -143,7 +143,7 @@ extension SplitQueue {
                 return false
             }
             assert(at < entries)
-            let entry = SplitDescriptor(unaligned: table + SplitDescriptor.bytes * Int(at))
+            let entry = SplitDescriptor(unaligned: table + SplitDescriptor.offset(at))
             if entry.flags & DescriptorFlag.indirect != 0 {
                 core.fail(.indirectNested, at, entry.address, entry.length)
                 return false
@@ -168,7 +168,7 @@ extension SplitQueue {
                 core.fail(.chainTooLong, UInt32(head), UInt64(core.size))
                 return false
             }
-            let d = SplitDescriptor(at: core.descriptors + SplitDescriptor.bytes * Int(at))
+            let d = SplitDescriptor(at: core.descriptors + SplitDescriptor.offset(at))
             if d.flags & DescriptorFlag.indirect != 0 {
                 if d.flags & DescriptorFlag.next != 0 {
                     core.fail(.indirectWithNext, at, d.address)
