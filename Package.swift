@@ -21,7 +21,8 @@ let package = Package(
 
         .target(name: "Virtio", dependencies: ["CPlatform"]),
         .target(name: "Memory", dependencies: ["Virtio", "CPlatform", "CNuma"]),
-        .target(name: "VhostUser", dependencies: ["Virtio", "Memory", "CPlatform"]),
+        .target(name: "Control", dependencies: ["Memory", "CPlatform"]),
+        .target(name: "VhostUser", dependencies: ["Control", "Virtio", "Memory", "CPlatform"]),
         .target(
             name: "Vhost",
             dependencies: [
@@ -31,7 +32,7 @@ let package = Package(
         .target(
             name: "Dataplane",
             dependencies: [
-                "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "CPlatform", "CLiburing",
+                "Vhost", "VhostUser", "Control", "Virtio", "Memory", "Telemetry", "CPlatform", "CLiburing",
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .target(
@@ -67,6 +68,7 @@ let package = Package(
 
         .testTarget(name: "VirtioTests", dependencies: ["Virtio", "CPlatform"]),
         .testTarget(name: "MemoryTests", dependencies: ["Memory", "Virtio", "CPlatform"]),
+        .testTarget(name: "ControlTests", dependencies: ["Control", "Memory", "CPlatform"]),
         .testTarget(name: "TelemetryTests", dependencies: ["Telemetry", "RingwayLab"]),
         .testTarget(name: "VhostUserTests", dependencies: ["VhostUser", "Memory", "Virtio", "CPlatform"]),
         .testTarget(
@@ -77,7 +79,8 @@ let package = Package(
         .testTarget(
             name: "DataplaneTests",
             dependencies: [
-                "Ringway", "RingwayLab", "CPlatform", "CRefusal", .product(name: "Logging", package: "swift-log"),
+                "Ringway", "RingwayLab", "Control", "CPlatform", "CRefusal",
+                .product(name: "Logging", package: "swift-log"),
             ]),
         // The README's embedder: what it links is looked at by a test.
         .executableTarget(

@@ -1,10 +1,10 @@
 import CPlatform
+import Control
 import Glibc
 import Memory
 
 /// The socket of a device-side port and its control thread, which accepts (or makes) connections,
-/// carries out the front-end's messages and watches descriptors for the device. It sleeps in
-/// poll(2) and wakes for events only.
+/// carries out the front-end's messages and watches descriptors for the device.
 ///
 /// The first connection that sends a complete message is the front-end; others wait (at most 16)
 /// until it goes away. When all 16 places are taken, the oldest that has been silent for a second yields its own.
@@ -18,15 +18,9 @@ public final class BackEndServer {
     let device: any BackEndDevice
     let log: (String) -> Void
 
-    private var thread: NamedThread?
-    // On the heap: a stored property has no address that stays.
-    private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-    private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
-    private var commands: [() -> Void] = []
-    private var posted = 0
-    private var done = 0
-    private let wakeFD: Int32
-    private let lossFD: Int32
+    private let control = ControlThread()
+    /// Written when memory of the front-end is lost; nil: no descriptors were left.
+    private let loss = EventFD.make()
 
     // The control thread's own
     private var listener: Int32 = -1
@@ -34,11 +28,7 @@ public final class BackEndServer {
     private var active: MessageSocket?
     private var session: BackEndSession?
     private var activeSince: UInt64 = 0
-    /// Watches the handlers' descriptors.
-    private let watcher: Int32
-    private var handlers: [Int32: () -> Void] = [:]
     private var inband: [Int32] = []
-    private var isStopping = false
     /// A client's failed attempts, and connections that ended at once, one after another.
     private var (attempts, shortLives) = (0, 0)
     private var retryAt: UInt64 = 0
@@ -54,86 +44,44 @@ public final class BackEndServer {
         self.isClient = isClient
         self.device = device
         self.log = log
-        wakeFD = CPlat_eventfd(0)
-        lossFD = CPlat_eventfd(0)
-        watcher = CPlat_watcher()
-        pthread_mutex_init(mutex, nil)
-        pthread_cond_init(condition, nil)
-    }
-
-    deinit {
-        close(wakeFD)
-        close(lossFD)
-        close(watcher)
-        pthread_mutex_destroy(mutex)
-        pthread_cond_destroy(condition)
-        mutex.deallocate()
-        condition.deallocate()
     }
 
     /// Opens the socket and starts the control thread. A server listens when this returns. Errors:
     /// `.socket`, with what to do.
     public func start() throws(VhostUserError) {
-        if wakeFD < 0 || lossFD < 0 || watcher < 0 {
-            throw VhostUserError(.socket, "eventfd: \(SystemError.text(errno))")
-        }
+        guard let loss else { throw VhostUserError(.socket, "eventfd: \(SystemError.text(errno))") }
         if isClient { try MessageSocket.refuseOther(path) } else { listener = try Listener.open(path) }
-        do {
-            thread = try NamedThread("ringway-ctl") { self.loop() }
+        addDescriptor(loss.fd) { [unowned self] in memoryLost() }
+        do throws(ThreadError) {
+            try control.start("ringway-ctl", prepare: { self.prepare(&$0) }, atEnd: { self.end() })
         } catch {
             closeListener()
             throw VhostUserError(.socket, "\(path): \(error)")
         }
     }
 
-    /// Closes everything, stops the device's rings, removes the socket. Safe to call twice; not from
-    /// the control thread.
-    public func stop() {
-        guard let thread else { return }
-        perform { self.isStopping = true }
-        thread.join()
-        self.thread = nil
-    }
+    /// Closes everything, stops the device's rings, removes the socket. Safe to call twice. On the control thread it
+    /// returns before that is done.
+    public func stop() { control.stop() }
 
-    /// Runs `work` on the control thread, which the caller is not, and returns when it has run.
-    public func perform(_ work: @escaping () -> Void) {
-        if thread == nil { return work() }
-        pthread_mutex_lock(mutex)
-        commands.append(work)
-        posted += 1
-        let ticket = posted
-        pthread_mutex_unlock(mutex)
-        EventFD.signalOwn(wakeFD)
-        pthread_mutex_lock(mutex)
-        while done < ticket { pthread_cond_wait(condition, mutex) }
-        pthread_mutex_unlock(mutex)
-    }
+    /// Runs `work` on the control thread and returns when it has run; here, when there is no such thread.
+    public func perform(_ work: @escaping () -> Void) { control.run(work) }
 
     /// Calls `handler` on the control thread when `fd` is written; the handler reads it. Once for each time, whether or
     /// not it is empty afterwards: an eventfd of a front-end may be a semaphore with a huge count. Control thread only.
     public func addDescriptor(_ fd: Int32, _ handler: @escaping () -> Void) {
-        handlers[fd] = handler
-        if CPlat_watch(watcher, fd) != 0 { log("\(path): epoll_ctl: \(SystemError.text(errno))") }
+        if !control.watch(fd, handler) { log("\(path): epoll_ctl: \(SystemError.text(errno))") }
     }
 
     /// Before `fd` is closed. Control thread only.
-    public func removeDescriptor(_ fd: Int32) {
-        if handlers.removeValue(forKey: fd) != nil { CPlat_unwatch(watcher, fd) }
-    }
+    public func removeDescriptor(_ fd: Int32) { control.unwatch(fd) }
 
     // MARK: Control thread
 
-    private func loop() {
-        while true {
-            runCommands()
-            if isStopping { break }
-            if wantsConnection && CPlat_monotonic_ns() >= retryAt { connect() }
-            waitAndServe()
-        }
+    private func end() {
         disconnect("the port is closed")
         pending = []
         closeListener()
-        runCommands()
     }
 
     private func closeListener() {
@@ -142,18 +90,6 @@ public final class BackEndServer {
             unlink(path)
             listener = -1
         }
-    }
-
-    private func runCommands() {
-        pthread_mutex_lock(mutex)
-        let work = commands
-        commands = []
-        pthread_mutex_unlock(mutex)
-        for body in work { body() }
-        pthread_mutex_lock(mutex)
-        done += work.count
-        pthread_cond_broadcast(condition)
-        pthread_mutex_unlock(mutex)
     }
 
     private var wantsConnection: Bool { isClient && active == nil && pending.isEmpty }
@@ -191,42 +127,26 @@ public final class BackEndServer {
         }
     }
 
-    /// Milliseconds until something is due; -1: nothing is.
-    private func timeout(_ now: UInt64) -> Int32 {
-        if wantsConnection { return retryAt <= now ? 0 : Int32((retryAt - now) / 1_000_000 + 1) }
-        guard listener >= 0, pending.count >= BackEndServer.mostPending,
-            let next = pending.map({ $0.since + BackEndServer.patience }).filter({ $0 > now }).min()
-        else { return -1 }
-        return Int32((next - now) / 1_000_000 + 1)
+    /// When something is due; nil: nothing is.
+    private func nextDue(_ now: UInt64) -> UInt64? {
+        if wantsConnection { return retryAt }
+        guard listener >= 0, pending.count >= BackEndServer.mostPending else { return nil }
+        return pending.map { $0.since + BackEndServer.patience }.filter { $0 > now }.min()
     }
 
-    private func waitAndServe() {
+    /// Does what is due, and says what to wait for.
+    private func prepare(_ waits: inout ControlThread.Waits) {
+        if wantsConnection && CPlat_monotonic_ns() >= retryAt { connect() }
         let now = CPlat_monotonic_ns()
-        let hasPlace = pending.count < BackEndServer.mostPending || yielding(now) != nil
-        var fds = [wakeFD, lossFD, hasPlace ? listener : -1, active?.fd ?? -1, watcher].map {
-            pollfd(fd: $0, events: Int16(POLLIN), revents: 0)
+        if let active { waits.on(active.fd) { _ in self.serveActive() } }
+        for (socket, _) in pending {
+            // While there is a front-end the others are only watched for going away.
+            waits.on(socket.fd, active == nil ? POLLIN : 0) { self.servePending(socket, $0) }
         }
-        let waiting = pending.map(\.socket)
-        // While there is a front-end the others are only watched for going away.
-        let first = fds.count
-        for socket in waiting {
-            fds.append(pollfd(fd: socket.fd, events: active == nil ? Int16(POLLIN) : 0, revents: 0))
+        if pending.count < BackEndServer.mostPending || yielding(now) != nil {
+            waits.on(listener) { _ in self.acceptConnection() }
         }
-        if poll(&fds, nfds_t(fds.count), timeout(now)) <= 0 { return }
-        if fds[0].revents != 0 { _ = EventFD.take(wakeFD) }
-        if fds[1].revents != 0 { memoryLost() }
-        if fds[4].revents != 0 { serveHandlers() }
-        if fds[3].revents != 0 { serveActive() }
-        for (i, socket) in waiting.enumerated() where fds[first + i].revents != 0 {
-            servePending(socket, fds[first + i].revents)
-        }
-        if fds[2].revents != 0 { acceptConnection() }
-    }
-
-    private func serveHandlers() {
-        var ready = [Int32](repeating: -1, count: 16)
-        let n = CPlat_watched(watcher, &ready, 16)
-        for fd in ready.prefix(Int(max(0, n))) { handlers[fd]?() }
+        waits.deadline = nextDue(now)
     }
 
     private func acceptConnection() {
@@ -242,10 +162,10 @@ public final class BackEndServer {
         if active != nil { log("\(path): another front-end waits until the present one goes away") }
     }
 
-    private func servePending(_ socket: MessageSocket, _ events: Int16) {
+    private func servePending(_ socket: MessageSocket, _ events: Int32) {
         guard let i = pending.firstIndex(where: { $0.socket === socket }) else { return }
         if active != nil {
-            if events & Int16(POLLHUP | POLLERR) != 0 { pending.remove(at: i) }
+            if events & (POLLHUP | POLLERR) != 0 { pending.remove(at: i) }
             return
         }
         do throws(VhostUserError) {
@@ -268,7 +188,7 @@ public final class BackEndServer {
     private func activate(_ socket: MessageSocket) {
         active = socket
         activeSince = CPlat_monotonic_ns()
-        let session = BackEndSession(device, lossFD: lossFD, log: { [path, log] in log("\(path): \($0)") })
+        let session = BackEndSession(device, lossFD: loss?.fd ?? -1, log: { [path, log] in log("\(path): \($0)") })
         session.inbandCallsChanged = { [unowned self] in self.watchInbandCalls() }
         self.session = session
         device.connected(true)
@@ -302,7 +222,7 @@ public final class BackEndServer {
         session = nil
         active = nil
         // What was lost with this front-end's memory is nothing to the next.
-        _ = EventFD.take(lossFD)
+        if let loss { _ = EventFD.take(loss.fd) }
         device.connected(false)
         log("\(path): connection ended: \(reason)")
         lastLine = ""
@@ -315,7 +235,7 @@ public final class BackEndServer {
     }
 
     private func memoryLost() {
-        _ = EventFD.take(lossFD)
+        if let loss, !EventFD.take(loss.fd) { return }
         disconnect("the front-end has truncated a file behind guest memory")
     }
 

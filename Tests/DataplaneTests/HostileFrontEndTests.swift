@@ -1,4 +1,5 @@
 import CPlatform
+import Control
 import Foundation
 import Glibc
 import Logging

@@ -1,5 +1,6 @@
 import CPlatform
 import CRefusal
+import Control
 import Glibc
 import Ringway
 import Synchronization

@@ -1,8 +1,8 @@
 /* Does a poll thread that sleeps always learn of what a driver made available, and of its mailbox's work?
  *
- * Thread: PollLoop.rest (armKicks, the second look), PollThread.sleep (isAsleep, the second look), Mailbox.serve.
+ * Thread: PollLoop.rest (armKicks, the second look), PollThread.sleep (isAsleep, the second look), WorkQueue.serve.
  * Driver: makes entries available, kicks where the device asked for it (EVENT_IDX).
- * Control: Mailbox.run; its work stops the ring and starts it again, which polls it (PollThread.startRing).
+ * Control: Mailbox.run (WorkQueue.post, Mailbox.wake); its work stops the ring and starts it again, which polls it (PollThread.startRing).
  * Broken by:
  *   -DNO_RECHECK        the thread does not look at the ring after it asked for kicks
  *   -DNO_ARM_FENCE      it looks before the wish is visible

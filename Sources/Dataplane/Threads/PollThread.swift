@@ -1,7 +1,7 @@
 import CPlatform
+import Control
 import Glibc
 import Synchronization
-import VhostUser
 import Virtio
 
 /// A poll thread: pinned, owner of its rings. Control threads talk to it through its mailbox.
@@ -52,14 +52,19 @@ final class PollThread {
             f.deinitialize(count: 1)
             f.deallocate()
         }
-        do { thread = try NamedThread("ringway-\(index)") { self.enter() } } catch { throw EngineError("\(error)") }
+        mailbox.queue.open()
+        do { thread = try NamedThread("ringway-\(index)") { self.enter() } } catch {
+            mailbox.queue.close()
+            throw EngineError("\(error)")
+        }
     }
 
     private func enter() {
+        mailbox.queue.adopt()
         if cpu >= 0 { _ = CPlat_pin_to_cpu(Int32(cpu)) }
         body?(self)
         body = nil
-        mailbox.closeForGood()
+        mailbox.queue.close()
     }
 
     /// CPU time of the thread while it runs.
@@ -83,9 +88,9 @@ final class PollThread {
         t.pointee.notifier.watchAgain(tag: PollThread.wakeTag)
         t.pointee.notifier.flush()
         while true {
-            if mailbox.hasWork.load(ordering: .acquiring) {
+            if mailbox.hasWork {
                 t.pointee.bringUpToDate()
-                mailbox.serve()
+                mailbox.queue.serve()
                 if isStopping { return }
             }
             PollLoop.round(t, f)
@@ -106,7 +111,7 @@ final class PollThread {
         mailbox.isAsleep.store(true, ordering: .relaxed)
         CPlat_fence_full()
         let hasWork =
-            mailbox.hasWork.load(ordering: .acquiring) || t.pointee.notifier.hasCompletions
+            mailbox.hasWork || t.pointee.notifier.hasCompletions
             || (t.pointee.exchange.threadCount > 1 && t.pointee.exchange.hasIncoming)
         if !hasWork { t.pointee.notifier.wait() }
         mailbox.isAsleep.store(false, ordering: .relaxed)

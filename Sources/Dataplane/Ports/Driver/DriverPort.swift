@@ -1,4 +1,5 @@
 import CPlatform
+import Control
 import Glibc
 import Logging
 import Memory
@@ -21,16 +22,15 @@ final class DriverPort: EnginePort {
     private let core: EngineCore
     private let log: Logger
     private let defectFD: Int32
-    private let wakeFD: Int32
+    /// Readable from `stop` on, so that the control thread waits for no answer of the back-end any more.
+    private let cancelFD: Int32
     /// Written when the back-end's configuration has changed.
     private var configuration: OwnedDescriptor?
     /// Whether there is a back-end.
     private let presence = Atomic(PortPresence.never)
-    /// Tells the control thread to end.
-    private let isStopping = Atomic(false)
-    private var thread: NamedThread?
+    private let control = ControlThread()
 
-    // The control thread's own
+    // The control thread's own, while there is one
     private var listener: Int32 = -1
     private var link: DriverLink?
     private var saved: VhostNet.Saved?
@@ -70,8 +70,8 @@ final class DriverPort: EnginePort {
         self.core = core
         log = logger
         defectFD = CPlat_eventfd(0)
-        wakeFD = CPlat_eventfd(0)
-        if defectFD < 0 || wakeFD < 0 { throw EngineError("eventfd: \(SystemError.text(errno))") }
+        cancelFD = CPlat_eventfd(0)
+        if defectFD < 0 || cancelFD < 0 { throw EngineError("eventfd: \(SystemError.text(errno))") }
         core.addPairs(port: index, options, defectFD: defectFD)
     }
 
@@ -91,20 +91,16 @@ final class DriverPort: EnginePort {
         } catch {
             throw EngineError("\(error)")
         }
-        do { thread = try NamedThread("ringway-ctl") { self.loop() } } catch {
+        do throws(ThreadError) { try control.start("ringway-ctl", prepare: { self.prepare(&$0) }) } catch {
             throw EngineError("\(options.name): \(error)")
         }
     }
 
     func stop() {
-        if let thread {
-            isStopping.store(true, ordering: .releasing)
-            EventFD.signalOwn(wakeFD)
-            thread.join()
-            // Only what the thread waited for was cancelled: the device is stopped in order.
-            _ = EventFD.take(wakeFD)
-        }
-        thread = nil
+        EventFD.signalOwn(cancelFD)
+        control.stop()
+        // Only what the thread waited for was cancelled: the device is stopped in order.
+        _ = EventFD.take(cancelFD)
         disconnect("the port is closed")
         if listener >= 0 {
             close(listener)
@@ -115,19 +111,39 @@ final class DriverPort: EnginePort {
 
     func dispose() {
         close(defectFD)
-        close(wakeFD)
+        close(cancelFD)
         core.removePairs(port: index, options.queuePairs)
     }
 
     // MARK: Control thread
 
-    private func loop() {
-        while !isStopping.load(ordering: .acquiring) {
-            if link == nil && CPlat_monotonic_ns() >= nextAttempt { tryAgain() }
-            waitAndServe()
-        }
+    /// Connects where that is due, and says what to wait for.
+    private func prepare(_ waits: inout ControlThread.Waits) {
+        if link?.vhost.backend.isDisconnected == true { lose("the back-end does not answer as it should") }
+        if link == nil && CPlat_monotonic_ns() >= nextAttempt { tryAgain() }
+        waits.on(defectFD) { _ in self.reportDefects() }
+        if let link { waitForBackEnd(link, &waits) }
+        waits.on(listener) { _ in self.acceptConnection() }
+        waits.deadline = link == nil && kind != .vdpa && !isServer ? nextAttempt : nil
     }
 
+    private func waitForBackEnd(_ link: DriverLink, _ waits: inout ControlThread.Waits) {
+        /// What ends the connection leaves the other handlers of this round without it.
+        func on(_ fd: Int32, _ events: Int32 = POLLIN, _ handler: @escaping () -> Void) {
+            waits.on(fd, events) { [weak link] _ in
+                if let link, self.link === link { handler() }
+            }
+        }
+        for (ring, fd) in link.vhost.errorDescriptors.enumerated() { on(fd) { self.reportError(ring) } }
+        // Between requests a back-end has nothing to say: it hangs up, or talks nonsense.
+        on(socket?.fd ?? -1, POLLIN | 0x2000 /* POLLRDHUP */) { self.lose("the back-end has gone") }
+        // Without events: a deleted interface is an error, which poll tells always.
+        on(tapFD, 0) {
+            self.disconnect("interface \(self.tapName) has gone; the port waits until it is there again")
+        }
+        on(link.vhost.backEndDescriptor ?? -1) { self.serveChannel() }
+        on(configuration?.fd ?? -1) { self.reportConfiguration() }
+    }
     /// Opens what this side opens: a socket, or the TAP of a kernel port when it is there again.
     private func tryAgain() {
         if kind == .kernel {
@@ -137,13 +153,6 @@ final class DriverPort: EnginePort {
         }
         let pause: UInt64 = attempts <= 20 ? 100 : 500
         if link == nil { nextAttempt = max(nextAttempt, CPlat_monotonic_ns() + pause * 1_000_000) }
-    }
-
-    /// Milliseconds until the next attempt; -1: for ever.
-    private var timeout: Int32 {
-        if link != nil || kind == .vdpa || isServer { return -1 }
-        let now = CPlat_monotonic_ns()
-        return now >= nextAttempt ? 0 : Int32(clamping: (nextAttempt - now) / 1_000_000 + 1)
     }
 
     /// A back-end that accepts and hangs up again and again is asked more and more seldom: the pause doubles to some
@@ -160,46 +169,21 @@ final class DriverPort: EnginePort {
         if shortLives > 0 { nextAttempt = now + 100_000_000 << UInt64(min(shortLives - 1, 5)) }
     }
 
-    private func waitAndServe() {
-        let channel = link?.vhost.backEndDescriptor ?? -1
-        let hangUp = Int16(POLLIN) | 0x2000 /* POLLRDHUP */
-        var fds = [
-            pollfd(fd: wakeFD, events: Int16(POLLIN), revents: 0),
-            pollfd(fd: defectFD, events: Int16(POLLIN), revents: 0),
-            pollfd(fd: listener, events: Int16(POLLIN), revents: 0),
-            pollfd(fd: socket?.fd ?? -1, events: hangUp, revents: 0),
-            pollfd(fd: channel, events: Int16(POLLIN), revents: 0),
-            pollfd(fd: configuration?.fd ?? -1, events: Int16(POLLIN), revents: 0),
-            // Without events: a deleted interface is an error, which poll tells always.
-            pollfd(fd: tapFD, events: 0, revents: 0),
-        ]
-        let errors = link?.vhost.errorDescriptors ?? []
-        for fd in errors { fds.append(pollfd(fd: fd, events: Int16(POLLIN), revents: 0)) }
-        if poll(&fds, nfds_t(fds.count), timeout) <= 0 { return }
-        if fds[1].revents != 0 { reportDefects() }
-        for (ring, f) in fds[7...].enumerated()
-        where f.revents != 0 && link?.vhost.hasFailed(ring: ring) == true && brokenQueues.insert(ring).inserted {
+    private func lose(_ reason: String) {
+        disconnect(reason)
+        noteEnd()
+    }
+
+    private func reportError(_ ring: Int) {
+        if link?.vhost.hasFailed(ring: ring) == true && brokenQueues.insert(ring).inserted {
             log.error("\(options.name): the back-end reports that queue \(ring) is broken")
         }
-        // Between requests a back-end has nothing to say: it hangs up, or talks nonsense.
-        if fds[3].revents != 0 {
-            disconnect("the back-end has gone")
-            return noteEnd()
+    }
+
+    private func serveChannel() {
+        do throws(VhostError) { try link?.vhost.serveBackEnd() } catch {
+            log.info("\(options.name): the back-end's channel: \(error)")
         }
-        if fds[6].revents != 0 {
-            return disconnect("interface \(tapName) has gone; the port waits until it is there again")
-        }
-        if fds[4].revents != 0 {
-            do throws(VhostError) { try link?.vhost.serveBackEnd() } catch {
-                log.info("\(options.name): the back-end's channel: \(error)")
-            }
-        }
-        if fds[5].revents != 0 { reportConfiguration() }
-        if link?.vhost.backend.isDisconnected == true {
-            disconnect("the back-end does not answer as it should")
-            return noteEnd()
-        }
-        if fds[2].revents != 0 { acceptConnection() }
     }
 
     /// While there is a back-end any other is turned away at once: in the queue of a connection that waits there could
@@ -262,7 +246,7 @@ final class DriverPort: EnginePort {
 
     private func backend(_ socket: MessageSocket?) throws(VhostError) -> any VhostBackend {
         switch kind {
-        case .user: return UserBackend(socket!, name: path, cancel: wakeFD)
+        case .user: return UserBackend(socket!, name: path, cancel: cancelFD)
         case .vdpa: return VDPABackend(path: path)
         case .kernel: return KernelBackend(path: path, tap: try Tap(name: tapName, queues: options.queuePairs))
         }

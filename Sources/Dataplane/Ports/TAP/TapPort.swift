@@ -1,10 +1,10 @@
 import CPlatform
+import Control
 import Glibc
 import Logging
 import Memory
 import Synchronization
 import Vhost
-import VhostUser
 import Virtio
 
 /// A TAP device of this machine's kernel as a port: frames go through io_uring. Its control thread waits for one thing,
@@ -17,13 +17,16 @@ final class TapPort: EnginePort {
     private let goneFD: Int32
     /// The interface is there: read by snapshots.
     private let isThere = Atomic(false)
-    /// Tells the control thread to end.
-    private let isStopping = Atomic(false)
-    private var thread: NamedThread?
+    private let control = ControlThread()
+
+    // The control thread's own, while there is one
     private var tap: Tap?
     /// As the kernel has it.
     private var name = ""
     private var ends: [UnsafeMutablePointer<TapEnd>] = []
+    /// When to look for an interface of the name again, of which nobody tells: CLOCK_MONOTONIC.
+    private var nextLook: UInt64 = 0
+    private var lastError = ""
 
     init(index: Int, options: PortOptions, core: EngineCore, logger: Logger) throws(EngineError) {
         self.index = index
@@ -40,7 +43,7 @@ final class TapPort: EnginePort {
     /// Opens or makes the device with a queue for each pair.
     func start() throws(EngineError) {
         try open()
-        do { thread = try NamedThread("ringway-ctl") { self.watch() } } catch {
+        do throws(ThreadError) { try control.start("ringway-ctl", prepare: { self.prepare(&$0) }) } catch {
             throw EngineError("\(options.name): \(error)")
         }
     }
@@ -92,44 +95,47 @@ final class TapPort: EnginePort {
         tap = nil
     }
 
-    /// The control thread: closes when the interface has gone, and opens it again when there is one of its name.
-    private func watch() {
-        var lastError = ""
-        while true {
-            var waiting = pollfd(fd: goneFD, events: Int16(POLLIN), revents: 0)
-            // Nobody tells of a new interface.
-            let n = poll(&waiting, 1, tap == nil ? 200 : -1)
-            if isStopping.load(ordering: .acquiring) { return }
-            if n > 0 {
-                if tap != nil {
-                    closeTap()
-                    core.forgetAddresses(port: index)
-                    log.error(
-                        "\(options.name): the interface has gone; the port waits until there is one of its name again")
-                }
-                // After the queues were closed: each of them may have written.
-                _ = EventFD.take(goneFD)
-                continue
-            }
-            if tap != nil || if_nametoindex(name) == 0 { continue }
-            do throws(EngineError) {
-                try open()
-                lastError = ""
-            } catch {
-                closeTap()
-                if error.description != lastError { log.error("\(options.name): \(error)") }
-                lastError = error.description
-            }
+    // MARK: Control thread
+
+    /// Opens the interface again when there is one of its name, and waits until it goes away.
+    private func prepare(_ waits: inout ControlThread.Waits) {
+        let now = CPlat_monotonic_ns()
+        if tap == nil && now >= nextLook {
+            reopen()
+            nextLook = now + TapPort.pause
+        }
+        waits.on(goneFD) { _ in self.interfaceGone() }
+        waits.deadline = tap == nil ? nextLook : nil
+    }
+
+    /// Nanoseconds between two looks for an interface of the name.
+    private static let pause: UInt64 = 200_000_000
+
+    private func interfaceGone() {
+        if tap != nil {
+            closeTap()
+            core.forgetAddresses(port: index)
+            log.error("\(options.name): the interface has gone; the port waits until there is one of its name again")
+            nextLook = CPlat_monotonic_ns() + TapPort.pause
+        }
+        // After the queues were closed: each of them may have written.
+        _ = EventFD.take(goneFD)
+    }
+
+    private func reopen() {
+        if if_nametoindex(name) == 0 { return }
+        do throws(EngineError) {
+            try open()
+            lastError = ""
+        } catch {
+            closeTap()
+            if error.description != lastError { log.error("\(options.name): \(error)") }
+            lastError = error.description
         }
     }
 
     func stop() {
-        if let thread {
-            isStopping.store(true, ordering: .releasing)
-            EventFD.signalOwn(goneFD)
-            thread.join()
-        }
-        thread = nil
+        control.stop()
         closeTap()
     }
 

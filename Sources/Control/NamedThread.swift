@@ -25,13 +25,16 @@ package struct NamedThread: Sendable {
             }, start.toOpaque())
         if status != 0 {
             start.release()
-            throw ThreadError(status: status)
+            throw ThreadError("no thread can be started: \(SystemError.text(status)); see `ulimit -u`")
         }
         self.id = id
     }
 
     /// Returns when `body` has; once.
     package func join() { pthread_join(id, nil) }
+
+    /// Instead of `join`: it ends by itself, and nobody waits.
+    package func detach() { pthread_detach(id) }
 
     /// CPU time so far; 0 when the thread has ended.
     package var cpuNanoseconds: UInt64 {
@@ -42,8 +45,6 @@ package struct NamedThread: Sendable {
 }
 
 package struct ThreadError: Error, CustomStringConvertible {
-    let status: Int32
-    package var description: String {
-        "no thread can be started: \(SystemError.text(status)); see `ulimit -u`"
-    }
+    package let description: String
+    init(_ description: String) { self.description = description }
 }
