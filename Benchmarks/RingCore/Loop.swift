@@ -53,12 +53,12 @@ final class Loop {
         if chain == .single {
             for i in 0..<n {
                 buffers[i] = DriverBuffer(
-                    base: arena + i * stride, length: UInt32(length + Packet.headerLength), token: UInt32(i))
+                    base: arena + i * stride, length: UInt32(length + PacketSlot.headerLength), token: UInt32(i))
             }
             precondition(driver.addTransmit(buffers, n) == n)
         } else {
             for i in 0..<n {
-                segments[0] = Segment(base: arena + i * stride, length: UInt32(Packet.headerLength))
+                segments[0] = Segment(base: arena + i * stride, length: UInt32(PacketSlot.headerLength))
                 segments[1] = Segment(base: arena + i * stride + 64, length: UInt32(length))
                 precondition(
                     driver.add(readable: segments, 2, writable: nil, 0, token: UInt32(i), indirect: chain == .indirect))
@@ -72,7 +72,7 @@ final class Loop {
 
     /// The device delivers `n` frames of `length` bytes, each into as many buffers of `room` bytes as it needs.
     func receive(_ n: Int, length: Int, room: Int) {
-        let each = (length + Packet.headerLength + room - 1) / room
+        let each = (length + PacketSlot.headerLength + room - 1) / room
         var left = n * each
         while left > 0 {
             let some = min(left, 64)
@@ -90,7 +90,7 @@ final class Loop {
 
     /// Frames for `receive`, from memory that is not the driver's.
     func prepareFrames(_ n: Int, length: Int, from source: UnsafeMutableRawPointer) {
-        for i in 0..<n { burst.packets[i] = Packet(data: source + i * stride, length: UInt32(length)) }
+        for i in 0..<n { burst.packets[i].place(source + i * stride, UInt32(length)) }
         burst.count = n
         burst.bytes = UInt64(n * length)
     }

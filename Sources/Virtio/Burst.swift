@@ -11,57 +11,6 @@ public struct Segment: BitwiseCopyable {
     }
 }
 
-/// One packet of a burst: where its bytes lie (in the sender's memory) and what is known of it.
-///
-/// The frame is `data[0 ..< dataLength]` followed by `moreCount` segments at `more`. Its first
-/// `headLength` bytes are replaced by `head` when it is delivered: whatever a decision was based on
-/// is written from there, never read from the sender a second time.
-public struct Packet: BitwiseCopyable {
-    /// The net header, read once.
-    public var header: NetHeader
-    /// Bytes of the frame, without the net header.
-    public var length: UInt32
-    public var data: UnsafeMutableRawPointer
-    public var dataLength: UInt32
-    /// Bytes at the front that come from `head`; at most 24.
-    public var headLength: UInt16
-    /// The sender's chain: head index (split) or buffer id (packed).
-    public var id: UInt16
-    public var more: UnsafeMutablePointer<Segment>?
-    public var moreCount: UInt16
-    /// Ring slots that the chain takes (packed rings advance by it).
-    public var slots: UInt16
-    /// For the forwarding function: the destination.
-    public var verdict: UInt32
-    public var head: (UInt64, UInt64, UInt64)
-
-    /// Bytes of `head` at most: what is longer than `head` itself is never copied.
-    @inlinable static var longestHead: UInt16 { 24 }
-    /// Bytes at the front that come from `head`, never more than it holds.
-    @inline(__always) public var headBytes: Int { Int(min(headLength, Packet.longestHead)) }
-    /// Pieces of memory that one packet lies in at most; one of more pieces is dropped for its length.
-    public static var mostSegments: Int { 1024 }
-
-    /// Shortest and longest frame that is forwarded: an Ethernet header; 64 KiB of segmentation
-    /// offload with its headers.
-    @inlinable public static var minimumLength: UInt32 { 14 }
-    @inlinable public static var maximumLength: UInt32 { 65536 + 64 }
-
-    @inlinable public init(data: UnsafeMutableRawPointer, length: UInt32) {
-        header = NetHeader()
-        self.length = length
-        self.data = data
-        dataLength = length
-        headLength = 0
-        id = 0
-        more = nil
-        moreCount = 0
-        slots = 0
-        verdict = 0
-        head = (0, 0, 0)
-    }
-}
-
 /// A receive buffer that was chosen for one packet.
 struct ReceiveTarget: BitwiseCopyable {
     var host: UnsafeMutableRawPointer
@@ -80,18 +29,24 @@ struct ReceiveChain: BitwiseCopyable {
 /// Room for the packets of one burst and their segments, which it owns; belongs to one thread and is used again for
 /// each burst.
 public struct Burst: ~Copyable {
-    private let packetRoom = OwnedMemory<Packet>(count: Burst.maximum)
+    private let packetRoom = OwnedMemory<PacketSlot>(count: 2 * Burst.maximum)
+    /// The slots' private memory. Large: the pages of rooms that nobody uses are never there.
+    private let rooms = OwnedMemory<UInt8>(
+        count: Burst.maximum * (PacketSlot.roomBytes + PacketSlot.madeRoomBytes))
     private let segmentRoom = OwnedMemory<Segment>(count: Burst.mostSegments)
     private let identityRoom = OwnedMemory<UInt16>(count: Burst.maximum)
-    @inline(__always) public var packets: UnsafeMutablePointer<Packet> { packetRoom.start }
+    /// `maximum` packets of the ring, then as many that the packet function has made.
+    @inline(__always) public var packets: UnsafeMutablePointer<PacketSlot> { packetRoom.start }
     @inline(__always) public var segments: UnsafeMutablePointer<Segment> { segmentRoom.start }
     /// 0, 1, 2 …: the list for "all packets in order".
     @inline(__always) public var identity: UnsafePointer<UInt16> { UnsafePointer(identityRoom.start) }
     public var count = 0
+    /// Packets that the function has made, from `packets[Burst.maximum]` on.
+    public var made = 0
     public var segmentCount = 0
     /// Bytes of the frames.
     public var bytes: UInt64 = 0
-    /// Some packet has offload fields, or a length below `Packet.minimumLength` or above `maximumLength`.
+    /// Some packet has offload fields, or a length below `PacketSlot.minimumLength` or above `maximumLength`.
     public var needsScreening = false
     /// Somebody will read the frames: their second lines are asked for early, too.
     public var wantsData = true
@@ -105,6 +60,12 @@ public struct Burst: ~Copyable {
     public init() {
         assert(Burst.maximum == UInt64.bitWidth, "sets of packets are masks of 64 bits")
         for i in 0..<Burst.maximum { identityRoom[i] = UInt16(i) }
+        let room = UnsafeMutableRawPointer(rooms.start)
+        for i in 0..<Burst.maximum {
+            packetRoom[i] = PacketSlot(room: room + i * PacketSlot.roomBytes)
+            let made = room + Burst.maximum * PacketSlot.roomBytes + i * PacketSlot.madeRoomBytes
+            packetRoom[Burst.maximum + i] = PacketSlot(room: made)
+        }
     }
 }
 

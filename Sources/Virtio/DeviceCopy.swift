@@ -22,28 +22,34 @@ func loadHeader(_ p: UnsafeRawPointer) -> NetHeader {
 
 /// Copies a frame to contiguous memory of at least `packet.length` bytes: the one copy.
 @inline(__always)
-func copyFrame(_ packet: UnsafeMutablePointer<Packet>, to destination: UnsafeMutableRawPointer) {
-    CPlat_copy(destination, packet.pointee.data, UInt64(packet.pointee.dataLength))
-    if packet.pointee.moreCount > 0 {
-        var to = destination + Int(packet.pointee.dataLength)
-        let more = packet.pointee.more.unsafelyUnwrapped
-        var i = 0
-        while i < Int(packet.pointee.moreCount) {
-            CPlat_copy(to, more[i].base, UInt64(more[i].length))
-            to += Int(more[i].length)
-            i &+= 1
-        }
+func copyFrame(_ packet: UnsafeMutablePointer<PacketSlot>, to destination: UnsafeMutableRawPointer) {
+    if packet.pointee.moreCount > 0 { return copyPieces(packet, to: destination) }
+    var (to, from, length) = (destination, packet.pointee.data, Int(packet.pointee.dataLength))
+    let front = packet.pointee.front
+    if front == .addresses {
+        let start = packet.pointee.room + PacketSlot.headroom
+        to.storeBytes(of: start.loadUnaligned(as: UInt64.self), as: UInt64.self)
+        (to + 8).storeBytes(of: (start + 8).loadUnaligned(as: UInt32.self), as: UInt32.self)
+        (to, from, length) = (to + 12, from + 12, length &- 12)
+    } else if front != .nothing {
+        let (n, skip) = (front.length, front.skip)
+        CPlat_copy_short(to, packet.pointee.frontBytes, UInt32(truncatingIfNeeded: n))
+        (to, from, length) = (to + n, from + skip, length &- skip)
     }
-    let n = packet.pointee.headLength
-    if n == 12 {
-        // The MAC addresses, as the forwarding function has set them.
-        destination.storeBytes(of: packet.pointee.head.0, as: UInt64.self)
-        (destination + 8).storeBytes(of: UInt32(truncatingIfNeeded: packet.pointee.head.1), as: UInt32.self)
-    } else if n > 0 {
-        withUnsafeBytes(of: &packet.pointee.head) {
-            CPlat_copy(destination, $0.baseAddress.unsafelyUnwrapped, UInt64(packet.pointee.headBytes))
-        }
+    assert(to + length == destination + Int(packet.pointee.length))
+    CPlat_copy(to, from, UInt64(length))
+}
+
+@inline(never)
+private func copyPieces(_ packet: UnsafeMutablePointer<PacketSlot>, to destination: UnsafeMutableRawPointer) {
+    var to = destination
+    var i = 0
+    while let s = packet.pointee.piece(i) {
+        CPlat_copy(to, s.base, UInt64(s.length))
+        to += Int(s.length)
+        i &+= 1
     }
+    assert(to == destination + Int(packet.pointee.length))
 }
 
 /// Writes a frame with its header over a list of writable segments: the receive side's slow path.
@@ -73,23 +79,12 @@ struct Scatter {
         }
     }
 
-    /// The frame; its first `headLength` bytes come from the packet's head.
-    mutating func write(_ packet: UnsafeMutablePointer<Packet>) {
-        var skip = UInt32(packet.pointee.headBytes)
-        let head = skip
-        if head > 0 {
-            withUnsafeBytes(of: &packet.pointee.head) { write($0.baseAddress.unsafelyUnwrapped, head) }
-        }
-        var i = -1
-        while i < Int(packet.pointee.moreCount) {
-            let s =
-                i < 0
-                ? Segment(base: packet.pointee.data, length: packet.pointee.dataLength)
-                : packet.pointee.more.unsafelyUnwrapped[i]
-            let off = min(skip, s.length)
-            skip &-= off
-            write(s.base + Int(off), s.length &- off)
-            i &+= 1
+    /// The frame.
+    mutating func write(_ packet: UnsafeMutablePointer<PacketSlot>) {
+        var piece = 0
+        while let s = packet.pointee.piece(piece) {
+            write(s.base, s.length)
+            piece &+= 1
         }
     }
 }

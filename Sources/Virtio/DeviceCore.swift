@@ -156,7 +156,7 @@ extension DeviceCore {
 
     /// A packet of the gathered chain, its segments appended to the burst. False stops the burst.
     @inline(__always)
-    mutating func finish(_ g: Gathering, id: UInt16, into packet: UnsafeMutablePointer<Packet>, _ burst: inout Burst)
+    mutating func finish(_ g: Gathering, id: UInt16, into packet: UnsafeMutablePointer<PacketSlot>, _ burst: inout Burst)
         -> Bool
     {
         if g.headerLeft > 0 {
@@ -164,12 +164,13 @@ extension DeviceCore {
             return false
         }
         let first = g.count > 0 ? g.segments[0] : Segment(base: descriptors, length: 0)
-        var p = Packet(data: first.base, length: UInt32(truncatingIfNeeded: min(g.bytes, UInt64(UInt32.max))))
+        var p = packet.pointee
+        p.place(first.base, UInt32(truncatingIfNeeded: min(g.bytes, UInt64(UInt32.max))))
         p.dataLength = first.length
         p.header = g.header
         p.id = id
         p.slots = UInt16(truncatingIfNeeded: g.descriptors)
-        if g.count > Packet.mostSegments {
+        if g.count > PacketSlot.mostSegments {
             // Longer than anything that a driver makes of a frame: screening drops it for its length.
             p.length = 0
             p.dataLength = 0
@@ -198,12 +199,12 @@ extension DeviceCore {
 extension DeviceCore {
     /// A packet of one buffer; its header is read in the next pass.
     @inline(__always)
-    func setSimple(_ packet: UnsafeMutablePointer<Packet>, _ p: UnsafeMutableRawPointer, _ length: UInt32, _ id: UInt16)
+    func setSimple(_ packet: UnsafeMutablePointer<PacketSlot>, _ p: UnsafeMutableRawPointer, _ length: UInt32, _ id: UInt16)
     {
         packet.pointee.data = p + Int(headerLength)
         packet.pointee.length = length &- headerLength
         packet.pointee.dataLength = length &- headerLength
-        packet.pointee.headLength = 0
+        packet.pointee.front = .nothing
         packet.pointee.id = id
         packet.pointee.more = nil
         packet.pointee.moreCount = 0
@@ -215,7 +216,7 @@ extension DeviceCore {
     func loadHeaders(_ burst: inout Burst, _ n: Int, except gathered: UInt64) {
         let packets = burst.packets
         let back = Int(headerLength)
-        let span = Packet.maximumLength &- Packet.minimumLength
+        let span = PacketSlot.maximumLength &- PacketSlot.minimumLength
         var bytes: UInt64 = 0
         var offloads: UInt64 = 0
         var odd = false
@@ -225,7 +226,7 @@ extension DeviceCore {
             // Flags and type.
             offloads |= packets[i].header.low & 0xffff
             let length = packets[i].length
-            odd = odd || length &- Packet.minimumLength > span
+            odd = odd || length &- PacketSlot.minimumLength > span
             bytes &+= UInt64(length)
             i &+= 1
         }
@@ -244,7 +245,7 @@ extension DeviceCore {
 
     /// Asks for what is left of a long frame, source and destination, while the one before it is copied.
     @inline(__always)
-    func prefetchFrame(_ packet: UnsafeMutablePointer<Packet>, _ to: UnsafeMutableRawPointer) {
+    func prefetchFrame(_ packet: UnsafeMutablePointer<PacketSlot>, _ to: UnsafeMutableRawPointer) {
         let length = Int(packet.pointee.dataLength)
         let from = packet.pointee.data
         var at = 128
@@ -256,7 +257,7 @@ extension DeviceCore {
     }
 
     /// Header and frame over gathered receive segments.
-    mutating func writeScattered(_ packet: UnsafeMutablePointer<Packet>, _ g: Gathering, buffers: UInt16) {
+    mutating func writeScattered(_ packet: UnsafeMutablePointer<PacketSlot>, _ g: Gathering, buffers: UInt16) {
         assert(g.bytes >= UInt64(packet.pointee.length) &+ UInt64(headerLength))
         var scatter = Scatter(g.segments)
         var raw: (UInt64, UInt64) = (0, 0)

@@ -47,10 +47,10 @@ public protocol DeviceRing {
     mutating func popTransmit(_ burst: inout Burst, limit: Int, leave: Int, least: Int) -> Int
     /// Takes the last `count` popped chains back into the ring, as if they had not been popped: the
     /// next pop reads and checks them anew. Nothing after them may have been completed.
-    mutating func unpop(_ packets: UnsafePointer<Packet>, _ count: Int)
+    mutating func unpop(_ packets: UnsafePointer<PacketSlot>, _ count: Int)
     /// Hands `count` popped chains back to the driver, in the order they were popped. It is told at once, unless they
     /// are held back (`bestHold`) until `publishHeld`.
-    mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int, hold: Bool)
+    mutating func complete(_ packets: UnsafePointer<PacketSlot>, _ count: Int, hold: Bool)
     /// Tells the driver of what is held back.
     mutating func publishHeld()
     /// Copies the listed packets of `burst` into the driver's receive buffers and publishes them once.
@@ -156,7 +156,7 @@ public enum DeviceQueue: DeviceRing {
         }
     }
 
-    public mutating func unpop(_ packets: UnsafePointer<Packet>, _ count: Int) {
+    public mutating func unpop(_ packets: UnsafePointer<PacketSlot>, _ count: Int) {
         switch self {
         case .split(var ring):
             defer { self = .split(ring) }
@@ -167,7 +167,7 @@ public enum DeviceQueue: DeviceRing {
         }
     }
 
-    public mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int, hold: Bool = false) {
+    public mutating func complete(_ packets: UnsafePointer<PacketSlot>, _ count: Int, hold: Bool = false) {
         switch self {
         case .split(var ring):
             defer { self = .split(ring) }

@@ -65,7 +65,7 @@ extension PackedQueue {
     }
 
     @inline(never)
-    public mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int, hold: Bool = false) {
+    public mutating func complete(_ packets: UnsafePointer<PacketSlot>, _ count: Int, hold: Bool = false) {
         if count <= 0 { return }
         let size = core.size
         let first = nextUsed
@@ -190,7 +190,7 @@ extension PackedQueue {
     /// one. A function of its own, and not inlined, so that its loop keeps its state in registers.
     @inline(never)
     mutating func chooseTargets(
-        _ packets: UnsafePointer<Packet>, _ list: UnsafePointer<UInt16>, _ limit: Int,
+        _ packets: UnsafePointer<PacketSlot>, _ list: UnsafePointer<UInt16>, _ limit: Int,
         _ targets: UnsafeMutablePointer<ReceiveTarget>
     ) -> Int {
         assert(limit <= Burst.maximum)
@@ -235,7 +235,7 @@ extension PackedQueue {
     /// bytes.
     @inline(never)
     mutating func fillTargets(
-        _ packets: UnsafeMutablePointer<Packet>, _ list: UnsafePointer<UInt16>, _ n: Int,
+        _ packets: UnsafeMutablePointer<PacketSlot>, _ list: UnsafePointer<UInt16>, _ n: Int,
         _ targets: UnsafePointer<ReceiveTarget>, _ isLong: Bool
     ) -> UInt64 {
         let ring = core.descriptors
@@ -276,7 +276,7 @@ extension PackedQueue {
     /// One packet over any chains. False when the queue has too few buffers, or a defect.
     @inline(never)
     mutating func deliverSlow(
-        _ scratch: borrowing DeliveryScratch, _ packet: UnsafeMutablePointer<Packet>, _ work: inout DeliveryWork,
+        _ scratch: borrowing DeliveryScratch, _ packet: UnsafeMutablePointer<PacketSlot>, _ work: inout DeliveryWork,
         _ result: inout Delivery
     ) -> Bool {
         let need = UInt64(packet.pointee.length) &+ UInt64(core.headerLength)

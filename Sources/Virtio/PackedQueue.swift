@@ -61,7 +61,7 @@ public struct PackedQueue: DeviceRing {
 
     public var hasWork: Bool { core.defect.kind == .none && isAvailable(flags(nextAvail), nextAvail) }
 
-    public mutating func unpop(_ packets: UnsafePointer<Packet>, _ count: Int) {
+    public mutating func unpop(_ packets: UnsafePointer<PacketSlot>, _ count: Int) {
         var slots: UInt32 = 0
         var i = 0
         while i < count {

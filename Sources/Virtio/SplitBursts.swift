@@ -95,7 +95,7 @@ extension SplitQueue {
     }
 
     @inline(never)
-    public mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int, hold: Bool = false) {
+    public mutating func complete(_ packets: UnsafePointer<PacketSlot>, _ count: Int, hold: Bool = false) {
         if count <= 0 { return }
         let ring = core.deviceArea
         let mask = UInt16(truncatingIfNeeded: core.size &- 1)
@@ -195,7 +195,7 @@ extension SplitQueue {
     /// one.
     @inline(__always)
     mutating func chooseTargets(
-        _ packets: UnsafePointer<Packet>, _ list: UnsafePointer<UInt16>, _ limit: Int,
+        _ packets: UnsafePointer<PacketSlot>, _ list: UnsafePointer<UInt16>, _ limit: Int,
         _ targets: UnsafeMutablePointer<ReceiveTarget>
     ) -> Int {
         assert(limit <= Burst.maximum)
@@ -238,7 +238,7 @@ extension SplitQueue {
     /// Second pass: headers, frames and used entries, which the index will show. Returns the frames' bytes.
     @inline(__always)
     mutating func fillTargets(
-        _ packets: UnsafeMutablePointer<Packet>, _ list: UnsafePointer<UInt16>, _ n: Int,
+        _ packets: UnsafeMutablePointer<PacketSlot>, _ list: UnsafePointer<UInt16>, _ n: Int,
         _ targets: UnsafePointer<ReceiveTarget>, _ isLong: Bool
     ) -> UInt64 {
         let mask = UInt16(truncatingIfNeeded: core.size &- 1)
@@ -266,7 +266,7 @@ extension SplitQueue {
     /// queue has too few buffers or a defect.
     @inline(never)
     mutating func deliverSlow(
-        _ scratch: borrowing DeliveryScratch, _ packet: UnsafeMutablePointer<Packet>, _ waiting: Int,
+        _ scratch: borrowing DeliveryScratch, _ packet: UnsafeMutablePointer<PacketSlot>, _ waiting: Int,
         _ work: inout DeliveryWork, _ result: inout Delivery
     ) -> Int {
         let mask = UInt16(truncatingIfNeeded: core.size &- 1)

@@ -44,7 +44,7 @@ public struct SplitQueue: DeviceRing {
         core.defect.kind == .none && CPlat_load16_acquire(core.driverArea + SplitRing.index) != nextAvail
     }
 
-    public mutating func unpop(_ packets: UnsafePointer<Packet>, _ count: Int) {
+    public mutating func unpop(_ packets: UnsafePointer<PacketSlot>, _ count: Int) {
         nextAvail = nextAvail &- UInt16(truncatingIfNeeded: count)
     }
 

@@ -112,7 +112,7 @@ import Testing
     private struct Everything: PacketFunction {
         static var judgesAgain: Bool { true }
 
-        mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+        mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
             if packets.count % 8 == 1 { return .flood }
             for i in packets.indices {
                 let verdict: [Verdict] = [.drop, .flood, .port(i % ingress.portCount), .port(77), .port(ingress.port)]
@@ -153,7 +153,7 @@ import Testing
         static var wantsData: Bool { false }
         let seen: Seen
 
-        mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+        mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
             seen.packets.pointee += UInt64(packets.count)
             return .port(1)
         }
@@ -162,7 +162,7 @@ import Testing
     private struct Hasty: PacketFunction {
         let seen: Seen
 
-        mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+        mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
             seen.packets.pointee += UInt64(packets.count)
             return .port(1)
         }

@@ -142,9 +142,12 @@ import Testing
     func embedder() throws {
         /// Passes frames with even numbers to the other port, and marks their type.
         struct Even: PacketFunction {
-            mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+            mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
                 for i in packets.indices {
-                    let isEven = packets[i].loadHead(18) && packets[i].head.2 & 1 == 0
+                    packets[i].loadFront(18)
+                    let isEven =
+                        packets[i].frontLength == 18
+                        && packets[i].frontBytes.load(fromByteOffset: 16, as: UInt8.self) & 1 == 0
                     packets[i].verdict = (isEven ? Verdict.port(1 - ingress.port) : .drop).rawValue
                 }
                 return nil

@@ -2,10 +2,11 @@ import Logging
 import Ringway
 
 struct DropMulticast: PacketFunction {
-    mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+    mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
         for i in packets.indices {
             // Read once; what is judged here is what the receiver gets.
-            let isMulticast = packets[i].loadHead(12) && packets[i].destinationMAC & 1 != 0
+            packets[i].loadFront(12)
+            let isMulticast = packets[i].frontLength == 12 && packets[i].destinationMAC & 1 != 0
             packets[i].verdict = (isMulticast ? Verdict.drop : .port(1 - ingress.port)).rawValue
         }
         return nil

@@ -26,7 +26,7 @@ import Virtio
                 source.storeBytes(
                     of: UInt8(truncatingIfNeeded: i &* 31 &+ k), toByteOffset: i * length + k, as: UInt8.self)
             }
-            burst.packets[i] = Packet(data: source + i * length, length: UInt32(length))
+            burst.packets[i].place(source + i * length, UInt32(length))
         }
         burst.count = count
         final class Receiver: @unchecked Sendable {
@@ -140,7 +140,7 @@ import Virtio
     func tinyBuffers() {
         long(direct: 32767, indirect: 0, flags: 2) { queue, burst, data in
             let scratch = DeliveryScratch()
-            for i in 0..<64 { burst.packets[i] = Packet(data: data, length: 9000) }
+            for i in 0..<64 { burst.packets[i].place(data, 9000) }
             let result = queue.deliver(burst, burst.identity, 64, with: scratch)
             #expect(result.consumed == 0 && queue.defect.kind == .chainTooLong && queue.defect.value == 2048)
         }
@@ -162,7 +162,7 @@ import Virtio
         }
         pair.driver.publish()
         for (i, length) in [500, 400, 388, 389, 1000, 60, 60].enumerated() {
-            burst.packets[i] = Packet(data: pair.arena + 4096, length: UInt32(length))
+            burst.packets[i].place(pair.arena + 4096, UInt32(length))
         }
         let result = pair.device.deliver(burst, burst.identity, 7, with: scratch)
         #expect(result.consumed == 6 && result.delivered == 2 && pair.device.defect == .none)
@@ -184,7 +184,7 @@ import Virtio
             #expect(pair.driver.add(readable: nil, 0, writable: &pieces, 1500, token: UInt32(token)))
         }
         pair.driver.publish()
-        for i in 0..<20 { burst.packets[i] = Packet(data: pair.arena + 4096, length: 1488) }
+        for i in 0..<20 { burst.packets[i].place(pair.arena + 4096, 1488) }
         var total = 0
         var calls = 0
         while total < 20 && calls < 20 {
@@ -230,7 +230,7 @@ import Virtio
                 RingSetup(
                     size: 8, isPacked: false, descriptors: ring, driverArea: ring + 4096, deviceArea: ring + 8192,
                     position: RingPosition(), features: [.version1], map: MemoryMap(sorted: regions, count: count)))
-            burst.packets[0] = Packet(data: frame, length: 14)
+            burst.packets[0].place(frame, 14)
             _ = queue.deliver(burst, burst.identity, 1, with: scratch)
             return queue.defect.kind
         }
@@ -240,34 +240,6 @@ import Virtio
             #expect(deliver(at - 1, 64) == .address && deliver(at, 65) == .address && deliver(at + 64, 64) == .address)
         }
         #expect(deliver(0, 64) == .address && deliver(UInt64.max, 64) == .address)
-    }
-
-    @Test("no head is longer than 24 bytes, whatever is asked for or set")
-    func head() {
-        let memory = zeroed(4096)
-        defer { memory.deallocate() }
-        for length: UInt32 in [20, 24, 100] {
-            for n: UInt16 in [0, 12, 20, 24, 25, 26, 1000, UInt16.max] {
-                var packet = Packet(data: memory, length: length)
-                #expect(packet.loadHead(n) == (n <= 24 && UInt32(n) <= length), "\(n) of \(length)")
-            }
-        }
-        // An embedder's own mistake: bytes behind the head stay what the sender wrote.
-        var random = Random(seed: 4)
-        let pair = RingPair(size: 8, isPacked: false, features: [.version1], arenaBytes: 4096, random: &random)
-        var buffer = DriverBuffer(base: pair.arena, length: 256, token: 0)
-        _ = pair.driver.addReceive(&buffer, 1)
-        pair.driver.publish()
-        let burst = Burst()
-        let scratch = DeliveryScratch()
-        defer {
-        }
-        burst.packets[0] = Packet(data: memory, length: 100)
-        burst.packets[0].headLength = 90
-        burst.packets[0].head = (UInt64.max, UInt64.max, UInt64.max)
-        #expect(pair.device.deliver(burst, burst.identity, 1, with: scratch).delivered == 1)
-        let got = Array(UnsafeRawBufferPointer(start: pair.arena + 12, count: 100))
-        #expect(got == [UInt8](repeating: 255, count: 24) + [UInt8](repeating: 0, count: 76))
     }
 
     @Test("an indirect table at an odd address")

@@ -66,7 +66,7 @@ final class RawRing {
     func receive() -> RingDefect {
         var frame = [UInt8](repeating: 1, count: 64)
         frame.withUnsafeMutableBytes {
-            burst.packets[0] = Packet(data: $0.baseAddress!, length: 64)
+            burst.packets[0].place($0.baseAddress!, 64)
             _ = queue.deliver(burst, burst.identity, 1, with: scratch)
         }
         return queue.defect
@@ -227,8 +227,8 @@ final class RawRing {
     func laps() {
         // Two descriptors, taken lap after lap: a driver on another core can do it within one burst.
         func ring() -> RawRing { RawRing(isPacked: true, size: 2, features: [.inOrder]) }
-        func take(_ r: RawRing, laps: Int) -> [Packet] {
-            var all: [Packet] = []
+        func take(_ r: RawRing, laps: Int) -> [PacketSlot] {
+            var all: [PacketSlot] = []
             for lap in 0..<laps {
                 for i in 0..<2 {
                     r.set(i, r.buffer(i), 76, id: UInt16(i))
@@ -317,7 +317,7 @@ final class RawRing {
         }
         withUnsafePointer(to: &region) { region in
             var receive = queue(2, region)
-            burst.packets[0] = Packet(data: memory + frame, length: 64)
+            burst.packets[0].place(memory + frame, 64)
             _ = receive.deliver(burst, burst.identity, 1, with: scratch)
             #expect(receive.defect.kind == .chainTooLong)
             var transmit = queue(0, region)

@@ -214,7 +214,7 @@ import Virtio
             pair.driver.publish()
         }
         func deliver(_ length: UInt32) -> Int {
-            burst.packets[0] = Packet(data: pair.arena, length: length)
+            burst.packets[0].place(pair.arena, length)
             return pair.device.deliver(burst, burst.identity, 1, with: scratch).delivered
         }
         give(2)

@@ -19,3 +19,30 @@ CPLAT_HOT void CPlat_prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3)
 CPLAT_HOT void CPlat_prefetch_read(const void *p) { __builtin_prefetch(p, 0, 3); }
 CPLAT_HOT void CPlat_copy(void *to, const void *from, uint64_t n) { memcpy(to, from, n); }
 CPLAT_HOT void CPlat_zero(void *to, uint64_t n) { memset(to, 0, n); }
+
+/* Copies 0 to some hundred bytes without a call. Never past the end of either; the last bytes may be read twice, the
+   later reading counts. */
+CPLAT_HOT void CPlat_copy_short(void *to, const void *from, uint32_t n) {
+    char *t = (char *)to;
+    const char *f = (const char *)from;
+    if (n >= 16) {
+        uint32_t i = 0;
+        for (; i + 64 <= n; i += 64) __builtin_memcpy(t + i, f + i, 64);
+        for (; i + 16 <= n; i += 16) __builtin_memcpy(t + i, f + i, 16);
+        if (i < n) __builtin_memcpy(t + n - 16, f + n - 16, 16);
+    } else if (n >= 8) {
+        uint64_t a, b;
+        __builtin_memcpy(&a, f, 8);
+        __builtin_memcpy(&b, f + n - 8, 8);
+        __builtin_memcpy(t, &a, 8);
+        __builtin_memcpy(t + n - 8, &b, 8);
+    } else if (n >= 4) {
+        uint32_t a, b;
+        __builtin_memcpy(&a, f, 4);
+        __builtin_memcpy(&b, f + n - 4, 4);
+        __builtin_memcpy(t, &a, 4);
+        __builtin_memcpy(t + n - 4, &b, 4);
+    } else {
+        for (uint32_t i = 0; i < n; i++) t[i] = f[i];
+    }
+}

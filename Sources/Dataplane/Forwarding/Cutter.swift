@@ -21,7 +21,7 @@ struct Cutter {
     private var cursor: SegmentCursor
 
     /// Nil: the headers are not what the offload fields say.
-    init?(_ packet: UnsafeMutablePointer<Packet>, _ scratch: HeaderRooms) {
+    init?(_ packet: UnsafeMutablePointer<PacketSlot>, _ scratch: HeaderRooms) {
         self.scratch = scratch
         header = packet.pointee.header
         transport = Int(header.csumStart)
@@ -29,9 +29,8 @@ struct Cutter {
         let length = Int(packet.pointee.length)
         let template = scratch.template
         if header.gsoType == NetHeader.gsoNone {
-            prefix = max(transport + Int(header.csumOffset) + 2, packet.pointee.headBytes)
+            prefix = transport + Int(header.csumOffset) + 2
             cursor.read(prefix, to: template)
-            Cutter.overwrite(template, packet)
             payload = length - prefix
             segmentSize = max(1, payload)
             assert(prefix <= OffloadScratch.longestPrefix && prefix <= length)
@@ -49,7 +48,6 @@ struct Cutter {
         let dataOffset = template.load(fromByteOffset: transport + (isTCP ? 12 : 0), as: UInt8.self)
         cursor.read(prefix, to: template)
         if isTCP { template.storeBytes(of: dataOffset, toByteOffset: transport + 12, as: UInt8.self) }
-        Cutter.overwrite(template, packet)
         payload = length - prefix
         segmentSize = Int(header.gsoSize)
         guard let found = Cutter.networkHeader(template, transport) else { return nil }
@@ -59,17 +57,6 @@ struct Cutter {
         if (wants6 && !isIPv6) || (wants4 && isIPv6) { return nil }
         // What the IP header's length field cannot say: in IPv6 it leaves out the first 40 bytes.
         if prefix - network - (isIPv6 ? 40 : 0) + min(segmentSize, payload) > 65535 { return nil }
-    }
-
-    /// What a forwarding function has judged or changed stands in `head`.
-    private static func overwrite(_ template: UnsafeMutableRawPointer, _ packet: UnsafeMutablePointer<Packet>) {
-        let n = packet.pointee.headBytes
-        if n > 0 {
-            // A copy: the packet may be read by several threads at once.
-            withUnsafeBytes(of: packet.pointee.head) {
-                CPlat_copy(template, $0.baseAddress.unsafelyUnwrapped, UInt64(n))
-            }
-        }
     }
 
     /// Offset of the IP header behind at most two VLAN tags, and whether it is IPv6.
@@ -109,15 +96,15 @@ struct Cutter {
         let count = cursor.take(size, slices)
         if network > 0 { rewrite(head, size) }
         fillChecksum(head, size, slices, count)
-        var packet = Packet(data: head, length: UInt32(prefix + size))
-        packet.dataLength = UInt32(prefix)
-        packet.more = slices
-        packet.moreCount = UInt16(truncatingIfNeeded: count)
-        burst.packets[burst.count] = packet
+        let packet = burst.packets + burst.count
+        packet.pointee.place(head, UInt32(prefix + size))
+        packet.pointee.dataLength = UInt32(prefix)
+        packet.pointee.more = slices
+        packet.pointee.moreCount = UInt16(truncatingIfNeeded: count)
         burst.count += 1
         burst.segmentCount += count
         assert(burst.segmentCount <= Burst.mostSegments)
-        burst.bytes += UInt64(packet.length)
+        burst.bytes += UInt64(packet.pointee.length)
         done += size
         segments += 1
     }
@@ -180,19 +167,16 @@ struct Cutter {
 
 /// A place in a packet's segments that only moves forward.
 struct SegmentCursor {
-    private let packet: UnsafeMutablePointer<Packet>
-    private var index = -1
+    private let packet: UnsafeMutablePointer<PacketSlot>
+    private var index = 0
     private var offset: UInt32 = 0
 
-    init(_ packet: UnsafeMutablePointer<Packet>) { self.packet = packet }
+    init(_ packet: UnsafeMutablePointer<PacketSlot>) { self.packet = packet }
 
     /// Slices that `take` can make of the packet.
-    var mostSlices: Int { Int(packet.pointee.moreCount) + 1 }
+    var mostSlices: Int { packet.pointee.pieces }
 
-    private var segment: Segment? {
-        if index < 0 { return Segment(base: packet.pointee.data, length: packet.pointee.dataLength) }
-        return index < Int(packet.pointee.moreCount) ? packet.pointee.more.unsafelyUnwrapped[index] : nil
-    }
+    private var segment: Segment? { packet.pointee.piece(index) }
 
     /// The next `length` bytes as slices; returns how many slices.
     mutating func take(_ length: Int, _ slices: UnsafeMutablePointer<Segment>) -> Int {

@@ -64,7 +64,7 @@ enum Forwarder {
 
     /// One verdict that all packets share, else `.none`.
     @inline(__always)
-    private static func uniform(_ packets: UnsafeMutableBufferPointer<Packet>) -> Verdict {
+    private static func uniform(_ packets: UnsafeMutableBufferPointer<PacketSlot>) -> Verdict {
         let base = packets.baseAddress.unsafelyUnwrapped
         let first = base.pointee.verdict
         var i = 1
@@ -76,14 +76,14 @@ enum Forwarder {
     }
 
     /// Gives each packet the verdict that was given for all.
-    private static func spread(_ verdict: Verdict, _ packets: UnsafeMutableBufferPointer<Packet>) {
+    private static func spread(_ verdict: Verdict, _ packets: UnsafeMutableBufferPointer<PacketSlot>) {
         if verdict == .none { return }
         for i in 0..<packets.count { packets.baseAddress.unsafelyUnwrapped[i].verdict = verdict.rawValue }
     }
 
     /// Drops the packets that screening refused: `bad` has a bit for each.
     @inline(never)
-    private static func discard(_ sender: PairPointer, _ packets: UnsafeMutableBufferPointer<Packet>, _ bad: UInt64) {
+    private static func discard(_ sender: PairPointer, _ packets: UnsafeMutableBufferPointer<PacketSlot>, _ bad: UInt64) {
         var left = bad
         while left != 0 {
             let i = left.trailingZeroBitCount
@@ -216,7 +216,7 @@ enum Forwarder {
 
     private static func bytes(_ burst: borrowing Burst, _ n: Int) -> UInt64 {
         var sum: UInt64 = 0
-        for i in 0..<n { sum &+= UInt64(burst.packets[i].length) }
+        for i in 0..<n { sum &+= UInt64(truncatingIfNeeded: burst.packets[i].received) }
         return sum
     }
 }

@@ -10,7 +10,7 @@ enum Offload {
 
     @inline(__always)
     static func isGoodLength(_ length: UInt32) -> Bool {
-        length &- Packet.minimumLength <= Packet.maximumLength &- Packet.minimumLength
+        length &- PacketSlot.minimumLength <= PacketSlot.maximumLength &- PacketSlot.minimumLength
     }
 
     /// Checks lengths and offload fields of all packets, and clears what a driver must not send.
@@ -104,7 +104,7 @@ enum Offload {
 
     /// Delivers one packet resolved. False if the receiver had no buffer for any of it.
     private static func resolve(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ packet: UnsafeMutablePointer<Packet>
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ packet: UnsafeMutablePointer<PacketSlot>
     ) -> Bool {
         guard var cutter = Cutter(packet, thread.pointee.scratch.headers) else {
             Receiver.drop(receiver, .badOffload, 1)

@@ -32,8 +32,7 @@ extension Forwarder {
     /// Delivers one frame of the engine's own to pair 0 of each target that this thread owns.
     static func inject(_ thread: ThreadPointer, _ frame: UnsafeMutableRawBufferPointer, to targets: [Int]) {
         thread.pointee.resolved.needsScreening = false
-        thread.pointee.resolved.packets[0] = Packet(
-            data: frame.baseAddress.unsafelyUnwrapped, length: UInt32(frame.count))
+        thread.pointee.resolved.packets[0].place(frame.baseAddress.unsafelyUnwrapped, UInt32(frame.count))
         for port in targets {
             guard let receiver = thread.pointee.table[port, 0],
                 CPlat_load32_relaxed(PairState.owner(receiver)) == UInt32(thread.pointee.index)

@@ -26,9 +26,9 @@ public protocol PacketFunction {
     static var wantsData: Bool { get }
 
     /// Judges `packets`: either returns one verdict for all of them, or nil after setting each
-    /// packet's `verdict`. Bytes that a decision depends on are read once with `Packet.loadHead`;
-    /// changes are made in `Packet.head`. Frames can be of any length here, also 0.
-    mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict?
+    /// packet's `verdict`. Bytes that a decision depends on are read once with `PacketSlot.loadFront`;
+    /// changes are made in `PacketSlot.front`. Frames can be of any length here, also 0.
+    mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict?
 }
 
 extension PacketFunction {
@@ -41,7 +41,7 @@ struct DropFunction: PacketFunction {
     static var wantsData: Bool { false }
 
     @inline(__always)
-    mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? { .drop }
+    mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? { .drop }
 }
 
 /// `crossconnect`: port 0 to port 1 and back.
@@ -49,7 +49,7 @@ struct CrossconnectFunction: PacketFunction {
     static var judgesAgain: Bool { true }
 
     @inline(__always)
-    mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+    mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
         .port(ingress.port ^ 1)
     }
 }
@@ -59,11 +59,12 @@ struct MACSwapFunction: PacketFunction {
     static var judgesAgain: Bool { true }
 
     @inline(__always)
-    mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+    mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
         var i = 0
         while i < packets.count {
             let p = packets.baseAddress.unsafelyUnwrapped + i
-            if p.pointee.loadHead(12) { p.pointee.swapMACs() }
+            p.pointee.loadFront(12)
+            if p.pointee.frontLength >= 12 { p.pointee.swapMACs() }
             i &+= 1
         }
         return .port(ingress.port)
@@ -76,14 +77,14 @@ struct EmbeddedFunction: PacketFunction {
     let box: Unmanaged<FunctionBox>
 
     @inline(__always)
-    mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+    mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
         box._withUnsafeGuaranteedRef { $0.process(packets, ingress) }
     }
 }
 
 /// Hides the type of an embedder's function; `process` is the one indirect call of a burst.
 class FunctionBox {
-    func process(_ packets: UnsafeMutableBufferPointer<Packet>, _ ingress: Ingress) -> Verdict? { .drop }
+    func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, _ ingress: Ingress) -> Verdict? { .drop }
 }
 
 final class TypedFunctionBox<F: PacketFunction>: FunctionBox {
@@ -99,7 +100,7 @@ final class TypedFunctionBox<F: PacketFunction>: FunctionBox {
         function.deallocate()
     }
 
-    override func process(_ packets: UnsafeMutableBufferPointer<Packet>, _ ingress: Ingress) -> Verdict? {
+    override func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, _ ingress: Ingress) -> Verdict? {
         function.pointee.process(packets, from: ingress)
     }
 }

@@ -7,7 +7,7 @@ struct SwitchFunction: PacketFunction {
     let table: MACTable
 
     @inline(__always)
-    mutating func process(_ packets: UnsafeMutableBufferPointer<Packet>, from ingress: Ingress) -> Verdict? {
+    mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
         let base = packets.baseAddress.unsafelyUnwrapped
         var lastSource = UInt64.max
         var lastDestination = UInt64.max
@@ -15,7 +15,8 @@ struct SwitchFunction: PacketFunction {
         var i = 0
         while i < packets.count {
             let p = base + i
-            if p.pointee.loadHead(12) {
+            p.pointee.loadFront(12)
+            if p.pointee.frontLength >= 12 {
                 let source = p.pointee.sourceMAC
                 let destination = p.pointee.destinationMAC
                 if source != lastSource {

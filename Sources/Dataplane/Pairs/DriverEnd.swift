@@ -126,14 +126,8 @@ struct DriverEnd: ~Copyable {
     /// The packet at `next` as packet `n` of the burst; the buffers it takes. Nil while some of them are missing.
     private func take(_ burst: inout Burst, _ n: Int) -> Int? {
         let head = used[next & usedMask]
-        guard let (packet, count) = Packet.received(at: buffers.receive(head.token), head.length) else {
-            // Less than a header: an empty packet, which screening drops.
-            burst.packets[n] = Packet(data: buffers.receive(head.token), length: 0)
-            burst.packets[n].slots = 1
-            burst.needsScreening = true
-            return 1
-        }
-        var p = packet
+        var p = burst.packets[n]
+        let count = p.receive(at: buffers.receive(head.token), head.length)
         var slots = isMergeable ? Int(count) : 1
         // A count that cannot be: the packet is dropped with its first buffer.
         if slots == 0 || slots > longestChain { (slots, p.length) = (1, 0) }
@@ -141,7 +135,7 @@ struct DriverEnd: ~Copyable {
         p.header.flags &= NetHeader.needsCsum
         if slots > 1 { spread(&p, &burst, slots) }
         p.slots = UInt16(truncatingIfNeeded: slots)
-        if !p.header.isPlain || p.length &- Packet.minimumLength > Packet.maximumLength &- Packet.minimumLength {
+        if !p.header.isPlain || p.length &- PacketSlot.minimumLength > PacketSlot.maximumLength &- PacketSlot.minimumLength {
             burst.needsScreening = true
         }
         burst.bytes &+= UInt64(p.length)
@@ -150,7 +144,7 @@ struct DriverEnd: ~Copyable {
     }
 
     /// A packet of several buffers: the later ones hold nothing but the frame (5.1.6.4).
-    private func spread(_ p: inout Packet, _ burst: inout Burst, _ slots: Int) {
+    private func spread(_ p: inout PacketSlot, _ burst: inout Burst, _ slots: Int) {
         let more = burst.segments + burst.segmentCount
         for i in 1..<slots {
             let c = used[(next &+ i) & usedMask]
@@ -163,12 +157,12 @@ struct DriverEnd: ~Copyable {
     }
 
     /// The last `count` popped packets will be popped again.
-    mutating func unpop(_ packets: UnsafePointer<Packet>, _ count: Int) {
+    mutating func unpop(_ packets: UnsafePointer<PacketSlot>, _ count: Int) {
         for i in 0..<count { next &-= Int(packets[i].slots) }
     }
 
     /// Posts the buffers of the oldest `count` popped packets again. True when the device wants a kick.
-    mutating func complete(_ packets: UnsafePointer<Packet>, _ count: Int) -> Bool {
+    mutating func complete(_ packets: UnsafePointer<PacketSlot>, _ count: Int) -> Bool {
         var slots = 0
         for i in 0..<count { slots &+= Int(packets[i].slots) }
         var i = 0
@@ -207,7 +201,7 @@ struct DriverEnd: ~Copyable {
         while result.consumed < count {
             let packet = burst.packets + Int(list[result.consumed])
             let length = packet.pointee.length
-            let n = (Int(length) &+ Packet.headerLength &+ Int(buffers.room) &- 1) / Int(buffers.room)
+            let n = (Int(length) &+ PacketSlot.headerLength &+ Int(buffers.room) &- 1) / Int(buffers.room)
             if n > longestChain {
                 result.consumed &+= 1
                 continue
@@ -230,8 +224,8 @@ struct DriverEnd: ~Copyable {
 
     /// One packet in `n` buffers.
     @inline(__always)
-    private mutating func send(_ packet: UnsafeMutablePointer<Packet>, _ n: Int) {
-        var left = packet.pointee.length &+ UInt32(Packet.headerLength)
+    private mutating func send(_ packet: UnsafeMutablePointer<PacketSlot>, _ n: Int) {
+        var left = packet.pointee.length &+ UInt32(PacketSlot.headerLength)
         let head = free[freeCount &- 1]
         for i in 0..<n {
             let token = free[freeCount &- 1 &- i]
@@ -278,7 +272,7 @@ struct DriverBuffers {
     init(size: UInt32, isPacked: Bool, longest: Int) {
         self.size = size
         self.isPacked = isPacked
-        room = UInt32(max(2048, (longest + Packet.headerLength + 63) & ~63))
+        room = UInt32(max(2048, (longest + PacketSlot.headerLength + 63) & ~63))
     }
 
     /// Bytes of one ring.

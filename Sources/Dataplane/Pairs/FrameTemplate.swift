@@ -15,7 +15,7 @@ struct FrameTemplate: ~Copyable {
         for i in 0..<Burst.maximum {
             let at = UnsafeMutableRawPointer(room.start + i * size)
             if i > 0 { CPlat_copy(at, room.start, UInt64(size)) }
-            burst.packets[i] = Packet(data: at, length: UInt32(size))
+            burst.packets[i].place(at, UInt32(size))
         }
         burst.count = Burst.maximum
         burst.bytes = UInt64(Burst.maximum * size)

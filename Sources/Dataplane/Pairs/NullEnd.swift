@@ -15,8 +15,9 @@ struct NullEnd: ~Copyable {
         case .none: return 0
         case .some(let template):
             let n = min(limit, template.burst.count)
-            // Copies: the packet function writes into them.
-            burst.packets.update(from: template.burst.packets, count: n)
+            // The packet function changes them; their fronts are this burst's.
+            let packets = template.burst.packets
+            for i in 0..<n { burst.packets[i].place(packets[i].data, packets[i].length) }
             burst.count = n
             burst.segmentCount = 0
             burst.needsScreening = false

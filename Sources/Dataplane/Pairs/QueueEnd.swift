@@ -63,7 +63,7 @@ enum QueueEnd: BitwiseCopyable {
     }
 
     /// Gives the last `n` popped packets back: they will be popped again.
-    func giveBack(_ packets: UnsafePointer<Packet>, _ n: Int) {
+    func giveBack(_ packets: UnsafePointer<PacketSlot>, _ n: Int) {
         switch self {
         case .none, .null: break
         case .split(let ring): ring.pointee.unpop(packets, n)
@@ -75,7 +75,7 @@ enum QueueEnd: BitwiseCopyable {
 
     /// The oldest `n` popped packets are done with; whoever sent them is told now, or with many others (`mayHold`).
     @inline(__always)
-    func complete(_ t: ThreadPointer, _ p: PairPointer, _ packets: UnsafePointer<Packet>, _ n: Int, mayHold: Bool) {
+    func complete(_ t: ThreadPointer, _ p: PairPointer, _ packets: UnsafePointer<PacketSlot>, _ n: Int, mayHold: Bool) {
         switch self {
         case .split(let ring): QueueEnd.completeGuest(t, p, ring, packets, n, mayHold)
         case .packed(let ring): QueueEnd.completeGuest(t, p, ring, packets, n, mayHold)
@@ -86,7 +86,7 @@ enum QueueEnd: BitwiseCopyable {
     @inline(__always)
     private static func completeGuest(
         _ t: ThreadPointer, _ p: PairPointer, _ ring: UnsafeMutablePointer<some DeviceRing>,
-        _ packets: UnsafePointer<Packet>, _ n: Int, _ mayHold: Bool
+        _ packets: UnsafePointer<PacketSlot>, _ n: Int, _ mayHold: Bool
     ) {
         let hold = mayHold && p.pointee.lag.mayHold(ring.pointee.held &+ n)
         ring.pointee.complete(packets, n, hold: hold)
@@ -95,7 +95,7 @@ enum QueueEnd: BitwiseCopyable {
     }
 
     @inline(never)
-    private func completeOther(_ t: ThreadPointer, _ p: PairPointer, _ packets: UnsafePointer<Packet>, _ n: Int) {
+    private func completeOther(_ t: ThreadPointer, _ p: PairPointer, _ packets: UnsafePointer<PacketSlot>, _ n: Int) {
         switch self {
         case .none, .split, .packed, .null: break
         case .driver(let end):

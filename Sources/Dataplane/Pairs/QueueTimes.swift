@@ -53,7 +53,7 @@ public enum Stamp {
     /// Whether the packet has a mark. Looks only where the memory is at hand: `near` says that its first line was asked
     /// for; else at marks on the line of the net header, which was read.
     @inline(__always)
-    static func isOn(_ packet: UnsafePointer<Packet>, near: Bool) -> Bool {
+    static func isOn(_ packet: UnsafePointer<PacketSlot>, near: Bool) -> Bool {
         if packet.pointee.dataLength < 24 { return false }
         let place = UInt(bitPattern: packet.pointee.data) & 63
         if !near && (place < 12 || place > 48) { return false }

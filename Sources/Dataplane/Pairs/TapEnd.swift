@@ -98,10 +98,11 @@ struct TapEnd: ~Copyable {
             next &+= 1
             let p = buffers + i &* TapEnd.room
             // `collect` leaves nothing out that is shorter than a header: its packet is empty, and screening drops it.
-            var packet = Packet.received(at: p, UInt32(lengths[i]))?.0 ?? Packet(data: p, length: 0)
+            var packet = burst.packets[n]
+            _ = packet.receive(at: p, UInt32(lengths[i]))
             packet.header.flags &= NetHeader.needsCsum
             packet.slots = 1
-            if !packet.header.isPlain || packet.length < Packet.minimumLength { burst.needsScreening = true }
+            if !packet.header.isPlain || packet.length < PacketSlot.minimumLength { burst.needsScreening = true }
             burst.packets[n] = packet
             burst.bytes &+= UInt64(packet.length)
             n &+= 1
@@ -236,31 +237,19 @@ struct TapEnd: ~Copyable {
         }
     }
 
-    /// Net header and head from private memory, so that what was judged goes out; the rest from where it lies.
+    /// Net header and front from private memory, so that what was judged goes out; the rest from where it lies.
     private func gather(
-        _ packet: UnsafeMutablePointer<Packet>, _ room: UnsafeMutableRawPointer, _ to: UnsafeMutablePointer<iovec>
+        _ packet: UnsafeMutablePointer<PacketSlot>, _ room: UnsafeMutableRawPointer, _ to: UnsafeMutablePointer<iovec>
     ) -> Int {
         packet.writeHeader(to: room)
-        var skip = packet.pointee.headBytes
-        withUnsafeBytes(of: &packet.pointee.head) {
-            CPlat_copy(room + Packet.headerLength, $0.baseAddress.unsafelyUnwrapped, UInt64(skip))
-        }
-        to[0] = iovec(iov_base: room, iov_len: Packet.headerLength + skip)
-        var n = 1
-        var i = -1
-        while i < Int(packet.pointee.moreCount) {
-            if n == TapEnd.parts { return 0 }
-            let s =
-                i < 0
-                ? Segment(base: packet.pointee.data, length: packet.pointee.dataLength)
-                : packet.pointee.more.unsafelyUnwrapped[i]
-            let off = min(skip, Int(s.length))
-            skip &-= off
-            if Int(s.length) > off {
-                to[n] = iovec(iov_base: s.base + off, iov_len: Int(s.length) &- off)
-                n &+= 1
-            }
+        to[0] = iovec(iov_base: room, iov_len: PacketSlot.headerLength)
+        var (n, i) = (1, 0)
+        while let s = packet.pointee.piece(i) {
             i &+= 1
+            if s.length == 0 { continue }
+            if n == TapEnd.parts { return 0 }
+            to[n] = iovec(iov_base: s.base, iov_len: Int(s.length))
+            n &+= 1
         }
         return n
     }

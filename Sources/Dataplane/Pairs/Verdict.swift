@@ -1,6 +1,6 @@
 /// Where a packet goes.
 public struct Verdict: Sendable, Equatable, BitwiseCopyable {
-    /// For `Packet.verdict`.
+    /// For `PacketSlot.verdict`.
     public let rawValue: UInt32
     @inlinable init(rawValue: UInt32) { self.rawValue = rawValue }
     @inlinable public static var drop: Verdict { Verdict(rawValue: 0) }

@@ -105,7 +105,8 @@ final class Room {
         var bytes: UInt64 = 0
         for i in 0..<n {
             let length = 14 + input.below(1500)
-            var packet = Packet(data: source, length: UInt32(length))
+            var packet = frames.packets[i]
+            packet.place(source, UInt32(length))
             if input.byte() & 3 == 0 {
                 // In four pieces: 1 byte, then the rest in three.
                 let each = (length - 1) / 3
@@ -117,7 +118,7 @@ final class Room {
                 packet.more = pieces + 3 * i
                 packet.moreCount = 3
             }
-            if input.byte() & 1 == 0 { _ = packet.loadHead(UInt16(input.byte() % 40)) }
+            if input.byte() & 1 == 0 { packet.loadFront(Int(input.byte())) }
             frames.packets[i] = packet
             bytes += UInt64(length)
         }
@@ -126,12 +127,9 @@ final class Room {
     }
 
     /// Reads the ends of each piece, as a receiver's copy would.
-    func read(_ packet: UnsafeMutablePointer<Packet>) {
-        _ = packet.pointee.loadHead(12)
-        read(packet.pointee.data, packet.pointee.dataLength)
-        for i in 0..<Int(packet.pointee.moreCount) {
-            read(packet.pointee.more![i].base, packet.pointee.more![i].length)
-        }
+    func read(_ packet: UnsafeMutablePointer<PacketSlot>) {
+        packet.pointee.loadFront(12)
+        for i in 0..<packet.pointee.pieces { read(packet.pointee.piece(i)!.base, packet.pointee.piece(i)!.length) }
     }
     private func read(_ p: UnsafeMutableRawPointer, _ length: UInt32) {
         if length == 0 { return }

@@ -1,0 +1,67 @@
+import CPlatform
+
+/// Reading a packet's first bytes.
+extension PacketSlot {
+    /// Sees to it that the frame's first `wanted` bytes (all of a shorter frame; at most `longestFront`) lie in the
+    /// front. They are read from the sender once; from then on they are what every receiver gets.
+    @inlinable @inline(__always)
+    public mutating func loadFront(_ wanted: Int) {
+        if front != .nothing { return }
+        if wanted <= 16 && dataLength >= 16 {
+            let (a, b) = (data.loadUnaligned(as: UInt64.self), (data + 8).loadUnaligned(as: UInt64.self))
+            let to = room + PacketSlot.headroom
+            to.storeBytes(of: a, as: UInt64.self)
+            (to + 8).storeBytes(of: b, as: UInt64.self)
+            front = Front(length: wanted, skip: wanted)
+        } else if wanted <= PacketSlot.longestFront && (moreCount == 0 || Int(dataLength) >= wanted) {
+            let n = min(wanted, Int(dataLength))
+            CPlat_copy_short(room + PacketSlot.headroom, data, UInt32(truncatingIfNeeded: n))
+            front = Front(length: n, skip: n)
+        } else {
+            extendFront(to: wanted)
+        }
+    }
+
+    /// The same for a front that is there already, or a frame in several pieces. False when the frame, or the room, is
+    /// shorter; then the front is as long as it can be.
+    @inline(never)
+    @discardableResult
+    public mutating func extendFront(to wanted: Int) -> Bool {
+        if front == .nothing { front = Front(length: 0, skip: 0) }
+        let most = PacketSlot.headroom &+ PacketSlot.longestFront &- front.start
+        var (end, skip) = (frontLength, skip)
+        let target = min(wanted, most)
+        while end < target {
+            let take = min(target &- end, Int(dataLength) &- skip)
+            CPlat_copy(frontBytes + end, data + skip, UInt64(take))
+            end &+= take
+            skip &+= take
+            if skip < Int(dataLength) { continue }
+            if moreCount == 0 { break }
+            let next = more.unsafelyUnwrapped
+            (data, dataLength, skip) = (next.pointee.base, next.pointee.length, 0)
+            more = next + 1
+            moreCount &-= 1
+        }
+        assert(end <= most)
+        front = Front(length: end, skip: skip, start: front.start, growth: front.growth)
+        return end >= wanted
+    }
+
+    /// Destination address as it stands in the frame's first six bytes (little-endian load of the
+    /// bytes in their order). Needs a front of 12 bytes, as the following do.
+    @inlinable @inline(__always)
+    public var destinationMAC: UInt64 { frontBytes.loadUnaligned(as: UInt64.self) & 0xffff_ffff_ffff }
+
+    /// Source address, the same way.
+    @inlinable @inline(__always)
+    public var sourceMAC: UInt64 { (frontBytes + 4).loadUnaligned(as: UInt64.self) >> 16 }
+
+    /// Exchanges source and destination address.
+    @inlinable @inline(__always)
+    public mutating func swapMACs() {
+        let (d, s) = (destinationMAC, sourceMAC)
+        frontBytes.storeBytes(of: s | d << 48, as: UInt64.self)
+        (frontBytes + 8).storeBytes(of: UInt32(truncatingIfNeeded: d >> 16), as: UInt32.self)
+    }
+}
