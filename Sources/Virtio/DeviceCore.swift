@@ -156,7 +156,9 @@ extension DeviceCore {
 
     /// A packet of the gathered chain, its segments appended to the burst. False stops the burst.
     @inline(__always)
-    mutating func finish(_ g: Gathering, id: UInt16, into packet: UnsafeMutablePointer<PacketSlot>, _ burst: inout Burst)
+    mutating func finish(
+        _ g: Gathering, id: UInt16, into packet: UnsafeMutablePointer<PacketSlot>, _ burst: inout Burst
+    )
         -> Bool
     {
         if g.headerLeft > 0 {
@@ -199,8 +201,9 @@ extension DeviceCore {
 extension DeviceCore {
     /// A packet of one buffer; its header is read in the next pass.
     @inline(__always)
-    func setSimple(_ packet: UnsafeMutablePointer<PacketSlot>, _ p: UnsafeMutableRawPointer, _ length: UInt32, _ id: UInt16)
-    {
+    func setSimple(
+        _ packet: UnsafeMutablePointer<PacketSlot>, _ p: UnsafeMutableRawPointer, _ length: UInt32, _ id: UInt16
+    ) {
         packet.pointee.data = p + Int(headerLength)
         packet.pointee.length = length &- headerLength
         packet.pointee.dataLength = length &- headerLength

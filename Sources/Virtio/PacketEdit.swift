@@ -72,7 +72,7 @@ extension PacketSlot {
 
     /// Appends `n` bytes of zero and returns where they lie. `spare`: room for segments, which is used from its
     /// beginning; `spareCount` of them are there, and those that were used are taken off both.
-    mutating func append(
+    public mutating func append(
         _ n: Int, _ spare: inout UnsafeMutablePointer<Segment>, _ spareCount: inout Int
     ) -> UnsafeMutableRawPointer? {
         if n <= 0 || n > PacketSlot.tailroom || header.gsoType != NetHeader.gsoNone { return nil }
@@ -80,7 +80,7 @@ extension PacketSlot {
         // One tail a packet.
         let tail = room + PacketSlot.headroom + PacketSlot.longestFront
         let count = Int(moreCount)
-        if count > 0 && more.unsafelyUnwrapped[count - 1].base == tail { return nil }
+        if data == tail || count > 0 && more.unsafelyUnwrapped[count - 1].base == tail { return nil }
         if count + 1 > spareCount || count + 1 > PacketSlot.mostSegments { return nil }
         for i in 0..<count { spare[i] = more.unsafelyUnwrapped[i] }
         CPlat_zero(tail, UInt64(n))

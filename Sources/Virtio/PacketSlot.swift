@@ -1,7 +1,8 @@
 /// One packet of a burst: where its bytes lie, and what is known of it. 64 bytes: one cache line.
 ///
 /// The frame is its *front*, `frontLength` bytes of private memory, followed by what is left of the sender's: `data`
-/// from `skip` to `dataLength`, then `moreCount` segments at `more`. A frame of which nobody has looked at a byte has no
+/// from `skip` to `dataLength`, then `moreCount` segments at `more`. A frame of which nobody has looked at a byte has
+/// no
 /// front. What a decision is based on is read into the front once (`loadFront`) and delivered from there: the sender
 /// cannot change it any more. Headers are put on and taken off in the front; the payload stays where it lies.
 ///

@@ -142,7 +142,8 @@ import Testing
     func embedder() throws {
         /// Passes frames with even numbers to the other port, and marks their type.
         struct Even: PacketFunction {
-            mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
+            mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict?
+            {
                 for i in packets.indices {
                     packets[i].loadFront(18)
                     let isEven =

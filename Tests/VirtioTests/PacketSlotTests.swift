@@ -74,8 +74,8 @@ private final class Slotted {
         let s = Slotted(pieces)
         s.packet.pointee.loadFront(12)
         s.overwrite()
-        #expect(s.packet.pointee.extendFront(to: 40) == (s.frame.count >= 40))
-        #expect(s.packet.pointee.extendFront(to: 257) == false)
+        let (is40, is257) = (s.packet.pointee.extendFront(to: 40), s.packet.pointee.extendFront(to: 257))
+        #expect(is40 == (s.frame.count >= 40) && !is257)
         let rest = [UInt8](repeating: 0xee, count: s.frame.count - 12)
         #expect(s.delivered == Array(s.frame[..<12]) + rest)
     }
@@ -123,12 +123,17 @@ private final class Slotted {
         s.packet.pointee.header.csumOffset = 16
         s.packet.pointee.header.hdrLen = 54
         s.packet.pointee.loadFront(64)
-        #expect(s.packet.pointee.prepend(4))
+        let p = s.packet
+        let isLonger = p.pointee.prepend(4)
+        #expect(isLonger)
         #expect(s.packet.pointee.header.csumStart == 38 && s.packet.pointee.header.hdrLen == 58)
-        #expect(s.packet.pointee.removeFirst(18))
+        let isShorter = p.pointee.removeFirst(18)
+        #expect(isShorter)
         #expect(s.packet.pointee.header.csumStart == 20 && s.packet.pointee.header.hdrLen == 40)
-        #expect(!s.packet.pointee.removeFirst(21), "into the header that the checksum is of")
-        #expect(!s.packet.pointee.truncate(to: 37), "the checksum itself would go")
-        #expect(s.packet.pointee.truncate(to: 38))
+        let refused = (p.pointee.removeFirst(21), p.pointee.truncate(to: 37))
+        #expect(!refused.0, "into the header that the checksum is of")
+        #expect(!refused.1, "the checksum itself would go")
+        let isCut = p.pointee.truncate(to: 38)
+        #expect(isCut)
     }
 }

@@ -41,7 +41,9 @@ struct DropFunction: PacketFunction {
     static var wantsData: Bool { false }
 
     @inline(__always)
-    mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? { .drop }
+    mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
+        .drop
+    }
 }
 
 /// `crossconnect`: port 0 to port 1 and back.

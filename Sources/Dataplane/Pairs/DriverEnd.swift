@@ -135,7 +135,9 @@ struct DriverEnd: ~Copyable {
         p.header.flags &= NetHeader.needsCsum
         if slots > 1 { spread(&p, &burst, slots) }
         p.slots = UInt16(truncatingIfNeeded: slots)
-        if !p.header.isPlain || p.length &- PacketSlot.minimumLength > PacketSlot.maximumLength &- PacketSlot.minimumLength {
+        if !p.header.isPlain
+            || p.length &- PacketSlot.minimumLength > PacketSlot.maximumLength &- PacketSlot.minimumLength
+        {
             burst.needsScreening = true
         }
         burst.bytes &+= UInt64(p.length)
