@@ -83,7 +83,9 @@ enum Forwarder {
 
     /// Drops the packets that screening refused: `bad` has a bit for each.
     @inline(never)
-    private static func discard(_ sender: PairPointer, _ packets: UnsafeMutableBufferPointer<PacketSlot>, _ bad: UInt64) {
+    private static func discard(
+        _ sender: PairPointer, _ packets: UnsafeMutableBufferPointer<PacketSlot>, _ bad: UInt64
+    ) {
         var left = bad
         while left != 0 {
             let i = left.trailingZeroBitCount
