@@ -19,6 +19,8 @@ let package = Package(
         .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
         .systemLibrary(name: "CNuma", pkgConfig: "numa", providers: [.apt(["libnuma-dev"])]),
 
+        // Headers' views of packets cannot outlive them: such types are made with this feature, and used without it.
+        .target(name: "Headers", swiftSettings: [.enableExperimentalFeature("Lifetimes")]),
         .target(name: "Virtio", dependencies: ["CPlatform"]),
         .target(name: "Memory", dependencies: ["Virtio", "CPlatform", "CNuma"]),
         .target(name: "Control", dependencies: ["Memory", "CPlatform"]),
@@ -32,12 +34,13 @@ let package = Package(
         .target(
             name: "Dataplane",
             dependencies: [
-                "Vhost", "VhostUser", "Control", "Virtio", "Memory", "Telemetry", "CPlatform", "CLiburing",
+                "Vhost", "VhostUser", "Control", "Virtio", "Memory", "Telemetry", "Headers", "CPlatform",
+                "CLiburing",
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .target(
             name: "Ringway",
-            dependencies: ["Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "CPlatform"]),
+            dependencies: ["Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "Headers", "CPlatform"]),
 
         // What follows is not for embedders. Console: what the two programs share. RingwayLab: drivers in this process,
         // and what is measured with them.
@@ -66,6 +69,7 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
 
+        .testTarget(name: "HeadersTests", dependencies: ["Headers"]),
         .testTarget(name: "VirtioTests", dependencies: ["Virtio", "CPlatform"]),
         .testTarget(name: "MemoryTests", dependencies: ["Memory", "Virtio", "CPlatform"]),
         .testTarget(name: "ControlTests", dependencies: ["Control", "Memory", "CPlatform"]),

@@ -1,5 +1,6 @@
 /// What an embedder imports: the engine with its options, the control plane and the ring core.
 @_exported import Dataplane
+@_exported import Headers
 @_exported import Memory
 @_exported import Telemetry
 @_exported import Vhost

@@ -1,5 +1,6 @@
 import CPlatform
 import Glibc
+import Headers
 import Virtio
 
 /// What ports and threads of one engine share.
@@ -107,7 +108,7 @@ package enum Frames {
         f += [0x04, 0x00, 0x04, 0x01, UInt8((ip - 20) >> 8 & 255), UInt8((ip - 20) & 255), 0, 0]
         f += [UInt8](repeating: 0, count: max(0, size - f.count))
         f.withUnsafeMutableBytes { bytes in
-            var sum = ChecksumSum()
+            var sum = Checksum()
             sum.add(bytes.baseAddress! + 14, 20)
             (bytes.baseAddress! + 24).storeBytes(of: sum.result, as: UInt16.self)
         }

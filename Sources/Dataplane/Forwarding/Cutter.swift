@@ -1,4 +1,5 @@
 import CPlatform
+import Headers
 import Virtio
 
 /// Resolves one packet's offload fields: fills in its checksum and cuts it into segments. Headers are
@@ -118,7 +119,7 @@ struct Cutter {
             store16(head, network + 2, prefix - network + size)
             store16(head, network + 4, load16(head, network + 4) + segments)
             store16(head, network + 10, 0)
-            var sum = ChecksumSum()
+            var sum = Checksum()
             sum.add(head + network, transport - network)
             head.storeBytes(of: sum.result, toByteOffset: network + 10, as: UInt16.self)
         }
@@ -143,7 +144,7 @@ struct Cutter {
             network > 0
             ? transport + (header.gsoType & ~NetHeader.gsoECN == NetHeader.gsoUDPL4 ? 6 : 16)
             : transport + Int(header.csumOffset)
-        var sum = ChecksumSum()
+        var sum = Checksum()
         if network > 0 {
             store16(head, field, 0)
             sum.add(head + network + (isIPv6 ? 8 : 12), isIPv6 ? 32 : 8)
