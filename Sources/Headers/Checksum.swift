@@ -42,8 +42,8 @@ public struct Checksum: Sendable, BitwiseCopyable {
     @inlinable @inline(__always)
     public mutating func add(_ value: Int) { sum &+= UInt64(UInt16(truncatingIfNeeded: value).bigEndian) }
 
-    /// Adds the pseudo header of TCP and UDP over IPv4 (RFC 9293, section 3.1). `length`: bytes of the TCP or UDP header
-    /// and what follows it.
+    /// Adds the pseudo header of TCP and UDP over IPv4 (RFC 9293, section 3.1). `length`: bytes of the TCP or UDP
+    /// header and what follows it.
     @inlinable
     public mutating func addPseudoHeader(
         source: IPv4Address, destination: IPv4Address, protocol: IPProtocol, length: Int

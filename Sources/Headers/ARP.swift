@@ -1,0 +1,68 @@
+/// A view of an ARP packet for IPv4 over Ethernet: 28 bytes (RFC 826). It starts behind the Ethernet header and its
+/// VLAN tags (`Layers.networkOffset`).
+public struct ARP: ~Escapable {
+    @usableFromInline let start: UnsafeMutableRawPointer
+    /// Bytes of the packet.
+    @inlinable public static var size: Int { 28 }
+
+    /// What an ARP packet is for (`ar$op`).
+    public struct Operation: RawRepresentable, Hashable, Sendable, BitwiseCopyable {
+        public let rawValue: UInt16
+        @inlinable @inline(__always)
+        public init(rawValue: UInt16) { self.rawValue = rawValue }
+        /// Who has the target's protocol address?
+        @inlinable public static var request: Operation { Operation(rawValue: 1) }
+        /// The sender has it.
+        @inlinable public static var reply: Operation { Operation(rawValue: 2) }
+    }
+
+    /// Nil where the 28 bytes from `offset` on are not all there, or are not for IPv4 over Ethernet (`ar$hrd` 1,
+    /// `ar$pro` 0x0800, `ar$hln` 6, `ar$pln` 4).
+    @inlinable @inline(__always) @_lifetime(copy bytes)
+    public init?(_ bytes: HeaderBytes, at offset: Int) {
+        guard bytes.has(28, at: offset) else { return nil }
+        start = bytes.start + offset
+        guard start.load32(0) == 0x0001_0800, start.load16(4) == 0x0604 else { return nil }
+    }
+
+    /// Writes a packet whose operation and addresses are 0. Nil where the 28 bytes from `offset` on are not all there.
+    @inlinable @_lifetime(copy bytes)
+    public init?(creating bytes: HeaderBytes, at offset: Int) {
+        guard bytes.has(28, at: offset) else { return nil }
+        start = bytes.start + offset
+        start.initializeMemory(as: UInt8.self, repeating: 0, count: 28)
+        start.store32(0, 0x0001_0800)
+        start.store16(4, 0x0604)
+    }
+
+    /// Request or reply (`ar$op`).
+    @inlinable @inline(__always)
+    public var operation: Operation {
+        get { Operation(rawValue: start.load16(6)) }
+        nonmutating set { start.store16(6, newValue.rawValue) }
+    }
+    /// `ar$sha`.
+    @inlinable @inline(__always)
+    public var senderHardwareAddress: MACAddress {
+        get { start.loadMAC(8) }
+        nonmutating set { start.storeMAC(8, newValue) }
+    }
+    /// `ar$spa`.
+    @inlinable @inline(__always)
+    public var senderProtocolAddress: IPv4Address {
+        get { IPv4Address(rawValue: start.load32(14)) }
+        nonmutating set { start.store32(14, newValue.rawValue) }
+    }
+    /// `ar$tha`. Means nothing in a request.
+    @inlinable @inline(__always)
+    public var targetHardwareAddress: MACAddress {
+        get { start.loadMAC(18) }
+        nonmutating set { start.storeMAC(18, newValue) }
+    }
+    /// `ar$tpa`.
+    @inlinable @inline(__always)
+    public var targetProtocolAddress: IPv4Address {
+        get { IPv4Address(rawValue: start.load32(24)) }
+        nonmutating set { start.store32(24, newValue.rawValue) }
+    }
+}
