@@ -42,7 +42,7 @@ public struct HashSeed: Sendable, BitwiseCopyable {
 
 /// A key of tables with a secret seed: `FlowKey`, `MACAddress`, `IPv4Address`, `IPv6Address`, `UInt32`, `UInt64`.
 public protocol SeededHashable: BitwiseCopyable, Equatable {
-    /// 32 bits of which each depends on all of the key and all of the seed.
+    /// 32 bits in which all of the key and all of the seed count.
     func hash(_ seed: HashSeed) -> UInt32
 }
 
