@@ -41,7 +41,6 @@ final class Loop {
     }
 
     deinit {
-        driver.deallocate()
         regions.deallocate()
         completions.deallocate()
         buffers.deallocate()

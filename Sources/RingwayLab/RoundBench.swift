@@ -70,8 +70,6 @@ package final class RoundBench {
     }
 
     deinit {
-        for lane in lanes { lane.deallocate() }
-        for port in ports { port.deallocate() }
         for fd in events { close(fd) }
     }
 
@@ -79,7 +77,8 @@ package final class RoundBench {
         let kick = events[isBusy ? 0 : 2]
         let port = try BenchPort(options.queuePairs, shape, isBusy: isBusy, kick: kickRings[isBusy ? 0 : 1])
         ports.append(port)
-        for (k, driver) in port.pairs.enumerated() {
+        for k in 0..<port.pairs.count {
+            let driver = port.pairs.start + k
             let pair = engine.pair(index, k)
             if shape.crossesThreads && index == 1 { engine.give(pair, to: (k + 1) % shape.threads) }
             engine.start(
@@ -118,7 +117,7 @@ package final class RoundBench {
     /// What is wrong with what the drivers have received, or with a ring; nil if nothing is.
     package var complaint: String? {
         for (i, port) in ports.enumerated() {
-            for k in port.pairs.indices {
+            for k in 0..<port.pairs.count {
                 if let defect = engine.pair(i, k).defect { return "port \(i), pair \(k): \(defect)" }
             }
         }
@@ -150,8 +149,8 @@ package final class RoundBench {
         let thread: SteppedThread
         private let mode: ForwardingMode
         private let burst: Int
-        private let ends = UnsafeMutablePointer<BenchEnd>.allocateApart(capacity: 2)
-        private(set) var count = 0
+        private var ends = OwnedValues<BenchEnd>(capacity: 2)
+        var count: Int { ends.count }
         fileprivate var marks: (before: UnsafeMutablePointer<UInt64>, after: UnsafeMutablePointer<UInt64>)?
 
         fileprivate init(_ thread: SteppedThread, _ shape: Shape) {
@@ -159,15 +158,7 @@ package final class RoundBench {
             thread.isClockRunning = false
         }
 
-        fileprivate func add(_ end: BenchEnd) {
-            (ends + count).initialize(to: end)
-            count += 1
-        }
-
-        fileprivate func deallocate() {
-            for i in 0..<count { ends[i].frame.deallocate() }
-            ends.deallocate()
-        }
+        fileprivate func add(_ end: consuming BenchEnd) { ends.append(end) }
 
         private var generates: Bool { if case .generate = mode { return true } else { return false } }
 
@@ -186,7 +177,7 @@ package final class RoundBench {
         }
 
         fileprivate func drive() {
-            for i in 0..<count { (ends + i).pointee.drive(burst: generates ? 0 : burst, checksAddresses: !generates) }
+            for i in 0..<count { ends[i].drive(burst: generates ? 0 : burst, checksAddresses: !generates) }
         }
 
         /// As `RoundBench.packets`, of this lane's drivers.
@@ -201,18 +192,20 @@ package final class RoundBench {
 }
 
 /// A driver that sends one frame over and over, and what it has received.
-private struct BenchEnd {
+private struct BenchEnd: ~Copyable {
     private let pair: UnsafeMutablePointer<DriverPair>
     let device: SteppedPair
-    let frame: UnsafeMutableRawBufferPointer
+    private let frame: OwnedMemory<UInt8>
+    private let length: Int
     var received = 0
     var wrong = 0
 
     /// Frames go from 02:…:01 to 02:…:02, or back.
     init(_ pair: UnsafeMutablePointer<DriverPair>, _ device: SteppedPair, _ bytes: [UInt8], isBackward: Bool) {
         (self.pair, self.device) = (pair, device)
-        frame = .allocate(byteCount: bytes.count, alignment: CacheLines.pair)
-        frame.copyBytes(from: bytes)
+        length = bytes.count
+        frame = OwnedMemory(count: length)
+        for (i, byte) in bytes.enumerated() { frame[i] = byte }
         if isBackward { (frame[5], frame[11]) = (frame[11], frame[5]) }
     }
 
@@ -222,7 +215,7 @@ private struct BenchEnd {
             // Every mode but `generate` brings frames to the address that this driver's own come from.
             let f = pair.pointee.incoming[i]
             let isExpected =
-                f.length == UInt32(frame.count)
+                f.length == UInt32(length)
                 && (!checksAddresses
                     || f.base.load(fromByteOffset: 5, as: UInt8.self) == frame[11]
                         && f.base.load(fromByteOffset: 11, as: UInt8.self) == frame[5])
@@ -232,9 +225,8 @@ private struct BenchEnd {
         pair.pointee.giveBack()
         let m = pair.pointee.prepare(burst)
         for i in 0..<m {
-            let out = pair.pointee.outgoing + i
-            out.pointee.base.copyMemory(from: frame.baseAddress.unsafelyUnwrapped, byteCount: frame.count)
-            out.pointee.length = UInt32(frame.count)
+            CPlat_copy(pair.pointee.outgoing[i].base, frame.start, UInt64(length))
+            pair.pointee.outgoing[i].length = UInt32(length)
         }
         if m > 0 { pair.pointee.send(m) }
     }
@@ -242,10 +234,10 @@ private struct BenchEnd {
 
 /// A port's drivers, with rings and buffers in memory of their own.
 private final class BenchPort {
-    let pairs: [UnsafeMutablePointer<DriverPair>]
+    private(set) var pairs: OwnedValues<DriverPair>
     let map: MemoryMap
     private let memory: HostMemory
-    private let regions: UnsafeMutablePointer<MappedRegion>
+    private let regions = OwnedMemory<MappedRegion>(count: 1)
 
     init(_ count: Int, _ shape: RoundBench.Shape, isBusy: Bool, kick: CallRing) throws(EngineError) {
         let ringSize: UInt32 = isBusy ? shape.ringSize : 16
@@ -256,31 +248,20 @@ private final class BenchPort {
         let each =
             (DriverPair.bytes(size: ringSize, isPacked: shape.isPacked, frameRoom: room) + apart - 1) / apart * apart
         do { memory = try HostMemory(bytes: each * count) } catch { throw EngineError("\(error)") }
-        regions = .allocate(capacity: 1)
         let address = UInt64(UInt(bitPattern: memory.base))
-        regions.initialize(
-            to: MappedRegion(guestAddress: address, size: UInt64(memory.size), userAddress: address, host: memory.base))
-        map = MemoryMap(regions: regions, count: 1)
+        regions[0] = MappedRegion(
+            guestAddress: address, size: UInt64(memory.size), userAddress: address, host: memory.base)
+        map = MemoryMap(regions: regions.start, count: 1)
         var features: Features = [.version1, .mrgRxbuf, .indirectDesc, .eventIdx]
         if shape.isPacked { features.insert(.ringPacked) }
         if shape.isInOrder { features.insert(.inOrder) }
-        pairs = (0..<count).map { [memory] k in
-            let pair = UnsafeMutablePointer<DriverPair>.allocateApart(capacity: 1)
-            pair.initialize(
-                to: DriverPair(
+        pairs = OwnedValues(capacity: count)
+        for k in 0..<count {
+            pairs.append(
+                DriverPair(
                     size: ringSize, isPacked: shape.isPacked, features: features, frameRoom: room,
-                    memory: memory.base + k * each,
-                    transmitKick: kick, receiveKick: kick))
-            pair.pointee.suppressCalls()
-            return pair
+                    memory: memory.base + k * each, transmitKick: kick, receiveKick: kick))
+            pairs[k].suppressCalls()
         }
-    }
-
-    func deallocate() {
-        for pair in pairs {
-            pair.pointee.deallocate()
-            pair.deallocate()
-        }
-        regions.deallocate()
     }
 }

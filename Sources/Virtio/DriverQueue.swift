@@ -1,6 +1,4 @@
-import CPlatform
-
-/// A buffer of one segment for the bursts of `DriverQueue`.
+/// A buffer of one segment for the bursts of a `DriverRing`.
 public struct DriverBuffer: BitwiseCopyable {
     public var base: UnsafeMutableRawPointer
     /// Bytes.
@@ -25,103 +23,89 @@ public struct DriverCompletion: BitwiseCopyable {
     }
 }
 
-/// What the driver remembers of a chain (or of a free id), in memory that the device cannot reach.
-struct DriverChain: BitwiseCopyable {
-    var token: UInt32 = 0
-    /// Bytes the device may write.
-    var writable: UInt32 = 0
-    /// Descriptors that the chain takes of the ring; 0: the id is not outstanding.
-    var count: UInt16 = 0
-    /// Split: the chain's next descriptor. The link in the table belongs to whoever scribbles there.
-    var next: UInt16 = 0
+/// The driver side of one virtqueue: what rings of both formats can do (virtio 1.3, 2.7 and 2.8).
+///
+/// A value that one thread uses at a time, best in place. The ring lies in memory that belongs to the caller and is
+/// shared with the device; what the driver must remember lies in private memory, which goes with the value. Nothing
+/// that the device writes is trusted: a wrong id, index or length stops the queue (`defect`), and then every burst
+/// function does nothing.
+///
+/// A round: `add…` any number of chains, `publish()`, `needsKick()`; later `reclaim`.
+public protocol DriverRing: ~Copyable {
+    /// The device side of this ring in its initial state, for a device that uses the driver's own addresses.
+    var setup: RingSetup { get }
+    /// Descriptors of the ring that are free.
+    var free: UInt32 { get }
+    /// Chains that were added and not yet reclaimed.
+    var outstanding: UInt32 { get }
+    /// What stopped the queue; `.none` while it works.
+    var defect: RingDefect { get }
+    /// Whether `reclaim` has something to do.
+    var hasUsed: Bool { get }
+
+    /// RING_RESET (2.6.1): the ring as it was made, once the device has let go of it. Tokens of
+    /// outstanding chains are forgotten: see `abandon`.
+    mutating func reset()
+    /// Takes back the tokens of outstanding chains, at most `max`, when the device is gone or has
+    /// reset the ring; all that is left to do with the queue then is `reset()`.
+    mutating func abandon(into tokens: UnsafeMutablePointer<UInt32>, max: Int) -> Int
+
+    /// Adds one chain: readable segments, then writable ones. Not visible before `publish()`.
+    ///
+    /// - Parameter indirect: through an indirect table of the queue, if it has such and the chain fits.
+    /// - Returns: false when the ring has no room for it, it is empty or the queue is stopped.
+    mutating func add(
+        readable: UnsafePointer<Segment>?, _ readableCount: Int, writable: UnsafePointer<Segment>?,
+        _ writableCount: Int, token: UInt32, indirect: Bool
+    ) -> Bool
+    /// Adds chains of one readable segment each, as many as there is room for; returns their number.
+    mutating func addTransmit(_ buffers: UnsafePointer<DriverBuffer>, _ count: Int) -> Int
+    /// Adds chains of one writable segment each, as many as there is room for; returns their number.
+    mutating func addReceive(_ buffers: UnsafePointer<DriverBuffer>, _ count: Int) -> Int
+    /// Shows the device everything that was added.
+    mutating func publish()
+    /// Takes back used chains, at most `max`; returns their number. When what the device wrote stops
+    /// the queue, the chains before the defect still come back.
+    mutating func reclaim(into completions: UnsafeMutablePointer<DriverCompletion>, max: Int) -> Int
+
+    /// Whether the device wants a kick for what `publish()` has shown since the last call.
+    mutating func needsKick() -> Bool
+    /// Asks for a call at the next used chain.
+    ///
+    /// - Returns: true when there is something to reclaim already: the call may never come, so reclaim
+    ///   instead of sleeping. Also true when the queue is stopped.
+    mutating func armCalls() -> Bool
+    /// Asks for no calls. With EVENT_IDX a split ring can only put the event far away (2.7.7): a call
+    /// comes after 32768 chains unless this is called again.
+    mutating func suppressCalls()
+    /// What a kick carries with NOTIFICATION_DATA (2.9, 4.1.5.2): queue index in bits 0–15, where the
+    /// next available entry will be in bits 16–30, and in bit 31 its wrap counter (packed) or bit 15
+    /// of the available index (split).
+    func notificationData(queueIndex: UInt16) -> UInt32
 }
 
-/// Where the parts of a driver's ring lie in its memory: offsets in bytes, each on its own
-/// pair of cache lines (virtio 1.3, 2.7 and 2.8, asks for less).
-public struct DriverLayout: Sendable, Equatable {
-    public let driverArea: Int
-    public let deviceArea: Int
-    /// First of `size` indirect tables.
-    public let indirect: Int
-    /// Bytes of the whole.
-    public let bytes: Int
+extension DriverRing where Self: ~Copyable {
+    public var size: UInt32 { setup.size }
+    public var isPacked: Bool { setup.isPacked }
+    public var descriptors: UnsafeMutableRawPointer { setup.descriptors }
+    /// Split: available ring. Packed: driver event suppression.
+    public var driverArea: UnsafeMutableRawPointer { setup.driverArea }
+    /// Split: used ring. Packed: device event suppression.
+    public var deviceArea: UnsafeMutableRawPointer { setup.deviceArea }
+    @inlinable @inline(__always) public var isStopped: Bool { defect.kind != .none }
 
-    /// - Parameter indirectLength: descriptors of each indirect table; 0 for none.
-    public init(size: UInt32, isPacked: Bool, indirectLength: Int = 0) {
-        func up(_ n: Int) -> Int { (n + 127) & ~127 }
-        driverArea = up(Int(RingLayout.descriptorBytes(size)))
-        deviceArea = driverArea + up(Int(RingLayout.driverAreaBytes(size, isPacked: isPacked)))
-        indirect = deviceArea + up(Int(RingLayout.deviceAreaBytes(size, isPacked: isPacked)))
-        bytes = indirect + up(Int(size) * indirectLength * 16)
+    /// The device side of this ring in its initial state, for a device in this process.
+    public func deviceSetup(map: MemoryMap = .identity) -> RingSetup {
+        var setup = setup
+        setup.map = map
+        return setup
     }
 }
 
-/// The driver side of a virtqueue, split or packed (virtio 1.3, 2.7 and 2.8).
-///
-/// A plain struct that one thread uses at a time, best through an `UnsafeMutablePointer`. The ring
-/// lies in memory that belongs to the caller and is shared with the device; what the driver must
-/// remember lies in private memory that `deallocate()` frees. Nothing that the device writes is
-/// trusted: a wrong id, index or length stops the queue (`defect`), and then every burst function
-/// does nothing.
-///
-/// A round: `add…` any number of chains, `publish()`, `needsKick()`; later `reclaim`.
-public struct DriverQueue {
-    public let size: UInt32
-    public let isPacked: Bool
-    public let features: Features
-    public let descriptors: UnsafeMutableRawPointer
-    /// Split: available ring. Packed: driver event suppression.
-    public let driverArea: UnsafeMutableRawPointer
-    /// Split: used ring. Packed: device event suppression.
-    public let deviceArea: UnsafeMutableRawPointer
-    /// Descriptors of each indirect table that the queue owns.
-    public let indirectLength: Int
-    let indirect: UnsafeMutableRawPointer
-    /// What is added (with wrap-around) to a host address to make the device's.
-    let delta: UInt64
-    let hasEventIndex: Bool
-    let isInOrder: Bool
-
-    let chains: UnsafeMutablePointer<DriverChain>
-    /// Free descriptors (split) or buffer ids (packed), first in, first out: so with IN_ORDER they
-    /// are used in ring order, as 2.7.9 and 2.8.7 ask for.
-    let freeIDs: UnsafeMutablePointer<UInt16>
-    let freeMask: UInt16
-    var freeRead: UInt16 = 0
-    var freeWrite: UInt16 = 0
-
-    /// Descriptors of the ring that are free.
-    public internal(set) var free: UInt32 = 0
-    /// Chains that were added and not yet reclaimed.
-    public internal(set) var outstanding: UInt32 = 0
-    /// Split: next available index (free-running). Packed: next slot.
-    var available: UInt16 = 0
-    /// Split: next used index to read. Packed: the slot where the next used descriptor will be.
-    var used: UInt16 = 0
-    /// Packed: wrap counters of both; 1 at the start (2.8.1).
-    var availableWrap = true
-    var usedWrap = true
-    /// Split: the available index that the device was shown. Packed: descriptors shown since the
-    /// last decision to kick.
-    var published: UInt16 = 0
-    var shown: UInt32 = 0
-    /// Split: the published index at the last decision to kick.
-    var kicked: UInt16 = 0
-    /// Packed: the first chain's head that was added since `publish()`, held back; word 0: none.
-    var heldSlot: UInt16 = 0
-    var heldWord: UInt64 = 0
-    var heldDescriptors: UInt32 = 0
-    var heldChains: UInt32 = 0
-    /// IN_ORDER: id of the oldest outstanding chain.
-    var oldest: UInt16 = 0
-    /// IN_ORDER: a batch of used chains has been read in part; it ends with `batchLast`.
-    var inBatch = false
-    var batchLast: UInt16 = 0
-    var batchLength: UInt32 = 0
-
-    /// What stopped the queue.
-    public internal(set) var defect = RingDefect.none
-    public internal(set) var isStopped = false
+/// A driver's queue of either format, chosen once, when the ring is made. The queue itself stays in one place.
+public enum DriverQueue: DriverRing, ~Copyable {
+    case split(OwnedValues<SplitDriverQueue>)
+    case packed(OwnedValues<PackedDriverQueue>)
 
     /// Bytes of memory that a queue needs.
     public static func bytes(size: UInt32, isPacked: Bool, indirectLength: Int = 0) -> Int {
@@ -137,157 +121,131 @@ public struct DriverQueue {
         size: UInt32, isPacked: Bool, memory: UnsafeMutableRawPointer, features: Features,
         delta: UInt64 = 0, indirectLength: Int = 0
     ) {
-        precondition(RingLayout.isValid(size: size, isPacked: isPacked), "queue size \(size)")
-        precondition(UInt(bitPattern: memory) & 15 == 0, "ring memory must be aligned to 16 bytes")
-        precondition(indirectLength >= 0 && indirectLength <= Int(size), "indirect tables longer than the queue")
-        let layout = DriverLayout(size: size, isPacked: isPacked, indirectLength: indirectLength)
-        self.size = size
-        self.isPacked = isPacked
-        self.features = features
-        self.indirectLength = features.contains(.indirectDesc) ? indirectLength : 0
-        self.delta = delta
-        descriptors = memory
-        driverArea = memory + layout.driverArea
-        deviceArea = memory + layout.deviceArea
-        indirect = memory + layout.indirect
-        hasEventIndex = features.contains(.eventIdx)
-        isInOrder = features.contains(.inOrder)
-        var capacity = 2
-        while capacity < Int(size) { capacity *= 2 }
-        freeMask = UInt16(capacity - 1)
-        freeIDs = .allocateApart(capacity: capacity)
-        chains = .allocateApart(capacity: Int(size))
-        start()
+        let core = DriverCore(
+            size: size, isPacked: isPacked, memory: memory, features: features, delta: delta,
+            indirectLength: indirectLength)
+        self =
+            isPacked ? .packed(OwnedValues(PackedDriverQueue(core))) : .split(OwnedValues(SplitDriverQueue(core)))
     }
 
-    /// Frees the private memory. The queue must not be used afterwards.
-    public func deallocate() {
-        chains.deallocate()
-        freeIDs.deallocate()
-    }
-
-    /// RING_RESET (2.6.1): the ring as it was made, once the device has let go of it. Tokens of
-    /// outstanding chains are forgotten: see `abandon`.
-    public mutating func reset() {
-        let layout = DriverLayout(size: size, isPacked: isPacked)
-        CPlat_zero(descriptors, UInt64(layout.indirect))
-        start()
-    }
-
-    private mutating func start() {
-        chains.initialize(repeating: DriverChain(), count: Int(size))
-        for i in 0..<Int(size) { freeIDs[i] = UInt16(i) }
-        (freeRead, freeWrite, free, outstanding) = (0, UInt16(truncatingIfNeeded: size), size, 0)
-        (available, used, availableWrap, usedWrap) = (0, 0, true, true)
-        (published, shown, kicked) = (0, 0, 0)
-        (heldSlot, heldWord, heldDescriptors, heldChains) = (0, 0, 0, 0)
-        (oldest, inBatch, batchLast, batchLength) = (0, false, 0, 0)
-        (defect, isStopped) = (.none, false)
-    }
-
-    /// Takes back the tokens of outstanding chains, at most `max`, when the device is gone or has
-    /// reset the ring; all that is left to do with the queue then is `reset()`.
-    public mutating func abandon(into tokens: UnsafeMutablePointer<UInt32>, max: Int) -> Int {
-        var n = 0
-        for id in 0..<Int(size) where n < max && chains[id].count != 0 {
-            tokens[n] = chains[id].token
-            chains[id].count = 0
-            outstanding &-= 1
-            n += 1
+    public var setup: RingSetup {
+        switch self {
+        case .split(let ring): return ring.start.pointee.setup
+        case .packed(let ring): return ring.start.pointee.setup
         }
-        return n
+    }
+    @inlinable public var free: UInt32 {
+        switch self {
+        case .split(let ring): return ring.start.pointee.free
+        case .packed(let ring): return ring.start.pointee.free
+        }
+    }
+    @inlinable public var outstanding: UInt32 {
+        switch self {
+        case .split(let ring): return ring.start.pointee.outstanding
+        case .packed(let ring): return ring.start.pointee.outstanding
+        }
+    }
+    @inlinable public var defect: RingDefect {
+        switch self {
+        case .split(let ring): return ring.start.pointee.defect
+        case .packed(let ring): return ring.start.pointee.defect
+        }
+    }
+    public var hasUsed: Bool {
+        switch self {
+        case .split(let ring): return ring.start.pointee.hasUsed
+        case .packed(let ring): return ring.start.pointee.hasUsed
+        }
     }
 
-    /// The device side of this ring in its initial state, for a device in this process.
-    public func deviceSetup(map: MemoryMap = .identity) -> RingSetup {
-        RingSetup(
-            size: size, isPacked: isPacked, descriptors: descriptors, driverArea: driverArea,
-            deviceArea: deviceArea, position: RingPosition(), features: features, map: map)
+    public mutating func reset() {
+        switch self {
+        case .split(let ring): ring.start.pointee.reset()
+        case .packed(let ring): ring.start.pointee.reset()
+        }
     }
 
-    // MARK: Bursts
+    public mutating func abandon(into tokens: UnsafeMutablePointer<UInt32>, max: Int) -> Int {
+        switch self {
+        case .split(let ring): return ring.start.pointee.abandon(into: tokens, max: max)
+        case .packed(let ring): return ring.start.pointee.abandon(into: tokens, max: max)
+        }
+    }
 
-    /// Adds one chain: readable segments, then writable ones. Not visible before `publish()`.
-    ///
-    /// - Parameter indirect: through an indirect table of the queue, if it has such and the chain fits.
-    /// - Returns: false when the ring has no room for it, it is empty or the queue is stopped.
     @inlinable @inline(__always)
     public mutating func add(
         readable: UnsafePointer<Segment>?, _ readableCount: Int, writable: UnsafePointer<Segment>?,
-        _ writableCount: Int,
-        token: UInt32, indirect: Bool = false
+        _ writableCount: Int, token: UInt32, indirect: Bool = false
     ) -> Bool {
-        isPacked
-            ? addPacked(readable, readableCount, writable, writableCount, token, indirect)
-            : addSplit(readable, readableCount, writable, writableCount, token, indirect)
+        switch self {
+        case .split(let ring):
+            return ring.start.pointee.add(
+                readable: readable, readableCount, writable: writable, writableCount, token: token, indirect: indirect)
+        case .packed(let ring):
+            return ring.start.pointee.add(
+                readable: readable, readableCount, writable: writable, writableCount, token: token, indirect: indirect)
+        }
     }
 
-    /// Adds chains of one readable segment each, as many as there is room for; returns their number.
     @inlinable @inline(__always)
     public mutating func addTransmit(_ buffers: UnsafePointer<DriverBuffer>, _ count: Int) -> Int {
-        isPacked ? addSinglesPacked(buffers, count, false) : addSinglesSplit(buffers, count, false)
+        switch self {
+        case .split(let ring): return ring.start.pointee.addTransmit(buffers, count)
+        case .packed(let ring): return ring.start.pointee.addTransmit(buffers, count)
+        }
     }
 
-    /// Adds chains of one writable segment each, as many as there is room for; returns their number.
     @inlinable @inline(__always)
     public mutating func addReceive(_ buffers: UnsafePointer<DriverBuffer>, _ count: Int) -> Int {
-        isPacked ? addSinglesPacked(buffers, count, true) : addSinglesSplit(buffers, count, true)
+        switch self {
+        case .split(let ring): return ring.start.pointee.addReceive(buffers, count)
+        case .packed(let ring): return ring.start.pointee.addReceive(buffers, count)
+        }
     }
 
-    /// Shows the device everything that was added.
     @inlinable @inline(__always)
     public mutating func publish() {
-        if isPacked { publishPacked() } else { publishSplit() }
+        switch self {
+        case .split(let ring): ring.start.pointee.publish()
+        case .packed(let ring): ring.start.pointee.publish()
+        }
     }
 
-    /// Takes back used chains, at most `max`; returns their number. When what the device wrote stops
-    /// the queue, the chains before the defect still come back.
     @inlinable @inline(__always)
     public mutating func reclaim(into completions: UnsafeMutablePointer<DriverCompletion>, max: Int) -> Int {
-        isPacked
-            ? (reclaimsInOrder ? reclaimPackedInOrder(completions, max) : reclaimPacked(completions, max))
-            : (reclaimsInOrder ? reclaimSplitInOrder(completions, max) : reclaimSplit(completions, max))
-    }
-
-    @usableFromInline var reclaimsInOrder: Bool { isInOrder }
-
-    @inline(never)
-    mutating func stop(_ kind: RingDefect.Kind, index: UInt32, value: UInt64, length: UInt32 = 0) {
-        defect = RingDefect(kind, index: index, value: value, length: length)
-        isStopped = true
-    }
-
-    @inline(__always)
-    func address(_ p: UnsafeMutableRawPointer) -> UInt64 { UInt64(UInt(bitPattern: p)) &+ delta }
-
-    /// Fills the indirect table of `id`; returns the bytes that the device may write.
-    @inline(__always)
-    func fillIndirect(
-        _ id: UInt16, _ readable: UnsafePointer<Segment>?, _ r: Int, _ writable: UnsafePointer<Segment>?, _ w: Int
-    ) -> UInt64 {
-        let table = indirectTable(id)
-        let n = r &+ w
-        var room: UInt64 = 0
-        var i = 0
-        while i < n {
-            let isWritable = i >= r
-            let s = isWritable ? writable.unsafelyUnwrapped[i &- r] : readable.unsafelyUnwrapped[i]
-            if isWritable { room &+= UInt64(s.length) }
-            var flags: UInt16 = isWritable ? DescriptorFlag.write : 0
-            // Packed tables are read in order, NEXT is reserved there (2.8.8).
-            if !isPacked && i &+ 1 < n { flags |= DescriptorFlag.next }
-            let next = UInt16(truncatingIfNeeded: i &+ 1)
-            let at = table + i &* 16
-            if isPacked {
-                PackedDescriptor.write(address(s.base), s.length, id: 0, flags, to: at)
-            } else {
-                SplitDescriptor.write(address(s.base), s.length, flags, next: i &+ 1 < n ? next : 0, to: at)
-            }
-            i &+= 1
+        switch self {
+        case .split(let ring): return ring.start.pointee.reclaim(into: completions, max: max)
+        case .packed(let ring): return ring.start.pointee.reclaim(into: completions, max: max)
         }
-        return room
     }
 
-    @inline(__always)
-    func indirectTable(_ id: UInt16) -> UnsafeMutableRawPointer { indirect + Int(id) &* indirectLength &* 16 }
+    @inlinable @inline(__always)
+    public mutating func needsKick() -> Bool {
+        switch self {
+        case .split(let ring): return ring.start.pointee.needsKick()
+        case .packed(let ring): return ring.start.pointee.needsKick()
+        }
+    }
+
+    public mutating func armCalls() -> Bool {
+        switch self {
+        case .split(let ring): return ring.start.pointee.armCalls()
+        case .packed(let ring): return ring.start.pointee.armCalls()
+        }
+    }
+
+    public mutating func suppressCalls() {
+        switch self {
+        case .split(let ring): ring.start.pointee.suppressCalls()
+        case .packed(let ring): ring.start.pointee.suppressCalls()
+        }
+    }
+
+    public func notificationData(queueIndex: UInt16) -> UInt32 {
+        switch self {
+        case .split(let ring): return ring.start.pointee.notificationData(queueIndex: queueIndex)
+        case .packed(let ring): return ring.start.pointee.notificationData(queueIndex: queueIndex)
+        }
+    }
 }

@@ -21,3 +21,51 @@ public struct OwnedMemory<Element: BitwiseCopyable>: ~Copyable {
         nonmutating set { start[i] = newValue }
     }
 }
+
+/// Room for values that own something, on cache lines that hold nothing else. They and the room go with whoever holds
+/// this; none of them ever moves, so addresses stay valid until then.
+@frozen
+public struct OwnedValues<Value: ~Copyable>: ~Copyable {
+    public let start: UnsafeMutablePointer<Value>
+    public let capacity: Int
+    public private(set) var count = 0
+
+    public init(capacity: Int) {
+        self.capacity = capacity
+        start = .allocateApart(capacity: capacity)
+    }
+
+    /// One value.
+    public init(_ value: consuming Value) {
+        self.init(capacity: 1)
+        append(value)
+    }
+
+    deinit {
+        start.deinitialize(count: count)
+        start.deallocate()
+    }
+
+    public mutating func append(_ value: consuming Value) {
+        precondition(count < capacity, "room for \(capacity) values")
+        (start + count).initialize(to: value)
+        count += 1
+    }
+
+    /// Ends the values and keeps the room.
+    public mutating func removeAll() {
+        start.deinitialize(count: count)
+        count = 0
+    }
+
+    public subscript(_ i: Int) -> Value {
+        _read {
+            precondition(i >= 0 && i < count)
+            yield start[i]
+        }
+        nonmutating _modify {
+            precondition(i >= 0 && i < count)
+            yield &start[i]
+        }
+    }
+}

@@ -94,3 +94,8 @@ struct EventSuppression: BitwiseCopyable {
     /// `desc_event_wrap`
     @inline(__always) var wrap: Bool { rawValue & UInt32(PackedOffset.wrapBit) != 0 }
 }
+
+/// What a kick carries with NOTIFICATION_DATA (2.9): `vqn` in bits 0–15, `next_off` and `next_wrap` in bits 16–31.
+enum NotificationData {
+    static func word(_ queueIndex: UInt16, _ next: UInt16) -> UInt32 { UInt32(queueIndex) | UInt32(next) << 16 }
+}

@@ -9,7 +9,6 @@ import Testing
     func stops(isPacked: Bool) throws {
         let lab = try Lab(ports: 1, .drop, busyloop: .poll)
         let driver = try SleepingDriver(lab.paths[0], isPacked: isPacked)
-        defer { driver.deallocate() }
         for round in 0..<rounds(60, least: 20) {
             try driver.start()
             driver.fill()
@@ -64,7 +63,6 @@ import Testing
         let notes = Notes()
         let lab = try Lab(ports: 1) { _ in SizesFunction(notes: notes) }
         let driver = try SleepingDriver(lab.paths[0], isPacked: false, size: 256)
-        defer { driver.deallocate() }
         try driver.start()
         for _ in 0..<rounds(1000, least: 200) {
             driver.fill(window)
@@ -155,10 +153,7 @@ final class SleepingDriver {
         _ = queue.armCalls()
     }
 
-    func deallocate() {
-        queue.deallocate()
-        buffers.deallocate()
-    }
+    deinit { buffers.deallocate() }
 
     func start() throws {
         func address(_ p: UnsafeMutableRawPointer) -> UInt64 { UInt64(UInt(bitPattern: p)) }

@@ -37,7 +37,6 @@ import Virtio
     func called(_ c: Case) throws {
         let lab = try Lab(ports: 1, c.isReceive ? .generate(size: 64) : .drop, busyloop: c.busyloop)
         let d = try WaitingDriver(lab.paths[0], c)
-        defer { d.deallocate() }
         try d.start()
         for round in 0..<rounds(20, least: 4) {
             // Armed, and then only a call makes this driver look.
@@ -84,7 +83,6 @@ import Virtio
         }
         let c = Case(isPacked: false, hasEventIdx: false, isReceive: false, busyloop: .sleep)
         let d = try WaitingDriver(path, c)
-        defer { d.deallocate() }
         try d.start(withCall: true)
         for _ in 0..<300 {
             #expect(throws: VhostUserError.self) { try d.frontEnd.tell(.setVringNum, Payload(index: 77, 16)) }
@@ -148,10 +146,7 @@ final class WaitingDriver {
         }
     }
 
-    func deallocate() {
-        queue.deallocate()
-        buffers.deallocate()
-    }
+    deinit { buffers.deallocate() }
 
     /// NUM BASE ADDR KICK, and CALL if it is wanted.
     func start(withCall: Bool = false) throws {

@@ -61,7 +61,6 @@ import Testing
         let count = 24
         let lab = try Lab(ports: count, .drop, busyloop: .sleep, requests: 2)
         let drivers = try lab.paths.map { try SleepingDriver($0, isPacked: isPacked, size: 64) }
-        defer { for d in drivers { d.deallocate() } }
         for d in drivers { try d.start() }
         for round in 0..<rounds(300) {
             // All of them at once: each kicks, and waits for its call.

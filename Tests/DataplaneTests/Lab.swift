@@ -108,7 +108,7 @@ extension EmbeddedDriver {
         while next < frames.count {
             let n = pairs[pair].prepare(min(DriverPair.burst, frames.count - next))
             for k in 0..<n {
-                let out = pairs[pair].outgoing + k
+                let out = pairs[pair].outgoing.start + k
                 let header = next + k < headers.count ? headers[next + k] : [UInt8](repeating: 0, count: 12)
                 out.pointee.length = UInt32(frames[next + k].count)
                 header.withUnsafeBytes { (out.pointee.base - 12).copyMemory(from: $0.baseAddress!, byteCount: 12) }

@@ -33,7 +33,6 @@ struct RefusedRequestsTests {
             let lab = try Lab(ports: 1, .drop, busyloop: .sleep, requests: c.requests)
             let d = try WaitingDriver(
                 lab.paths[0], .init(isPacked: isPacked, hasEventIdx: false, isReceive: false, busyloop: .sleep))
-            defer { d.deallocate() }
             try d.start(withCall: true)
             #expect(d.isCalled, "at the start")
             for n in 0..<100 {
@@ -58,7 +57,6 @@ struct RefusedRequestsTests {
             let drivers = try lab.paths.map {
                 try WaitingDriver($0, .init(isPacked: false, hasEventIdx: false, isReceive: false, busyloop: .sleep))
             }
-            defer { for d in drivers { d.deallocate() } }
             for d in drivers { try d.start(withCall: true) }
             for (i, d) in drivers.enumerated() { #expect(d.isCalled, "ring \(i) at its start") }
             for n in 0..<10 {

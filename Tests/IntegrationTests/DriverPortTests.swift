@@ -65,7 +65,7 @@ import Testing
                 // One at a time: whoever is not called for it stops for ever.
                 let frame = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 0x88, 0xb5] + [UInt8](repeating: UInt8(n), count: 50)
                 try #require(driver.pairs[0].prepare(1) == 1)
-                let out = driver.pairs[0].outgoing
+                let out = driver.pairs[0].outgoing.start
                 out.pointee.length = UInt32(frame.count)
                 CPlat_zero(out.pointee.base - 12, 12)
                 frame.withUnsafeBytes { out.pointee.base.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }

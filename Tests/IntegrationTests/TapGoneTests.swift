@@ -29,7 +29,7 @@ struct TapGoneTests {
         while now < end {
             let n = d.pairs[0].prepare(min(DriverPair.burst, left))
             for k in 0..<n {
-                let out = d.pairs[0].outgoing + k
+                let out = d.pairs[0].outgoing.start + k
                 out.pointee.length = UInt32(frame.count)
                 CPlat_zero(out.pointee.base - 12, 12)
                 frame.withUnsafeBytes { out.pointee.base.copyMemory(from: $0.baseAddress!, byteCount: frame.count) }

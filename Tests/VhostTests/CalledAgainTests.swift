@@ -112,7 +112,7 @@ extension EmbeddedDriver {
     /// Sends one frame.
     fileprivate func send(_ frame: [UInt8]) -> Bool {
         guard eventually({ pairs[0].prepare(1) == 1 }) else { return false }
-        let out = pairs[0].outgoing
+        let out = pairs[0].outgoing.start
         out.pointee.length = UInt32(frame.count)
         CPlat_zero(out.pointee.base - 12, 12)
         frame.withUnsafeBytes { out.pointee.base.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }

@@ -8,7 +8,7 @@ import Virtio
 /// The driver's side of a device with one pair (and a control queue), as plainly as can be.
 final class RealDriver {
     let memory: HostMemory
-    var queues: [DriverQueue] = []
+    var queues: OwnedValues<DriverQueue>
     let kicks: [OwnedDescriptor]
     let calls: [OwnedDescriptor]
     private let room: UnsafeMutableRawPointer
@@ -20,6 +20,7 @@ final class RealDriver {
     /// `guestAddress`: of the memory; nil: as in this process.
     init(queues count: Int, features: Features, guestAddress: UInt64? = nil) throws {
         self.guestAddress = guestAddress
+        queues = OwnedValues(capacity: count)
         memory = try HostMemory(
             bytes: count * RealDriver.ringBytes + count * 64 * 2048, wantsHugePages: false, name: "ringway-real")
         kicks = (0..<count).map { _ in OwnedDescriptor(CPlat_eventfd(0)) }
@@ -34,8 +35,6 @@ final class RealDriver {
                     features: features, delta: delta))
         }
     }
-
-    deinit { for q in queues { q.deallocate() } }
 
     var region: VhostRegion {
         var r = VhostRegion(memory)
@@ -60,8 +59,9 @@ final class RealDriver {
 
     /// As they are at the beginning.
     var rings: [VhostRing] {
-        queues.enumerated().map { i, q in
+        (0..<queues.count).map { i in
             func at(_ p: UnsafeMutableRawPointer) -> UInt64 { UInt64(UInt(bitPattern: p)) }
+            let q = queues[i].setup
             return VhostRing(
                 size: q.size, isPacked: q.isPacked, base: RingPosition().base(isPacked: q.isPacked),
                 descriptors: at(q.descriptors), driverArea: at(q.driverArea), deviceArea: at(q.deviceArea),
@@ -70,7 +70,7 @@ final class RealDriver {
     }
 
     /// All rings as at the start, for a device that was stopped.
-    func reset() { for i in queues.indices { queues[i].reset() } }
+    func reset() { for i in 0..<queues.count { queues[i].reset() } }
 
     private func buffer(_ queue: Int, _ i: Int) -> UnsafeMutableRawPointer { room + (queue * 64 + i) * 2048 }
 

@@ -139,7 +139,7 @@ extension ControlPlane {
             let broadcast = [UInt8](repeating: 0xff, count: 6) + frame[6...]
             for f in [frame, Array(broadcast)] {
                 try #require(others[0].pairs[0].prepare(1) == 1)
-                let out = others[0].pairs[0].outgoing
+                let out = others[0].pairs[0].outgoing.start
                 out.pointee.length = UInt32(f.count)
                 CPlat_zero(out.pointee.base - 12, 12)
                 f.withUnsafeBytes { out.pointee.base.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }

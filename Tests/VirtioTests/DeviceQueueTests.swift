@@ -152,7 +152,7 @@ import Virtio
             }
             if random.chance(50) { _ = pair.driver.reclaim(into: &completions, max: Int(size)) }
         }
-        #expect(!pair.driver.isStopped)
+        #expect(pair.driver.isStopped == false)
     }
 
     @Test("a base that a packed ring's chains of several descriptors allow is the front-end's", arguments: [7, 256])

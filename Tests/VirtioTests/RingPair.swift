@@ -42,7 +42,6 @@ final class RingPair {
     }
 
     deinit {
-        driver.deallocate()
         regions.deallocate()
         memory.deallocate()
     }

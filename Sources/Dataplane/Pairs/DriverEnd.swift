@@ -70,11 +70,6 @@ struct DriverEnd: ~Copyable {
         transmit.suppressCalls()
     }
 
-    deinit {
-        receive.deallocate()
-        transmit.deallocate()
-    }
-
     @inline(__always)
     private mutating func post(_ token: UInt32, _ at: UnsafeMutablePointer<DriverBuffer>) -> Int {
         at.pointee = DriverBuffer(base: buffers.receive(token), length: buffers.room, token: token)

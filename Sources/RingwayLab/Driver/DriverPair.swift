@@ -6,23 +6,23 @@ import Virtio
 
 /// A queue pair of an embedded driver: bursts of whole frames in memory that the device sees. One
 /// thread at a time, which polls; it kicks the device when that wants it.
-public struct DriverPair {
+public struct DriverPair: ~Copyable {
     public private(set) var transmit: DriverQueue
     public private(set) var receive: DriverQueue
     /// Frames of the burst that is prepared or was received: `base` is the frame's first byte, the net
-    /// header (12 bytes) lies before it, `length` is the frame's.
-    public let outgoing: UnsafeMutablePointer<DriverBuffer>
-    public let incoming: UnsafeMutablePointer<DriverBuffer>
+    /// header lies before it, `length` is the frame's.
+    public let outgoing = OwnedMemory<DriverBuffer>(count: DriverPair.burst)
+    public let incoming = OwnedMemory<DriverBuffer>(count: DriverPair.burst)
     /// Longest frame that one buffer holds.
     public let frameRoom: Int
 
     private let transmitBuffers: UnsafeMutableRawPointer
     private let receiveBuffers: UnsafeMutableRawPointer
     private let stride: Int
-    private let free: UnsafeMutablePointer<UInt32>
+    private let free: OwnedMemory<UInt32>
     private var freeCount: Int
-    private let scratch: UnsafeMutablePointer<DriverBuffer>
-    private let completions: UnsafeMutablePointer<DriverCompletion>
+    private let scratch = OwnedMemory<DriverBuffer>(count: DriverPair.burst)
+    private let completions = OwnedMemory<DriverCompletion>(count: DriverPair.burst)
     private var received = 0
     private var wantsCalls = false
     /// The back-end has their eventfds, too; whoever made the pair keeps them.
@@ -31,7 +31,7 @@ public struct DriverPair {
 
     /// Frames of a burst.
     public static var burst: Int { 64 }
-    static var header: Int { 12 }
+    static var header: Int { Packet.headerLength }
 
     /// Bytes of shared memory that a pair needs.
     static func bytes(size: UInt32, isPacked: Bool, frameRoom: Int) -> Int {
@@ -59,11 +59,7 @@ public struct DriverPair {
         receive = DriverQueue(size: size, isPacked: isPacked, memory: memory + ring, features: features)
         transmitBuffers = memory + 2 * ring
         receiveBuffers = transmitBuffers + Int(size) * stride
-        outgoing = .allocateApart(capacity: DriverPair.burst)
-        incoming = .allocateApart(capacity: DriverPair.burst)
-        scratch = .allocateApart(capacity: DriverPair.burst)
-        completions = .allocateApart(capacity: DriverPair.burst)
-        free = .allocateApart(capacity: Int(size))
+        free = OwnedMemory(count: Int(size))
         freeCount = Int(size)
         for i in 0..<Int(size) { free[i] = UInt32(Int(size) - 1 - i) }
         for token in 0..<size { post(token) }
@@ -73,17 +69,7 @@ public struct DriverPair {
     private mutating func post(_ token: UInt32) {
         scratch[0] = DriverBuffer(
             base: receiveBuffers + Int(token) * stride, length: UInt32(frameRoom + DriverPair.header), token: token)
-        _ = receive.addReceive(scratch, 1)
-    }
-
-    func deallocate() {
-        transmit.deallocate()
-        receive.deallocate()
-        outgoing.deallocate()
-        incoming.deallocate()
-        scratch.deallocate()
-        completions.deallocate()
-        free.deallocate()
+        _ = receive.addReceive(scratch.start, 1)
     }
 
     /// Chooses buffers for up to `wanted` (at most 64) frames: fill `outgoing`, then `send`. Returns
@@ -104,7 +90,7 @@ public struct DriverPair {
     /// Takes back what the device has sent.
     public mutating func reclaim() {
         while true {
-            let n = transmit.reclaim(into: completions, max: DriverPair.burst)
+            let n = transmit.reclaim(into: completions.start, max: DriverPair.burst)
             var i = 0
             while i < n {
                 free[freeCount] = completions[i].token
@@ -126,7 +112,7 @@ public struct DriverPair {
                 token: frame.token)
             i &+= 1
         }
-        freeCount &-= transmit.addTransmit(scratch, count)
+        freeCount &-= transmit.addTransmit(scratch.start, count)
         transmit.publish()
         if transmit.needsKick() { DriverPair.kick(transmitKick) }
     }
@@ -149,7 +135,7 @@ public struct DriverPair {
 
     /// Fills `incoming` with received frames; returns how many. They are valid until `giveBack`.
     public mutating func receiveBurst() -> Int {
-        let n = receive.reclaim(into: completions, max: DriverPair.burst)
+        let n = receive.reclaim(into: completions.start, max: DriverPair.burst)
         var i = 0
         while i < n {
             let c = completions[i]
@@ -175,7 +161,7 @@ public struct DriverPair {
             i &+= 1
         }
         if received == 0 { return }
-        _ = receive.addReceive(scratch, received)
+        _ = receive.addReceive(scratch.start, received)
         received = 0
         receive.publish()
         if receive.needsKick() { DriverPair.kick(receiveKick) }

@@ -36,10 +36,9 @@ public final class EmbeddedDriver {
     public let frontEnd: FrontEnd
     public let pairCount: Int
     /// Queue pairs, each for one thread.
-    public let pairs: UnsafeMutablePointer<DriverPair>
+    public var pairs: UnsafeMutablePointer<DriverPair> { room.start }
+    private var room: OwnedValues<DriverPair>
     private let options: DriverOptions
-    /// Pairs that there are: fewer while they are made.
-    private var madePairs = 0
     private var control: ControlDriver?
 
     /// Connects to `path` (trying for two seconds), negotiates and starts all rings. Errors: one line
@@ -75,17 +74,11 @@ public final class EmbeddedDriver {
             let controlBytes = options.hasControl ? ControlDriver.bytes(isPacked: options.isPacked) : 0
             memory = try HostMemory(bytes: each * options.queuePairs + controlBytes, node: options.node)
             try frontEnd.share(memory.region, memory.descriptor)
-            pairs = .allocate(capacity: options.queuePairs)
+            room = OwnedValues(capacity: options.queuePairs)
             try startRings(features)
         } catch {
             throw EngineError("\(path): \(error)")
         }
-    }
-
-    deinit {
-        control?.deallocate()
-        for i in 0..<madePairs { pairs[i].deallocate() }
-        pairs.deallocate()
     }
 
     private static func connect(_ path: String) throws(VhostUserError) -> MessageSocket {
@@ -122,16 +115,15 @@ public final class EmbeddedDriver {
     /// How the pairs' kicks are written: a back-end may make them block, and full.
     private var kickRings: [CallRing] = []
 
-    private func startPair(_ i: Int, _ room: UnsafeMutableRawPointer, _ features: Features) throws {
+    private func startPair(_ i: Int, _ memory: UnsafeMutableRawPointer, _ features: Features) throws {
         let kicks = [try EmbeddedDriver.eventfd(), try EmbeddedDriver.eventfd()]
         let rings = [try CallRing(kicks[0].fd), try CallRing(kicks[1].fd)]
         kickRings += rings
-        (pairs + i).initialize(
-            to: DriverPair(
+        room.append(
+            DriverPair(
                 size: options.ringSize, isPacked: options.isPacked, features: features, frameRoom: options.frameRoom,
-                memory: room,
+                memory: memory,
                 transmitKick: rings[1], receiveKick: rings[0]))
-        madePairs += 1
         if options.wantsCalls { pairs[i].wantCalls() } else { pairs[i].suppressCalls() }
         try start(2 * i, pairs[i].receive.deviceSetup(), kicks[0])
         try start(2 * i + 1, pairs[i].transmit.deviceSetup(), kicks[1])
@@ -149,10 +141,9 @@ public final class EmbeddedDriver {
     public func begin(after end: (FrontEnd) throws -> Void) throws(EngineError) {
         do {
             try end(frontEnd)
-            control?.deallocate()
             control = nil
-            for i in 0..<madePairs { pairs[i].deallocate() }
-            (madePairs, descriptors, kickRings) = (0, [], [])
+            room.removeAll()
+            (descriptors, kickRings) = ([], [])
             CPlat_zero(memory.base, UInt64(memory.size))
             try frontEnd.tell(.setFeatures, Payload(frontEnd.features.rawValue))
             try startRings(frontEnd.features.intersection(EmbeddedDriver.wanted(options)))

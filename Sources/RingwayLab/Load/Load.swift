@@ -48,9 +48,8 @@ package enum Load {
             for (i, flow) in flows.enumerated() {
                 if sends {
                     let n = flow.from.pointee.prepare(burst)
-                    let outgoing = flow.from.pointee.outgoing
                     for k in 0..<n {
-                        outgoing[k].length = UInt32(truncatingIfNeeded: sizes[turn])
+                        flow.from.pointee.outgoing[k].length = UInt32(truncatingIfNeeded: sizes[turn])
                         turn = turn &+ 1 == sizes.count ? 0 : turn &+ 1
                     }
                     if n > 0 { flow.from.pointee.send(n) }
@@ -149,7 +148,7 @@ package enum Load {
                 let pair = flows[flow].from
                 let n = pair.pointee.prepare(min(Int(min(left, UInt64(DriverPair.burst))), bursts &* burst &- inBurst))
                 for k in 0..<n {
-                    let frame = pair.pointee.outgoing + k
+                    let frame = pair.pointee.outgoing.start + k
                     frame.pointee.length = UInt32(truncatingIfNeeded: sizes[turn])
                     turn = turn &+ 1 == sizes.count ? 0 : turn &+ 1
                     if pace.isStamped {

@@ -16,7 +16,6 @@ import Ringway
     defer { memory.deallocate() }
     var queue = DriverQueue(
         size: size, isPacked: isPacked, memory: memory, features: features, indirectLength: indirect)
-    defer { queue.deallocate() }
     let arena = DriverRoom.shared
     for _ in 0..<64 where !input.isEmpty {
         for _ in 0..<Int(input.byte() % 16) {

@@ -4,7 +4,7 @@ import Memory
 import Virtio
 
 /// The driver's end of a control queue: one command at a time.
-package struct ControlDriver {
+package final class ControlDriver {
     package var queue: DriverQueue
     private let room: UnsafeMutableRawPointer
     private let kick: Int32
@@ -23,9 +23,7 @@ package struct ControlDriver {
         self.kick = kick
     }
 
-    package func deallocate() { queue.deallocate() }
-
-    package mutating func send(_ kind: UInt8, _ command: UInt8, _ data: [UInt8]) -> UInt8? {
+    package func send(_ kind: UInt8, _ command: UInt8, _ data: [UInt8]) -> UInt8? {
         let bytes = [kind, command] + data
         guard bytes.count < ControlDriver.most - 1 else { return nil }
         bytes.withUnsafeBytes { room.copyMemory(from: $0.baseAddress!, byteCount: bytes.count) }

@@ -105,7 +105,6 @@ final class DriverLink {
         vhost.close()
         ends.deinitialize(count: pairs)
         ends.deallocate()
-        control?.deallocate()
     }
 
     private static func eventfd() throws -> OwnedDescriptor {
@@ -203,9 +202,9 @@ final class DriverLink {
     ) throws {
         var rings: [VhostRing] = []
         for i in 0..<pairs {
-            for (queue, kick) in [(ends[i].receive, kicks[2 * i]), (ends[i].transmit, kicks[2 * i + 1])] {
+            for (setup, kick) in [(ends[i].receive.setup, kicks[2 * i]), (ends[i].transmit.setup, kicks[2 * i + 1])] {
                 let call = try DriverLink.eventfd()
-                rings.append(DriverLink.ring(queue, kick, call))
+                rings.append(DriverLink.ring(setup, kick, call))
                 if rings.count % 2 == 1 { incoming.append(call) } else { calls.append(call) }
             }
         }
@@ -215,7 +214,7 @@ final class DriverLink {
             let driver = ControlDriver(
                 isPacked: features.contains(.ringPacked), features: features, memory: room, kick: kick.fd, delta: delta)
             control = driver
-            rings.append(DriverLink.ring(driver.queue, kick, try DriverLink.eventfd()))
+            rings.append(DriverLink.ring(driver.queue.setup, kick, try DriverLink.eventfd()))
         }
         try vhost.start(rings, memory: regions) { [unowned self] command in
             control?.send(command.kind, command.command, command.data)
@@ -236,11 +235,13 @@ final class DriverLink {
         return all
     }
 
-    private static func ring(_ queue: DriverQueue, _ kick: OwnedDescriptor, _ call: OwnedDescriptor) -> VhostRing {
+    private static func ring(_ setup: RingSetup, _ kick: OwnedDescriptor, _ call: OwnedDescriptor)
+        -> VhostRing
+    {
         func address(_ p: UnsafeMutableRawPointer) -> UInt64 { UInt64(UInt(bitPattern: p)) }
         return VhostRing(
-            size: queue.size, isPacked: queue.isPacked, base: RingPosition().base(isPacked: queue.isPacked),
-            descriptors: address(queue.descriptors),
-            driverArea: address(queue.driverArea), deviceArea: address(queue.deviceArea), kick: kick, call: call)
+            size: setup.size, isPacked: setup.isPacked, base: RingPosition().base(isPacked: setup.isPacked),
+            descriptors: address(setup.descriptors),
+            driverArea: address(setup.driverArea), deviceArea: address(setup.deviceArea), kick: kick, call: call)
     }
 }
