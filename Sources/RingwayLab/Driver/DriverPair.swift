@@ -31,7 +31,7 @@ public struct DriverPair: ~Copyable {
 
     /// Frames of a burst.
     public static var burst: Int { 64 }
-    static var header: Int { Packet.headerLength }
+    static var header: Int { PacketSlot.headerLength }
 
     /// Bytes of shared memory that a pair needs.
     static func bytes(size: UInt32, isPacked: Bool, frameRoom: Int) -> Int {
