@@ -101,8 +101,8 @@ extension EngineCore {
         // One list a thread.
         let lists = threads.map { _ in StoppedRingList() }
         onPairs(of: port, pairs) { thread, p in
-            for isReceive in [true, false] {
-                if let stopped = thread.takeDefect(p, isReceive) { lists[thread.index].rings.append(stopped) }
+            for direction in QueueDirection.allCases {
+                if let stopped = thread.takeDefect(p, direction) { lists[thread.index].rings.append(stopped) }
             }
         }
         let all = lists.flatMap(\.rings).sorted { $0.ring < $1.ring }

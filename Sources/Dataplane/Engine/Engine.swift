@@ -194,7 +194,7 @@ public final class Engine: @unchecked Sendable {
                     if counts.count == 0 { continue }
                     all.append(
                         QueueTimeSnapshot(
-                            port: port.options.name, queue: 2 * pair + (what.isTransmit ? 1 : 0), what: what,
+                            port: port.options.name, queue: what.direction.queue(ofPair: pair), what: what,
                             counts: counts,
                             ticksPerMicrosecond: TickClock.shared.ticksPerMicrosecond))
                 }
@@ -220,10 +220,12 @@ public final class Engine: @unchecked Sendable {
                 s.tx.bytes &+= count(.txBytes)
                 s.made &+= count(.made)
                 s.flooded &+= count(.flooded)
-                s.queues += [
-                    QueueSnapshot(queue: 2 * pair, kicks: count(.receiveKicks), calls: count(.receiveCalls)),
-                    QueueSnapshot(queue: 2 * pair + 1, kicks: count(.transmitKicks), calls: count(.transmitCalls)),
-                ]
+                s.queues += QueueDirection.allCases.map {
+                    QueueSnapshot(
+                        queue: $0.queue(ofPair: pair),
+                        kicks: count($0 == .receive ? .receiveKicks : .transmitKicks),
+                        calls: count($0 == .receive ? .receiveCalls : .transmitCalls))
+                }
                 for cause in DropCause.allCases { drops[cause.rawValue] &+= p.pointee.counters[cause] }
             }
             s.stoppedQueues = core.stops[port.index].all

@@ -43,13 +43,13 @@ package final class SteppedEngine {
         _ pair: SteppedPair, receive: RingSetup, transmit: RingSetup, kick: Int32, callRings: [CallRing]
     ) {
         let thread = core.owner(of: pair.pointer)
-        for isReceive in [true, false] {
+        for direction in QueueDirection.allCases {
             var state = QueueState()
             state.isEnabled = true
             (state.kickFD, state.calls) = (kick, callRings[thread.index].calls)
             thread.startRing(
-                pair.pointer, isReceive: isReceive, DeviceQueue(isReceive ? receive : transmit), state,
-                watchesKick: core.busyloop != .poll && !isReceive)
+                pair.pointer, direction, DeviceQueue(direction == .receive ? receive : transmit), state,
+                watchesKick: core.busyloop != .poll && direction == .transmit)
         }
     }
 }
@@ -64,8 +64,8 @@ package struct SteppedPair {
 
     /// What stopped a ring of the pair.
     package var defect: RingDefect? {
-        for isReceive in [false, true] {
-            let defect = PollThread.queue(pointer, isReceive).pointee.end.defect(isReceive: isReceive)
+        for direction in [QueueDirection.transmit, .receive] {
+            let defect = PollThread.queue(pointer, direction).pointee.end.defect(direction)
             if defect.kind != .none { return defect }
         }
         return nil

@@ -27,7 +27,7 @@ enum Forwarder {
         }
         let n = sender.pointee.transmit.end.pop(thread, sender)
         if n == 0 {
-            if sender.pointee.transmit.end.defect(isReceive: false).kind != .none {
+            if sender.pointee.transmit.end.defect(.transmit).kind != .none {
                 Receiver.report(thread, sender, &sender.pointee.transmit)
             }
             sender.pointee.transmit.end.tellLate(thread, sender)

@@ -17,7 +17,7 @@ enum Receiver {
     @inline(__always)
     static func account(_ thread: ThreadPointer, _ receiver: PairPointer, _ result: Delivery) {
         if result.consumed == 0 {
-            if receiver.pointee.receive.end.defect(isReceive: true).kind != .none {
+            if receiver.pointee.receive.end.defect(.receive).kind != .none {
                 report(thread, receiver, &receiver.pointee.receive)
             }
             return

@@ -228,12 +228,12 @@ enum QueueEnd: BitwiseCopyable {
 
     /// Why the ring at the end had to stop; `.none` while it works.
     @inline(__always)
-    func defect(isReceive: Bool) -> RingDefect {
+    func defect(_ direction: QueueDirection) -> RingDefect {
         switch self {
         case .none, .tap, .null: return .none
         case .split(let ring): return ring.pointee.defect
         case .packed(let ring): return ring.pointee.defect
-        case .driver(let end): return isReceive ? end.pointee.transmit.defect : end.pointee.receive.defect
+        case .driver(let end): return direction == .receive ? end.pointee.transmit.defect : end.pointee.receive.defect
         }
     }
 

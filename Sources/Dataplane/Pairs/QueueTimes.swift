@@ -26,8 +26,8 @@ public enum QueueTime: Int, CaseIterable, Sendable {
         }
     }
 
-    /// Whether it is of a transmit queue.
-    public var isTransmit: Bool { self != .receiveCallDelay }
+    /// Of which queue of a pair it is.
+    public var direction: QueueDirection { self == .receiveCallDelay ? .receive : .transmit }
 }
 
 /// A frame that tells when it was sent, or due: EtherType 0x88B5 (IEEE 802's for local experiments), the letters `RW`,

@@ -125,11 +125,12 @@ enum PollLoop {
             }
             guard place < t.pointee.table.portCount &* PairTable.pairsPerPort, let p = t.pointee.table.pairs[place]
             else { continue }
-            let q = PollThread.queue(p, event.tag & 1 != 0)
+            let direction = QueueDirection(queue: Int(truncatingIfNeeded: event.tag))
+            let q = PollThread.queue(p, direction)
             // A late event of a ring that was stopped meanwhile carries an old generation.
             if q.pointee.kickTag != event.tag { continue }
             if event.ended { t.pointee.notifier.watch(q.pointee.kickFD, tag: event.tag) }
-            p.pointee.counters.add(event.tag & 1 != 0 ? .receiveKicks : .transmitKicks, 1)
+            p.pointee.counters.add(direction == .receive ? .receiveKicks : .transmitKicks, 1)
             t.pointee.wake(p)
         }
     }

@@ -128,13 +128,15 @@ final class PollThread {
     }
 
     /// Takes a guest's ring over.
-    func startRing(_ p: PairPointer, isReceive: Bool, _ ring: DeviceQueue, _ state: QueueState, watchesKick: Bool) {
-        let q = PollThread.queue(p, isReceive)
+    func startRing(
+        _ p: PairPointer, _ direction: QueueDirection, _ ring: DeviceQueue, _ state: QueueState, watchesKick: Bool
+    ) {
+        let q = PollThread.queue(p, direction)
         q.pointee = state
-        q.pointee.end = isReceive ? p.pointee.receiveRoom.end(ring) : p.pointee.transmitRoom.end(ring)
-        if watchesKick && state.kickFD >= 0 { watch(p, isReceive, q) }
+        q.pointee.end = direction == .receive ? p.pointee.receiveRoom.end(ring) : p.pointee.transmitRoom.end(ring)
+        if watchesKick && state.kickFD >= 0 { watch(p, direction, q) }
         callNow(q.pointee.calls)
-        if isReceive {
+        if direction == .receive {
             q.pointee.end.suppressKicks()
             p.pointee.receiveLag = LagState(size: ring.size, pacing: p.pointee.pacing, clock: self.state.pointee.clock)
         } else {
@@ -153,18 +155,18 @@ final class PollThread {
         state.pointee.notifier.flush()
     }
 
-    private func watch(_ p: PairPointer, _ isReceive: Bool, _ q: UnsafeMutablePointer<QueueState>) {
+    private func watch(_ p: PairPointer, _ direction: QueueDirection, _ q: UnsafeMutablePointer<QueueState>) {
         // The tag has room for 23 bits; 0 is that of the thread's own descriptor.
         generation = generation % 0x7f_ffff + 1
         let place = UInt64(p.pointee.port * PairTable.pairsPerPort + p.pointee.pair)
-        q.pointee.kickTag = generation << 41 | place << 1 | (isReceive ? 1 : 0)
+        q.pointee.kickTag = generation << 41 | place << 1 | UInt64(direction.rawValue)
         state.pointee.notifier.watch(q.pointee.kickFD, tag: q.pointee.kickTag)
     }
 
     /// Lets go of a ring and says where it stands. Afterwards nothing of it is used.
-    func stopRing(_ p: PairPointer, isReceive: Bool) -> RingPosition {
-        let q = PollThread.queue(p, isReceive)
-        if !isReceive {
+    func stopRing(_ p: PairPointer, _ direction: QueueDirection) -> RingPosition {
+        let q = PollThread.queue(p, direction)
+        if direction == .transmit {
             drain(p)
             // With a call: the driver may sleep until it hears of these, and no later completion will tell.
             q.pointee.end.tell(state, p)
@@ -179,38 +181,39 @@ final class PollThread {
     }
 
     /// A ring goes on at other addresses, where it stands; returns where that is.
-    func moveRing(_ p: PairPointer, isReceive: Bool, to setup: RingSetup, watchesKick: Bool) -> RingPosition {
-        let old = PollThread.queue(p, isReceive).pointee
+    func moveRing(_ p: PairPointer, _ direction: QueueDirection, to setup: RingSetup, watchesKick: Bool) -> RingPosition
+    {
+        let old = PollThread.queue(p, direction).pointee
         var setup = setup
-        setup.position = stopRing(p, isReceive: isReceive)
+        setup.position = stopRing(p, direction)
         var state = QueueState()
         (state.isEnabled, state.calls) = (old.isEnabled, old.calls)
         (state.kickFD, state.errFD) = (old.kickFD, old.errFD)
-        startRing(p, isReceive: isReceive, DeviceQueue(setup), state, watchesKick: watchesKick)
+        startRing(p, direction, DeviceQueue(setup), state, watchesKick: watchesKick)
         return setup.position
     }
 
     /// Why the ring had to stop, once.
-    func takeDefect(_ p: PairPointer, _ isReceive: Bool) -> StoppedRing? {
-        let q = PollThread.queue(p, isReceive)
-        let defect = q.pointee.end.defect(isReceive: isReceive)
+    func takeDefect(_ p: PairPointer, _ direction: QueueDirection) -> StoppedRing? {
+        let q = PollThread.queue(p, direction)
+        let defect = q.pointee.end.defect(direction)
         if q.pointee.isLogged || !q.pointee.isReported && defect.kind == .none { return nil }
         q.pointee.isLogged = true
-        return StoppedRing(ring: 2 * p.pointee.pair + (isReceive ? 0 : 1), defect: defect, errFD: q.pointee.errFD)
+        return StoppedRing(ring: direction.queue(ofPair: p.pointee.pair), defect: defect, errFD: q.pointee.errFD)
     }
 
     /// Takes over a pair of which Ringway is the driver, or a TAP queue: `incoming` is readable when packets come;
     /// -1: nothing tells.
     func startOther(_ p: PairPointer, _ end: QueueEnd, incoming: Int32, watches: Bool) {
-        for isReceive in [false, true] {
-            let q = PollThread.queue(p, isReceive)
+        for direction in [QueueDirection.transmit, .receive] {
+            let q = PollThread.queue(p, direction)
             q.pointee = QueueState()
             q.pointee.end = end
             q.pointee.isEnabled = true
         }
-        let q = PollThread.queue(p, false)
+        let q = PollThread.queue(p, .transmit)
         q.pointee.kickFD = incoming
-        if watches && incoming >= 0 { watch(p, false, q) }
+        if watches && incoming >= 0 { watch(p, .transmit, q) }
         if case .tap(let tap) = end { tap.pointee.start() }
         state.pointee.poll(p)
     }
@@ -218,8 +221,8 @@ final class PollThread {
     /// Lets go of it. Afterwards nothing of it is used.
     func stopOther(_ p: PairPointer) {
         let end = p.pointee.transmit.end
-        _ = stopRing(p, isReceive: false)
-        _ = stopRing(p, isReceive: true)
+        _ = stopRing(p, .transmit)
+        _ = stopRing(p, .receive)
         if case .tap(let tap) = end { tap.pointee.cancel() }
     }
 
@@ -235,9 +238,10 @@ final class PollThread {
 
     /// New enable state and descriptors of a running ring.
     func updateRing(
-        _ p: PairPointer, isReceive: Bool, enabled: Bool, calls: Calls, kickFD: Int32, errFD: Int32, watchesKick: Bool
+        _ p: PairPointer, _ direction: QueueDirection, enabled: Bool, calls: Calls, kickFD: Int32, errFD: Int32,
+        watchesKick: Bool
     ) {
-        let q = PollThread.queue(p, isReceive)
+        let q = PollThread.queue(p, direction)
         if !q.pointee.isRunning { return }
         q.pointee.isEnabled = enabled
         let isNewCall = q.pointee.calls.fd != calls.fd
@@ -251,15 +255,15 @@ final class PollThread {
             if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }
             q.pointee.kickTag = 0
             q.pointee.kickFD = kickFD
-            if watchesKick && kickFD >= 0 { watch(p, isReceive, q) }
+            if watchesKick && kickFD >= 0 { watch(p, direction, q) }
         }
         state.pointee.notifier.flush()
         state.pointee.poll(p)
     }
 
-    static func queue(_ p: PairPointer, _ isReceive: Bool) -> UnsafeMutablePointer<QueueState> {
+    static func queue(_ p: PairPointer, _ direction: QueueDirection) -> UnsafeMutablePointer<QueueState> {
         // The pair stays where it is, so these pointers stay valid.
-        isReceive
+        direction == .receive
             ? withUnsafeMutablePointer(to: &p.pointee.receive) { $0 }
             : withUnsafeMutablePointer(to: &p.pointee.transmit) { $0 }
     }

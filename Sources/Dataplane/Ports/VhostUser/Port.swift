@@ -152,9 +152,9 @@ final class Port: EnginePort, BackEndDevice {
 
     /// Adds what the ring's thread has to do; nil: there is no such ring.
     private func prepare(_ change: RingChange, _ work: inout ThreadWork) -> Job? {
-        let (ring, isReceive) = (change.ring, change.ring % 2 == 0)
+        let (ring, direction) = (change.ring, QueueDirection(queue: change.ring))
         guard let p = pair(of: ring) else { return nil }
-        let watches = watchesKick(isReceive)
+        let watches = watchesKick(direction)
         let job: Job
         switch change.what {
         case .start(let start):
@@ -167,28 +167,28 @@ final class Port: EnginePort, BackEndDevice {
             appliedOffloads = offloads
             work.add(core.owner(of: p).index) { thread in
                 p.pointee.receiveOffloads = offloads
-                thread.startRing(p, isReceive: isReceive, queue, state, watchesKick: watches)
+                thread.startRing(p, direction, queue, state, watchesKick: watches)
             }
         case .stop:
             job = Job(p, nil)
             work.add(core.owner(of: p).index) { thread in
                 // A defect of a moment ago is not forgotten with the ring.
-                job.stopped = thread.takeDefect(p, isReceive)
-                job.position = thread.stopRing(p, isReceive: isReceive)
+                job.stopped = thread.takeDefect(p, direction)
+                job.position = thread.stopRing(p, direction)
                 job.isAnyRunning = p.pointee.transmit.isRunning || p.pointee.receive.isRunning
             }
         case .move(let setup):
             job = Job(p, callRings[ring])
             work.add(core.owner(of: p).index) { thread in
-                job.stopped = thread.takeDefect(p, isReceive)
-                job.position = thread.moveRing(p, isReceive: isReceive, to: setup, watchesKick: watches)
+                job.stopped = thread.takeDefect(p, direction)
+                job.position = thread.moveRing(p, direction, to: setup, watchesKick: watches)
             }
         case .update(let enabled, let kickFD, let callFD, let errFD):
             job = Job(p, callRings[ring]?.fd == callFD ? callRings[ring] : callRing(ring, callFD))
             let calls = job.calls?.ring.calls ?? Calls()
             work.add(core.owner(of: p).index) { thread in
                 thread.updateRing(
-                    p, isReceive: isReceive, enabled: enabled, calls: calls, kickFD: kickFD, errFD: errFD,
+                    p, direction, enabled: enabled, calls: calls, kickFD: kickFD, errFD: errFD,
                     watchesKick: watches)
             }
         }
@@ -207,9 +207,9 @@ final class Port: EnginePort, BackEndDevice {
     }
 
     /// In `poll` nothing sleeps, so no kick is waited for; receive rings matter to `generate` alone.
-    private func watchesKick(_ isReceive: Bool) -> Bool {
+    private func watchesKick(_ direction: QueueDirection) -> Bool {
         if (options.busyloop ?? core.busyloop) == .poll { return false }
-        return isReceive ? core.generates : true
+        return direction == .receive ? core.generates : true
     }
 
     /// Pairs whose first ring starts go to the thread of `Placement`'s choice.
@@ -237,7 +237,8 @@ final class Port: EnginePort, BackEndDevice {
 
     /// Notes the receive rings that now can be delivered into, or no longer.
     private func setReady(_ changes: [RingChange], where isReady: Bool) {
-        for c in changes where c.ring % 2 == 0 && !isControl(c) && c.what.receives == isReady {
+        for c in changes where QueueDirection(queue: c.ring) == .receive && !isControl(c) && c.what.receives == isReady
+        {
             if c.ring / 2 < ready.count { ready[c.ring / 2] = isReady }
         }
         publishReady()
