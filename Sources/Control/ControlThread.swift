@@ -34,9 +34,11 @@ package final class ControlThread {
     private let watcher = OwnedDescriptor(CPlat_watcher())
     /// Why there is no descriptor for either.
     private let failure: ThreadError?
-    /// The thread, until it is joined: held while it starts and while somebody waits for its end.
-    private let thread = Mutex<NamedThread?>(nil)
-    /// `pthread_self` of the thread, until it is joined.
+    /// Held while the thread starts and while somebody waits for its end; guards `thread`.
+    private let life = Monitor()
+    /// Until it is joined.
+    private var thread: NamedThread?
+    /// `pthread_self` of the thread while it lives; else 0.
     private let threadID = Atomic<UInt>(0)
 
     // The thread's own, while there is one
@@ -50,7 +52,7 @@ package final class ControlThread {
         failure = wakeFD.fd < 0 || watcher.fd < 0 ? ThreadError("eventfd: \(SystemError.text(code))") : nil
     }
 
-    deinit { thread.withLock { $0?.detach() } }
+    deinit { thread?.detach() }
 
     /// Starts the thread. It calls `prepare` before each sleep, which does what is due and says what to wait for, and
     /// `atEnd` at its end; it keeps both until then. Errors: no descriptors or no threads are left.
@@ -58,20 +60,16 @@ package final class ControlThread {
         _ name: String, prepare: @escaping (inout Waits) -> Void, atEnd: @escaping () -> Void = {}
     ) throws(ThreadError) {
         if let failure { throw failure }
-        let failure = thread.withLock { thread -> ThreadError? in
-            precondition(thread == nil, "a control thread is started once until it is stopped")
-            work.open()
-            (isStopping, self.prepare, self.atEnd) = (false, prepare, atEnd)
-            do throws(ThreadError) {
-                thread = try NamedThread(name) { self.loop() }
-                return nil
-            } catch {
-                (self.prepare, self.atEnd) = (nil, nil)
-                work.close()
-                return error
-            }
+        life.lock()
+        defer { life.unlock() }
+        precondition(thread == nil, "a control thread is started once until it is stopped")
+        work.open()
+        (isStopping, self.prepare, self.atEnd) = (false, prepare, atEnd)
+        do throws(ThreadError) { thread = try NamedThread(name) { self.loop() } } catch {
+            (self.prepare, self.atEnd) = (nil, nil)
+            work.close()
+            throw error
         }
-        if let failure { throw failure }
     }
 
     /// Ends the thread when it has run the work that was posted before, and returns when it has ended. On the thread
@@ -82,13 +80,12 @@ package final class ControlThread {
             // It may be about to sleep.
             return wake()
         }
-        thread.withLock { thread in
-            guard let running = thread else { return }
-            post { self.isStopping = true }
-            running.join()
-            threadID.store(0, ordering: .relaxed)
-            thread = nil
-        }
+        life.lock()
+        defer { life.unlock() }
+        guard let running = thread else { return }
+        post { self.isStopping = true }
+        running.join()
+        thread = nil
     }
 
     /// Whether this is the thread.
@@ -140,6 +137,8 @@ package final class ControlThread {
         // Here, where an owner that goes with them may still post and stop.
         (prepare, atEnd, watched) = (nil, nil, [:])
         work.close()
+        // Another thread may get this number next.
+        threadID.store(0, ordering: .relaxed)
     }
 
     /// Until something happens, which it then hands to its handlers.

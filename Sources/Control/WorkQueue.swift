@@ -12,6 +12,8 @@ package struct WorkQueue: ~Copyable {
     /// whether to call `serve`, which takes the lock.
     package let hasWork = Atomic(false)
     private let monitor = Monitor()
+    /// Guarded by `monitor`.
+    private let state = QueueState()
 
     /// What a piece of work is known by, to wait for its end.
     package struct Ticket: Sendable { fileprivate let number: UInt64 }
@@ -25,15 +27,13 @@ package struct WorkQueue: ~Copyable {
         monitor.lock()
         defer { monitor.unlock() }
         // A piece of a closed queue that posts another one runs it at once.
-        while !monitor.isOpen && monitor.runner != nil && !monitor.isRunner { monitor.wait() }
-        if !monitor.isOpen {
+        while !state.isOpen && state.runner != nil && !state.isRunner { monitor.wait() }
+        if !state.isOpen {
             runHere(work)
             return Ticket(number: 0)
         }
-        monitor.waiting.append(work)
-        monitor.posted += 1
         hasWork.store(true, ordering: .relaxed)
-        return Ticket(number: monitor.posted)
+        return Ticket(number: state.add(work))
     }
 
     /// Posts `work`, calls `wake`, and returns when `work` has run. On the thread that runs the queue's work it runs at
@@ -49,22 +49,22 @@ package struct WorkQueue: ~Copyable {
     package func wait(for ticket: Ticket) {
         monitor.lock()
         defer { monitor.unlock() }
-        precondition(ticket.number <= monitor.done || !monitor.isRunner, "a thread waits for its own work")
-        while monitor.done < ticket.number { monitor.wait() }
+        precondition(ticket.number <= state.done || !state.isRunner, "a thread waits for its own work")
+        while state.done < ticket.number { monitor.wait() }
     }
 
     /// Whether this is the thread that runs the work now: the queue's own until `close`.
     package var isRunHere: Bool {
         monitor.lock()
         defer { monitor.unlock() }
-        return monitor.isRunner
+        return state.isRunner
     }
 
     /// How many pieces the thread was handed so far.
     package var posted: UInt64 {
         monitor.lock()
         defer { monitor.unlock() }
-        return monitor.posted
+        return state.posted
     }
 
     // MARK: The queue's thread, or who starts it
@@ -73,15 +73,15 @@ package struct WorkQueue: ~Copyable {
     package func open() {
         monitor.lock()
         defer { monitor.unlock() }
-        precondition(!monitor.isOpen && !monitor.isRunner, "one queue, one thread")
-        while monitor.runner != nil { monitor.wait() }
-        monitor.isOpen = true
+        precondition(!state.isOpen && !state.isRunner, "one queue, one thread")
+        while state.runner != nil { monitor.wait() }
+        state.isOpen = true
     }
 
     /// The thread's first act: work is run by this thread from now on.
     package func adopt() {
         monitor.lock()
-        monitor.runner = pthread_self()
+        state.runner = pthread_self()
         monitor.unlock()
     }
 
@@ -96,9 +96,8 @@ package struct WorkQueue: ~Copyable {
     /// between the last piece that runs here and the first one that runs on the thread that posts it.
     package func close() {
         monitor.lock()
-        while !monitor.waiting.isEmpty { runWaiting() }
-        monitor.isOpen = false
-        monitor.runner = nil
+        while state.isAnyWaiting { runWaiting() }
+        (state.isOpen, state.runner) = (false, nil)
         monitor.tellAll()
         monitor.unlock()
     }
@@ -106,23 +105,21 @@ package struct WorkQueue: ~Copyable {
     // MARK: Under the lock, which they give up while work runs
 
     private func runWaiting() {
-        // From its end: the first is last.
-        var batch = Array(monitor.waiting.reversed())
-        monitor.waiting = []
+        var batch = state.takeWaiting()
         hasWork.store(false, ordering: .relaxed)
         while !batch.isEmpty {
             perform(batch.removeLast())
-            monitor.done += 1
+            state.countDone()
             monitor.tellAll()
         }
     }
 
     /// Of a closed queue.
     private func runHere(_ work: @escaping () -> Void) {
-        if monitor.isRunner { return perform(work) }
-        monitor.runner = pthread_self()
+        if state.isRunner { return perform(work) }
+        state.runner = pthread_self()
         perform(work)
-        monitor.runner = nil
+        state.runner = nil
         monitor.tellAll()
     }
 
@@ -135,36 +132,29 @@ package struct WorkQueue: ~Copyable {
     }
 }
 
-/// A lock, what it guards, and a wait for its change.
-private final class Monitor {
-    // On the heap: a stored property has no address that stays.
-    private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-    private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
-
-    var waiting: [() -> Void] = []
+private final class QueueState {
+    private var waiting: [() -> Void] = []
     /// Pieces that the thread was handed, and those of them that have run.
-    var (posted, done): (UInt64, UInt64) = (0, 0)
+    private(set) var (posted, done): (UInt64, UInt64) = (0, 0)
     var isOpen = false
     /// The thread that runs the work: the queue's own while that lives, else who has posted the piece that runs.
     var runner: pthread_t?
 
     var isRunner: Bool { runner == pthread_self() }
+    var isAnyWaiting: Bool { !waiting.isEmpty }
 
-    init() {
-        pthread_mutex_init(mutex, nil)
-        pthread_cond_init(condition, nil)
+    /// Returns how many pieces there were so far.
+    func add(_ work: @escaping () -> Void) -> UInt64 {
+        waiting.append(work)
+        posted += 1
+        return posted
     }
 
-    deinit {
-        pthread_mutex_destroy(mutex)
-        pthread_cond_destroy(condition)
-        mutex.deallocate()
-        condition.deallocate()
+    /// From its end: the first is last.
+    func takeWaiting() -> [() -> Void] {
+        defer { waiting = [] }
+        return waiting.reversed()
     }
 
-    func lock() { pthread_mutex_lock(mutex) }
-    func unlock() { pthread_mutex_unlock(mutex) }
-    /// Gives the lock up until somebody tells of a change.
-    func wait() { pthread_cond_wait(condition, mutex) }
-    func tellAll() { pthread_cond_broadcast(condition) }
+    func countDone() { done += 1 }
 }

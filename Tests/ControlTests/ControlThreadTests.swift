@@ -195,14 +195,13 @@ func giveWay() { sched_yield() }
         let control = ControlThread()
         try control.start("control") { _ in }
         for _ in 0..<2 {
-            let order = Mutex<[Int]>([])
+            let order = Order()
             control.run {
-                control.post { order.withLock { $0.append(3) } }
-                control.run { order.withLock { $0.append(1) } }
-                order.withLock { $0.append(2) }
+                control.post { order.numbers.append(3) }
+                control.run { order.numbers.append(1) }
+                order.numbers.append(2)
             }
-            control.run {}
-            #expect(order.withLock { $0.sorted() } == [1, 2, 3])
+            #expect(control.run { order.numbers.sorted() } == [1, 2, 3])
             // Then once more without a thread.
             control.stop()
         }
@@ -278,20 +277,20 @@ func giveWay() { sched_yield() }
     func handlers() throws {
         let control = ControlThread()
         let fds = try (0..<3).map { _ in try #require(EventFD.make()) }
-        let told = Mutex<[Int]>([])
+        let told = Order()
         try control.start("control") { waits in
-            waits.on(-1) { _ in told.withLock { $0.append(-1) } }
+            waits.on(-1) { _ in told.numbers.append(-1) }
             for (i, fd) in fds.enumerated() {
                 waits.on(fd.fd) { events in
-                    if events != POLLIN || !EventFD.take(fd.fd) { told.withLock { $0.append(-2) } }
-                    told.withLock { $0.append(i) }
+                    if events != POLLIN || !EventFD.take(fd.fd) { told.numbers.append(-2) }
+                    told.numbers.append(i)
                 }
             }
         }
         control.run { for fd in fds.reversed() { EventFD.signalOwn(fd.fd) } }
-        while told.withLock({ $0.count }) < 3 { giveWay() }
+        while control.run({ told.numbers.count }) < 3 { giveWay() }
         control.stop()
-        #expect(told.withLock { $0 } == [0, 1, 2])
+        #expect(told.numbers == [0, 1, 2])
     }
 
     @Test("a watched eventfd is told once a write, and not after it is no longer watched")

@@ -25,6 +25,9 @@ final class Plain {
     }
 }
 
+/// Numbers in the order in which one thread noted them.
+final class Order { var numbers: [Int] = [] }
+
 /// More threads than any machine of ours has CPUs to spare; none is pinned. Each runs `body` with its number.
 func onThreads(_ count: Int = 8, _ body: @escaping (Int) -> Void) throws -> [NamedThread] {
     try (0..<count).map { i in try NamedThread("poster-\(i)") { body(i) } }
