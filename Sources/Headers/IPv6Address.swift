@@ -71,8 +71,9 @@ public struct IPv6Address: Hashable, Comparable, Sendable, BitwiseCopyable, Loss
         if high == 0 && low >> 32 == 0xffff {
             return "::ffff:" + IPv4Address(rawValue: UInt32(truncatingIfNeeded: low)).description
         }
-        let groups = (0..<8).map { i in
-            UInt16(truncatingIfNeeded: (i < 4 ? high : low) >> UInt64(48 - 16 * (i & 3)))
+        let groups: [UInt16] = (0..<8).map { (i: Int) -> UInt16 in
+            let half = i < 4 ? high : low
+            return UInt16(truncatingIfNeeded: half >> UInt64(48 - 16 * (i & 3)))
         }
         var (best, length) = (0, 1)
         var i = 0

@@ -58,3 +58,10 @@ func rounds(_ n: Int) -> Int {
         }())
     return isSlow ? max(1, n / 20) : n
 }
+
+/// What a view says, for `#expect`, which would keep the view itself.
+func isTrue(_ value: Bool) -> Bool { value }
+
+/// So many bytes of zeroes, or of 0xff, as text.
+func z(_ bytes: Int) -> String { String(repeating: "00", count: bytes) }
+func f(_ bytes: Int) -> String { String(repeating: "ff", count: bytes) }
