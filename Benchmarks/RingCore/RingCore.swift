@@ -91,7 +91,6 @@ func addresses() {
     for name in ["known", "unknown", "heard again in another second"] {
         Benchmark("switch table: \(name)") { benchmark in
             let table = MACTable(ports: 16, ageing: 300)
-            defer { table.deallocate() }
             for i in 0..<1024 { table.learn(UInt64(i) << 20 | 2, port: i & 15, seconds: 1) }
             let offset: UInt64 = name == "unknown" ? 1 << 44 : 0
             benchmark.startMeasurement()

@@ -112,9 +112,9 @@ public final class GuestMemory: @unchecked Sendable {
     private let mappings: [Mapping]
     /// How often each region was added: QEMU adds and removes every region once for each queue pair.
     private let counts: [Int]
-    private let table: UnsafeMutablePointer<MappedRegion>
+    private let table: OwnedMemory<MappedRegion>
     /// The same in the order of their guest addresses, as rings search them.
-    private let sorted: UnsafeMutablePointer<MappedRegion>
+    private let sorted: OwnedMemory<MappedRegion>
     private let count: Int
 
     /// Regions that ADD_MEM_REG can reach; SET_MEM_TABLE carries 8.
@@ -125,7 +125,7 @@ public final class GuestMemory: @unchecked Sendable {
     public static let maximumBytes: UInt64 = 1 << 43
 
     /// What rings translate with; valid while this object lives.
-    public var map: MemoryMap { MemoryMap(sorted: sorted, count: count) }
+    public var map: MemoryMap { MemoryMap(sorted: sorted.start, count: count) }
     public var regions: [MappedRegion] { (0..<count).map { table[$0] } }
 
     /// No memory.
@@ -135,15 +135,8 @@ public final class GuestMemory: @unchecked Sendable {
         self.mappings = mappings
         self.counts = counts
         count = regions.count
-        table = .allocate(capacity: max(1, regions.count))
-        table.initialize(from: regions, count: regions.count)
-        sorted = .allocate(capacity: max(1, regions.count))
-        sorted.initialize(from: regions.sorted { $0.guestAddress < $1.guestAddress }, count: regions.count)
-    }
-
-    deinit {
-        table.deallocate()
-        sorted.deallocate()
+        table = OwnedMemory(regions)
+        sorted = OwnedMemory(regions.sorted { $0.guestAddress < $1.guestAddress })
     }
 
     /// The same regions and one more. A region that is there already, from the same place of the same

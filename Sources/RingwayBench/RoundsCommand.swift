@@ -35,7 +35,7 @@ struct RoundsCommand: ParsableCommand {
             let stack = withUnsafeMutablePointer(to: &local) { UInt(bitPattern: $0) }
             print(
                 "marks",
-                ([stack, stack - (1 << 20)] + (0...shape.threads).map { UInt(bitPattern: marks + $0) }).map {
+                ([stack, stack - (1 << 20)] + marks).map {
                     String($0, radix: 16)
                 }.joined(separator: " "))
             flush()

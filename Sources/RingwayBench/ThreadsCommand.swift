@@ -75,9 +75,8 @@ struct ThreadsCommand: ParsableCommand {
 
     /// Mpps of each lane on average, each stepped on a CPU of its own.
     private func measure(_ lanes: [RoundBench.Lane], _ cpus: [Int]) -> Double {
-        let rates = UnsafeMutablePointer<Double>.allocateApart(capacity: lanes.count)
-        defer { rates.deallocate() }
-        nonisolated(unsafe) let results = rates
+        let rates = OwnedMemory<Double>(count: lanes.count)
+        nonisolated(unsafe) let results = rates.start
         let done = DispatchSemaphore(value: 0)
         // All of them run before the first begins to count, and until the last has ended.
         let start = CPlat_monotonic_ns() + 20_000_000

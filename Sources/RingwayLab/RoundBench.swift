@@ -31,6 +31,7 @@ package final class RoundBench {
     }
 
     private let shape: Shape
+    private let marks: OwnedMemory<UInt64>
     private let engine: SteppedEngine
     private var ports: [BenchPort] = []
     /// Kicks of busy drivers, calls, kicks of idle ones: an event on the last would wake a thousand pairs.
@@ -65,6 +66,7 @@ package final class RoundBench {
         callRings = rings
         kickRings = [try CallRing(events[0]), try CallRing(events[2])]
         lanes = engine.threads.map { Lane($0, shape) }
+        marks = OwnedMemory(count: shape.threads + 1, repeating: 0)
         for (i, port) in options.enumerated() { try start(i, port, isBusy: i < busy) }
         try rest()
     }
@@ -134,12 +136,12 @@ package final class RoundBench {
 
     /// For tools that see each store: word *k* is written before each round of lane *k* from now on, the one behind the
     /// last lane's after it.
-    package func markRounds() -> UnsafeMutablePointer<UInt64> {
-        let marks = UnsafeMutablePointer<UInt64>.allocateApart(capacity: lanes.count + 1)
-        marks.initialize(repeating: 0, count: lanes.count + 1)
-        for (k, lane) in lanes.enumerated() { lane.marks = (marks + k, marks + lanes.count) }
+    ///
+    /// - Returns: where the words lie.
+    package func markRounds() -> [UInt] {
+        for (k, lane) in lanes.enumerated() { lane.marks = (marks.start + k, marks.start + lanes.count) }
         engine.stopSeconds()
-        return marks
+        return (0...lanes.count).map { UInt(bitPattern: marks.start + $0) }
     }
 
     /// A poll thread with its busy drivers.
@@ -204,8 +206,7 @@ private struct BenchEnd: ~Copyable {
     init(_ pair: UnsafeMutablePointer<DriverPair>, _ device: SteppedPair, _ bytes: [UInt8], isBackward: Bool) {
         (self.pair, self.device) = (pair, device)
         length = bytes.count
-        frame = OwnedMemory(count: length)
-        for (i, byte) in bytes.enumerated() { frame[i] = byte }
+        frame = OwnedMemory(bytes)
         if isBackward { (frame[5], frame[11]) = (frame[11], frame[5]) }
     }
 

@@ -12,6 +12,11 @@ public struct OwnedMemory<Element: BitwiseCopyable>: ~Copyable {
         start.initialize(repeating: value, count: count)
     }
 
+    @inlinable public init(_ values: [Element]) {
+        self.init(count: values.count)
+        for (i, value) in values.enumerated() { start[i] = value }
+    }
+
     @inlinable deinit { start.deallocate() }
 
     /// Not checked: the caller knows the bounds.

@@ -24,7 +24,6 @@ import Testing
     func attack(ports: Int) throws {
         for _ in 0..<rounds(20) {
             let table = MACTable(ports: ports, ageing: 300)
-            defer { table.deallocate() }
             let victim = MACTableTests.mac(0xabcdef)
             table.learn(victim, port: 1, seconds: 1)
             for m in crafted(for: victim, 32) { table.learn(m, port: 0, seconds: 2) }
@@ -51,7 +50,6 @@ import Testing
     @Test("several ports that invent addresses together leave their neighbour its place", arguments: [3, 4, 8])
     func together(ports: Int) throws {
         let table = MACTable(ports: ports, ageing: 300)
-        defer { table.deallocate() }
         let victim = MACTableTests.mac(1)
         table.learn(victim, port: 0, seconds: 1)
         for n in 0..<100_000 {
@@ -71,7 +69,6 @@ import Testing
         // Which of these a full table of one port has kept tells where they lie.
         func kept() -> [Bool] {
             let table = MACTable(ports: 1, ageing: 300)
-            defer { table.deallocate() }
             for n in 0..<UInt64(50_000) { table.learn(MACTableTests.mac(n), port: 0, seconds: 1) }
             return (0..<UInt64(50_000)).map { table.find(MACTableTests.mac($0), seconds: 1) == 0 }
         }
@@ -84,7 +81,6 @@ import Testing
     func neighbours(shift: UInt64) throws {
         for n in 0..<rounds(3000) {
             let table = MACTable(ports: 16, ageing: 300)
-            defer { table.deallocate() }
             let all = (0..<UInt64(128)).map { 0x5254_0012_3402 & ~(0xff << shift) | $0 << shift }
             for (i, mac) in all.enumerated() { table.learn(mac, port: i % 16, seconds: 1) }
             let missing = all.filter { table.find($0, seconds: 1) < 0 }.count
@@ -95,7 +91,6 @@ import Testing
     @Test("many addresses of one port are known at once, and forgotten with it")
     func uplink() {
         let table = MACTable(ports: 3, ageing: 300)
-        defer { table.deallocate() }
         let all = (0..<UInt64(1500)).map { MACTableTests.mac($0 * 77) }
         for m in all { table.learn(m, port: 2, seconds: 1) }
         let known = all.filter { table.find($0, seconds: 1) == 2 }.count
@@ -110,7 +105,6 @@ import Testing
     @Test("what was not heard of for long is forgotten, and makes room")
     func ageing() {
         let table = MACTable(ports: 2, ageing: 10)
-        defer { table.deallocate() }
         for n in 0..<UInt64(20_000) { table.learn(MACTableTests.mac(n), port: 0, seconds: 1) }
         #expect(table.find(MACTableTests.mac(1), seconds: 12) == -1)
         table.learn(MACTableTests.mac(0x777777), port: 1, seconds: 12)

@@ -29,7 +29,7 @@ import Testing
         ("8LagStateV7measure", 1),
         ("9ForwarderO7discard", 1), ("7OffloadO7deliver", 1), ("7OffloadO6screen", 1), ("7OffloadO7resolve", 1),
         ("8NotifierV8makeRoom", 1),
-        ("8NotifierV6submit", 1), ("9ForwarderO6accept", 1), ("8MACTableV9learnSlow", 1),
+        ("8NotifierV6submit", 1), ("9ForwarderO6accept", 1), ("8MACTableC9learnSlow", 1),
         ("10QueueTimesV4took", 1), ("8NotifierV12recordDelays", 1), ("10AutoBudgetV6choose", 1),
         ("10AutoBudgetV13arrivedAsleep", 1),
     ]

@@ -43,8 +43,6 @@ final class EngineCore {
         threads = all
     }
 
-    deinit { addresses?.deallocate() }
-
     /// Takes each thread its part of `work`, all of it in one trip a thread and side by side; returns when all of it
     /// has run. On one thread work runs in the order in which it was added.
     func run(_ work: ThreadWork) {

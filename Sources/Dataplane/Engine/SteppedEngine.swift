@@ -21,7 +21,6 @@ package final class SteppedEngine {
     }
 
     deinit {
-        for thread in threads { thread.deallocate() }
         for port in 0..<core.table.portCount { core.removePairs(port: port, PairTable.pairsPerPort) }
     }
 
@@ -86,13 +85,12 @@ package final class SteppedThread {
     private let functions: ModeFunctions
 
     fileprivate init(_ thread: PollThread, _ core: EngineCore) {
-        (state, mailbox, mode, functions) = (thread.state, thread.mailbox, core.mode, ModeFunctions(core))
+        (state, mailbox, mode) = (thread.state, thread.mailbox, core.mode)
+        functions = ModeFunctions(core)
         if case .generate(let size) = mode { state.pointee.template = FrameTemplate(Frames.udp(size: size)) }
         let function = functions.kind(mode)
         state.pointee.obey(judgesAgain: function.judgesAgain, wantsData: function.wantsData)
     }
-
-    fileprivate func deallocate() { functions.deallocate() }
 
     /// A clock on which no time passes, so that what depends on time stays as it is; or one that runs.
     package var isClockRunning = true {
@@ -107,24 +105,15 @@ package final class SteppedThread {
 }
 
 /// A packet function for each mode, as `Engine` starts its threads with them.
-private struct ModeFunctions {
-    private let drop = UnsafeMutablePointer<DropFunction>.allocateApart(capacity: 1)
-    private let crossconnect = UnsafeMutablePointer<CrossconnectFunction>.allocateApart(capacity: 1)
-    private let macswap = UnsafeMutablePointer<MACSwapFunction>.allocateApart(capacity: 1)
-    private let `switch` = UnsafeMutablePointer<SwitchFunction>.allocateApart(capacity: 1)
+private struct ModeFunctions: ~Copyable {
+    private let drop = OwnedValues(DropFunction())
+    private let crossconnect = OwnedValues(CrossconnectFunction())
+    private let macswap = OwnedValues(MACSwapFunction())
+    /// None in other modes.
+    private var `switch` = OwnedValues<SwitchFunction>(capacity: 1)
 
     init(_ core: EngineCore) {
-        drop.initialize(to: DropFunction())
-        crossconnect.initialize(to: CrossconnectFunction())
-        macswap.initialize(to: MACSwapFunction())
-        if let table = core.addresses { `switch`.initialize(to: SwitchFunction(table: table)) }
-    }
-
-    func deallocate() {
-        drop.deallocate()
-        crossconnect.deallocate()
-        macswap.deallocate()
-        `switch`.deallocate()
+        if let table = core.addresses { `switch`.append(SwitchFunction(table: table)) }
     }
 
     func kind(_ mode: ForwardingMode) -> any PacketFunction.Type {
@@ -138,10 +127,10 @@ private struct ModeFunctions {
 
     func round(_ state: ThreadPointer, _ mailbox: Mailbox, _ mode: ForwardingMode) {
         switch mode {
-        case .drop, .generate: PollLoop.round(state, drop)
-        case .crossconnect: PollLoop.round(state, crossconnect)
-        case .macswap: PollLoop.round(state, macswap)
-        case .switch: PollLoop.round(state, `switch`)
+        case .drop, .generate: PollLoop.round(state, drop.start)
+        case .crossconnect: PollLoop.round(state, crossconnect.start)
+        case .macswap: PollLoop.round(state, macswap.start)
+        case .switch: PollLoop.round(state, `switch`.start)
         }
     }
 }

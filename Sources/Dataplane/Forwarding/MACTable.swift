@@ -1,4 +1,5 @@
 import CPlatform
+import Virtio
 
 /// The switch's table of MAC addresses, shared by all threads: read without locks, written only when
 /// an address is new, has moved, or was last heard of in an earlier second. So in steady state
@@ -12,19 +13,19 @@ import CPlatform
 /// share (the eighth part for eight ports) that no other can take: what another holds beyond its own share gives way.
 ///
 /// Public for packet functions of embedders that learn addresses, too. Addresses are the first six bytes of a frame's
-/// field as a little-endian load gives them (`PacketSlot.destinationMAC`). Any thread may call everything but
-/// `deallocate`.
+/// field as a little-endian load gives them (`PacketSlot.destinationMAC`). Any thread may call everything. The memory
+/// is freed with the last reference.
 ///
 /// Unchecked: its words are behind pointers, and each of them is read and written with atomic accesses.
-public struct MACTable: @unchecked Sendable {
+public final class MACTable: @unchecked Sendable {
     static var buckets: Int { 2048 }
     /// Entries of a bucket.
     private static var places: Int { 8 }
     /// Words of a bucket.
     private static var width: Int { 2 * places }
-    private let words: UnsafeMutablePointer<UInt64>
+    private let words = OwnedMemory<UInt64>(count: MACTable.buckets * MACTable.width, repeating: 0)
     /// Entries of each port: one guest cannot fill the table with invented addresses.
-    private let used: UnsafeMutablePointer<UInt32>
+    private let used: OwnedMemory<UInt32>
     private let quota: UInt32
     private let ageing: UInt32
     /// Entries of a bucket that no other port can take from a port that holds no more.
@@ -33,23 +34,13 @@ public struct MACTable: @unchecked Sendable {
     private let key: (UInt64, UInt64)
 
     /// For `ports` ports, of which one can hold half of the table at most. `ageing`: seconds after which an address
-    /// that was not heard of is forgotten. Freed by `deallocate`.
+    /// that was not heard of is forgotten.
     public init(ports: Int, ageing: Int) {
-        words = UnsafeMutableRawPointer.allocate(byteCount: MACTable.buckets * MACTable.width * 8, alignment: 64)
-            .bindMemory(to: UInt64.self, capacity: MACTable.buckets * MACTable.width)
-        words.initialize(repeating: 0, count: MACTable.buckets * MACTable.width)
-        used = .allocate(capacity: max(1, ports))
-        used.initialize(repeating: 0, count: max(1, ports))
+        used = OwnedMemory(count: max(1, ports), repeating: 0)
         quota = UInt32(max(64, MACTable.buckets * MACTable.places / 2 / max(1, ports)))
         share = max(1, MACTable.places / max(1, ports))
         key = (UInt64.random(in: 0...UInt64.max), UInt64.random(in: 0...UInt64.max) | 1)
         self.ageing = UInt32(clamping: ageing)
-    }
-
-    /// Frees the table. Nobody may use it any more.
-    public func deallocate() {
-        words.deallocate()
-        used.deallocate()
     }
 
     @inline(__always)
@@ -58,7 +49,7 @@ public struct MACTable: @unchecked Sendable {
         // is nearly none: into one bucket. Its upper half depends on all of the address, and makes a second product.
         var h = (mac ^ key.0) &* key.1
         h = ((h ^ (h &>> 32)) &* key.1) &>> UInt64(64 &- MACTable.buckets.trailingZeroBitCount)
-        return words + Int(truncatingIfNeeded: h) &* MACTable.width
+        return words.start + Int(truncatingIfNeeded: h) &* MACTable.width
     }
 
     /// The port of an address, -1 if it is not known (any more).
@@ -107,8 +98,8 @@ public struct MACTable: @unchecked Sendable {
         if !CPlat_replace64(b + choice, before, wanted) { return }  // another thread was first: next packet
         CPlat_store64_relaxed(b + choice + 1, UInt64(seconds))
         if holder != port {
-            _ = CPlat_add32_relaxed(used + port, 1)
-            if holder >= 0 { _ = CPlat_add32_relaxed(used + holder, UInt32.max) }
+            _ = CPlat_add32_relaxed(used.start + port, 1)
+            if holder >= 0 { _ = CPlat_add32_relaxed(used.start + holder, UInt32.max) }
         }
     }
 
@@ -135,7 +126,7 @@ public struct MACTable: @unchecked Sendable {
                 if held > most || held == most && heard < otherAge { (other, otherAge, most) = (i, heard, held) }
             }
         }
-        let isAllowed = count < MACTable.places / 2 && CPlat_load32_relaxed(used + port) < quota
+        let isAllowed = count < MACTable.places / 2 && CPlat_load32_relaxed(used.start + port) < quota
         if free >= 0 && isAllowed { return free }
         if count < share && isAllowed && most > share { return other }
         return own
@@ -153,9 +144,9 @@ public struct MACTable: @unchecked Sendable {
     /// Forgets what was learned of a port.
     public func forget(port: Int) {
         for i in stride(from: 0, to: MACTable.buckets * MACTable.width, by: 2) {
-            let word = CPlat_load64_relaxed(words + i)
-            if Int(word >> 48) - 1 == port && CPlat_replace64(words + i, word, 0) {
-                _ = CPlat_add32_relaxed(used + port, UInt32.max)
+            let word = CPlat_load64_relaxed(words.start + i)
+            if Int(word >> 48) - 1 == port && CPlat_replace64(words.start + i, word, 0) {
+                _ = CPlat_add32_relaxed(used.start + port, UInt32.max)
             }
         }
     }

@@ -90,6 +90,7 @@ struct Exchange: ~Copyable {
     static var parcels: Int { 16 }
 
     let threadCount: Int
+    private var parcels: OwnedValues<Parcel>
     /// This thread's parcels that are not under way.
     private let free = OwnedMemory<ParcelPointer>(count: Exchange.parcels)
     private(set) var freeCount = 0
@@ -117,22 +118,12 @@ struct Exchange: ~Copyable {
         indexes = OwnedMemory(count: threadCount * 2 * Exchange.apart, repeating: 0)
         mailboxes = OwnedMemory(count: threadCount)
         for (i, box) in boxes.enumerated() { (mailboxes.start + i).initialize(to: .passUnretained(box)) }
-        if threadCount > 1 {
-            for i in 0..<Exchange.parcels {
-                let parcel = ParcelPointer.allocateApart(capacity: 1)
-                parcel.initialize(to: Parcel(ports: ports))
-                free[i] = parcel
-            }
-            freeCount = Exchange.parcels
+        parcels = OwnedValues(capacity: threadCount > 1 ? Exchange.parcels : 0)
+        while parcels.count < parcels.capacity {
+            free[parcels.count] = parcels.start + parcels.count
+            parcels.append(Parcel(ports: ports))
         }
-    }
-
-    /// Frees the parcels; no thread may run any more.
-    deinit {
-        for i in 0..<freeCount {
-            free[i].deinitialize(count: 1)
-            free[i].deallocate()
-        }
+        freeCount = parcels.count
     }
 
     /// Ties two threads: thread `me`, whose exchange this is, can send to thread `other`. Before both run.

@@ -88,8 +88,8 @@ struct PairState: ~Copyable {
     var transmit: QueueState
     /// The driver's receive queue: where packets go.
     var receive: QueueState
-    let receiveRoom = GuestRingRoom()
-    let transmitRoom = GuestRingRoom()
+    var receiveRoom = GuestRingRoom()
+    var transmitRoom = GuestRingRoom()
     let counters = PairCounters()
     /// What the driver accepted of the receive offloads (GUEST_*), as CTRL_GUEST_OFFLOADS set them.
     var receiveOffloads = Features(rawValue: 0)

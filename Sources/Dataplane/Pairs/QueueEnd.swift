@@ -278,23 +278,20 @@ enum QueueEnd: BitwiseCopyable {
 
 /// Room for the ring of a guest, of either format.
 struct GuestRingRoom: ~Copyable {
-    private let split = UnsafeMutablePointer<SplitQueue>.allocateApart(capacity: 1)
-    private let packed = UnsafeMutablePointer<PackedQueue>.allocateApart(capacity: 1)
-
-    deinit {
-        split.deallocate()
-        packed.deallocate()
-    }
+    private var split = OwnedValues<SplitQueue>(capacity: 1)
+    private var packed = OwnedValues<PackedQueue>(capacity: 1)
 
     /// Takes a ring over; valid until the next one.
-    func end(_ ring: DeviceQueue) -> QueueEnd {
+    mutating func end(_ ring: DeviceQueue) -> QueueEnd {
+        split.removeAll()
+        packed.removeAll()
         switch ring {
         case .split(let ring):
-            split.initialize(to: ring)
-            return .split(split)
+            split.append(ring)
+            return .split(split.start)
         case .packed(let ring):
-            packed.initialize(to: ring)
-            return .packed(packed)
+            packed.append(ring)
+            return .packed(packed.start)
         }
     }
 }

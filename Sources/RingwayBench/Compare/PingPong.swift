@@ -1,11 +1,12 @@
 import CPlatform
 import Console
 import Glibc
+import Ringway
 import RingwayLab
 
 /// How long a cache line takes between two CPUs and back: every figure here changes with it.
 enum PingPong {
-    private struct Job {
+    struct Job: BitwiseCopyable {
         var word: UnsafeMutablePointer<UInt32>
         var cpu: Int
         /// 0: begins; 1: answers.
@@ -16,11 +17,8 @@ enum PingPong {
 
     /// Cycles a round trip, between threads of our own.
     static func cycles(_ a: Int, _ b: Int) -> Double {
-        let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 32)
-        word.initialize(repeating: 0, count: 32)
-        let jobs = UnsafeMutablePointer<Job>.allocate(capacity: 2)
-        jobs.initialize(to: Job(word: word, cpu: a, first: 0))
-        (jobs + 1).initialize(to: Job(word: word, cpu: b, first: 1))
+        let word = OwnedMemory<UInt32>(count: 1, repeating: 0)
+        let jobs = OwnedMemory([Job(word: word.start, cpu: a, first: 0), Job(word: word.start, cpu: b, first: 1)])
         var threads = [pthread_t(), pthread_t()]
         for i in 0..<2 {
             pthread_create(
@@ -28,13 +26,9 @@ enum PingPong {
                 { raw in
                     PingPong.play(raw!.assumingMemoryBound(to: Job.self))
                     return nil
-                }, jobs + i)
+                }, jobs.start + i)
         }
         for t in threads { pthread_join(t, nil) }
-        defer {
-            word.deallocate()
-            jobs.deallocate()
-        }
         return jobs[0].cycles
     }
 

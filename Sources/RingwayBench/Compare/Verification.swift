@@ -51,8 +51,8 @@ enum Verification {
 
     /// Sends frames that must come back whole and in order, with addresses exchanged in `macswap`.
     private static func exchange(_ c: CompareCase, from: Pair, to: Pair) throws {
-        let expected = UnsafeMutableRawPointer.allocate(byteCount: 2048, alignment: 16)
-        defer { expected.deallocate() }
+        let room = OwnedMemory<UInt8>(count: 2048)
+        let expected = UnsafeMutableRawPointer(room.start)
         try warmUp(from, to)
         var (sent, received) = (0, 0)
         let end = CPlatClock.seconds + 10
