@@ -70,28 +70,69 @@ extension PacketSlot {
         return true
     }
 
-    /// Appends `n` bytes of zero and returns where they lie. `spare`: room for segments, which is used from its
-    /// beginning; `spareCount` of them are there, and those that were used are taken off both.
-    public mutating func append(
-        _ n: Int, _ spare: inout UnsafeMutablePointer<Segment>, _ spareCount: inout Int
-    ) -> UnsafeMutableRawPointer? {
+    /// Puts a VLAN tag behind the addresses.
+    @inlinable @inline(__always)
+    public mutating func pushTag(_ tag: UInt16, _ type: UInt16) -> Bool {
+        if frontLength < Int(PacketSlot.minimumLength) || front.start < 4 { return false }
+        if !(header.isPlain || shiftOffload(by: 4)) { return false }
+        let addresses = (
+            frontBytes.loadUnaligned(as: UInt64.self), (frontBytes + 8).loadUnaligned(as: UInt32.self)
+        )
+        front.grow(by: 4)
+        length &+= 4
+        let to = frontBytes
+        to.storeBytes(of: addresses.0, as: UInt64.self)
+        (to + 8).storeBytes(of: addresses.1, as: UInt32.self)
+        (to + 12).storeBytes(of: UInt32(type.byteSwapped) | UInt32(tag.byteSwapped) << 16, as: UInt32.self)
+        return true
+    }
+
+    /// Takes the tag behind the addresses off.
+    @inlinable @inline(__always)
+    public mutating func popTag() -> UInt16? {
+        if frontLength < Int(PacketSlot.minimumLength) + 4 { return nil }
+        let from = frontBytes
+        let word = (from + 12).loadUnaligned(as: UInt32.self)
+        let type = UInt16(truncatingIfNeeded: word).byteSwapped
+        if type != 0x8100 && type != 0x88a8 || !(header.isPlain || shiftOffload(by: -4)) { return nil }
+        let addresses = (from.loadUnaligned(as: UInt64.self), (from + 8).loadUnaligned(as: UInt32.self))
+        (from + 4).storeBytes(of: addresses.0, as: UInt64.self)
+        (from + 12).storeBytes(of: addresses.1, as: UInt32.self)
+        front.grow(by: -4)
+        length &-= 4
+        return UInt16(truncatingIfNeeded: word >> 16).byteSwapped
+    }
+
+    /// Appends `n` bytes (1 to `tailroom`) of zero and returns where they lie. Once a packet, but for one that has no
+    /// payload behind its front.
+    public mutating func append(_ n: Int, _ burst: inout Burst) -> UnsafeMutableRawPointer? {
         if n <= 0 || n > PacketSlot.tailroom || header.gsoType != NetHeader.gsoNone { return nil }
         if Int(length) + n > Int(PacketSlot.maximumLength) { return nil }
-        // One tail a packet.
         let tail = room + PacketSlot.headroom + PacketSlot.longestFront
+        if moreCount == 0 && skip == dataLength && frontBytes + frontLength + n <= tail && front != .nothing {
+            let at = frontBytes + frontLength
+            lengthen(n, front: frontLength + n)
+            CPlat_zero(at, UInt64(n))
+            return at
+        }
         let count = Int(moreCount)
-        if data == tail || count > 0 && more.unsafelyUnwrapped[count - 1].base == tail { return nil }
-        if count + 1 > spareCount || count + 1 > PacketSlot.mostSegments { return nil }
-        for i in 0..<count { spare[i] = more.unsafelyUnwrapped[i] }
+        // A front that reaches so far is one that the function made.
+        if frontBytes + frontLength > tail || data == tail { return nil }
+        if count > 0 && more.unsafelyUnwrapped[count - 1].base == tail { return nil }
+        if count + 1 > Burst.mostSegments - burst.segmentCount || count + 1 > PacketSlot.mostSegments { return nil }
+        let list = burst.segments + burst.segmentCount
+        for i in 0..<count { list[i] = more.unsafelyUnwrapped[i] }
         CPlat_zero(tail, UInt64(n))
-        spare[count] = Segment(base: tail, length: UInt32(n))
-        more = spare
-        moreCount &+= 1
-        spare += count + 1
-        spareCount -= count + 1
+        list[count] = Segment(base: tail, length: UInt32(n))
+        burst.segmentCount += count + 1
+        (more, moreCount) = (list, moreCount + 1)
+        lengthen(n, front: frontLength)
+        return tail
+    }
+
+    private mutating func lengthen(_ n: Int, front bytes: Int) {
         length &+= UInt32(n)
         let start = front == .nothing ? PacketSlot.headroom : front.start
-        front = Front(length: frontLength, skip: skip, start: start, growth: front.growth + n)
-        return tail
+        front = Front(length: bytes, skip: skip, start: start, growth: front.growth + n)
     }
 }

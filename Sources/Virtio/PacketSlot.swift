@@ -1,3 +1,5 @@
+import CPlatform
+
 /// One packet of a burst: where its bytes lie, and what is known of it. 64 bytes: one cache line.
 ///
 /// The frame is its *front*, `frontLength` bytes of private memory, followed by what is left of the sender's: `data`
@@ -112,5 +114,35 @@ public struct PacketSlot: BitwiseCopyable {
         self = PacketSlot(room: room)
         self.data = data
         (self.length, dataLength) = (length, length)
+    }
+
+    // MARK: Slots of packets that a function makes
+
+    /// Bytes of a frame that has no payload but its front.
+    public static var madeLengths: ClosedRange<Int> { Int(minimumLength)...madeRoomBytes - headroom - tailroom - 64 }
+
+    /// A packet of `length` bytes of zero, all of them front. `length`: of `madeLengths`.
+    public mutating func make(_ length: Int) {
+        place(room, 0)
+        front = Front(length: length, skip: 0, growth: length)
+        self.length = UInt32(length)
+        CPlat_zero(frontBytes, UInt64(length))
+    }
+
+    /// The same packet as `other`, of the same burst, but for its verdict: the front is copied, the rest pointed at.
+    /// False where the list of its pieces has no room among the burst's segments.
+    public mutating func take(_ other: borrowing PacketSlot, _ burst: inout Burst) -> Bool {
+        let count = Int(other.moreCount)
+        if count > Burst.mostSegments - burst.segmentCount { return false }
+        place(other.data, other.length)
+        header = other.header
+        dataLength = other.dataLength
+        front = other.front
+        CPlat_copy_short(frontBytes, other.frontBytes, UInt32(truncatingIfNeeded: other.frontLength))
+        let list = burst.segments + burst.segmentCount
+        for i in 0..<count { list[i] = other.more.unsafelyUnwrapped[i] }
+        burst.segmentCount += count
+        (more, moreCount) = (list, other.moreCount)
+        return true
     }
 }

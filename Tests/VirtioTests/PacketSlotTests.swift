@@ -88,8 +88,6 @@ private final class Slotted {
         for _ in 0..<200 {
             let s = Slotted(pieces)
             var model = s.frame
-            var spare = s.burst.segments + s.burst.segmentCount
-            var spareCount = 50
             s.packet.pointee.loadFront(64)
             for _ in 0..<8 {
                 let n = Int(r.next() % 70)
@@ -102,7 +100,7 @@ private final class Slotted {
                     let to = Int(r.next() % 1600)
                     if s.packet.pointee.truncate(to: to) { model = Array(model[..<to]) }
                 case 3:
-                    if let tail = s.packet.pointee.append(n, &spare, &spareCount) {
+                    if let tail = s.packet.pointee.append(n, &s.burst) {
                         memset(tail, 0x77, n)
                         model += [UInt8](repeating: 0x77, count: n)
                     }

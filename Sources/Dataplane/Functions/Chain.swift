@@ -1,0 +1,70 @@
+import Virtio
+
+/// Two functions one after the other, as one: what the first passes on (`Verdict.next`) the second judges, what it drops
+/// or sends the second never sees. Composed at compile time: no indirect call between them. Packets that the first makes
+/// go where it sends them. `Chain(a, Chain(b, c))` makes longer ones.
+public struct Chain<First: PacketFunction, Second: PacketFunction>: PacketFunction {
+    public var first: First
+    public var second: Second
+
+    public init(_ first: First, _ second: Second) {
+        self.first = first
+        self.second = second
+    }
+
+    /// A command for one of the two.
+    public enum Command: Sendable {
+        case first(First.Command)
+        case second(Second.Command)
+    }
+
+    /// The answer of one of the two.
+    public enum Answer: Sendable {
+        case first(First.Answer)
+        case second(Second.Answer)
+    }
+
+    @inlinable public static var frontBytes: Int { max(First.frontBytes, Second.frontBytes) }
+    @inlinable public static var judgesAgain: Bool { First.judgesAgain && Second.judgesAgain }
+    @inlinable public static var wantsData: Bool { First.wantsData || Second.wantsData }
+    public static var dropCauses: [String] { First.dropCauses + Second.dropCauses }
+    public static var counters: [String] { First.counters + Second.counters }
+    public static var tickMicroseconds: Int {
+        let both = [First.tickMicroseconds, Second.tickMicroseconds].filter { $0 > 0 }
+        return both.min() ?? 0
+    }
+
+    @inlinable @inline(__always)
+    public mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        let decided = first.process(packets)
+        if let decided {
+            if decided != .next { return decided }
+            return second.process(PacketBurst(packets, nil, after: First.self))
+        }
+        return withUnsafeTemporaryAllocation(of: UInt16.self, capacity: Burst.maximum) { list in
+            let base = list.baseAddress.unsafelyUnwrapped
+            let n = packets.listNext(base)
+            if n == 0 { return nil }
+            let rest = PacketBurst(packets, base, count: n, after: First.self)
+            if let verdict = second.process(rest) { rest.decideAll(verdict) }
+            return nil
+        }
+    }
+
+    public mutating func perform(_ command: Command) -> Answer {
+        switch command {
+        case .first(let command): return .first(first.perform(command))
+        case .second(let command): return .second(second.perform(command))
+        }
+    }
+
+    public mutating func tick(_ burst: borrowing PacketBurst) {
+        first.tick(burst)
+        second.tick(PacketBurst(burst, nil, count: 0, after: First.self))
+    }
+
+    public mutating func portChanged(_ port: Int, isUp: Bool) {
+        first.portChanged(port, isUp: isUp)
+        second.portChanged(port, isUp: isUp)
+    }
+}

@@ -1,0 +1,110 @@
+import CPlatform
+import Headers
+import Virtio
+
+/// A packet in the hands of a `PacketFunction`: its first bytes in private memory, where they can be read and changed
+/// (`bytes`), the rest where its sender put it. Valid while its burst is; on the poll thread alone.
+///
+/// What the function reads here is what every receiver gets: the sender cannot change it any more. All changes keep the
+/// net header's offsets right (virtio 1.3, 5.1.6.2).
+public struct Packet: ~Escapable {
+    @usableFromInline let slot: UnsafeMutablePointer<PacketSlot>
+    @usableFromInline let burst: UnsafeMutablePointer<Burst>
+
+    @inlinable @inline(__always) @_lifetime(immortal)
+    init(_ slot: UnsafeMutablePointer<PacketSlot>, _ burst: UnsafeMutablePointer<Burst>) {
+        self.slot = slot
+        self.burst = burst
+    }
+
+    /// Bytes of the frame, without CRC.
+    @inlinable @inline(__always)
+    public var length: Int { Int(slot.pointee.length) }
+
+    /// The frame's first bytes: as many as `PacketFunction.frontBytes` wants and the frame has, more after `extend`.
+    @inlinable @inline(__always)
+    public var bytes: HeaderBytes {
+        @_lifetime(copy self)
+        get {
+            let start = slot.pointee.frontBytes
+            return _overrideLifetime(HeaderBytes(start, count: slot.pointee.frontLength), copying: self)
+        }
+    }
+
+    /// Where the packet goes.
+    @inlinable @inline(__always)
+    public var verdict: Verdict {
+        get { Verdict(rawValue: slot.pointee.verdict) }
+        nonmutating set { slot.pointee.verdict = newValue.rawValue }
+    }
+
+    /// Reads more of the frame's front, up to `n` bytes in all (256 at most, less where headers were put on). False when
+    /// the frame, or the room, is shorter; then `bytes` is as long as it can be.
+    @discardableResult
+    public func extend(to n: Int) -> Bool { slot.pointee.frontLength >= n || slot.pointee.extendFront(to: n) }
+
+    // MARK: Longer and shorter
+
+    /// Puts `n` bytes of zero before the frame: in `bytes`, they come first. 128 can be put on, and as many again as were
+    /// taken off. False, and nothing is changed, where there is no room.
+    @inlinable @inline(__always)
+    public func prepend(_ n: Int) -> Bool { slot.pointee.prepend(n) }
+
+    /// Takes the first `n` bytes off; no more than `bytes` has. False, and nothing is changed, where it has fewer, or
+    /// where the header whose checksum is still to be filled in would go.
+    @inlinable @inline(__always)
+    public func removeFirst(_ n: Int) -> Bool {
+        burst.pointee.mayBeShort = true
+        return slot.pointee.removeFirst(n)
+    }
+
+    /// Appends `n` bytes of zero (1 to 64) and gives them to be filled in. Nil, and nothing is changed, where there is no
+    /// room, bytes were appended before, or the packet is still to be cut into segments.
+    @_lifetime(copy self)
+    public func append(_ n: Int) -> HeaderBytes? {
+        guard let tail = slot.pointee.append(n, &burst.pointee) else { return nil }
+        return _overrideLifetime(HeaderBytes(tail, count: n), copying: self)
+    }
+
+    /// Cuts the end off: `n` bytes stay. False, and nothing is changed, where the frame is shorter, is still to be cut
+    /// into segments, or a checksum is to be filled in behind.
+    public func truncate(to n: Int) -> Bool {
+        burst.pointee.mayBeShort = true
+        return slot.pointee.truncate(to: n)
+    }
+
+    // MARK: Ethernet
+
+    /// Destination address as a little-endian load of its six bytes; `MACAddress` holds the same. 0 where the frame is
+    /// too short.
+    @inlinable @inline(__always)
+    public var destinationMAC: UInt64 { slot.pointee.frontLength >= 6 ? slot.pointee.destinationMAC : 0 }
+
+    /// Source address, the same way.
+    @inlinable @inline(__always)
+    public var sourceMAC: UInt64 { slot.pointee.frontLength >= 12 ? slot.pointee.sourceMAC : 0 }
+
+    /// Exchanges source and destination address, where the frame has them.
+    @inlinable @inline(__always)
+    public func swapMACs() { if slot.pointee.frontLength >= 12 { slot.pointee.swapMACs() } }
+
+    /// Puts a VLAN tag behind the addresses (IEEE 802.1Q; `type` 0x88a8: a service tag). False, and nothing is changed,
+    /// where there is no room, or the frame has no 14 bytes.
+    @inlinable @inline(__always)
+    public func pushVLAN(_ tag: UInt16, type: UInt16 = 0x8100) -> Bool { slot.pointee.pushTag(tag, type) }
+
+    /// Takes the outermost VLAN tag off and returns it; nil where the frame has none.
+    @inlinable @inline(__always)
+    public func popVLAN() -> UInt16? { slot.pointee.popTag() }
+
+    // MARK: Offloads
+
+    /// The transport checksum is still to be filled in, by the receiver or, where it has not negotiated that, by
+    /// Ringway.
+    public var hasPartialChecksum: Bool { slot.pointee.header.flags & NetHeader.needsCsum != 0 }
+
+    /// Bytes of payload of each segment that the packet is to be cut into; 0: it is one.
+    public var segmentSize: Int {
+        slot.pointee.header.gsoType == NetHeader.gsoNone ? 0 : Int(slot.pointee.header.gsoSize)
+    }
+}

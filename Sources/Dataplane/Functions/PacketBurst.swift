@@ -1,0 +1,159 @@
+import CPlatform
+import Virtio
+
+/// The packets of one burst, as a `PacketFunction` gets them: all from one queue pair of one port. Valid during the call
+/// alone: neither it nor a packet of it can be kept, which the compiler sees to. Belongs to the poll thread.
+public struct PacketBurst: ~Copyable, ~Escapable {
+    @usableFromInline let burst: UnsafeMutablePointer<Burst>
+    @usableFromInline let packets: UnsafeMutablePointer<PacketSlot>
+    /// Which of the burst's packets; nil: all, in order.
+    @usableFromInline let list: UnsafePointer<UInt16>?
+    @usableFromInline let frontBytes: Int
+    @usableFromInline let counters: UnsafeMutablePointer<UInt64>
+    /// Where the causes and counters of this function begin among those of a chain.
+    @usableFromInline let firstCause: Int
+    @usableFromInline let firstCounter: Int
+    private let table: PairTable
+
+    /// Packets.
+    public let count: Int
+    /// Place, in the engine's options, of the port that they came from.
+    public let port: Int
+    /// Queue pair that they came from.
+    public let pair: Int
+    /// Whole seconds of a clock that only goes forward.
+    public let seconds: UInt32
+    /// The time-stamp counter at the start of the round; see `TickClock`.
+    public let ticks: UInt64
+
+    /// Ports of the engine.
+    public var portCount: Int { table.portCount }
+
+    @inline(__always) @_lifetime(immortal)
+    init(
+        _ burst: UnsafeMutablePointer<Burst>, count: Int, frontBytes: Int, port: Int, pair: Int, seconds: UInt32,
+        ticks: UInt64, counters: UnsafeMutablePointer<UInt64>, table: PairTable
+    ) {
+        self.burst = burst
+        packets = burst.pointee.packets
+        list = nil
+        self.frontBytes = frontBytes
+        self.counters = counters
+        (firstCause, firstCounter) = (0, 0)
+        self.table = table
+        self.count = count
+        self.port = port
+        self.pair = pair
+        self.seconds = seconds
+        self.ticks = ticks
+    }
+
+    /// Some of `all`'s packets, for the function behind one that has `causes` and `counters` of its own.
+    @inline(__always) @_lifetime(copy all)
+    @usableFromInline
+    init(
+        _ all: borrowing PacketBurst, _ list: UnsafePointer<UInt16>?, count: Int, afterCauses causes: Int,
+        counters: Int
+    ) {
+        burst = all.burst
+        packets = all.packets
+        self.list = list
+        frontBytes = all.frontBytes
+        self.counters = all.counters
+        firstCause = all.firstCause &+ causes
+        firstCounter = all.firstCounter &+ counters
+        table = all.table
+        self.count = count
+        port = all.port
+        pair = all.pair
+        seconds = all.seconds
+        ticks = all.ticks
+    }
+
+    @inlinable @inline(__always)
+    func slot(_ i: Int) -> UnsafeMutablePointer<PacketSlot> {
+        assert(i >= 0 && i < count)
+        guard let list else { return packets + i }
+        return packets + Int(list[i])
+    }
+
+    /// A packet, its front read. `i` must be below `count`: checked in builds without optimisation alone.
+    @inlinable @inline(__always)
+    public subscript(i: Int) -> Packet {
+        @_lifetime(borrow self)
+        get {
+            let slot = slot(i)
+            slot.pointee.loadFront(frontBytes)
+            return _overrideLifetime(Packet(slot, burst), borrowing: self)
+        }
+    }
+
+    /// The verdict of a packet, without a look at it.
+    @inlinable @inline(__always)
+    public func decide(_ i: Int, _ verdict: Verdict) { slot(i).pointee.verdict = verdict.rawValue }
+
+    /// Drops a packet for a cause by its place in the function's `dropCauses`.
+    @inlinable @inline(__always)
+    public func drop(_ i: Int, because cause: Int) {
+        slot(i).pointee.verdict = Verdict.dropCause(firstCause &+ cause).rawValue
+    }
+
+    /// The verdict for several ports: each gets the packet, but for the port that it came from (as with `flood`). In
+    /// one burst there can be 64 different sets; further ones drop.
+    public func verdict(for ports: PortSet) -> Verdict {
+        let n = burst.pointee.setCount
+        for i in 0..<n where burst.pointee.sets[i] == ports { return .set(i) }
+        if n == Burst.maximum { return .drop }
+        burst.pointee.sets[n] = ports
+        burst.pointee.setCount = n &+ 1
+        return .set(n)
+    }
+
+    /// Adds to a counter by its place in the function's `counters`.
+    @inlinable @inline(__always)
+    public func count(_ counter: Int, _ n: Int = 1) {
+        let word = counters + (firstCounter &+ counter) & (PacketBurst.mostCounters &- 1)
+        CPlat_store64_relaxed(word, CPlat_load64_relaxed(word) &+ UInt64(truncatingIfNeeded: n))
+    }
+    /// Counters that functions have at most.
+    @inlinable public static var mostCounters: Int { 64 }
+
+    /// Whether a port has a queue pair that takes packets.
+    public func isUp(_ port: Int) -> Bool { port >= 0 && port < table.portCount && table.activePairs(port) > 0 }
+
+    // MARK: Packets of the function's own
+
+    /// The same packet once more, with headers and a verdict (`drop` at first) of its own; its payload is the sender's,
+    /// and is copied once by each receiver. Nil when 64 were made in this burst already, or its pieces have no room.
+    @_lifetime(borrow self)
+    public func copy(_ i: Int) -> Packet? {
+        let original = slot(i)
+        guard let slot = make() else { return nil }
+        original.pointee.loadFront(frontBytes)
+        if !slot.pointee.take(original.pointee, &burst.pointee) {
+            burst.pointee.made &-= 1
+            return nil
+        }
+        return _overrideLifetime(Packet(slot, burst), borrowing: self)
+    }
+
+    /// A packet of `length` bytes (14 to 1728), all zero, for the function to fill in; its verdict is `drop` at first. Nil
+    /// when 64 were made in this burst already, or the length cannot be.
+    @_lifetime(borrow self)
+    public func originate(_ length: Int) -> Packet? {
+        guard PacketSlot.madeLengths.contains(length), let slot = make() else { return nil }
+        slot.pointee.make(length)
+        return _overrideLifetime(Packet(slot, burst), borrowing: self)
+    }
+
+    /// Of the packets that functions of this thread made in the burst before, how many their receivers had no buffers
+    /// for: whoever sends of its own accord slows down where this is not 0.
+    public var refused: Int { burst.pointee.refused }
+
+    private func make() -> UnsafeMutablePointer<PacketSlot>? {
+        let n = burst.pointee.made
+        if n == Burst.maximum { return nil }
+        burst.pointee.made = n &+ 1
+        return packets + (Burst.maximum &+ n)
+    }
+}

@@ -1,0 +1,87 @@
+/// Where a packet goes.
+public struct Verdict: Sendable, Equatable, BitwiseCopyable {
+    /// For `PacketSlot.verdict`. 0: drop. Then a port's place and 1; from `causes` on a cause of the function's own;
+    /// from `sets` on the place of a set among the burst's; at the end the three below.
+    public let rawValue: UInt32
+    @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
+
+    @inlinable public static var drop: Verdict { Verdict(rawValue: 0) }
+    /// To every port but the one it came from.
+    @inlinable public static var flood: Verdict { Verdict(rawValue: UInt32.max) }
+    /// Of a burst: each packet has its own. Never a packet's.
+    @inlinable public static var none: Verdict { Verdict(rawValue: UInt32.max &- 1) }
+    /// In a chain: the next function decides. At its end: drop.
+    @inlinable public static var next: Verdict { Verdict(rawValue: UInt32.max &- 2) }
+    /// To a port by its place in the engine's options.
+    @inlinable public static func port(_ index: Int) -> Verdict {
+        Verdict(rawValue: UInt32(truncatingIfNeeded: index &+ 1) & 0x7fff_ffff)
+    }
+
+    @inlinable static var causes: UInt32 { 0x8000_0000 }
+    @inlinable static var sets: UInt32 { 0xc000_0000 }
+    /// Causes that functions have at most.
+    @inlinable public static var mostCauses: Int { 64 }
+
+    /// Drops, for a cause by its place among all of the engine's function.
+    @inlinable package static func dropCause(_ index: Int) -> Verdict {
+        Verdict(rawValue: causes | UInt32(truncatingIfNeeded: index) & 63)
+    }
+    /// To the ports of a set by its place in `Burst.sets`.
+    @inlinable package static func set(_ index: Int) -> Verdict {
+        Verdict(rawValue: sets | UInt32(truncatingIfNeeded: index) & 63)
+    }
+
+    /// The port, if it goes to one.
+    @inlinable public var port: Int? {
+        rawValue > 0 && rawValue < Verdict.causes ? Int(rawValue) &- 1 : nil
+    }
+    /// The cause, if it is dropped for one.
+    @inlinable package var cause: Int? {
+        rawValue >= Verdict.causes && rawValue < Verdict.sets ? Int(rawValue & 63) : nil
+    }
+    /// The set, if it goes to one.
+    @inlinable package var set: Int? {
+        rawValue >= Verdict.sets && rawValue < Verdict.next.rawValue ? Int(rawValue & 63) : nil
+    }
+    /// To one port, or to none: decided without looking further.
+    @inlinable package var isSingle: Bool { rawValue < Verdict.causes }
+}
+
+/// A set of ports by their places in the engine's options, of the first 256.
+public struct PortSet: Sendable, Equatable, BitwiseCopyable {
+    @usableFromInline var words: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
+    @inlinable public static var most: Int { 256 }
+
+    @inlinable public init() {}
+
+    @inlinable public init(_ ports: some Sequence<Int>) {
+        for port in ports { insert(port) }
+    }
+
+    /// Adds a port; one that is no place of the first 256 is left out.
+    @inlinable public mutating func insert(_ port: Int) { update(port, true) }
+    @inlinable public mutating func remove(_ port: Int) { update(port, false) }
+
+    @inlinable mutating func update(_ port: Int, _ isIn: Bool) {
+        if port < 0 || port >= PortSet.most { return }
+        let bit = UInt64(1) &<< UInt64(truncatingIfNeeded: port & 63)
+        switch port &>> 6 {
+        case 0: words.0 = isIn ? words.0 | bit : words.0 & ~bit
+        case 1: words.1 = isIn ? words.1 | bit : words.1 & ~bit
+        case 2: words.2 = isIn ? words.2 | bit : words.2 & ~bit
+        default: words.3 = isIn ? words.3 | bit : words.3 & ~bit
+        }
+    }
+
+    @inlinable public func contains(_ port: Int) -> Bool {
+        if port < 0 || port >= PortSet.most { return false }
+        let word = port < 128 ? (port < 64 ? words.0 : words.1) : (port < 192 ? words.2 : words.3)
+        return word &>> UInt64(truncatingIfNeeded: port & 63) & 1 != 0
+    }
+
+    @inlinable public var isEmpty: Bool { words.0 | words.1 | words.2 | words.3 == 0 }
+
+    @inlinable public static func == (a: PortSet, b: PortSet) -> Bool {
+        a.words.0 == b.words.0 && a.words.1 == b.words.1 && a.words.2 == b.words.2 && a.words.3 == b.words.3
+    }
+}
