@@ -37,7 +37,8 @@ let package = Package(
                 "Vhost", "VhostUser", "Control", "Virtio", "Memory", "Telemetry", "Headers", "CPlatform",
                 "CLiburing",
                 .product(name: "Logging", package: "swift-log"),
-            ]),
+            ],
+            swiftSettings: [.enableExperimentalFeature("Lifetimes")]),
         .target(
             name: "Ringway",
             dependencies: ["Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "Headers", "CPlatform"]),

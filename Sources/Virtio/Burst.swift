@@ -43,13 +43,11 @@ public struct Burst: ~Copyable {
     public var count = 0
     /// Packets that the function has made, from `packets[Burst.maximum]` on.
     public var made = 0
-    /// Of those of the burst before, how many found no buffers.
-    public var refused = 0
     /// Sets of ports that packets of this burst go to; as many as it has packets at most.
     public let sets = OwnedMemory<PortSet>(count: Burst.maximum)
     public var setCount = 0
-    /// A packet may have become shorter than an Ethernet header.
-    public var mayBeShort = false
+    /// The function has made packets, or may have made one shorter than an Ethernet header.
+    public var wasEdited = false
     public var segmentCount = 0
     /// Bytes of the frames.
     public var bytes: UInt64 = 0

@@ -24,20 +24,25 @@ func loadHeader(_ p: UnsafeRawPointer) -> NetHeader {
 @inline(__always)
 func copyFrame(_ packet: UnsafeMutablePointer<PacketSlot>, to destination: UnsafeMutableRawPointer) {
     if packet.pointee.moreCount > 0 { return copyPieces(packet, to: destination) }
-    var (to, from, length) = (destination, packet.pointee.data, Int(packet.pointee.dataLength))
-    let front = packet.pointee.front
-    if front == .addresses {
-        let start = packet.pointee.room + PacketSlot.headroom
-        to.storeBytes(of: start.loadUnaligned(as: UInt64.self), as: UInt64.self)
-        (to + 8).storeBytes(of: (start + 8).loadUnaligned(as: UInt32.self), as: UInt32.self)
-        (to, from, length) = (to + 12, from + 12, length &- 12)
-    } else if front != .nothing {
-        let (n, skip) = (front.length, front.skip)
-        CPlat_copy_short(to, packet.pointee.frontBytes, UInt32(truncatingIfNeeded: n))
-        (to, from, length) = (to + n, from + skip, length &- skip)
+    if packet.pointee.front.isLarge { return copyLarge(packet, to: destination) }
+    assert(packet.pointee.dataLength == packet.pointee.length)
+    CPlat_copy(destination, packet.pointee.data, UInt64(packet.pointee.dataLength))
+    if packet.pointee.front != .nothing {
+        // The MAC addresses, as the function has judged or set them.
+        let room = packet.pointee.room
+        destination.storeBytes(of: room.loadUnaligned(as: UInt64.self), as: UInt64.self)
+        (destination + 8).storeBytes(of: (room + 8).loadUnaligned(as: UInt32.self), as: UInt32.self)
     }
-    assert(to + length == destination + Int(packet.pointee.length))
-    CPlat_copy(to, from, UInt64(length))
+}
+
+/// The front, then what is left of the sender's piece.
+@inline(__always)
+private func copyLarge(_ packet: UnsafeMutablePointer<PacketSlot>, to destination: UnsafeMutableRawPointer) {
+    let (n, skip) = (packet.pointee.frontLength, packet.pointee.skip)
+    let rest = Int(packet.pointee.dataLength) &- skip
+    assert(n + rest == Int(packet.pointee.length))
+    CPlat_copy_short(destination, packet.pointee.frontBytes, UInt32(truncatingIfNeeded: n))
+    CPlat_copy(destination + n, packet.pointee.data + skip, UInt64(rest))
 }
 
 @inline(never)

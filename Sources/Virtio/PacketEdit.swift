@@ -11,8 +11,9 @@ extension PacketSlot {
     /// alone.
     @inlinable @inline(__always)
     public mutating func prepend(_ n: Int) -> Bool {
-        if front == .nothing { front = Front(length: 0, skip: 0) }
-        if n < 0 || n > front.start || !(header.isPlain || shiftOffload(by: n)) { return false }
+        let least = PacketSlot.frontPlace &- PacketSlot.headroom
+        if front.start < least { settleFront() }
+        if n < 0 || n > front.start &- least || !(header.isPlain || shiftOffload(by: n)) { return false }
         front.grow(by: n)
         length &+= UInt32(truncatingIfNeeded: n)
         // What an earlier packet left there is nobody's business.
@@ -47,10 +48,10 @@ extension PacketSlot {
     public mutating func truncate(to n: Int) -> Bool {
         if n < 0 || n > Int(length) || header.gsoType != NetHeader.gsoNone { return false }
         if !header.isPlain && n < Int(header.csumStart) + Int(header.csumOffset) + 2 { return false }
+        settleFront()
         let growth = front.growth + n - Int(length)
-        let start = front == .nothing ? PacketSlot.headroom : front.start
         length = UInt32(n)
-        front = Front(length: min(n, frontLength), skip: skip, start: start, growth: growth)
+        front = Front(length: min(n, frontLength), skip: skip, start: front.start, growth: growth)
         if n <= frontLength {
             (dataLength, moreCount) = (UInt32(skip), 0)
             return true
@@ -73,7 +74,9 @@ extension PacketSlot {
     /// Puts a VLAN tag behind the addresses.
     @inlinable @inline(__always)
     public mutating func pushTag(_ tag: UInt16, _ type: UInt16) -> Bool {
-        if frontLength < Int(PacketSlot.minimumLength) || front.start < 4 { return false }
+        if frontLength < Int(PacketSlot.minimumLength) || front.start < PacketSlot.frontPlace &- PacketSlot.headroom &+ 4 {
+            return false
+        }
         if !(header.isPlain || shiftOffload(by: 4)) { return false }
         let addresses = (
             frontBytes.loadUnaligned(as: UInt64.self), (frontBytes + 8).loadUnaligned(as: UInt32.self)
@@ -108,8 +111,9 @@ extension PacketSlot {
     public mutating func append(_ n: Int, _ burst: inout Burst) -> UnsafeMutableRawPointer? {
         if n <= 0 || n > PacketSlot.tailroom || header.gsoType != NetHeader.gsoNone { return nil }
         if Int(length) + n > Int(PacketSlot.maximumLength) { return nil }
-        let tail = room + PacketSlot.headroom + PacketSlot.longestFront
-        if moreCount == 0 && skip == dataLength && frontBytes + frontLength + n <= tail && front != .nothing {
+        settleFront()
+        let tail = room + PacketSlot.tailPlace
+        if moreCount == 0 && skip == dataLength && frontBytes + frontLength + n <= tail {
             let at = frontBytes + frontLength
             lengthen(n, front: frontLength + n)
             CPlat_zero(at, UInt64(n))
@@ -132,7 +136,6 @@ extension PacketSlot {
 
     private mutating func lengthen(_ n: Int, front bytes: Int) {
         length &+= UInt32(n)
-        let start = front == .nothing ? PacketSlot.headroom : front.start
-        front = Front(length: bytes, skip: skip, start: start, growth: front.growth + n)
+        front = Front(length: bytes, skip: skip, start: front.start, growth: front.growth + n)
     }
 }

@@ -7,15 +7,14 @@ extension PacketSlot {
     @inlinable @inline(__always)
     public mutating func loadFront(_ wanted: Int) {
         if front != .nothing { return }
-        if wanted <= 16 && dataLength >= 16 {
-            let (a, b) = (data.loadUnaligned(as: UInt64.self), (data + 8).loadUnaligned(as: UInt64.self))
-            let to = room + PacketSlot.headroom
-            to.storeBytes(of: a, as: UInt64.self)
-            (to + 8).storeBytes(of: b, as: UInt64.self)
-            front = Front(length: wanted, skip: wanted)
+        if wanted == 12 && dataLength >= 12 {
+            let (a, b) = (data.loadUnaligned(as: UInt64.self), (data + 8).loadUnaligned(as: UInt32.self))
+            room.storeBytes(of: a, as: UInt64.self)
+            (room + 8).storeBytes(of: b, as: UInt32.self)
+            front = .addresses
         } else if wanted <= PacketSlot.longestFront && (moreCount == 0 || Int(dataLength) >= wanted) {
             let n = min(wanted, Int(dataLength))
-            CPlat_copy_short(room + PacketSlot.headroom, data, UInt32(truncatingIfNeeded: n))
+            CPlat_copy_short(room + PacketSlot.frontPlace, data, UInt32(truncatingIfNeeded: n))
             front = Front(length: n, skip: n)
         } else {
             extendFront(to: wanted)
@@ -27,8 +26,8 @@ extension PacketSlot {
     @inline(never)
     @discardableResult
     public mutating func extendFront(to wanted: Int) -> Bool {
-        if front == .nothing { front = Front(length: 0, skip: 0) }
-        let most = PacketSlot.headroom &+ PacketSlot.longestFront &- front.start
+        settleFront()
+        let most = PacketSlot.tailPlace &- front.start
         var (end, skip) = (frontLength, skip)
         let target = min(wanted, most)
         while end < target {
@@ -43,9 +42,22 @@ extension PacketSlot {
             more = next + 1
             moreCount &-= 1
         }
-        assert(end <= most)
+        assert(end <= max(most, frontLength))
         front = Front(length: end, skip: skip, start: front.start, growth: front.growth)
         return end >= wanted
+    }
+
+    /// Puts the front where headers can go before it.
+    @inline(never)
+    @usableFromInline
+    mutating func settleFront() {
+        if front == .nothing {
+            front = Front(length: 0, skip: 0)
+        } else if front.start < PacketSlot.frontPlace &- PacketSlot.headroom {
+            let from = frontBytes
+            front = Front(length: frontLength, skip: skip, growth: front.growth)
+            CPlat_copy_short(frontBytes, from, UInt32(truncatingIfNeeded: frontLength))
+        }
     }
 
     /// Destination address as it stands in the frame's first six bytes (little-endian load of the

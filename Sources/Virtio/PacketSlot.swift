@@ -38,7 +38,7 @@ public struct PacketSlot: BitwiseCopyable {
         @usableFromInline var word: UInt64
 
         @inlinable @inline(__always)
-        init(length: Int, skip: Int, start: Int = PacketSlot.headroom, growth: Int = 0) {
+        init(length: Int, skip: Int, start: Int = PacketSlot.frontPlace, growth: Int = 0) {
             assert(length >> 12 == 0 && skip >> 12 == 0 && start >> 12 == 0)
             word = UInt64(truncatingIfNeeded: length | skip &<< 12 | (growth &+ Front.bias) &<< 24 | start &<< 52)
         }
@@ -46,8 +46,11 @@ public struct PacketSlot: BitwiseCopyable {
 
         @inlinable static var bias: Int { 1 << 27 }
         public static var nothing: Front { @inline(__always) get { Front(word: 0) } }
-        /// The MAC addresses alone, as they were read.
-        @inlinable static var addresses: Front { @inline(__always) get { Front(length: 12, skip: 12) } }
+        /// The MAC addresses alone, at the beginning of the room: what most functions look at, so it is delivered by a
+        /// way of its own. No other front begins there.
+        @inlinable static var addresses: Front { @inline(__always) get { Front(length: 12, skip: 12, start: 0) } }
+        /// Neither nothing nor addresses alone.
+        @inlinable @inline(__always) var isLarge: Bool { word >= 1 &<< 52 }
         @inlinable @inline(__always) public var length: Int { Int(truncatingIfNeeded: word & 0xfff) }
         @inlinable @inline(__always) public var skip: Int { Int(truncatingIfNeeded: word &>> 12 & 0xfff) }
         @inlinable @inline(__always) public var start: Int { Int(truncatingIfNeeded: word &>> 52) }
@@ -72,12 +75,15 @@ public struct PacketSlot: BitwiseCopyable {
 
     /// Bytes before a frame's front that can be put on it.
     @inlinable public static var headroom: Int { 128 }
+    /// Where a front is put that headers can go before.
+    @inlinable public static var frontPlace: Int { 64 + headroom }
+    @inlinable static var tailPlace: Int { frontPlace + longestFront }
     /// Bytes of a front as it is read from the sender, at most.
     @inlinable public static var longestFront: Int { 256 }
     /// Bytes that can be appended.
     @inlinable public static var tailroom: Int { 64 }
     /// An odd number of cache lines: slots' fronts lie in different cache sets.
-    @inlinable public static var roomBytes: Int { headroom + longestFront + tailroom }
+    @inlinable public static var roomBytes: Int { tailPlace + 2 * tailroom }
     /// Room of a packet that a function makes: a full frame of an Ethernet without jumbo frames.
     @inlinable public static var madeRoomBytes: Int { 2048 - 64 }
 
@@ -119,7 +125,7 @@ public struct PacketSlot: BitwiseCopyable {
     // MARK: Slots of packets that a function makes
 
     /// Bytes of a frame that has no payload but its front.
-    public static var madeLengths: ClosedRange<Int> { Int(minimumLength)...madeRoomBytes - headroom - tailroom - 64 }
+    public static var madeLengths: ClosedRange<Int> { Int(minimumLength)...madeRoomBytes - frontPlace - tailroom }
 
     /// A packet of `length` bytes of zero, all of them front. `length`: of `madeLengths`.
     public mutating func make(_ length: Int) {

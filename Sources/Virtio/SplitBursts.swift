@@ -236,7 +236,7 @@ extension SplitQueue {
     }
 
     /// Second pass: headers, frames and used entries, which the index will show. Returns the frames' bytes.
-    @inline(__always)
+    @inline(never)
     mutating func fillTargets(
         _ packets: UnsafeMutablePointer<PacketSlot>, _ list: UnsafePointer<UInt16>, _ n: Int,
         _ targets: UnsafePointer<ReceiveTarget>, _ isLong: Bool

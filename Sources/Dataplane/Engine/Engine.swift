@@ -247,6 +247,6 @@ struct EmbeddedStarter<F: PacketFunction>: PacketFunctionStarter {
         let box = TypedFunctionBox(function)
         thread.kept = box
         try thread.start(
-            EmbeddedFunction(box: Unmanaged.passUnretained(box)), judgesAgain: F.judgesAgain, wantsData: F.wantsData)
+            EmbeddedFunction(box: Unmanaged.passUnretained(box)), FunctionTraits(F.self))
     }
 }

@@ -89,7 +89,7 @@ package final class SteppedThread {
         functions = ModeFunctions(core)
         if case .generate(let size) = mode { state.pointee.template = FrameTemplate(Frames.udp(size: size)) }
         let function = functions.kind(mode)
-        state.pointee.obey(judgesAgain: function.judgesAgain, wantsData: function.wantsData)
+        state.pointee.obey(FunctionTraits(function))
     }
 
     /// A clock on which no time passes, so that what depends on time stays as it is; or one that runs.

@@ -37,7 +37,7 @@ enum Forwarder {
         thread.pointee.arrived = sender.pointee.stalledAt == 0 ? n : 0
         if QueueTimes.areKept
             && (sender.pointee.kickedAt != 0
-                || Stamp.isOn(thread.pointee.burst.packets, near: F.wantsData && thread.pointee.wantsData))
+                || Stamp.isOn(thread.pointee.burst.packets, near: F.wantsData && thread.pointee.traits.wantsData))
         {
             QueueTimes.took(thread, sender, n)
         }
@@ -48,49 +48,88 @@ enum Forwarder {
             return true
         }
         let bad = thread.pointee.burst.needsScreening ? Offload.screen(&thread.pointee.burst) : 0
-        let ingress = Ingress(
-            port: sender.pointee.port, pair: sender.pointee.pair, portCount: thread.pointee.table.portCount,
-            seconds: thread.pointee.seconds
-        )
-        let packets = UnsafeMutableBufferPointer(start: thread.pointee.burst.packets, count: n)
-        var verdict = function.pointee.process(packets, from: ingress) ?? uniform(packets)
-        if bad != 0 {
-            spread(verdict, packets)
-            verdict = .none
-            discard(sender, packets, bad)
+        let verdict = judge(thread, function, sender, n) ?? uniform(thread.pointee.burst.packets, n)
+        if bad != 0 || thread.pointee.burst.wasEdited {
+            let all = bad | short(thread.pointee.burst, n)
+            if all != 0 || thread.pointee.burst.made > 0 {
+                spread(verdict, thread.pointee.burst.packets, n)
+                discard(sender, thread.pointee.burst.packets, all)
+                dispatchSlow(thread, sender, n, .none, all)
+                return true
+            }
         }
-        return dispatch(thread, sender, n, verdict, refused: bad)
+        return dispatch(thread, sender, n, verdict)
+    }
+
+    /// Asks the function.
+    @inline(__always)
+    private static func judge<F: PacketFunction>(
+        _ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>, _ sender: PairPointer, _ n: Int
+    ) -> Verdict? {
+        let burst = ThreadState.burst(thread)
+        burst.pointee.made = 0
+        burst.pointee.setCount = 0
+        burst.pointee.wasEdited = false
+        let frontBytes = F.self == EmbeddedFunction.self ? thread.pointee.traits.frontBytes : F.frontBytes
+        return function.pointee.process(
+            PacketBurst(
+                burst, count: n, frontBytes: frontBytes, port: sender.pointee.port, pair: sender.pointee.pair,
+                seconds: thread.pointee.seconds, ticks: thread.pointee.now,
+                counters: thread.pointee.functionCounters.start, table: thread.pointee.table))
+    }
+
+    /// Has the function keep house. What it makes goes out as if it had come with a burst of a pair of this thread; without
+    /// a pair that is free it waits for the next time.
+    @inline(never)
+    static func tick<F: PacketFunction>(_ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>) {
+        guard let sender = thread.pointee.freePair() else { return }
+        let burst = ThreadState.burst(thread)
+        (burst.pointee.made, burst.pointee.setCount, burst.pointee.count) = (0, 0, 0)
+        (burst.pointee.segmentCount, burst.pointee.needsScreening) = (0, false)
+        function.pointee.tick(
+            PacketBurst(
+                burst, count: 0, frontBytes: 0, port: sender.pointee.port, pair: sender.pointee.pair,
+                seconds: thread.pointee.seconds, ticks: thread.pointee.now,
+                counters: thread.pointee.functionCounters.start, table: thread.pointee.table))
+        if burst.pointee.made > 0 { dispatchSlow(thread, sender, 0, .none, 0) }
     }
 
     /// One verdict that all packets share, else `.none`.
     @inline(__always)
-    private static func uniform(_ packets: UnsafeMutableBufferPointer<PacketSlot>) -> Verdict {
-        let base = packets.baseAddress.unsafelyUnwrapped
-        let first = base.pointee.verdict
+    private static func uniform(_ packets: UnsafeMutablePointer<PacketSlot>, _ n: Int) -> Verdict {
+        let first = packets.pointee.verdict
         var i = 1
-        while i < packets.count {
-            if base[i].verdict != first { return .none }
+        while i < n {
+            if packets[i].verdict != first { return .none }
             i &+= 1
         }
         return Verdict(rawValue: first)
     }
 
     /// Gives each packet the verdict that was given for all.
-    private static func spread(_ verdict: Verdict, _ packets: UnsafeMutableBufferPointer<PacketSlot>) {
+    private static func spread(_ verdict: Verdict, _ packets: UnsafeMutablePointer<PacketSlot>, _ n: Int) {
         if verdict == .none { return }
-        for i in 0..<packets.count { packets.baseAddress.unsafelyUnwrapped[i].verdict = verdict.rawValue }
+        for i in 0..<n { packets[i].verdict = verdict.rawValue }
     }
 
-    /// Drops the packets that screening refused: `bad` has a bit for each.
+    /// Packets that the function has left shorter than an Ethernet header, a bit each.
+    @inline(never)
+    private static func short(_ burst: borrowing Burst, _ n: Int) -> UInt64 {
+        var bad: UInt64 = 0
+        for i in 0..<n where burst.packets[i].length < PacketSlot.minimumLength { bad |= 1 << UInt64(i) }
+        return bad
+    }
+
+    /// Drops the packets that screening, or the function's changes, made bad: `bad` has a bit for each.
     @inline(never)
     private static func discard(
-        _ sender: PairPointer, _ packets: UnsafeMutableBufferPointer<PacketSlot>, _ bad: UInt64
+        _ sender: PairPointer, _ packets: UnsafeMutablePointer<PacketSlot>, _ bad: UInt64
     ) {
         var left = bad
         while left != 0 {
             let i = left.trailingZeroBitCount
             left &= left &- 1
-            let packet = packets.baseAddress.unsafelyUnwrapped + i
+            let packet = packets + i
             Receiver.drop(sender, Offload.isGoodLength(packet.pointee.length) ? .badOffload : .badLength, 1)
             packet.pointee.verdict = Verdict.drop.rawValue
         }
@@ -99,14 +138,14 @@ enum Forwarder {
     /// Sends the `n` packets of the thread's burst where they belong.
     @inline(__always)
     private static func dispatch(
-        _ thread: ThreadPointer, _ sender: PairPointer, _ n: Int, _ verdict: Verdict, refused: UInt64
+        _ thread: ThreadPointer, _ sender: PairPointer, _ n: Int, _ verdict: Verdict
     ) -> Bool {
         if verdict == .drop {
             Receiver.drop(sender, .function, n)
             finish(thread, sender, thread.pointee.burst, n)
             return true
         }
-        if verdict.rawValue < Verdict.none.rawValue {
+        if verdict.isSingle {
             guard let receiver = destination(thread, sender, Int(verdict.rawValue) &- 1) else {
                 dropUndeliverable(thread, sender, Int(verdict.rawValue) &- 1, n)
                 finish(thread, sender, thread.pointee.burst, n)
@@ -118,7 +157,7 @@ enum Forwarder {
                 return true
             }
         }
-        dispatchSlow(thread, sender, n, verdict, refused)
+        dispatchSlow(thread, sender, n, verdict, 0)
         return true
     }
 
@@ -179,7 +218,7 @@ enum Forwarder {
         if consumed > 0 || sender.pointee.stalledAt == 0 { sender.pointee.stalledAt = max(1, thread.pointee.now) }
         if consumed > 0 { sender.pointee.gaveUp = false }
         let waited = thread.pointee.now &- sender.pointee.stalledAt
-        if !thread.pointee.judgesAgain || sender.pointee.gaveUp
+        if !thread.pointee.traits.judgesAgain || sender.pointee.gaveUp
             || waited > thread.pointee.clock.ticks(microseconds: patience)
         {
             sender.pointee.gaveUp = true

@@ -17,9 +17,12 @@ extension Forwarder {
     static func dispatchSlow(
         _ thread: ThreadPointer, _ sender: PairPointer, _ n: Int, _ verdict: Verdict, _ refused: UInt64
     ) {
-        if verdict == .none || verdict == .flood { thread.pointee.targets.clear() }
+        if !verdict.isSingle { thread.pointee.targets.clear() }
+        let made = thread.pointee.burst.made
+        if made > 0 { sender.pointee.counters.add(.made, made) }
         let others = spreadOut(thread, .own(sender), thread.pointee.burst, n, verdict, refused: refused)
         if others == 0 {
+            if n == 0 { return }
             finish(thread, sender, thread.pointee.burst, n)
             return
         }
@@ -42,18 +45,32 @@ extension Forwarder {
         refused: UInt64
     ) -> UInt64 {
         if verdict != .none { return toDestinations(thread, origin, burst, burst.identity, n, verdict) }
-        var others: UInt64 = 0
-        var left: UInt64 = (n == 64 ? UInt64.max : (1 << UInt64(n)) &- 1) & ~refused
+        var others = spreadMixed(thread, origin, burst, first: 0, mask(n) & ~refused)
+        if burst.made > 0 { others |= spreadMixed(thread, origin, burst, first: Burst.maximum, mask(burst.made)) }
+        return others
+    }
+
+    /// `n` bits.
+    private static func mask(_ n: Int) -> UInt64 { n >= 64 ? UInt64.max : (1 << UInt64(n)) &- 1 }
+
+    /// Packets with verdicts of their own: those from `first` on that have a bit in `all`. Those with the same one go
+    /// together.
+    @inline(never)
+    private static func spreadMixed(
+        _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, first: Int, _ all: UInt64
+    ) -> UInt64 {
+        var (others, left) = (UInt64(0), all)
         let list = thread.pointee.list.start
+        let packets = burst.packets + first
         while left != 0 {
-            let wanted = burst.packets[left.trailingZeroBitCount].verdict
+            let wanted = packets[left.trailingZeroBitCount].verdict
             var length = 0
             var candidates = left
             while candidates != 0 {
                 let i = candidates.trailingZeroBitCount
                 candidates &= candidates &- 1
-                if burst.packets[i].verdict == wanted {
-                    list[length] = UInt16(truncatingIfNeeded: i)
+                if packets[i].verdict == wanted {
+                    list[length] = UInt16(truncatingIfNeeded: first &+ i)
                     length &+= 1
                     left &= ~(1 << UInt64(i))
                 }
@@ -80,28 +97,29 @@ extension Forwarder {
     /// another thread owns is noted among the targets.
     private static func judged(
         _ thread: ThreadPointer, _ sender: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
-        _ n: Int,
-        _ verdict: Verdict
+        _ n: Int, _ verdict: Verdict
     ) -> UInt64 {
-        if verdict == .drop {
-            Receiver.drop(sender, .function, n)
+        var ports = Destinations(verdict, burst, except: sender.pointee.port, thread.pointee.table.portCount)
+        switch ports.kind {
+        case .nowhere:
+            if let cause = verdict.cause {
+                sender.pointee.counters.dropFor(cause, n)
+            } else {
+                Receiver.drop(sender, .function, n)
+            }
             return 0
+        case .one: break
+        case .several: sender.pointee.counters.add(.flooded, n)
         }
-        let floods = verdict == .flood
-        if floods { sender.pointee.counters.add(.flooded, n) }
-        var port = floods ? 0 : Int(verdict.rawValue) &- 1
-        let end = floods ? thread.pointee.table.portCount : port &+ 1
         var others: UInt64 = 0
-        while port < end {
-            defer { port &+= 1 }
-            if floods && port == sender.pointee.port { continue }
+        while let port = ports.next() {
             guard let receiver = destination(thread, sender, port) else {
-                if !floods { dropUndeliverable(thread, sender, port, n) }
+                if ports.kind == .one { dropUndeliverable(thread, sender, port, n) }
                 continue
             }
             let owner = CPlat_load32_relaxed(PairState.owner(receiver))
             if owner == UInt32(truncatingIfNeeded: thread.pointee.index) {
-                handOut(thread, receiver, burst, list, n, isCopy: floods)
+                handOut(thread, receiver, burst, list, n, isCopy: ports.kind == .several)
             } else {
                 thread.pointee.targets[port] = Target(pair: receiver, thread: owner)
                 others |= 1 << UInt64(owner)
@@ -118,7 +136,10 @@ extension Forwarder {
     ) {
         if isCopy { receiver.pointee.counters.add(.made, n) }
         let consumed = deliver(thread, receiver, burst, list, n)
-        if consumed < n { Receiver.drop(receiver, .receiverFull, n &- consumed) }
+        if consumed < n {
+            Receiver.drop(receiver, .receiverFull, n &- consumed)
+            if Int(list.pointee) >= Burst.maximum { thread.pointee.countRefused(n &- consumed) }
+        }
     }
 
     /// A parcel of another thread: delivers the part that belongs here.
@@ -126,7 +147,7 @@ extension Forwarder {
         // Release: the sender reuses the burst when this reaches zero.
         defer { _ = CPlat_sub32_release(Parcel.remaining(parcel), 1) }
         let (count, verdict) = (parcel.pointee.burst.count, parcel.pointee.verdict)
-        if verdict == .none || verdict == .flood {
+        if !verdict.isSingle {
             _ = spreadOut(thread, .parcel(parcel), parcel.pointee.burst, count, verdict, refused: 0)
             return
         }
@@ -139,18 +160,15 @@ extension Forwarder {
     private static func acceptPart(
         _ thread: ThreadPointer, _ parcel: ParcelPointer, _ list: UnsafePointer<UInt16>, _ n: Int, _ verdict: Verdict
     ) {
-        if verdict == .drop { return }
-        let floods = verdict == .flood
-        var port = floods ? 0 : Int(verdict.rawValue) &- 1
-        let end = floods ? thread.pointee.table.portCount : port &+ 1
-        while port < end {
-            defer { port &+= 1 }
+        let count = thread.pointee.table.portCount
+        var ports = Destinations(verdict, parcel.pointee.burst, except: parcel.pointee.port, count)
+        while let port = ports.next() {
             // What the sender could not deliver, or has delivered, is no target of this thread.
-            if port < 0 || port >= thread.pointee.table.portCount || floods && port == parcel.pointee.port { continue }
+            if port < 0 || port >= count { continue }
             if parcel.pointee.targets[port].thread != UInt32(truncatingIfNeeded: thread.pointee.index) { continue }
             if let receiver = mine(thread, parcel, port) {
-                handOut(thread, receiver, parcel.pointee.burst, list, n, isCopy: floods)
-            } else if !floods {
+                handOut(thread, receiver, parcel.pointee.burst, list, n, isCopy: ports.kind == .several)
+            } else if ports.kind == .one {
                 lose(parcel, n)
             }
         }
@@ -180,5 +198,44 @@ extension Forwarder {
         conclude(thread, sender, nil, parcel.pointee.burst, parcel.pointee.burst.count, parcel.pointee.consumed)
         thread.pointee.exchange.giveBack(parcel)
         return true
+    }
+}
+
+/// The ports that a verdict names, one after the other.
+private struct Destinations {
+    enum Kind { case nowhere, one, several }
+    private(set) var kind = Kind.several
+    private var port = 0
+    private let end: Int
+    /// With several: never back to where it came from.
+    private let origin: Int
+    private var set: PortSet?
+
+    init(_ verdict: Verdict, _ burst: borrowing Burst, except origin: Int, _ portCount: Int) {
+        self.origin = origin
+        if verdict == .flood {
+            end = portCount
+        } else if let place = verdict.set {
+            set = burst.sets[place]
+            end = min(portCount, PortSet.most)
+        } else if let one = verdict.port {
+            (kind, port) = (.one, one)
+            end = one &+ 1
+        } else {
+            kind = .nowhere
+            end = 0
+        }
+    }
+
+    mutating func next() -> Int? {
+        while port < end {
+            let this = port
+            port &+= 1
+            if kind == .one { return this }
+            if this == origin { continue }
+            if let set, !set.contains(this) { continue }
+            return this
+        }
+        return nil
     }
 }

@@ -7,9 +7,13 @@ public struct Chain<First: PacketFunction, Second: PacketFunction>: PacketFuncti
     public var first: First
     public var second: Second
 
+    /// What the first has of its own.
+    @usableFromInline let (causes, counts): (Int, Int)
+
     public init(_ first: First, _ second: Second) {
         self.first = first
         self.second = second
+        (causes, counts) = (First.dropCauses.count, First.counters.count)
     }
 
     /// A command for one of the two.
@@ -39,13 +43,13 @@ public struct Chain<First: PacketFunction, Second: PacketFunction>: PacketFuncti
         let decided = first.process(packets)
         if let decided {
             if decided != .next { return decided }
-            return second.process(PacketBurst(packets, nil, after: First.self))
+            return second.process(PacketBurst(packets, packets.list, count: packets.count, causes: causes, counters: counts))
         }
         return withUnsafeTemporaryAllocation(of: UInt16.self, capacity: Burst.maximum) { list in
             let base = list.baseAddress.unsafelyUnwrapped
             let n = packets.listNext(base)
             if n == 0 { return nil }
-            let rest = PacketBurst(packets, base, count: n, after: First.self)
+            let rest = PacketBurst(packets, base, count: n, causes: causes, counters: counts)
             if let verdict = second.process(rest) { rest.decideAll(verdict) }
             return nil
         }
@@ -60,7 +64,7 @@ public struct Chain<First: PacketFunction, Second: PacketFunction>: PacketFuncti
 
     public mutating func tick(_ burst: borrowing PacketBurst) {
         first.tick(burst)
-        second.tick(PacketBurst(burst, nil, count: 0, after: First.self))
+        second.tick(PacketBurst(burst, nil, count: 0, causes: causes, counters: counts))
     }
 
     public mutating func portChanged(_ port: Int, isUp: Bool) {

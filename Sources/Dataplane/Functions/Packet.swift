@@ -54,7 +54,7 @@ public struct Packet: ~Escapable {
     /// where the header whose checksum is still to be filled in would go.
     @inlinable @inline(__always)
     public func removeFirst(_ n: Int) -> Bool {
-        burst.pointee.mayBeShort = true
+        burst.pointee.wasEdited = true
         return slot.pointee.removeFirst(n)
     }
 
@@ -69,24 +69,28 @@ public struct Packet: ~Escapable {
     /// Cuts the end off: `n` bytes stay. False, and nothing is changed, where the frame is shorter, is still to be cut
     /// into segments, or a checksum is to be filled in behind.
     public func truncate(to n: Int) -> Bool {
-        burst.pointee.mayBeShort = true
+        burst.pointee.wasEdited = true
         return slot.pointee.truncate(to: n)
     }
 
     // MARK: Ethernet
 
-    /// Destination address as a little-endian load of its six bytes; `MACAddress` holds the same. 0 where the frame is
-    /// too short.
+    /// The frame has a destination and a source address, and they were read.
     @inlinable @inline(__always)
-    public var destinationMAC: UInt64 { slot.pointee.frontLength >= 6 ? slot.pointee.destinationMAC : 0 }
+    public var hasAddresses: Bool { slot.pointee.frontLength >= 12 }
+
+    /// Destination address as a little-endian load of its six bytes; `MACAddress` holds the same. Meaningless, as the
+    /// source, where there are none (`hasAddresses`).
+    @inlinable @inline(__always)
+    public var destinationMAC: UInt64 { slot.pointee.destinationMAC }
 
     /// Source address, the same way.
     @inlinable @inline(__always)
-    public var sourceMAC: UInt64 { slot.pointee.frontLength >= 12 ? slot.pointee.sourceMAC : 0 }
+    public var sourceMAC: UInt64 { slot.pointee.sourceMAC }
 
     /// Exchanges source and destination address, where the frame has them.
     @inlinable @inline(__always)
-    public func swapMACs() { if slot.pointee.frontLength >= 12 { slot.pointee.swapMACs() } }
+    public func swapMACs() { if hasAddresses { slot.pointee.swapMACs() } }
 
     /// Puts a VLAN tag behind the addresses (IEEE 802.1Q; `type` 0x88a8: a service tag). False, and nothing is changed,
     /// where there is no room, or the frame has no 14 bytes.

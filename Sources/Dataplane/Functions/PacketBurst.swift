@@ -48,17 +48,17 @@ public struct PacketBurst: ~Copyable, ~Escapable {
         self.ticks = ticks
     }
 
-    /// Some of `all`'s packets, for the function behind one that has `causes` and `counters` of its own.
-    @inline(__always) @_lifetime(copy all)
-    @usableFromInline
+    /// The packets of `all` that `list` names (nil: its first `count`), for the function behind one that has so many
+    /// `causes` and `counters` of its own.
+    @usableFromInline @_lifetime(copy all)
     init(
-        _ all: borrowing PacketBurst, _ list: UnsafePointer<UInt16>?, count: Int, afterCauses causes: Int,
-        counters: Int
+        _ all: borrowing PacketBurst, _ list: UnsafePointer<UInt16>?, count: Int, causes: Int = 0, counters: Int = 0,
+        frontBytes: Int? = nil
     ) {
         burst = all.burst
         packets = all.packets
         self.list = list
-        frontBytes = all.frontBytes
+        self.frontBytes = frontBytes ?? all.frontBytes
         self.counters = all.counters
         firstCause = all.firstCause &+ causes
         firstCounter = all.firstCounter &+ counters
@@ -68,6 +68,30 @@ public struct PacketBurst: ~Copyable, ~Escapable {
         pair = all.pair
         seconds = all.seconds
         ticks = all.ticks
+    }
+
+    /// Lists the packets that the next function is to judge; returns how many they are.
+    @inlinable @inline(__always)
+    func listNext(_ to: UnsafeMutablePointer<UInt16>) -> Int {
+        var n = 0
+        var i = 0
+        while i < count {
+            let place = list.map { $0[i] } ?? UInt16(truncatingIfNeeded: i)
+            to[n] = place
+            n &+= packets[Int(place)].verdict == Verdict.next.rawValue ? 1 : 0
+            i &+= 1
+        }
+        return n
+    }
+
+    /// One verdict for all.
+    @inlinable @inline(__always)
+    func decideAll(_ verdict: Verdict) {
+        var i = 0
+        while i < count {
+            decide(i, verdict)
+            i &+= 1
+        }
     }
 
     @inlinable @inline(__always)
@@ -146,14 +170,15 @@ public struct PacketBurst: ~Copyable, ~Escapable {
         return _overrideLifetime(Packet(slot, burst), borrowing: self)
     }
 
-    /// Of the packets that functions of this thread made in the burst before, how many their receivers had no buffers
-    /// for: whoever sends of its own accord slows down where this is not 0.
-    public var refused: Int { burst.pointee.refused }
+    /// Packets that functions of this thread have made so far and for which their receivers had no buffers: whoever
+    /// sends of its own accord slows down when this grows. Of receivers that another thread serves it knows nothing.
+    public var refused: UInt64 { counters[FunctionTraits.mostCounters] }
 
     private func make() -> UnsafeMutablePointer<PacketSlot>? {
         let n = burst.pointee.made
         if n == Burst.maximum { return nil }
         burst.pointee.made = n &+ 1
+        burst.pointee.wasEdited = true
         return packets + (Burst.maximum &+ n)
     }
 }

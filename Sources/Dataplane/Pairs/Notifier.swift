@@ -202,10 +202,21 @@ struct Notifier: ~Copyable {
         waitingCount = 0
     }
 
-    /// Submits and sleeps until there is a completion. Returns at once where the kernel does not take everything.
-    mutating func wait() {
+    /// Submits and sleeps until there is a completion, or `nanoseconds` have passed. Returns at once where the kernel does
+    /// not take everything.
+    mutating func wait(nanoseconds: UInt64?) {
+        guard let nanoseconds else {
+            submits.add(1)
+            _ = isTaken(io_uring_submit_and_wait(ring, 1))
+            return
+        }
+        submit()
+        if queued > 0 { return }
         submits.add(1)
-        _ = isTaken(io_uring_submit_and_wait(ring, 1))
+        var time = __kernel_timespec(
+            tv_sec: Int64(nanoseconds / 1_000_000_000), tv_nsec: Int64(nanoseconds % 1_000_000_000))
+        var first: UnsafeMutablePointer<io_uring_cqe>?
+        _ = io_uring_submit_and_wait_timeout(ring, &first, 1, &time, nil)
     }
 
     /// Whether completions wait; reads memory only.

@@ -38,11 +38,12 @@ struct PairCounters: ~Copyable {
         /// See `PortSnapshot`.
         case made, flooded
         case receiveKicks, transmitKicks, receiveCalls, transmitCalls
-        /// The first `DropCause`; the others follow.
+        /// The first `DropCause`; the others follow, and then those of the packet function.
         case drops
     }
 
-    private let words = OwnedMemory<UInt64>(count: Kind.drops.rawValue + DropCause.allCases.count, repeating: 0)
+    private static let firstOwn = Kind.drops.rawValue + DropCause.allCases.count
+    private let words = OwnedMemory<UInt64>(count: firstOwn + Verdict.mostCauses, repeating: 0)
 
     @inline(__always)
     func add(_ kind: Kind, _ n: Int) { Counter(words.start + kind.rawValue).add(UInt64(truncatingIfNeeded: n)) }
@@ -51,6 +52,14 @@ struct PairCounters: ~Copyable {
     func drop(_ cause: DropCause, _ n: Int) {
         Counter(words.start + (Kind.drops.rawValue &+ cause.rawValue)).add(UInt64(truncatingIfNeeded: n))
     }
+
+    /// For a cause of the packet function's, by its place.
+    func dropFor(_ cause: Int, _ n: Int) {
+        assert(cause >= 0 && cause < Verdict.mostCauses)
+        Counter(words.start + (PairCounters.firstOwn &+ cause)).add(UInt64(truncatingIfNeeded: n))
+    }
+
+    func drops(for cause: Int) -> UInt64 { Counter(words.start + PairCounters.firstOwn + cause).value }
 
     subscript(_ kind: Kind) -> UInt64 { Counter(words.start + kind.rawValue).value }
     subscript(_ cause: DropCause) -> UInt64 { Counter(words.start + Kind.drops.rawValue + cause.rawValue).value }

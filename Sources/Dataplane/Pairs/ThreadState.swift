@@ -53,8 +53,15 @@ struct ThreadState: ~Copyable {
     /// Ticks of rounds in which packets moved; read relaxed by anybody.
     var busyTicks: Counter { Counter(busyWord.start) }
     private let busyWord = OwnedMemory<UInt64>(count: 1, repeating: 0)
-    /// What the packet function says of itself (`PacketFunction`).
-    private(set) var (judgesAgain, wantsData) = (false, true)
+    /// What the packet function says of itself.
+    private(set) var traits = FunctionTraits()
+    /// When it keeps house the next time; `.max`: never.
+    var tickDue = UInt64.max
+    /// Its counters, read relaxed by anybody.
+    let functionCounters = OwnedMemory<UInt64>(count: FunctionTraits.mostCounters + 1, repeating: 0)
+
+    /// Packets that the function made and that found no buffers: behind its own counters.
+    func countRefused(_ n: Int) { functionCounters[FunctionTraits.mostCounters] &+= UInt64(truncatingIfNeeded: n) }
     /// Packets that arrived with the visit that has just ended; those that went back into their ring are none.
     var arrived = 0
     /// Packets have moved in this round: waiting for a receiver is no work.
@@ -94,10 +101,30 @@ struct ThreadState: ~Copyable {
         targets = Targets(ports: table.portCount)
     }
 
-    mutating func obey(judgesAgain: Bool, wantsData: Bool) {
-        (self.judgesAgain, self.wantsData) = (judgesAgain, wantsData)
+    mutating func obey(_ traits: FunctionTraits) {
+        self.traits = traits
+        let wantsData = traits.wantsData
         burst.wantsData = wantsData
         exchange.forEachFree { $0.pointee.burst.wantsData = wantsData }
+        tickDue = traits.tickMicroseconds > 0 ? 0 : .max
+    }
+
+    /// Where a thread's burst lies: it stays there.
+    @inline(__always)
+    static func burst(_ thread: ThreadPointer) -> UnsafeMutablePointer<Burst> {
+        withUnsafeMutablePointer(to: &thread.pointee.burst) { $0 }
+    }
+
+    /// A pair of this thread of which nothing is under way; nil: none.
+    func freePair() -> PairPointer? {
+        if exchange.threadCount > 1 && exchange.freeCount == 0 { return nil }
+        for place in 0..<(table.portCount &* PairTable.pairsPerPort) {
+            guard let pair = table.pairs[place], pair.pointee.parcel == nil,
+                CPlat_load32_relaxed(PairState.owner(pair)) == UInt32(truncatingIfNeeded: index)
+            else { continue }
+            return pair
+        }
+        return nil
     }
 
     /// Nothing to poll: the thread may sleep.
@@ -107,7 +134,7 @@ struct ThreadState: ~Copyable {
     @inline(never)
     mutating func bringUpToDate() {
         now = CPlat_cycles()
-        secondsDue = now &+ clock.ticks(microseconds: 250_000)
+        secondsDue = min(now &+ clock.ticks(microseconds: 250_000), tickDue)
         seconds = clock.seconds(now)
     }
 

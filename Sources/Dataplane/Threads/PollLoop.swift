@@ -20,9 +20,7 @@ enum PollLoop {
         if t.pointee.didWork { t.pointee.busyTicks.add(start &- t.pointee.now) }
         t.pointee.now = start
         t.pointee.didWork = false
-        if t.pointee.now > t.pointee.secondsDue {
-            t.pointee.bringUpToDate()
-        }
+        if t.pointee.now > t.pointee.secondsDue { keepTime(t, f) }
         var i = 0
         while i < t.pointee.polledCount {
             let p = t.pointee.polled[i]
@@ -39,6 +37,18 @@ enum PollLoop {
         }
         if t.pointee.quietCount > 0 { visitQuiet(t, f) }
         t.pointee.notifier.flush()
+    }
+
+    /// A few times a second: brings the clock up to date. And when it is due the packet function keeps house.
+    @inline(never)
+    private static func keepTime<F: PacketFunction>(_ t: ThreadPointer, _ f: UnsafeMutablePointer<F>) {
+        let ticks = t.pointee.now >= t.pointee.tickDue
+        if ticks {
+            let interval = t.pointee.clock.ticks(microseconds: t.pointee.traits.tickMicroseconds)
+            t.pointee.tickDue = t.pointee.now &+ interval
+        }
+        t.pointee.bringUpToDate()
+        if ticks { Forwarder.tick(t, f) }
     }
 
     @inline(__always)

@@ -15,7 +15,7 @@ final class PollThread {
     private var thread: NamedThread?
     private var body: ((PollThread) -> Void)?
     /// What the packet function points at: lives as long as the thread.
-    var kept: AnyObject?
+    var kept: FunctionBox?
     private var isStopping = false
     private var generation: UInt64 = 0
 
@@ -38,13 +38,13 @@ final class PollThread {
     /// the loop calls it directly.
     @inline(__always)
     func start<F: PacketFunction>(_ function: F) throws(EngineError) {
-        try start(function, judgesAgain: F.judgesAgain, wantsData: F.wantsData)
+        try start(function, FunctionTraits(F.self))
     }
 
     /// The same for a function that stands for another one, whose wishes these are.
     @inline(__always)
-    func start<F: PacketFunction>(_ function: F, judgesAgain: Bool, wantsData: Bool) throws(EngineError) {
-        state.pointee.obey(judgesAgain: judgesAgain, wantsData: wantsData)
+    func start<F: PacketFunction>(_ function: F, _ traits: FunctionTraits) throws(EngineError) {
+        state.pointee.obey(traits)
         body = { me in
             let f = UnsafeMutablePointer<F>.allocateApart(capacity: 1)
             f.initialize(to: function)
@@ -113,9 +113,18 @@ final class PollThread {
         let hasWork =
             mailbox.hasWork || t.pointee.notifier.hasCompletions
             || (t.pointee.exchange.threadCount > 1 && t.pointee.exchange.hasIncoming)
-        if !hasWork { t.pointee.notifier.wait() }
+        if !hasWork {
+            let due = t.pointee.tickDue
+            t.pointee.notifier.wait(nanoseconds: due == .max ? nil : nanoseconds(until: due))
+        }
         mailbox.isAsleep.store(false, ordering: .relaxed)
         t.pointee.bringUpToDate()
+    }
+
+    /// From now to a tick of the time-stamp counter.
+    private func nanoseconds(until due: UInt64) -> UInt64 {
+        let now = CPlat_cycles()
+        return due <= now ? 0 : (due &- now) / max(1, state.pointee.clock.ticksPerMicrosecond) &* 1000
     }
 
     // MARK: Rings; called in mailbox closures

@@ -1,0 +1,58 @@
+import Virtio
+
+/// An embedder's function behind one call a burst. What it says of itself goes to the thread as values: see
+/// `PollThread.start`.
+struct EmbeddedFunction: PacketFunction {
+    let box: Unmanaged<FunctionBox>
+
+    @inline(__always)
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        box._withUnsafeGuaranteedRef { $0.process(packets) }
+    }
+
+    mutating func tick(_ burst: borrowing PacketBurst) { box._withUnsafeGuaranteedRef { $0.tick(burst) } }
+
+    mutating func portChanged(_ port: Int, isUp: Bool) {
+        box._withUnsafeGuaranteedRef { $0.portChanged(port, isUp: isUp) }
+    }
+}
+
+/// Hides the type of an embedder's function; `process` is the one indirect call of a burst.
+class FunctionBox {
+    func process(_ packets: borrowing PacketBurst) -> Verdict? { .drop }
+    func tick(_ burst: borrowing PacketBurst) {}
+    func portChanged(_ port: Int, isUp: Bool) {}
+}
+
+final class TypedFunctionBox<F: PacketFunction>: FunctionBox {
+    /// Touched by its thread alone once that runs.
+    let function: UnsafeMutablePointer<F>
+
+    init(_ function: F) {
+        self.function = .allocateApart(capacity: 1)
+        self.function.initialize(to: function)
+    }
+
+    deinit {
+        function.deinitialize(count: 1)
+        function.deallocate()
+    }
+
+    override func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        packets.decideAll(.drop)
+        return function.pointee.process(packets)
+    }
+
+    override func tick(_ burst: borrowing PacketBurst) { function.pointee.tick(burst) }
+
+    override func portChanged(_ port: Int, isUp: Bool) { function.pointee.portChanged(port, isUp: isUp) }
+}
+
+extension FunctionTraits {
+    init<F: PacketFunction>(_ function: F.Type) {
+        judgesAgain = F.judgesAgain
+        wantsData = F.wantsData
+        frontBytes = min(max(0, F.frontBytes), PacketSlot.longestFront)
+        tickMicroseconds = max(0, F.tickMicroseconds)
+    }
+}
