@@ -41,13 +41,10 @@ public struct Burst: ~Copyable {
     /// 0, 1, 2 …: the list for "all packets in order".
     @inline(__always) public var identity: UnsafePointer<UInt16> { UnsafePointer(identityRoom.start) }
     public var count = 0
-    /// Packets that the function has made, from `packets[Burst.maximum]` on.
-    public var made = 0
     /// Sets of ports that packets of this burst go to; as many as it has packets at most.
     public let sets = OwnedMemory<PortSet>(count: Burst.maximum)
-    public var setCount = 0
-    /// The function has made packets, or may have made one shorter than an Ethernet header.
-    public var wasEdited = false
+    /// What the function has done to the burst.
+    public var work = FunctionWork()
     public var segmentCount = 0
     /// Bytes of the frames.
     public var bytes: UInt64 = 0
@@ -72,6 +69,18 @@ public struct Burst: ~Copyable {
             packetRoom[Burst.maximum + i] = PacketSlot(room: made)
         }
     }
+}
+
+/// What a packet function has done to a burst, beside its verdicts.
+public struct FunctionWork: BitwiseCopyable {
+    /// Packets that it has made, from `packets[Burst.maximum]` on.
+    public var made: UInt16 = 0
+    /// Sets of ports that its packets go to.
+    public var sets: UInt16 = 0
+    /// It has made packets, or may have made one shorter than an Ethernet header.
+    public var isReviewed: UInt32 = 0
+
+    @inlinable public init() {}
 }
 
 /// Room that a delivery works in: the receive buffers that were chosen. It belongs to the thread that delivers, never

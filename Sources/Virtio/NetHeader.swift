@@ -2,7 +2,7 @@
 /// (10 without `numBuffers` for legacy drivers). A value: what was read once from a guest.
 ///
 /// Kept as it lies in memory, in two words, so that a packet's header is moved by two loads and two stores.
-public struct NetHeader: Sendable, BitwiseCopyable {
+public struct NetHeader: Sendable, Equatable, BitwiseCopyable {
     /// flags, gso_type, hdr_len, gso_size, csum_start, from the lowest byte up.
     @usableFromInline var low: UInt64 = 0
     /// csum_offset, num_buffers.

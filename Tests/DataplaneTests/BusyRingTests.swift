@@ -209,7 +209,7 @@ private struct Notes: @unchecked Sendable {
 private struct SizesFunction: PacketFunction {
     let notes: Notes
 
-    mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
         notes[Notes.bursts] += 1
         if packets.count < 64 { notes[Notes.taken] += 1 }
         return .drop

@@ -108,17 +108,43 @@ import Testing
         try ConservationTests.run(lab, pairs: pairs, "\(mode), \(threads) threads")
     }
 
-    /// Judges packets by where they stand in a burst: every verdict there is, also ports that are none.
+    /// Judges packets by where they stand in a burst: every verdict there is, also ports that are none; and makes
+    /// copies and packets of its own, changes lengths, sends from its tick.
     private struct Everything: PacketFunction {
         static var judgesAgain: Bool { true }
+        static let dropCauses = ["first", "second"]
+        static let tickMicroseconds = 200
+        var turn = 0
 
-        mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
+        mutating func tick(_ burst: borrowing PacketBurst) {
+            for port in -1...burst.portCount { burst.originate(100)?.verdict = .port(port) }
+            burst.originate(14)?.verdict = .flood
+        }
+
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+            turn += 1
+            if turn % 3 == 0 { makeSome(packets) }
             if packets.count % 8 == 1 { return .flood }
-            for i in packets.indices {
-                let verdict: [Verdict] = [.drop, .flood, .port(i % ingress.portCount), .port(77), .port(ingress.port)]
-                packets[i].verdict = verdict[i % verdict.count].rawValue
+            for i in 0..<packets.count {
+                let verdict: [Verdict] = [
+                    .drop, .flood, .port(i % packets.portCount), .port(77), .port(packets.port), .next,
+                    packets.verdict(for: PortSet([0, 1])), packets.verdict(for: PortSet([i % 3, 200])),
+                ]
+                packets.decide(i, verdict[i % verdict.count])
+                if i % 9 == 5 { packets.drop(i, because: i & 1) }
+                if i % 11 == 3 { _ = packets[i].truncate(to: i) }
+                if i % 13 == 2 { _ = packets[i].prepend(i) && packets[i].removeFirst(4) }
+                if i % 17 == 1 { _ = packets[i].append(i) }
             }
             return nil
+        }
+
+        private func makeSome(_ packets: borrowing PacketBurst) {
+            for i in 0..<packets.count {
+                guard let copy = packets.copy(i) else { return }
+                copy.verdict = [.flood, .drop, .port(i % 4), packets.verdict(for: PortSet([0, 2]))][i % 4]
+                packets.originate(60 + i)?.verdict = .port(i % 5)
+            }
         }
     }
 
@@ -153,7 +179,7 @@ import Testing
         static var wantsData: Bool { false }
         let seen: Seen
 
-        mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
             seen.packets.pointee += UInt64(packets.count)
             return .port(1)
         }
@@ -162,7 +188,7 @@ import Testing
     private struct Hasty: PacketFunction {
         let seen: Seen
 
-        mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
             seen.packets.pointee += UInt64(packets.count)
             return .port(1)
         }

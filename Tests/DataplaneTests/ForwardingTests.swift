@@ -142,14 +142,9 @@ import Testing
     func embedder() throws {
         /// Passes frames with even numbers to the other port, and marks their type.
         struct Even: PacketFunction {
-            mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict?
-            {
-                for i in packets.indices {
-                    packets[i].loadFront(18)
-                    let isEven =
-                        packets[i].frontLength == 18
-                        && packets[i].frontBytes.load(fromByteOffset: 16, as: UInt8.self) & 1 == 0
-                    packets[i].verdict = (isEven ? Verdict.port(1 - ingress.port) : .drop).rawValue
+            mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+                for i in 0..<packets.count where packets[i].bytes.has(1, at: 16) && packets[i].bytes[16] & 1 == 0 {
+                    packets.decide(i, .port(1 - packets.port))
                 }
                 return nil
             }

@@ -167,7 +167,7 @@ import Virtio
     private final class Token {}
     private struct Holder: PacketFunction {
         let token: Token
-        mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
             .drop
         }
     }

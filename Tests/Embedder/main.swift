@@ -2,12 +2,11 @@ import Logging
 import Ringway
 
 struct DropMulticast: PacketFunction {
-    mutating func process(_ packets: UnsafeMutableBufferPointer<PacketSlot>, from ingress: Ingress) -> Verdict? {
-        for i in packets.indices {
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        for i in 0..<packets.count {
             // Read once; what is judged here is what the receiver gets.
-            packets[i].loadFront(12)
-            let isMulticast = packets[i].frontLength == 12 && packets[i].destinationMAC & 1 != 0
-            packets[i].verdict = (isMulticast ? Verdict.drop : .port(1 - ingress.port)).rawValue
+            guard let ethernet = Ethernet(packets[i].bytes, at: 0) else { continue }
+            if !ethernet.destination.isMulticast { packets.decide(i, .port(1 - packets.port)) }
         }
         return nil
     }

@@ -53,6 +53,18 @@ final class EngineCore {
         for (thread, ticket) in tickets { thread.mailbox.wait(for: ticket) }
     }
 
+    /// Publishes how many pairs of a port receive, and tells embedders' functions when there are some, or none any more.
+    /// On the port's control thread.
+    func setActivePairs(_ count: Int, port: Int) {
+        let wasUp = table.activePairs(port) > 0
+        table.setActivePairs(count, port)
+        let isUp = count > 0
+        if wasUp == isUp { return }
+        for thread in threads where thread.kept != nil {
+            _ = thread.mailbox.post { thread.kept?.portChanged(port, isUp: isUp) }
+        }
+    }
+
     func forgetAddresses(port: Int) { addresses?.forget(port: port) }
 
     /// Sends a RARP for `mac` as if `port` had sent it, so that switches behind the other ports learn

@@ -130,12 +130,12 @@ extension EngineCore {
             }
         }
         run(work)
-        table.setActivePairs(ends.count, port)
+        setActivePairs(ends.count, port: port)
         return choices.map(\.1.reason)
     }
 
     func stopOther(port: Int, pairs: Int) {
-        table.setActivePairs(0, port)
+        setActivePairs(0, port: port)
         onPairs(of: port, pairs) { thread, p in if !p.pointee.transmit.end.isGuest { thread.stopOther(p) } }
     }
 }

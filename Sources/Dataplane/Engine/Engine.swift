@@ -13,7 +13,9 @@ public final class Engine: @unchecked Sendable {
     public let options: EngineOptions
     let logger: Logger
     private let makeFunction: ((Int) -> any PacketFunctionStarter)?
-    private var core: EngineCore?
+    /// What the packet function calls what it counts.
+    let functionNames: FunctionNames
+    private(set) var core: EngineCore?
     private var ports: [any EnginePort] = []
 
     /// Checks the options; nothing is opened yet.
@@ -21,6 +23,7 @@ public final class Engine: @unchecked Sendable {
         self.options = options
         self.logger = logger
         makeFunction = nil
+        functionNames = FunctionNames()
         try Engine.check(options)
     }
 
@@ -34,6 +37,7 @@ public final class Engine: @unchecked Sendable {
         self.options = options
         self.logger = logger
         makeFunction = { EmbeddedStarter(function: function($0)) }
+        functionNames = try FunctionNames(F.self)
         try Engine.check(options)
     }
 
@@ -141,7 +145,7 @@ public final class Engine: @unchecked Sendable {
         for port in ports { port.stop() }
         for thread in core.threads { thread.stop() }
         // Now nothing is under way any more; whoever was there a moment ago is told of as such.
-        (lastCounters, lastTimes) = (snapshot(), queueTimes())
+        (lastCounters, lastTimes, lastFunctionCounters) = (snapshot(), queueTimes(), functionCounters())
         for (i, isConnected) in zip(lastCounters.indices, connected) { lastCounters[i].isConnected = isConnected }
         for port in ports { port.dispose() }
         ports = []
@@ -151,6 +155,7 @@ public final class Engine: @unchecked Sendable {
     /// Counters as the last `stop` found them.
     private var lastCounters: [PortSnapshot] = []
     private var lastTimes: [QueueTimeSnapshot] = []
+    private(set) var lastFunctionCounters: [(name: String, count: UInt64)] = []
 
     /// Poll threads; empty after `stop`.
     public func threadSnapshots() -> [ThreadSnapshot] {
@@ -211,6 +216,7 @@ public final class Engine: @unchecked Sendable {
                 name: port.options.name, isConnected: port.isConnected, rx: .init(), tx: .init(), drops: [])
             s.wasConnected = port.wasConnected
             var drops = [UInt64](repeating: 0, count: DropCause.allCases.count)
+            var own = [UInt64](repeating: 0, count: functionNames.dropCauses.count)
             for pair in 0..<port.queuePairs {
                 guard let p = core.table[port.index, pair] else { continue }
                 func count(_ what: PairCounters.Kind) -> UInt64 { p.pointee.counters[what] }
@@ -227,9 +233,11 @@ public final class Engine: @unchecked Sendable {
                         calls: count($0 == .receive ? .receiveCalls : .transmitCalls))
                 }
                 for cause in DropCause.allCases { drops[cause.rawValue] &+= p.pointee.counters[cause] }
+                for cause in own.indices { own[cause] &+= p.pointee.counters.drops(for: cause) }
             }
             s.stoppedQueues = core.stops[port.index].all
             s.drops = DropCause.allCases.filter { drops[$0.rawValue] > 0 }.map { ($0.text, drops[$0.rawValue]) }
+            s.drops += own.indices.filter { own[$0] > 0 }.map { (functionNames.dropCauses[$0], own[$0]) }
             return s
         }
     }

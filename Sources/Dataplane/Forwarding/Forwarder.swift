@@ -49,9 +49,9 @@ enum Forwarder {
         }
         let bad = thread.pointee.burst.needsScreening ? Offload.screen(&thread.pointee.burst) : 0
         let verdict = judge(thread, function, sender, n) ?? uniform(thread.pointee.burst.packets, n)
-        if bad != 0 || thread.pointee.burst.wasEdited {
+        if bad != 0 || thread.pointee.burst.work.isReviewed != 0 {
             let all = bad | short(thread.pointee.burst, n)
-            if all != 0 || thread.pointee.burst.made > 0 {
+            if all != 0 || thread.pointee.burst.work.made > 0 {
                 spread(verdict, thread.pointee.burst.packets, n)
                 discard(sender, thread.pointee.burst.packets, all)
                 dispatchSlow(thread, sender, n, .none, all)
@@ -67,9 +67,7 @@ enum Forwarder {
         _ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>, _ sender: PairPointer, _ n: Int
     ) -> Verdict? {
         let burst = ThreadState.burst(thread)
-        burst.pointee.made = 0
-        burst.pointee.setCount = 0
-        burst.pointee.wasEdited = false
+        burst.pointee.work = FunctionWork()
         let frontBytes = F.self == EmbeddedFunction.self ? thread.pointee.traits.frontBytes : F.frontBytes
         return function.pointee.process(
             PacketBurst(
@@ -84,14 +82,14 @@ enum Forwarder {
     static func tick<F: PacketFunction>(_ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>) {
         guard let sender = thread.pointee.freePair() else { return }
         let burst = ThreadState.burst(thread)
-        (burst.pointee.made, burst.pointee.setCount, burst.pointee.count) = (0, 0, 0)
+        (burst.pointee.work, burst.pointee.count) = (FunctionWork(), 0)
         (burst.pointee.segmentCount, burst.pointee.needsScreening) = (0, false)
         function.pointee.tick(
             PacketBurst(
                 burst, count: 0, frontBytes: 0, port: sender.pointee.port, pair: sender.pointee.pair,
                 seconds: thread.pointee.seconds, ticks: thread.pointee.now,
                 counters: thread.pointee.functionCounters.start, table: thread.pointee.table))
-        if burst.pointee.made > 0 { dispatchSlow(thread, sender, 0, .none, 0) }
+        if burst.pointee.work.made > 0 { dispatchSlow(thread, sender, 0, .none, 0) }
     }
 
     /// One verdict that all packets share, else `.none`.

@@ -18,7 +18,7 @@ extension Forwarder {
         _ thread: ThreadPointer, _ sender: PairPointer, _ n: Int, _ verdict: Verdict, _ refused: UInt64
     ) {
         if !verdict.isSingle { thread.pointee.targets.clear() }
-        let made = thread.pointee.burst.made
+        let made = Int(thread.pointee.burst.work.made)
         if made > 0 { sender.pointee.counters.add(.made, made) }
         let others = spreadOut(thread, .own(sender), thread.pointee.burst, n, verdict, refused: refused)
         if others == 0 {
@@ -46,7 +46,8 @@ extension Forwarder {
     ) -> UInt64 {
         if verdict != .none { return toDestinations(thread, origin, burst, burst.identity, n, verdict) }
         var others = spreadMixed(thread, origin, burst, first: 0, mask(n) & ~refused)
-        if burst.made > 0 { others |= spreadMixed(thread, origin, burst, first: Burst.maximum, mask(burst.made)) }
+        let made = Int(burst.work.made)
+        if made > 0 { others |= spreadMixed(thread, origin, burst, first: Burst.maximum, mask(made)) }
         return others
     }
 

@@ -54,7 +54,7 @@ public struct Packet: ~Escapable {
     /// where the header whose checksum is still to be filled in would go.
     @inlinable @inline(__always)
     public func removeFirst(_ n: Int) -> Bool {
-        burst.pointee.wasEdited = true
+        burst.pointee.work.isReviewed = 1
         return slot.pointee.removeFirst(n)
     }
 
@@ -69,7 +69,7 @@ public struct Packet: ~Escapable {
     /// Cuts the end off: `n` bytes stay. False, and nothing is changed, where the frame is shorter, is still to be cut
     /// into segments, or a checksum is to be filled in behind.
     public func truncate(to n: Int) -> Bool {
-        burst.pointee.wasEdited = true
+        burst.pointee.work.isReviewed = 1
         return slot.pointee.truncate(to: n)
     }
 

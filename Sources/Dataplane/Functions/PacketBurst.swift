@@ -125,11 +125,11 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     /// The verdict for several ports: each gets the packet, but for the port that it came from (as with `flood`). In
     /// one burst there can be 64 different sets; further ones drop.
     public func verdict(for ports: PortSet) -> Verdict {
-        let n = burst.pointee.setCount
+        let n = Int(burst.pointee.work.sets)
         for i in 0..<n where burst.pointee.sets[i] == ports { return .set(i) }
         if n == Burst.maximum { return .drop }
         burst.pointee.sets[n] = ports
-        burst.pointee.setCount = n &+ 1
+        burst.pointee.work.sets = UInt16(truncatingIfNeeded: n &+ 1)
         return .set(n)
     }
 
@@ -155,7 +155,7 @@ public struct PacketBurst: ~Copyable, ~Escapable {
         guard let slot = make() else { return nil }
         original.pointee.loadFront(frontBytes)
         if !slot.pointee.take(original.pointee, &burst.pointee) {
-            burst.pointee.made &-= 1
+            burst.pointee.work.made &-= 1
             return nil
         }
         return _overrideLifetime(Packet(slot, burst), borrowing: self)
@@ -175,10 +175,10 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     public var refused: UInt64 { counters[FunctionTraits.mostCounters] }
 
     private func make() -> UnsafeMutablePointer<PacketSlot>? {
-        let n = burst.pointee.made
+        let n = Int(burst.pointee.work.made)
         if n == Burst.maximum { return nil }
-        burst.pointee.made = n &+ 1
-        burst.pointee.wasEdited = true
+        burst.pointee.work.made = UInt16(truncatingIfNeeded: n &+ 1)
+        burst.pointee.work.isReviewed = 1
         return packets + (Burst.maximum &+ n)
     }
 }

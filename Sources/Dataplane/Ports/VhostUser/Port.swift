@@ -248,7 +248,7 @@ final class Port: EnginePort, BackEndDevice {
     private func publishReady() {
         var active = ready.firstIndex(of: false) ?? ready.count
         if acknowledged.contains([.ctrlVQ, .mq]) && controlQueue != nil { active = min(active, control.pairs) }
-        core.table.setActivePairs(active, index)
+        core.setActivePairs(active, port: index)
     }
 
     func memoryChanged(_ map: MemoryMap) {

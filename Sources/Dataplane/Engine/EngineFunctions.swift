@@ -1,0 +1,60 @@
+import CPlatform
+import Virtio
+
+/// What an embedder's packet function is told, and what it tells.
+extension Engine {
+    /// Gives every thread's function a command and returns their answers, in the threads' order. Each obeys between two
+    /// bursts, all of them side by side; this returns when all have: what a command has replaced nobody reads any more.
+    /// Throws where the engine does not run, or not with this function.
+    @discardableResult
+    public func send<F: PacketFunction>(_ command: F.Command, to function: F.Type) throws(EngineError) -> [F.Answer] {
+        guard let core else { throw EngineError("the engine does not run: no function can be told anything") }
+        var answers = [F.Answer?](repeating: nil, count: core.threads.count)
+        var work = ThreadWork()
+        var boxes: [TypedFunctionBox<F>] = []
+        for thread in core.threads {
+            guard let box = thread.kept as? TypedFunctionBox<F> else {
+                throw EngineError("the engine's packet function is not \(F.self)")
+            }
+            boxes.append(box)
+        }
+        answers.withUnsafeMutableBufferPointer { answers in
+            // Each thread writes its own, and `run` waits for all.
+            nonisolated(unsafe) let places = answers.baseAddress!
+            for (thread, box) in zip(core.threads, boxes) {
+                let place = places + thread.index
+                work.add(thread.index) { _ in place.pointee = box.function.pointee.perform(command) }
+            }
+            core.run(work)
+        }
+        return answers.map { $0! }
+    }
+
+    /// The function's own counters, summed over all threads, by their names; after `stop` those of the moment before.
+    public func functionCounters() -> [(name: String, count: UInt64)] {
+        guard let core else { return lastFunctionCounters }
+        return functionNames.counters.enumerated().map { i, name in
+            (name, core.threads.reduce(0) { $0 &+ Counter($1.state.pointee.functionCounters.start + i).value })
+        }
+    }
+}
+
+/// Names that a packet function gives to what it counts.
+struct FunctionNames {
+    var dropCauses: [String] = []
+    var counters: [String] = []
+
+    init() {}
+
+    init<F: PacketFunction>(_ function: F.Type) throws(EngineError) {
+        (dropCauses, counters) = (F.dropCauses, F.counters)
+        if dropCauses.count > Verdict.mostCauses || counters.count > FunctionTraits.mostCounters {
+            throw EngineError(
+                "\(F.self): \(dropCauses.count) causes and \(counters.count) counters; at most \(Verdict.mostCauses) and "
+                    + "\(FunctionTraits.mostCounters) are possible")
+        }
+        if !(0...PacketSlot.longestFront).contains(F.frontBytes) {
+            throw EngineError("\(F.self): a front of \(F.frontBytes) bytes; 0 to \(PacketSlot.longestFront) are possible")
+        }
+    }
+}

@@ -1,0 +1,273 @@
+import CPlatform
+import Ringway
+import RingwayLab
+import Testing
+
+/// Packet functions without an engine.
+@Suite struct FunctionHarnessTests {
+    /// A frame of an Ethernet header and counting bytes.
+    static func frame(_ length: Int) -> [UInt8] {
+        let header: [UInt8] = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]
+        return Array((header + (0..<max(0, length - 14)).map { UInt8(truncatingIfNeeded: $0) }).prefix(length))
+    }
+
+    static let pieces = [[], [1, 1, 1], [12], [13, 2], [64, 64]]
+
+    struct Verdicts: PacketFunction {
+        static let dropCauses = ["too dull", "too bright"]
+        static let counters = ["seen"]
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+            for i in 0..<packets.count {
+                packets.count(0)
+                switch packets[i].bytes[14] {
+                case 0: packets.decide(i, .port(1))
+                case 1: packets.decide(i, .flood)
+                case 2: packets.drop(i, because: 1)
+                case 3: packets[i].verdict = packets.verdict(for: PortSet([0, 2]))
+                case 4: packets[i].verdict = .port(99)
+                default: break
+                }
+            }
+            return nil
+        }
+    }
+
+    @Test("verdicts of each kind, and drop where there is none")
+    func verdicts() {
+        let harness = FunctionHarness(Verdicts(), ports: 4)
+        let frames = (0..<6).map { n in
+            var frame = FunctionHarnessTests.frame(60)
+            frame[14] = UInt8(n)
+            return frame
+        }
+        let out = harness.process(frames, from: 2)
+        #expect(out.map(\.ports) == [[1], [0, 1, 3], [], [0], [], []])
+        #expect(out.map(\.cause) == [nil, nil, "too bright", nil, nil, nil])
+        #expect(out.map(\.frame) == frames && harness.counter("seen") == 6)
+    }
+
+    struct Tagger: PacketFunction {
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+            for i in 0..<packets.count where packets[i].pushVLAN(0x6123) { packets.decide(i, .port(1)) }
+            return nil
+        }
+    }
+
+    struct Untagger: PacketFunction {
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+            for i in 0..<packets.count where packets[i].popVLAN() == 0x6123 { packets.decide(i, .port(0)) }
+            return nil
+        }
+    }
+
+    @Test("a VLAN tag goes on and comes off, the checksum's place follows", arguments: pieces)
+    func vlan(_ pieces: [Int]) {
+        var header = NetHeader()
+        (header.flags, header.csumStart, header.csumOffset, header.hdrLen) = (NetHeader.needsCsum, 34, 16, 54)
+        let frame = FunctionHarnessTests.frame(200)
+        let tagged = FunctionHarness(Tagger(), ports: 2).process([frame], from: 0, pieces: pieces, header: header)[0]
+        #expect(tagged.frame == Array(frame[..<12]) + [0x81, 0, 0x61, 0x23] + Array(frame[12...]))
+        #expect(tagged.header.csumStart == 38 && tagged.header.hdrLen == 58)
+        let back = FunctionHarness(Untagger(), ports: 2).process(
+            [tagged.frame], from: 1, pieces: pieces, header: tagged.header)[0]
+        #expect(back.frame == frame && back.header == header)
+        // Frames without an Ethernet header get no tag.
+        let short = FunctionHarness(Tagger(), ports: 2).process([Array(frame[..<13]), []], from: 0)
+        #expect(short.map(\.ports) == [[], []])
+    }
+
+    /// Sends each packet on, a copy in an outer header to port 2, and an answer of its own to where it came from.
+    struct Mirror: PacketFunction {
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+            for i in 0..<packets.count {
+                if let copy = packets.copy(i), copy.prepend(50) {
+                    copy.bytes[0] = 0xaa
+                    copy.verdict = .port(2)
+                }
+                if let answer = packets.originate(60) {
+                    answer.bytes[0] = 0xbb
+                    answer.verdict = .port(packets.port)
+                }
+                packets[i].bytes[0] = 0xcc
+            }
+            return .port(1)
+        }
+    }
+
+    @Test("copies have headers of their own, the function's own packets go out, and 64 are made of a burst", arguments: pieces)
+    func made(_ pieces: [Int]) {
+        let frames = (0..<33).map { FunctionHarnessTests.frame(60 + 10 * $0) }
+        let out = FunctionHarness(Mirror(), ports: 3).process(frames, from: 0, pieces: pieces)
+        #expect(out.count == 33 + 64)
+        for (i, frame) in frames.enumerated() {
+            #expect(out[i] == .init([0xcc] + frame[1...], to: [1]))
+            if i == 32 { continue }
+            let copy = [0xaa] + [UInt8](repeating: 0, count: 49) + frame
+            #expect(out[33 + 2 * i] == .init(copy, to: [2], isMade: true))
+            let answer = [0xbb] + [UInt8](repeating: 0, count: 59)
+            #expect(out[33 + 2 * i + 1] == .init(answer, to: [0], isMade: true))
+        }
+    }
+
+    struct Odd: PacketFunction {
+        static let dropCauses = ["odd"]
+        static let counters = ["asked"]
+        static let frontBytes = 16
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+            for i in 0..<packets.count {
+                packets.count(0)
+                if packets[i].bytes[15] & 1 != 0 { packets.drop(i, because: 0) } else { packets.decide(i, .next) }
+            }
+            return nil
+        }
+    }
+    struct Large: PacketFunction {
+        static let dropCauses = ["large"]
+        static let counters = ["asked again"]
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+            for i in 0..<packets.count {
+                packets.count(0)
+                if packets[i].length > 100 { packets.drop(i, because: 0) } else { packets.decide(i, .next) }
+            }
+            return nil
+        }
+    }
+    struct ToOne: PacketFunction {
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? { .port(1) }
+    }
+
+    @Test("in a chain each function sees what the one before passed on, and has causes and counters of its own")
+    func chain() {
+        let harness = FunctionHarness(Chain(Odd(), Chain(Large(), ToOne())), ports: 2)
+        let frames = (0..<100).map { n in
+            var frame = FunctionHarnessTests.frame(n % 3 == 0 ? 200 : 80)
+            frame[15] = UInt8(n)
+            return frame
+        }
+        for (n, out) in harness.process(frames, from: 0).enumerated() {
+            let cause = n % 2 == 1 ? "odd" : n % 3 == 0 ? "large" : nil
+            #expect(out == .init(frames[n], to: cause == nil ? [1] : [], because: cause), "\(n)")
+        }
+        #expect(harness.counter("asked") == 100 && harness.counter("asked again") == 50)
+    }
+}
+
+/// Packet functions in an engine, with real rings.
+@Suite struct FunctionTests {
+    /// Sends to the other port, from which every third packet goes back, too, and each burst's first is reported to port
+    /// 2 in a header of its own.
+    struct Mixture: PacketFunction {
+        static let dropCauses = ["every seventh"]
+        static let counters = ["judged", "reported"]
+        static let tickMicroseconds = 500
+        var greeting: UInt8 = 0
+        var changes = 0
+
+        enum Command: Sendable { case greet(UInt8) }
+
+        mutating func perform(_ command: Command) -> Int {
+            switch command { case .greet(let value): greeting = value }
+            return changes
+        }
+
+        mutating func portChanged(_ port: Int, isUp: Bool) { changes += isUp ? 1 : 100 }
+
+        mutating func tick(_ burst: borrowing PacketBurst) {
+            if greeting == 0 { return }
+            guard let packet = burst.originate(60) else { return }
+            packet.bytes[0] = 2
+            packet.bytes[59] = greeting
+            packet.verdict = .port(2)
+            greeting = 0
+        }
+
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+            packets.count(0, packets.count)
+            if let copy = packets.copy(0), copy.prepend(14) {
+                copy.bytes[0] = 2
+                copy.bytes[13] = 0x99
+                copy.verdict = .port(2)
+                packets.count(1)
+            }
+            for i in 0..<packets.count {
+                let packet = packets[i]
+                guard packet.bytes.has(1, at: 17) else { continue }
+                let n = Int(packet.bytes[16]) << 8 | Int(packet.bytes[17])
+                if n % 7 == 0 {
+                    packets.drop(i, because: 0)
+                } else if n % 3 == 0 {
+                    packet.verdict = packets.verdict(for: PortSet([0, 1]))
+                } else {
+                    packet.verdict = .port(1)
+                }
+            }
+            return nil
+        }
+    }
+
+    @Test("verdicts, copies, sets, causes and counters, with everything on one thread or on three", arguments: [1, 3])
+    func mixture(_ threads: Int) throws {
+        let lab = try Lab(ports: 3, pairs: [1, 1, 1], unpinned: threads) { _ in Mixture() }
+        let drivers = try (0..<3).map { try lab.driver($0) { $0.ringSize = 1024 } }
+        let frames = (0..<300).map { n in
+            Frame.ethernet(
+                to: Frame.mac(2), from: Frame.mac(1),
+                [9, 9, UInt8(n >> 8), UInt8(n & 255)] + [UInt8](repeating: 5, count: 46))
+        }
+        #expect(drivers[0].send(frames))
+        let kept = frames.enumerated().filter { $0.offset % 7 != 0 }.map(\.element)
+        #expect(drivers[1].receive(kept.count).map(\.frame) == kept)
+        #expect(drivers[0].receive(1, within: 20).isEmpty, "a packet for several ports went back")
+        #expect(drivers[0].settle())
+        let counters = Dictionary(uniqueKeysWithValues: lab.engine.functionCounters().map { ($0.name, $0.count) })
+        #expect(counters["judged"] == 300)
+        let reports = Int(counters["reported"]!)
+        let reported = drivers[2].receive(reports).map(\.frame)
+        #expect(reported.count == reports && reports > 0)
+        #expect(reported.allSatisfy { $0[13] == 0x99 && frames.contains(Array($0[14...])) })
+        #expect(lab.drops(0) == ["every seventh": 43])
+        lab.engine.stop()
+        ConservationTests.expectBalance(lab.engine.snapshot(), "\(threads) threads")
+        #expect(lab.engine.functionCounters().map(\.count) == [300, UInt64(reports)])
+    }
+
+    @Test("a command reaches every thread, and a tick sends without traffic", arguments: [1, 2])
+    func commands(_ threads: Int) throws {
+        let lab = try Lab(ports: 3, unpinned: threads) { _ in Mixture() }
+        let driver = try lab.driver(2)
+        let answers = try lab.engine.send(.greet(77), to: Mixture.self)
+        #expect(answers.count == threads)
+        let greetings = driver.receive(1)
+        #expect(greetings.first?.frame.last == 77)
+        #expect(eventually { (try? lab.engine.send(.greet(0), to: Mixture.self)) == [Int](repeating: 1, count: threads) })
+        #expect(throws: EngineError.self) { try lab.engine.send(.greet(1), to: Never2.self) }
+        lab.engine.stop()
+        ConservationTests.expectBalance(lab.engine.snapshot(), "\(threads) threads")
+        #expect(throws: EngineError.self) { try lab.engine.send(.greet(1), to: Mixture.self) }
+    }
+
+    /// Another function with the same commands.
+    struct Never2: PacketFunction {
+        mutating func perform(_ command: Mixture.Command) {}
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? { .drop }
+    }
+
+    @Test("what a function takes off until nothing is left is dropped as a frame length, not delivered")
+    func tooShort() throws {
+        struct Shorten: PacketFunction {
+            mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+                for i in 0..<packets.count { _ = packets[i].truncate(to: Int(packets[i].bytes[14])) }
+                return .port(1)
+            }
+        }
+        let lab = try Lab(ports: 2) { _ in Shorten() }
+        let (a, b) = (try lab.driver(0), try lab.driver(1))
+        let frames = (0..<40).map { n in
+            Frame.ethernet(to: Frame.mac(2), from: Frame.mac(1), [UInt8(n)] + [UInt8](repeating: 5, count: 46))
+        }
+        #expect(a.send(frames))
+        #expect(b.receive(26).map(\.frame) == frames[14...].enumerated().map { Array($1[..<(14 + $0)]) })
+        #expect(lab.drops(0) == ["frame length": 14])
+        #expect(lab.engine.snapshot()[0].rx.bytes == UInt64(frames.reduce(0) { $0 + $1.count }))
+    }
+}
