@@ -74,7 +74,9 @@ extension PacketSlot {
     /// Puts a VLAN tag behind the addresses.
     @inlinable @inline(__always)
     public mutating func pushTag(_ tag: UInt16, _ type: UInt16) -> Bool {
-        if frontLength < Int(PacketSlot.minimumLength) || front.start < PacketSlot.frontPlace &- PacketSlot.headroom &+ 4 {
+        if frontLength < Int(PacketSlot.minimumLength)
+            || front.start < PacketSlot.frontPlace &- PacketSlot.headroom &+ 4
+        {
             return false
         }
         if !(header.isPlain || shiftOffload(by: 4)) { return false }

@@ -43,6 +43,8 @@ public struct Verdict: Sendable, Equatable, BitwiseCopyable {
     @inlinable package var set: Int? {
         rawValue >= Verdict.sets && rawValue < Verdict.next.rawValue ? Int(rawValue & 63) : nil
     }
+    /// To several ports.
+    @inlinable package var isSeveral: Bool { self == .flood || set != nil }
     /// To one port, or to none: decided without looking further.
     @inlinable package var isSingle: Bool { rawValue < Verdict.causes }
 }

@@ -94,7 +94,7 @@ import Testing
         }
     }
 
-    @Test("copies have headers of their own, the function's own packets go out, and 64 are made of a burst", arguments: pieces)
+    @Test("copies have headers of their own, the function's packets go out, 64 are made of a burst", arguments: pieces)
     func made(_ pieces: [Int]) {
         let frames = (0..<33).map { FunctionHarnessTests.frame(60 + 10 * $0) }
         let out = FunctionHarness(Mirror(), ports: 3).process(frames, from: 0, pieces: pieces)
@@ -154,8 +154,8 @@ import Testing
 
 /// Packet functions in an engine, with real rings.
 @Suite struct FunctionTests {
-    /// Sends to the other port, from which every third packet goes back, too, and each burst's first is reported to port
-    /// 2 in a header of its own.
+    /// Sends to the other port, from which every third packet goes back, too, and each burst's first is reported to
+    /// port 2 in a header of its own.
     struct Mixture: PacketFunction {
         static let dropCauses = ["every seventh"]
         static let counters = ["judged", "reported"]
@@ -166,7 +166,9 @@ import Testing
         enum Command: Sendable { case greet(UInt8) }
 
         mutating func perform(_ command: Command) -> Int {
-            switch command { case .greet(let value): greeting = value }
+            switch command {
+            case .greet(let value): greeting = value
+            }
             return changes
         }
 
@@ -216,7 +218,8 @@ import Testing
         }
         #expect(drivers[0].send(frames))
         let kept = frames.enumerated().filter { $0.offset % 7 != 0 }.map(\.element)
-        #expect(drivers[1].receive(kept.count).map(\.frame) == kept)
+        let isInOrder = drivers[1].receive(kept.count).map(\.frame) == kept
+        #expect(isInOrder, "port 1 gets all that are for it, in their order")
         #expect(drivers[0].receive(1, within: 20).isEmpty, "a packet for several ports went back")
         #expect(drivers[0].settle())
         let counters = Dictionary(uniqueKeysWithValues: lab.engine.functionCounters().map { ($0.name, $0.count) })
@@ -239,7 +242,8 @@ import Testing
         #expect(answers.count == threads)
         let greetings = driver.receive(1)
         #expect(greetings.first?.frame.last == 77)
-        #expect(eventually { (try? lab.engine.send(.greet(0), to: Mixture.self)) == [Int](repeating: 1, count: threads) })
+        #expect(
+            eventually { (try? lab.engine.send(.greet(0), to: Mixture.self)) == [Int](repeating: 1, count: threads) })
         #expect(throws: EngineError.self) { try lab.engine.send(.greet(1), to: Never2.self) }
         lab.engine.stop()
         ConservationTests.expectBalance(lab.engine.snapshot(), "\(threads) threads")

@@ -53,8 +53,8 @@ final class EngineCore {
         for (thread, ticket) in tickets { thread.mailbox.wait(for: ticket) }
     }
 
-    /// Publishes how many pairs of a port receive, and tells embedders' functions when there are some, or none any more.
-    /// On the port's control thread.
+    /// Publishes how many pairs of a port receive, and tells embedders' functions when there are some, or none any
+    /// more. On the port's control thread.
     func setActivePairs(_ count: Int, port: Int) {
         let wasUp = table.activePairs(port) > 0
         table.setActivePairs(count, port)

@@ -50,11 +50,12 @@ struct FunctionNames {
         (dropCauses, counters) = (F.dropCauses, F.counters)
         if dropCauses.count > Verdict.mostCauses || counters.count > FunctionTraits.mostCounters {
             throw EngineError(
-                "\(F.self): \(dropCauses.count) causes and \(counters.count) counters; at most \(Verdict.mostCauses) and "
-                    + "\(FunctionTraits.mostCounters) are possible")
+                "\(F.self): \(dropCauses.count) causes and \(counters.count) counters; at most "
+                    + "\(Verdict.mostCauses) and \(FunctionTraits.mostCounters) are possible")
         }
         if !(0...PacketSlot.longestFront).contains(F.frontBytes) {
-            throw EngineError("\(F.self): a front of \(F.frontBytes) bytes; 0 to \(PacketSlot.longestFront) are possible")
+            throw EngineError(
+                "\(F.self): a front of \(F.frontBytes) bytes; 0 to \(PacketSlot.longestFront) are possible")
         }
     }
 }

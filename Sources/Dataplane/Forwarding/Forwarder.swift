@@ -76,8 +76,8 @@ enum Forwarder {
                 counters: thread.pointee.functionCounters.start, table: thread.pointee.table))
     }
 
-    /// Has the function keep house. What it makes goes out as if it had come with a burst of a pair of this thread; without
-    /// a pair that is free it waits for the next time.
+    /// Has the function keep house. What it makes goes out as if it had come with a burst of a pair of this thread;
+    /// without a pair that is free it waits for the next time.
     @inline(never)
     static func tick<F: PacketFunction>(_ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>) {
         guard let sender = thread.pointee.freePair() else { return }

@@ -13,7 +13,7 @@ import Virtio
 /// share (the eighth part for eight ports) that no other can take: what another holds beyond its own share gives way.
 ///
 /// Public for packet functions of embedders that learn addresses, too. Addresses are the first six bytes of a frame's
-/// field as a little-endian load gives them (`PacketSlot.destinationMAC`). Any thread may call everything. The memory
+/// field as a little-endian load gives them (`Packet.destinationMAC`). Any thread may call everything. The memory
 /// is freed with the last reference.
 ///
 /// Unchecked: its words are behind pointers, and each of them is read and written with atomic accesses.

@@ -38,7 +38,7 @@ extension Forwarder {
                 CPlat_load32_relaxed(PairState.owner(receiver)) == UInt32(thread.pointee.index)
             else { continue }
             handOut(
-                thread, receiver, thread.pointee.resolved, thread.pointee.resolved.identity, 1, isCopy: true)
+                thread, receiver, thread.pointee.resolved, thread.pointee.resolved.identity, 1, copies: 1)
         }
     }
 }

@@ -54,10 +54,25 @@ extension Forwarder {
     /// `n` bits.
     private static func mask(_ n: Int) -> UInt64 { n >= 64 ? UInt64.max : (1 << UInt64(n)) &- 1 }
 
-    /// Packets with verdicts of their own: those from `first` on that have a bit in `all`. Those with the same one go
-    /// together.
+    /// Packets with verdicts of their own: those from `first` on that have a bit in `all`. What goes to one port
+    /// arrives there in its order.
     @inline(never)
     private static func spreadMixed(
+        _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, first: Int, _ all: UInt64
+    ) -> UInt64 {
+        let packets = burst.packets + first
+        var candidates = all
+        while candidates != 0 {
+            let verdict = Verdict(rawValue: packets[candidates.trailingZeroBitCount].verdict)
+            if verdict.isSeveral { return spreadByPort(thread, origin, burst, first: first, all) }
+            candidates &= candidates &- 1
+        }
+        return spreadByVerdict(thread, origin, burst, first: first, all)
+    }
+
+    /// Each goes to one port or nowhere: those with the same verdict go together.
+    @inline(__always)
+    private static func spreadByVerdict(
         _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, first: Int, _ all: UInt64
     ) -> UInt64 {
         var (others, left) = (UInt64(0), all)
@@ -81,61 +96,140 @@ extension Forwarder {
         return others
     }
 
+    /// Some go to several ports: port by port.
+    @inline(never)
+    private static func spreadByPort(
+        _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, first: Int, _ all: UInt64
+    ) -> UInt64 {
+        let list = thread.pointee.list.start
+        let packets = burst.packets + first
+        var (others, deliverable, candidates) = (UInt64(0), UInt64(0), all)
+        while candidates != 0 {
+            let i = candidates.trailingZeroBitCount
+            candidates &= candidates &- 1
+            let verdict = Verdict(rawValue: packets[i].verdict)
+            if verdict.isSeveral || (verdict.port ?? Int.max) < thread.pointee.table.portCount {
+                deliverable |= 1 << UInt64(i)
+            }
+            if case .own(let sender) = origin { settleOne(thread, sender, verdict) }
+        }
+        var port = 0
+        while port < thread.pointee.table.portCount {
+            defer { port &+= 1 }
+            var (n, copies) = (0, 0)
+            candidates = deliverable
+            while candidates != 0 {
+                let i = candidates.trailingZeroBitCount
+                candidates &= candidates &- 1
+                let verdict = Verdict(rawValue: packets[i].verdict)
+                let isCopy = verdict.isSeveral && reaches(verdict, burst, port, except: Forwarder.port(of: origin))
+                if isCopy || verdict == .port(port) {
+                    list[n] = UInt16(truncatingIfNeeded: first &+ i)
+                    n &+= 1
+                    copies &+= isCopy ? 1 : 0
+                }
+            }
+            if n > 0 { others |= toPort(thread, origin, burst, list, n, copies: copies, port) }
+        }
+        return others
+    }
+
+    /// Counts, at its sender's, a packet that goes nowhere, or to several ports.
+    private static func settleOne(_ thread: ThreadPointer, _ sender: PairPointer, _ verdict: Verdict) {
+        if verdict.isSeveral {
+            sender.pointee.counters.add(.flooded, 1)
+        } else if let port = verdict.port {
+            if port >= thread.pointee.table.portCount { dropUndeliverable(thread, sender, port, 1) }
+        } else {
+            dropJudged(sender, verdict, 1)
+        }
+    }
+
+    /// Drops what the function did not send anywhere.
+    private static func dropJudged(_ sender: PairPointer, _ verdict: Verdict, _ n: Int) {
+        if let cause = verdict.cause {
+            sender.pointee.counters.dropFor(cause, n)
+        } else {
+            Receiver.drop(sender, .function, n)
+        }
+    }
+
+    /// Whether a verdict for several ports is for `port`. It never is for the one that the packet came from.
+    private static func reaches(_ verdict: Verdict, _ burst: borrowing Burst, _ port: Int, except origin: Int) -> Bool {
+        if port == origin { return false }
+        guard let set = verdict.set else { return true }
+        return burst.sets[set].contains(port)
+    }
+
+    private static func port(of origin: Origin) -> Int {
+        switch origin {
+        case .own(let sender): return sender.pointee.port
+        case .parcel(let parcel): return parcel.pointee.port
+        }
+    }
+
     @inline(never)
     private static func toDestinations(
         _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ n: Int,
         _ verdict: Verdict
     ) -> UInt64 {
-        switch origin {
-        case .own(let sender): return judged(thread, sender, burst, list, n, verdict)
-        case .parcel(let parcel):
-            acceptPart(thread, parcel, list, n, verdict)
+        if let port = verdict.port { return toPort(thread, origin, burst, list, n, copies: 0, port) }
+        if !verdict.isSeveral {
+            if case .own(let sender) = origin { dropJudged(sender, verdict, n) }
             return 0
         }
-    }
-
-    /// A list of this thread's packets with one verdict. What becomes of them is decided here, once: a destination that
-    /// another thread owns is noted among the targets.
-    private static func judged(
-        _ thread: ThreadPointer, _ sender: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
-        _ n: Int, _ verdict: Verdict
-    ) -> UInt64 {
-        var ports = Destinations(verdict, burst, except: sender.pointee.port, thread.pointee.table.portCount)
-        switch ports.kind {
-        case .nowhere:
-            if let cause = verdict.cause {
-                sender.pointee.counters.dropFor(cause, n)
-            } else {
-                Receiver.drop(sender, .function, n)
+        if case .own(let sender) = origin { sender.pointee.counters.add(.flooded, n) }
+        var (others, port) = (UInt64(0), 0)
+        while port < thread.pointee.table.portCount {
+            if reaches(verdict, burst, port, except: Forwarder.port(of: origin)) {
+                others |= toPort(thread, origin, burst, list, n, copies: n, port)
             }
-            return 0
-        case .one: break
-        case .several: sender.pointee.counters.add(.flooded, n)
-        }
-        var others: UInt64 = 0
-        while let port = ports.next() {
-            guard let receiver = destination(thread, sender, port) else {
-                if ports.kind == .one { dropUndeliverable(thread, sender, port, n) }
-                continue
-            }
-            let owner = CPlat_load32_relaxed(PairState.owner(receiver))
-            if owner == UInt32(truncatingIfNeeded: thread.pointee.index) {
-                handOut(thread, receiver, burst, list, n, isCopy: ports.kind == .several)
-            } else {
-                thread.pointee.targets[port] = Target(pair: receiver, thread: owner)
-                others |= 1 << UInt64(owner)
-            }
+            port &+= 1
         }
         return others
+    }
+
+    /// A list of packets for one port, `copies` of which go to other ports, too. What becomes of a burst of this
+    /// thread's own is decided here, once: a destination that another thread owns is noted among the targets, and that
+    /// thread's bit returned.
+    @inline(never)
+    private static func toPort(
+        _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ n: Int,
+        copies: Int, _ port: Int
+    ) -> UInt64 {
+        let me = UInt32(truncatingIfNeeded: thread.pointee.index)
+        switch origin {
+        case .own(let sender):
+            guard let receiver = destination(thread, sender, port) else {
+                if copies < n { dropUndeliverable(thread, sender, port, n &- copies) }
+                return 0
+            }
+            let owner = CPlat_load32_relaxed(PairState.owner(receiver))
+            if owner == me {
+                handOut(thread, receiver, burst, list, n, copies: copies)
+                return 0
+            }
+            thread.pointee.targets[port] = Target(pair: receiver, thread: owner)
+            return 1 << UInt64(owner)
+        case .parcel(let parcel):
+            // What the sender could not deliver, or has delivered, is no target of this thread.
+            if port >= thread.pointee.table.portCount || parcel.pointee.targets[port].thread != me { return 0 }
+            if let receiver = mine(thread, parcel, port) {
+                handOut(thread, receiver, burst, list, n, copies: copies)
+            } else if copies < n {
+                lose(parcel, n &- copies)
+            }
+            return 0
+        }
     }
 
     /// Delivers a list of packets; what finds no buffers is dropped.
     static func handOut(
         _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
         _ n: Int,
-        isCopy: Bool
+        copies: Int
     ) {
-        if isCopy { receiver.pointee.counters.add(.made, n) }
+        if copies > 0 { receiver.pointee.counters.add(.made, copies) }
         let consumed = deliver(thread, receiver, burst, list, n)
         if consumed < n {
             Receiver.drop(receiver, .receiverFull, n &- consumed)
@@ -156,23 +250,6 @@ extension Forwarder {
         guard let receiver = mine(thread, parcel, Int(verdict.rawValue) &- 1) else { return lose(parcel, count) }
         parcel.pointee.consumed = deliver(
             thread, receiver, parcel.pointee.burst, parcel.pointee.burst.identity, count)
-    }
-
-    private static func acceptPart(
-        _ thread: ThreadPointer, _ parcel: ParcelPointer, _ list: UnsafePointer<UInt16>, _ n: Int, _ verdict: Verdict
-    ) {
-        let count = thread.pointee.table.portCount
-        var ports = Destinations(verdict, parcel.pointee.burst, except: parcel.pointee.port, count)
-        while let port = ports.next() {
-            // What the sender could not deliver, or has delivered, is no target of this thread.
-            if port < 0 || port >= count { continue }
-            if parcel.pointee.targets[port].thread != UInt32(truncatingIfNeeded: thread.pointee.index) { continue }
-            if let receiver = mine(thread, parcel, port) {
-                handOut(thread, receiver, parcel.pointee.burst, list, n, isCopy: ports.kind == .several)
-            } else if ports.kind == .one {
-                lose(parcel, n)
-            }
-        }
     }
 
     /// The ring of a port to which the parcel's sender found the way; nil if another thread has it meanwhile.
@@ -199,44 +276,5 @@ extension Forwarder {
         conclude(thread, sender, nil, parcel.pointee.burst, parcel.pointee.burst.count, parcel.pointee.consumed)
         thread.pointee.exchange.giveBack(parcel)
         return true
-    }
-}
-
-/// The ports that a verdict names, one after the other.
-private struct Destinations {
-    enum Kind { case nowhere, one, several }
-    private(set) var kind = Kind.several
-    private var port = 0
-    private let end: Int
-    /// With several: never back to where it came from.
-    private let origin: Int
-    private var set: PortSet?
-
-    init(_ verdict: Verdict, _ burst: borrowing Burst, except origin: Int, _ portCount: Int) {
-        self.origin = origin
-        if verdict == .flood {
-            end = portCount
-        } else if let place = verdict.set {
-            set = burst.sets[place]
-            end = min(portCount, PortSet.most)
-        } else if let one = verdict.port {
-            (kind, port) = (.one, one)
-            end = one &+ 1
-        } else {
-            kind = .nowhere
-            end = 0
-        }
-    }
-
-    mutating func next() -> Int? {
-        while port < end {
-            let this = port
-            port &+= 1
-            if kind == .one { return this }
-            if this == origin { continue }
-            if let set, !set.contains(this) { continue }
-            return this
-        }
-        return nil
     }
 }

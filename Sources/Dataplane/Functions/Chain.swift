@@ -1,8 +1,8 @@
 import Virtio
 
-/// Two functions one after the other, as one: what the first passes on (`Verdict.next`) the second judges, what it drops
-/// or sends the second never sees. Composed at compile time: no indirect call between them. Packets that the first makes
-/// go where it sends them. `Chain(a, Chain(b, c))` makes longer ones.
+/// Two functions one after the other, as one: what the first passes on (`Verdict.next`) the second judges, what it
+/// drops or sends the second never sees. Composed at compile time: no indirect call between them. Packets that the
+/// first makes go where it sends them. `Chain(a, Chain(b, c))` makes longer ones.
 public struct Chain<First: PacketFunction, Second: PacketFunction>: PacketFunction {
     public var first: First
     public var second: Second
@@ -43,7 +43,8 @@ public struct Chain<First: PacketFunction, Second: PacketFunction>: PacketFuncti
         let decided = first.process(packets)
         if let decided {
             if decided != .next { return decided }
-            return second.process(PacketBurst(packets, packets.list, count: packets.count, causes: causes, counters: counts))
+            return second.process(
+                PacketBurst(packets, packets.list, count: packets.count, causes: causes, counters: counts))
         }
         return withUnsafeTemporaryAllocation(of: UInt16.self, capacity: Burst.maximum) { list in
             let base = list.baseAddress.unsafelyUnwrapped

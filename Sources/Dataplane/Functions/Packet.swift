@@ -38,15 +38,15 @@ public struct Packet: ~Escapable {
         nonmutating set { slot.pointee.verdict = newValue.rawValue }
     }
 
-    /// Reads more of the frame's front, up to `n` bytes in all (256 at most, less where headers were put on). False when
-    /// the frame, or the room, is shorter; then `bytes` is as long as it can be.
+    /// Reads more of the frame's front, up to `n` bytes in all (256 at most, less where headers were put on). False
+    /// when the frame, or the room, is shorter; then `bytes` is as long as it can be.
     @discardableResult
     public func extend(to n: Int) -> Bool { slot.pointee.frontLength >= n || slot.pointee.extendFront(to: n) }
 
     // MARK: Longer and shorter
 
-    /// Puts `n` bytes of zero before the frame: in `bytes`, they come first. 128 can be put on, and as many again as were
-    /// taken off. False, and nothing is changed, where there is no room.
+    /// Puts `n` bytes of zero before the frame: in `bytes`, they come first. 128 can be put on, and as many again as
+    /// were taken off. False, and nothing is changed, where there is no room.
     @inlinable @inline(__always)
     public func prepend(_ n: Int) -> Bool { slot.pointee.prepend(n) }
 
@@ -58,8 +58,8 @@ public struct Packet: ~Escapable {
         return slot.pointee.removeFirst(n)
     }
 
-    /// Appends `n` bytes of zero (1 to 64) and gives them to be filled in. Nil, and nothing is changed, where there is no
-    /// room, bytes were appended before, or the packet is still to be cut into segments.
+    /// Appends `n` bytes of zero (1 to 64) and gives them to be filled in. Nil, and nothing is changed, where there is
+    /// no room, bytes were appended before, or the packet is still to be cut into segments.
     @_lifetime(copy self)
     public func append(_ n: Int) -> HeaderBytes? {
         guard let tail = slot.pointee.append(n, &burst.pointee) else { return nil }

@@ -1,8 +1,8 @@
 import CPlatform
 import Virtio
 
-/// The packets of one burst, as a `PacketFunction` gets them: all from one queue pair of one port. Valid during the call
-/// alone: neither it nor a packet of it can be kept, which the compiler sees to. Belongs to the poll thread.
+/// The packets of one burst, as a `PacketFunction` gets them: all from one queue pair of one port. Valid during the
+/// call alone: neither it nor a packet of it can be kept, which the compiler sees to. Belongs to the poll thread.
 public struct PacketBurst: ~Copyable, ~Escapable {
     @usableFromInline let burst: UnsafeMutablePointer<Burst>
     @usableFromInline let packets: UnsafeMutablePointer<PacketSlot>
@@ -161,8 +161,8 @@ public struct PacketBurst: ~Copyable, ~Escapable {
         return _overrideLifetime(Packet(slot, burst), borrowing: self)
     }
 
-    /// A packet of `length` bytes (14 to 1728), all zero, for the function to fill in; its verdict is `drop` at first. Nil
-    /// when 64 were made in this burst already, or the length cannot be.
+    /// A packet of `length` bytes (14 to 1728), all zero, for the function to fill in; its verdict is `drop` at first.
+    /// Nil when 64 were made in this burst already, or the length cannot be.
     @_lifetime(borrow self)
     public func originate(_ length: Int) -> Packet? {
         guard PacketSlot.madeLengths.contains(length), let slot = make() else { return nil }

@@ -12,8 +12,8 @@ public protocol PacketFunction {
     /// What it answers.
     associatedtype Answer: Sendable = Void
 
-    /// Bytes of each packet's front that are read from its sender into private memory when the packet is looked at, 0 to
-    /// 256; of a shorter packet all. The default is 128: Ethernet with two VLAN tags, IPv6 and TCP with options.
+    /// Bytes of each packet's front that are read from its sender into private memory when the packet is looked at, 0
+    /// to 256; of a shorter packet all. The default is 128: Ethernet with two VLAN tags, IPv6 and TCP with options.
     static var frontBytes: Int { get }
 
     /// Whether a packet may be judged again later when its destination had no buffers for it
@@ -43,8 +43,8 @@ public protocol PacketFunction {
     /// Obeys a command, on its thread, between two bursts. It may allocate; packets wait meanwhile.
     mutating func perform(_ command: Command) -> Answer
 
-    /// Keeps house: ages tables, sends packets of its own (`PacketBurst.originate`). `burst` holds no packets. Called on
-    /// its thread, also when there is no traffic.
+    /// Keeps house: ages tables, sends packets of its own (`PacketBurst.originate`). `burst` holds no packets. Called
+    /// on its thread, also when there is no traffic.
     mutating func tick(_ burst: borrowing PacketBurst)
 
     /// A port got its first queue pair that takes packets, or lost its last. On its thread, between two bursts.

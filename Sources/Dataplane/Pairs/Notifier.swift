@@ -202,8 +202,8 @@ struct Notifier: ~Copyable {
         waitingCount = 0
     }
 
-    /// Submits and sleeps until there is a completion, or `nanoseconds` have passed. Returns at once where the kernel does
-    /// not take everything.
+    /// Submits and sleeps until there is a completion, or `nanoseconds` have passed. Returns at once where the kernel
+    /// does not take everything.
     mutating func wait(nanoseconds: UInt64?) {
         guard let nanoseconds else {
             submits.add(1)
