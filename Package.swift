@@ -21,6 +21,7 @@ let package = Package(
 
         // Headers' views of packets cannot outlive them: such types are made with this feature, and used without it.
         .target(name: "Headers", swiftSettings: [.enableExperimentalFeature("Lifetimes")]),
+        .target(name: "Tables", dependencies: ["Headers", "CPlatform"]),
         .target(name: "Virtio", dependencies: ["CPlatform"]),
         .target(name: "Memory", dependencies: ["Virtio", "CPlatform", "CNuma"]),
         .target(name: "Control", dependencies: ["Memory", "CPlatform"]),
@@ -41,7 +42,9 @@ let package = Package(
             swiftSettings: [.enableExperimentalFeature("Lifetimes")]),
         .target(
             name: "Ringway",
-            dependencies: ["Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "Headers", "CPlatform"]),
+            dependencies: [
+                "Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "Tables", "Headers", "CPlatform",
+            ]),
 
         // What follows is not for embedders. Console: what the two programs share. RingwayLab: drivers in this process,
         // and what is measured with them.
@@ -71,6 +74,7 @@ let package = Package(
             ]),
 
         .testTarget(name: "HeadersTests", dependencies: ["Headers"]),
+        .testTarget(name: "TablesTests", dependencies: ["Tables", "Headers"]),
         .testTarget(name: "VirtioTests", dependencies: ["Virtio", "CPlatform"]),
         .testTarget(name: "MemoryTests", dependencies: ["Memory", "Virtio", "CPlatform"]),
         .testTarget(name: "ControlTests", dependencies: ["Control", "Memory", "CPlatform"]),

@@ -2,12 +2,12 @@
 /// Compares in a few instructions, and hashes with a secret seed (`HashSeed`).
 public struct FlowKey: SeededHashable, Hashable, Sendable, BitwiseCopyable, CustomStringConvertible {
     // IPv4: the upper words are 0, the lower ones hold the address.
-    @usableFromInline var sourceHigh: UInt64
-    @usableFromInline var sourceLow: UInt64
-    @usableFromInline var destinationHigh: UInt64
-    @usableFromInline var destinationLow: UInt64
+    @usableFromInline package var sourceHigh: UInt64
+    @usableFromInline package var sourceLow: UInt64
+    @usableFromInline package var destinationHigh: UInt64
+    @usableFromInline package var destinationLow: UInt64
     /// Source port in bits 48 to 63, destination port in 32 to 47, protocol in 8 to 15, IP version in 0 to 7.
-    @usableFromInline var rest: UInt64
+    @usableFromInline package var rest: UInt64
 
     @inlinable @inline(__always)
     init(_ sourceHigh: UInt64, _ sourceLow: UInt64, _ destinationHigh: UInt64, _ destinationLow: UInt64, _ rest: UInt64)

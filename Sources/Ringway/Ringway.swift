@@ -2,6 +2,7 @@
 @_exported import Dataplane
 @_exported import Headers
 @_exported import Memory
+@_exported import Tables
 @_exported import Telemetry
 @_exported import Vhost
 @_exported import VhostUser
