@@ -190,8 +190,8 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
         return .inserted
     }
 
-    /// The same; but where the table is full, an entry makes room: of eight places far from each other, which are others
-    /// each time, the one that was not used for longest. `evicted` gets it. Never `.full`.
+    /// The same; but where the table is full, an entry makes room: of eight places far from each other, which are
+    /// others each time, the one that was not used for longest. `evicted` gets it. Never `.full`.
     @inlinable
     public mutating func insert(
         _ key: Key, _ value: Value, now: UInt32, timeout: UInt32? = nil, evicted: (Key, Value) -> Void

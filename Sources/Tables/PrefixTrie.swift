@@ -21,10 +21,12 @@ struct RuleKey: SeededHashable {
 /// the longest match of its addresses (the leaves are pushed down), so that a lookup never goes back.
 ///
 /// Bits are those of an address at the upper end of 128. Entries of the root and of all nodes lie in one array: 65,536,
-/// then 256 a node. An entry with the highest bit set is the number of a node, else a value or `none`.
+/// then 256 a node. An entry with the highest bit set leads to a node: its number in bits 0 to 26, and in 27 to 30 how
+/// many bytes of the address stand in front of it, so that a lookup can read the node's entry before the node itself.
+/// Another entry is a value or `none`.
 ///
-/// With `skips`, a node says how many bits stand in front of it: where only one path leads on there is no node in
-/// between, and what does not match its bits gets its `fallback`, the longest match of the entry that leads to it.
+/// With `skips`, there is no node where only one path leads on: what does not match the bits in front of the next one
+/// gets its `fallback`, the longest match of the entry that leads to it.
 @usableFromInline
 struct PrefixTrie: ~Copyable {
     /// What lookups read of a node besides its entries. One cache line.
@@ -37,7 +39,7 @@ struct PrefixTrie: ~Copyable {
         @usableFromInline var lowMask: UInt64 = 0
         @usableFromInline var fallback: UInt32 = 0
         /// How many bits they are: a multiple of 8.
-        @usableFromInline var bits: UInt32 = 0
+        var bits: UInt32 = 0
         /// Prefixes that end in it, nodes behind it, and the prefix length of the fallback.
         var rules: UInt32 = 0
         var children: UInt32 = 0
@@ -49,6 +51,12 @@ struct PrefixTrie: ~Copyable {
 
     @inlinable static var child: UInt32 { 0x8000_0000 }
     @inlinable static var none: UInt32 { 0x7fff_ffff }
+    /// The node to which an entry leads.
+    @inlinable @inline(__always)
+    static func node(_ entry: UInt32) -> Int { Int(entry & 0x7ff_ffff) }
+    /// Bytes of the address in front of that node.
+    @inlinable @inline(__always)
+    static func step(_ entry: UInt32) -> UInt64 { UInt64(entry &>> 27 & 15) }
     /// Numbers that would be the root's entries.
     @inlinable static var firstNode: Int { 256 }
 
@@ -108,16 +116,16 @@ struct PrefixTrie: ~Copyable {
                 // The node in which the prefix ends; without skips, the next one.
                 let n = makeNode(bits, skips ? (length - 1) & ~7 : slotBits, entries[slot], depths[slot])
                 if let parent = owner(slot) { nodes[parent].children += 1 }
-                entries[slot] = PrefixTrie.child | UInt32(n)
+                entries[slot] = link(n)
             }
-            var n = Int(entries[slot] & ~PrefixTrie.child)
+            var n = PrefixTrie.node(entries[slot])
             let common = min((bits ^ path(n)).leadingZeroBitCount, length - 1, Int(nodes[n].bits)) & ~7
             if common < Int(nodes[n].bits) {
                 // A node in front, where the ways part or the prefix ends.
                 let front = makeNode(bits, common, nodes[n].fallback, nodes[n].depth)
-                entries[front << 8 | byte(path(n), common)] = PrefixTrie.child | UInt32(n)
+                entries[front << 8 | byte(path(n), common)] = link(n)
                 nodes[front].children = 1
-                entries[slot] = PrefixTrie.child | UInt32(front)
+                entries[slot] = link(front)
                 n = front
             }
             slotBits = Int(nodes[n].bits) + 8
@@ -143,7 +151,7 @@ struct PrefixTrie: ~Copyable {
 
     /// Behind entry `slot`, which leads to a node. At most 15 deep.
     private mutating func remove(_ slot: Int, _ bits: UInt128, _ length: Int, _ value: UInt32, _ newDepth: UInt8) {
-        let n = Int(entries[slot] & ~PrefixTrie.child)
+        let n = PrefixTrie.node(entries[slot])
         let start = Int(nodes[n].bits)
         if length <= start + 8 {
             for i in range(bits, length, n << 8, start) { uncover(i, UInt8(length + 1), value, newDepth) }
@@ -178,7 +186,7 @@ struct PrefixTrie: ~Copyable {
             if depths[slot] <= depth { (entries[slot], depths[slot]) = (value, depth) }
             return
         }
-        let n = Int(entries[slot] & ~PrefixTrie.child)
+        let n = PrefixTrie.node(entries[slot])
         if nodes[n].depth <= depth { (nodes[n].fallback, nodes[n].depth) = (value, depth) }
         for i in n << 8..<(n + 1) << 8 { cover(i, value, depth) }
     }
@@ -188,10 +196,13 @@ struct PrefixTrie: ~Copyable {
             if depths[slot] == depth { (entries[slot], depths[slot]) = (value, newDepth) }
             return
         }
-        let n = Int(entries[slot] & ~PrefixTrie.child)
+        let n = PrefixTrie.node(entries[slot])
         if nodes[n].depth == depth { (nodes[n].fallback, nodes[n].depth) = (value, newDepth) }
         for i in n << 8..<(n + 1) << 8 { uncover(i, depth, value, newDepth) }
     }
+
+    /// The entry that leads to a node.
+    private func link(_ n: Int) -> UInt32 { PrefixTrie.child | (nodes[n].bits / 8) << 27 | UInt32(n) }
 
     /// The node to which an entry belongs; nil for the root's.
     private func owner(_ slot: Int) -> Int? { slot < PrefixTrie.firstNode << 8 ? nil : slot >> 8 }
@@ -211,6 +222,7 @@ struct PrefixTrie: ~Copyable {
             firstFree = nodes[n].nextFree
         } else {
             if end == room { grow() }
+            precondition(end < 1 << 27, "more than 2^27 nodes")
             n = end
             end += 1
         }
