@@ -1,5 +1,6 @@
 import CPlatform
 import Glibc
+import Synchronization
 import Headers
 import Virtio
 
@@ -123,5 +124,19 @@ package enum Frames {
             (bytes.baseAddress! + 24).storeBytes(of: sum.result, as: UInt16.self)
         }
         return Array(f.prefix(size))
+    }
+}
+
+/// Queues of a port that had to stop since the engine's start, by cause. Written by the port's control thread, read by
+/// anyone.
+final class StopCounts: Sendable {
+    private let counts = Mutex<[UInt8: UInt64]>([:])
+
+    func note(_ defect: RingDefect) { counts.withLock { $0[defect.kind.rawValue, default: 0] += 1 } }
+
+    var all: [(cause: String, count: UInt64)] {
+        counts.withLock { counts in
+            RingDefect.Kind.allCases.compactMap { kind in counts[kind.rawValue].map { ("\(kind)", $0) } }
+        }
     }
 }

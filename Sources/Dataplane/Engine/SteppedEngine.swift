@@ -64,7 +64,7 @@ package struct SteppedPair {
     /// What stopped a ring of the pair.
     package var defect: RingDefect? {
         for direction in [QueueDirection.transmit, .receive] {
-            let defect = PollThread.queue(pointer, direction).pointee.end.defect(direction)
+            let defect = PairState.queue(pointer, direction).pointee.end.defect(direction)
             if defect.kind != .none { return defect }
         }
         return nil

@@ -63,7 +63,7 @@ struct DriverEnd: ~Copyable {
         free = OwnedMemory(count: Int(size))
         following = OwnedMemory(count: Int(size), repeating: DriverEnd.none)
         freeCount = Int(size)
-        for i in 0..<Int(size) { free[i] = UInt32(Int(size) - 1 - i) }
+        for place in 0..<Int(size) { free[place] = UInt32(Int(size) - 1 - place) }
         for token in 0..<size { _ = post(token, scratch.start) }
         receive.publish()
         receive.suppressCalls()
@@ -85,21 +85,21 @@ struct DriverEnd: ~Copyable {
         burst.needsScreening = false
         burst.segmentCount = 0
         isUnfinished = false
-        var n = 0
-        while n < limit && next != end {
-            guard let slots = take(&burst, n) else {
+        var count = 0
+        while count < limit && next != end {
+            guard let slots = take(&burst, count) else {
                 isUnfinished = true
                 break
             }
             next &+= slots
-            n &+= 1
+            count &+= 1
         }
-        burst.count = n
-        if n > 0 && isArmed {
+        burst.count = count
+        if count > 0 && isArmed {
             isArmed = false
             receive.suppressCalls()
         }
-        return n
+        return count
     }
 
     /// Reclaims used buffers behind those that wait already. However few packets are wanted, the first must not lack
@@ -107,50 +107,50 @@ struct DriverEnd: ~Copyable {
     private mutating func gather(_ limit: Int) {
         let wanted = max(limit, longestChain)
         while end &- next < wanted && end &- first <= usedMask &+ 1 &- Burst.maximum {
-            let n = receive.reclaim(into: completions.start, max: Burst.maximum)
-            var i = 0
-            while i < n {
-                used[end & usedMask] = completions[i]
+            let count = receive.reclaim(into: completions.start, max: Burst.maximum)
+            var place = 0
+            while place < count {
+                used[end & usedMask] = completions[place]
                 end &+= 1
-                i &+= 1
+                place &+= 1
             }
-            if n < Burst.maximum { return }
+            if count < Burst.maximum { return }
         }
     }
 
-    /// The packet at `next` as packet `n` of the burst; the buffers it takes. Nil while some of them are missing.
-    private func take(_ burst: inout Burst, _ n: Int) -> Int? {
+    /// The packet at `next` as packet `place` of the burst; the buffers it takes. Nil while some of them are missing.
+    private func take(_ burst: inout Burst, _ place: Int) -> Int? {
         let head = used[next & usedMask]
-        var p = burst.packets[n]
-        let count = p.receive(at: buffers.receive(head.token), head.length)
+        var packet = burst.packets[place]
+        let count = packet.receive(at: buffers.receive(head.token), head.length)
         var slots = isMergeable ? Int(count) : 1
         // A count that cannot be: the packet is dropped with its first buffer.
-        if slots == 0 || slots > longestChain { (slots, p.length) = (1, 0) }
+        if slots == 0 || slots > longestChain { (slots, packet.length) = (1, 0) }
         if slots > end &- next { return nil }
-        p.header.flags &= NetHeader.needsCsum
-        if slots > 1 { spread(&p, &burst, slots) }
-        p.slots = UInt16(truncatingIfNeeded: slots)
-        if !p.header.isPlain
-            || p.length &- PacketSlot.minimumLength > PacketSlot.maximumLength &- PacketSlot.minimumLength
+        packet.header.flags &= NetHeader.needsCsum
+        if slots > 1 { spread(&packet, &burst, slots) }
+        packet.slots = UInt16(truncatingIfNeeded: slots)
+        if !packet.header.isPlain
+            || packet.length &- PacketSlot.minimumLength > PacketSlot.maximumLength &- PacketSlot.minimumLength
         {
             burst.needsScreening = true
         }
-        burst.bytes &+= UInt64(p.length)
-        burst.packets[n] = p
+        burst.bytes &+= UInt64(packet.length)
+        burst.packets[place] = packet
         return slots
     }
 
     /// A packet of several buffers: the later ones hold nothing but the frame (5.1.6.4).
-    private func spread(_ p: inout PacketSlot, _ burst: inout Burst, _ slots: Int) {
+    private func spread(_ packet: inout PacketSlot, _ burst: inout Burst, _ slots: Int) {
         let more = burst.segments + burst.segmentCount
-        for i in 1..<slots {
-            let c = used[(next &+ i) & usedMask]
-            more[i &- 1] = Segment(base: buffers.receive(c.token), length: c.length)
-            p.length &+= c.length
+        for part in 1..<slots {
+            let completion = used[(next &+ part) & usedMask]
+            more[part &- 1] = Segment(base: buffers.receive(completion.token), length: completion.length)
+            packet.length &+= completion.length
         }
         burst.segmentCount &+= slots &- 1
-        p.more = more
-        p.moreCount = UInt16(truncatingIfNeeded: slots &- 1)
+        packet.more = more
+        packet.moreCount = UInt16(truncatingIfNeeded: slots &- 1)
     }
 
     /// The last `count` popped packets will be popped again.
@@ -161,17 +161,17 @@ struct DriverEnd: ~Copyable {
     /// Posts the buffers of the oldest `count` popped packets again. True when the device wants a kick.
     mutating func complete(_ packets: UnsafePointer<PacketSlot>, _ count: Int) -> Bool {
         var slots = 0
-        for i in 0..<count { slots &+= Int(packets[i].slots) }
-        var i = 0
-        while i < slots {
-            let batch = min(Burst.maximum, slots &- i)
-            for k in 0..<batch {
-                let token = used[(first &+ k) & usedMask].token
-                scratch[k] = DriverBuffer(base: buffers.receive(token), length: buffers.room, token: token)
+        for place in 0..<count { slots &+= Int(packets[place].slots) }
+        var posted = 0
+        while posted < slots {
+            let batch = min(Burst.maximum, slots &- posted)
+            for place in 0..<batch {
+                let token = used[(first &+ place) & usedMask].token
+                scratch[place] = DriverBuffer(base: buffers.receive(token), length: buffers.room, token: token)
             }
             _ = receive.addReceive(scratch.start, batch)
             first &+= batch
-            i &+= batch
+            posted &+= batch
         }
         receive.publish()
         return receive.needsKick()
@@ -198,19 +198,19 @@ struct DriverEnd: ~Copyable {
         while result.consumed < count {
             let packet = burst.packets + Int(list[result.consumed])
             let length = packet.pointee.length
-            let n = (Int(length) &+ PacketSlot.headerLength &+ Int(buffers.room) &- 1) / Int(buffers.room)
-            if n > longestChain {
+            let needed = (Int(length) &+ PacketSlot.headerLength &+ Int(buffers.room) &- 1) / Int(buffers.room)
+            if needed > longestChain {
                 result.consumed &+= 1
                 continue
             }
-            if n > freeCount || n > Int(transmit.free) {
+            if needed > freeCount || needed > Int(transmit.free) {
                 if hasReclaimed { break }
                 hasReclaimed = true
                 reclaim()
                 if transmit.isStopped { break }
                 continue
             }
-            send(packet, n)
+            send(packet, needed)
             result.consumed &+= 1
             result.delivered &+= 1
             result.bytes &+= UInt64(length)
@@ -219,40 +219,40 @@ struct DriverEnd: ~Copyable {
         return result
     }
 
-    /// One packet in `n` buffers.
+    /// One packet in `count` buffers.
     @inline(__always)
-    private mutating func send(_ packet: UnsafeMutablePointer<PacketSlot>, _ n: Int) {
+    private mutating func send(_ packet: UnsafeMutablePointer<PacketSlot>, _ count: Int) {
         var left = packet.pointee.length &+ UInt32(PacketSlot.headerLength)
         let head = free[freeCount &- 1]
-        for i in 0..<n {
-            let token = free[freeCount &- 1 &- i]
-            segments[i] = Segment(base: buffers.transmit(token), length: min(left, buffers.room))
-            left &-= segments[i].length
-            following[Int(token)] = i &+ 1 < n ? free[freeCount &- 2 &- i] : DriverEnd.none
+        for part in 0..<count {
+            let token = free[freeCount &- 1 &- part]
+            segments[part] = Segment(base: buffers.transmit(token), length: min(left, buffers.room))
+            left &-= segments[part].length
+            following[Int(token)] = part &+ 1 < count ? free[freeCount &- 2 &- part] : DriverEnd.none
         }
-        freeCount &-= n
-        packet.write(to: segments.start, n)
-        if n == 1 {
+        freeCount &-= count
+        packet.write(to: segments.start, count)
+        if count == 1 {
             scratch[0] = DriverBuffer(base: segments[0].base, length: segments[0].length, token: head)
             _ = transmit.addTransmit(scratch.start, 1)
         } else {
-            _ = transmit.add(readable: segments.start, n, writable: nil, 0, token: head)
+            _ = transmit.add(readable: segments.start, count, writable: nil, 0, token: head)
         }
     }
 
     /// Takes sent buffers back.
     private mutating func reclaim() {
         while true {
-            let n = transmit.reclaim(into: completions.start, max: Burst.maximum)
-            for i in 0..<n {
-                var token = completions[i].token
+            let count = transmit.reclaim(into: completions.start, max: Burst.maximum)
+            for place in 0..<count {
+                var token = completions[place].token
                 while token != DriverEnd.none {
                     free[freeCount] = token
                     freeCount &+= 1
                     token = following[Int(token)]
                 }
             }
-            if n < Burst.maximum { return }
+            if count < Burst.maximum { return }
         }
     }
 }

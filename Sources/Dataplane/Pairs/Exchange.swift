@@ -1,61 +1,6 @@
 import CPlatform
 import Virtio
 
-/// A burst whose packets other threads deliver, straight from the sender's memory. Its source pair
-/// pops nothing more until every thread has put its part back, so order is kept, memory stays valid
-/// and nothing can overflow.
-struct Parcel: ~Copyable {
-    /// Threads that still read, and packets whose destination moved meanwhile: see `remaining(_:)`, `lost(_:)`. They
-    /// stand first, so that their addresses are known.
-    private var counts: (UInt32, UInt32) = (0, 0)
-    var burst = Burst()
-    /// Which thread delivers to which port, as its sender decided.
-    var targets: Targets
-    /// Where it came from.
-    var port = 0
-    /// One verdict for all, else `Verdict.none`: each packet's own.
-    var verdict = Verdict.none
-    /// Of a burst with one destination: packets dealt with; the rest found no buffers.
-    var consumed = 0
-
-    init(ports: Int) { targets = Targets(ports: ports) }
-
-    /// Threads that still read.
-    @inline(__always)
-    static func remaining(_ parcel: ParcelPointer) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(parcel) }
-
-    /// Packets that nobody delivered, as their destination's rings went to another thread while they were under way.
-    @inline(__always)
-    static func lost(_ parcel: ParcelPointer) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(parcel) + 4 }
-}
-
-/// Where packets for a port go: a pair, and the thread that owns its rings.
-struct Target: BitwiseCopyable {
-    var pair: PairPointer?
-    var thread = UInt32.max
-}
-
-/// One for each port, decided once by the thread that sends the packets: whatever changes while they are under way,
-/// each is delivered or counted by one thread.
-struct Targets: ~Copyable {
-    private let all: OwnedMemory<Target>
-    private let count: Int
-
-    init(ports: Int) {
-        count = max(1, ports)
-        all = OwnedMemory(count: count, repeating: Target())
-    }
-
-    func clear() { all.start.update(repeating: Target(), count: count) }
-
-    subscript(port: Int) -> Target {
-        get { all[port] }
-        nonmutating set { all[port] = newValue }
-    }
-}
-
-typealias ParcelPointer = UnsafeMutablePointer<Parcel>
-
 /// Parcels on their way from one thread to another: single producer, single consumer. Holds as many
 /// as a thread owns, so it never overflows. Its memory belongs to the consumer's `Exchange`.
 struct ParcelRing: BitwiseCopyable {
@@ -117,7 +62,7 @@ struct Exchange: ~Copyable {
         slots = OwnedMemory(count: threadCount * Exchange.parcels, repeating: nil)
         indexes = OwnedMemory(count: threadCount * 2 * Exchange.apart, repeating: 0)
         mailboxes = OwnedMemory(count: threadCount)
-        for (i, box) in boxes.enumerated() { (mailboxes.start + i).initialize(to: .passUnretained(box)) }
+        for (place, box) in boxes.enumerated() { (mailboxes.start + place).initialize(to: .passUnretained(box)) }
         parcels = OwnedValues(capacity: threadCount > 1 ? Exchange.parcels : 0)
         while parcels.count < parcels.capacity {
             free[parcels.count] = parcels.start + parcels.count
@@ -178,12 +123,12 @@ struct Exchange: ~Copyable {
         CPlat_store32_relaxed(Parcel.lost(parcel), 0)
         var left = threads
         while left != 0 {
-            let i = left.trailingZeroBitCount
+            let thread = left.trailingZeroBitCount
             left &= left &- 1
-            outgoing[i].unsafelyUnwrapped.push(parcel)
+            outgoing[thread].unsafelyUnwrapped.push(parcel)
             // Release: who hears the bell finds the parcel.
-            CPlat_store32_release(bells[i], 1)
-            mailboxes[i]._withUnsafeGuaranteedRef { $0.wake() }
+            CPlat_store32_release(bells[thread], 1)
+            mailboxes[thread]._withUnsafeGuaranteedRef { $0.wake() }
         }
     }
 }

@@ -11,11 +11,11 @@ struct FrameTemplate: ~Copyable {
         let size = frame.count
         room = OwnedMemory(count: Burst.maximum * size)
         var burst = Burst()
-        for (i, byte) in frame.enumerated() { room[i] = byte }
-        for i in 0..<Burst.maximum {
-            let at = UnsafeMutableRawPointer(room.start + i * size)
-            if i > 0 { CPlat_copy(at, room.start, UInt64(size)) }
-            burst.packets[i].place(at, UInt32(size))
+        for (place, byte) in frame.enumerated() { room[place] = byte }
+        for place in 0..<Burst.maximum {
+            let at = UnsafeMutableRawPointer(room.start + place * size)
+            if place > 0 { CPlat_copy(at, room.start, UInt64(size)) }
+            burst.packets[place].place(at, UInt32(size))
         }
         burst.count = Burst.maximum
         burst.bytes = UInt64(Burst.maximum * size)

@@ -14,15 +14,15 @@ struct NullEnd: ~Copyable {
         switch template {
         case .none: return 0
         case .some(let template):
-            let n = min(limit, template.burst.count)
+            let count = min(limit, template.burst.count)
             // The packet function changes them; their fronts are this burst's.
             let packets = template.burst.packets
-            for i in 0..<n { burst.packets[i].place(packets[i].data, packets[i].length) }
-            burst.count = n
+            for place in 0..<count { burst.packets[place].place(packets[place].data, packets[place].length) }
+            burst.count = count
             burst.segmentCount = 0
             burst.needsScreening = false
-            burst.bytes = UInt64(n) &* UInt64(template.burst.packets[0].length)
-            return n
+            burst.bytes = UInt64(count) &* UInt64(template.burst.packets[0].length)
+            return count
         }
     }
 
@@ -30,13 +30,13 @@ struct NullEnd: ~Copyable {
     var hasPackets: Bool { template != nil }
 
     /// Takes everything.
-    func deliver(_ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ n: Int) -> Delivery {
+    func deliver(_ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
         var bytes: UInt64 = 0
-        var i = 0
-        while i < n {
-            bytes &+= UInt64(burst.packets[Int(list[i])].length)
-            i &+= 1
+        var place = 0
+        while place < count {
+            bytes &+= UInt64(burst.packets[Int(list[place])].length)
+            place &+= 1
         }
-        return Delivery(consumed: n, delivered: n, bytes: bytes)
+        return Delivery(consumed: count, delivered: count, bytes: bytes)
     }
 }

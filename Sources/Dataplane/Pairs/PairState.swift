@@ -1,70 +1,6 @@
 import CPlatform
 import Virtio
 
-/// Why a packet did not get where it should. The raw value indexes a pair's counters.
-enum DropCause: Int, CaseIterable {
-    case notReady, receiverFull, tooLong, badLength, badOffload, noDestination, notTaken, function
-
-    var text: String {
-        switch self {
-        case .notReady: return "receiver not ready"
-        case .receiverFull: return "receiver full"
-        case .tooLong: return "longer than receiver's buffers"
-        case .badLength: return "frame length"
-        case .badOffload: return "offload fields"
-        case .noDestination: return "no such port"
-        case .notTaken: return "not taken by the interface"
-        case .function: return "by the packet function"
-        }
-    }
-}
-
-/// A counter: written by one thread alone, read relaxed by anybody.
-struct Counter: BitwiseCopyable {
-    let word: UnsafeMutablePointer<UInt64>
-
-    init(_ word: UnsafeMutablePointer<UInt64>) { self.word = word }
-
-    @inline(__always)
-    func add(_ n: UInt64) { CPlat_store64_relaxed(word, CPlat_load64_relaxed(word) &+ n) }
-
-    var value: UInt64 { CPlat_load64_relaxed(word) }
-}
-
-/// Counters of a pair, of its thread.
-struct PairCounters: ~Copyable {
-    enum Kind: Int {
-        case rxPackets, rxBytes, txPackets, txBytes
-        /// See `PortSnapshot`.
-        case made, flooded
-        case receiveKicks, transmitKicks, receiveCalls, transmitCalls
-        /// The first `DropCause`; the others follow, and then those of the packet function.
-        case drops
-    }
-
-    private static let firstOwn = Kind.drops.rawValue + DropCause.allCases.count
-    private let words = OwnedMemory<UInt64>(count: firstOwn + Verdict.mostCauses, repeating: 0)
-
-    @inline(__always)
-    func add(_ kind: Kind, _ n: Int) { Counter(words.start + kind.rawValue).add(UInt64(truncatingIfNeeded: n)) }
-
-    @inline(__always)
-    func drop(_ cause: DropCause, _ n: Int) {
-        Counter(words.start + (Kind.drops.rawValue &+ cause.rawValue)).add(UInt64(truncatingIfNeeded: n))
-    }
-
-    /// For a cause of the packet function's, by its place.
-    func dropFor(_ cause: Int, _ n: Int) {
-        assert(cause >= 0 && cause < Verdict.mostCauses)
-        Counter(words.start + (PairCounters.firstOwn &+ cause)).add(UInt64(truncatingIfNeeded: n))
-    }
-
-    func drops(for cause: Int) -> UInt64 { Counter(words.start + PairCounters.firstOwn + cause).value }
-
-    subscript(_ kind: Kind) -> UInt64 { Counter(words.start + kind.rawValue).value }
-    subscript(_ cause: DropCause) -> UInt64 { Counter(words.start + Kind.drops.rawValue + cause.rawValue).value }
-}
-
 /// One direction of a pair: a virtqueue and how its driver is told.
 struct QueueState {
     var end = QueueEnd.none
@@ -155,6 +91,13 @@ struct PairState: ~Copyable {
 
     var isRunning: Bool { transmit.isRunning || receive.isRunning }
 
+    /// One direction; it stays where it is as long as the pair does.
+    static func queue(_ pair: PairPointer, _ direction: QueueDirection) -> UnsafeMutablePointer<QueueState> {
+        direction == .receive
+            ? withUnsafeMutablePointer(to: &pair.pointee.receive) { $0 }
+            : withUnsafeMutablePointer(to: &pair.pointee.transmit) { $0 }
+    }
+
     init(port: Int, pair: Int, defectFD: Int32, pacing: Pacing) {
         self.pacing = pacing
         self.defectFD = defectFD
@@ -166,3 +109,58 @@ struct PairState: ~Copyable {
 }
 
 typealias PairPointer = UnsafeMutablePointer<PairState>
+
+/// A burst whose packets other threads deliver, straight from the sender's memory. Its source pair
+/// pops nothing more until every thread has put its part back, so order is kept, memory stays valid
+/// and nothing can overflow.
+struct Parcel: ~Copyable {
+    /// Threads that still read, and packets whose destination moved meanwhile: see `remaining(_:)`, `lost(_:)`. They
+    /// stand first, so that their addresses are known.
+    private var counts: (UInt32, UInt32) = (0, 0)
+    var burst = Burst()
+    /// Which thread delivers to which port, as its sender decided.
+    var targets: Targets
+    /// Where it came from.
+    var port = 0
+    /// One verdict for all, else `Verdict.none`: each packet's own.
+    var verdict = Verdict.none
+    /// Of a burst with one destination: packets dealt with; the rest found no buffers.
+    var consumed = 0
+
+    init(ports: Int) { targets = Targets(ports: ports) }
+
+    /// Threads that still read.
+    @inline(__always)
+    static func remaining(_ parcel: ParcelPointer) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(parcel) }
+
+    /// Packets that nobody delivered, as their destination's rings went to another thread while they were under way.
+    @inline(__always)
+    static func lost(_ parcel: ParcelPointer) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(parcel) + 4 }
+}
+
+/// Where packets for a port go: a pair, and the thread that owns its rings.
+struct Target: BitwiseCopyable {
+    var pair: PairPointer?
+    var thread = UInt32.max
+}
+
+/// One for each port, decided once by the thread that sends the packets: whatever changes while they are under way,
+/// each is delivered or counted by one thread.
+struct Targets: ~Copyable {
+    private let all: OwnedMemory<Target>
+    private let count: Int
+
+    init(ports: Int) {
+        count = max(1, ports)
+        all = OwnedMemory(count: count, repeating: Target())
+    }
+
+    func clear() { all.start.update(repeating: Target(), count: count) }
+
+    subscript(port: Int) -> Target {
+        get { all[port] }
+        nonmutating set { all[port] = newValue }
+    }
+}
+
+typealias ParcelPointer = UnsafeMutablePointer<Parcel>

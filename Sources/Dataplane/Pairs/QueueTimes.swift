@@ -78,28 +78,6 @@ struct QueueTimes: ~Copyable {
     subscript(_ what: QueueTime) -> LiveHistogram {
         LiveHistogram(memory: UnsafeMutableRawPointer(memory.start) + what.rawValue &* LiveHistogram.bytes)
     }
-
-    /// `n` packets were taken from the pair's transmit queue, the first of them stamped or after a kick. What is read
-    /// here of the sender's memory goes into statistics alone: a false stamp spoils those of its own queue. Packets
-    /// that are put back for want of buffers count each time that they are taken.
-    @inline(never)
-    static func took(_ t: ThreadPointer, _ p: PairPointer, _ n: Int) {
-        let now = CPlat_cycles()
-        let (packets, kicked) = (t.pointee.burst.packets, p.pointee.kickedAt)
-        p.pointee.kickedAt = 0
-        if kicked != 0 { p.pointee.times[.wakeToPickup].record(now &- kicked) }
-        var i = 0
-        while i < n {
-            let packet = packets + i
-            if packet.pointee.dataLength >= 24, let stamp = Stamp.read(packet.pointee.data),
-                now &- stamp < LiveHistogram.longest
-            {
-                p.pointee.times[.ringSojourn].record(now &- stamp)
-                if i == 0 && kicked != 0 { p.pointee.times[.kickToPickup].record(now &- stamp) }
-            }
-            i &+= 1
-        }
-    }
 }
 
 /// One kind of times of one queue since the engine started.

@@ -70,9 +70,9 @@ struct TapEnd: ~Copyable {
 
     /// On the poll thread, as the last: afterwards the kernel writes into no buffer any more.
     mutating func cancel() {
-        for i in 0..<TapEnd.frames {
+        for buffer in 0..<TapEnd.frames {
             guard let sqe = IOUring.entry(reads) else { break }
-            io_uring_prep_cancel64(sqe, UInt64(i), 0)
+            io_uring_prep_cancel64(sqe, UInt64(buffer), 0)
             sqe.pointee.user_data = TapEnd.cancelTag
         }
         var patience = 1000
@@ -92,23 +92,23 @@ struct TapEnd: ~Copyable {
         burst.bytes = 0
         burst.needsScreening = false
         burst.segmentCount = 0
-        var n = 0
-        while n < limit && next != end {
-            let i = order[next % TapEnd.frames]
+        var count = 0
+        while count < limit && next != end {
+            let buffer = order[next % TapEnd.frames]
             next &+= 1
-            let p = buffers + i &* TapEnd.room
+            let start = buffers + buffer &* TapEnd.room
             // `collect` leaves nothing out that is shorter than a header: its packet is empty, and screening drops it.
-            var packet = burst.packets[n]
-            _ = packet.receive(at: p, UInt32(lengths[i]))
+            var packet = burst.packets[count]
+            _ = packet.receive(at: start, UInt32(lengths[buffer]))
             packet.header.flags &= NetHeader.needsCsum
             packet.slots = 1
             if !packet.header.isPlain || packet.length < PacketSlot.minimumLength { burst.needsScreening = true }
-            burst.packets[n] = packet
+            burst.packets[count] = packet
             burst.bytes &+= UInt64(packet.length)
-            n &+= 1
+            count &+= 1
         }
-        burst.count = n
-        return n
+        burst.count = count
+        return count
     }
 
     /// There is room: each buffer has one request at most, and requests have twice the places.
@@ -191,35 +191,35 @@ struct TapEnd: ~Copyable {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         while result.consumed < wanted {
             let batch = min(TapEnd.frames, wanted &- result.consumed)
-            var n = 0
-            for i in 0..<batch {
+            var entries = 0
+            for place in 0..<batch {
                 // None when the kernel takes nothing: the rest is consumed without being delivered.
                 guard let sqe = IOUring.entry(writes) else { break }
-                let packet = burst.packets + Int(list[result.consumed &+ i])
-                let vector = vectors.start + i &* TapEnd.parts
-                let parts = gather(packet, UnsafeMutableRawPointer(headers.start + i &* 8), vector)
+                let packet = burst.packets + Int(list[result.consumed &+ place])
+                let vector = vectors.start + place &* TapEnd.parts
+                let parts = gather(packet, UnsafeMutableRawPointer(headers.start + place &* 8), vector)
                 // A packet in too many pieces fails with EINVAL, as no pieces at all would.
                 io_uring_prep_writev(sqe, fd, vector, UInt32(parts), 0)
-                sqe.pointee.user_data = UInt64(i)
-                n &+= 1
+                sqe.pointee.user_data = UInt64(place)
+                entries &+= 1
             }
-            finishWrites(n)
-            for i in 0..<n where results[i] == -EBADFD { reportGone() }
-            for i in 0..<n where results[i] > 0 {
+            finishWrites(entries)
+            for place in 0..<entries where results[place] == -EBADFD { reportGone() }
+            for place in 0..<entries where results[place] > 0 {
                 result.delivered &+= 1
-                result.bytes &+= UInt64(burst.packets[Int(list[result.consumed &+ i])].length)
+                result.bytes &+= UInt64(burst.packets[Int(list[result.consumed &+ place])].length)
             }
             result.consumed &+= batch
         }
         return result
     }
 
-    /// Submits `n` writes and waits for their results: they do not wait for anybody but the kernel.
-    private func finishWrites(_ n: Int) {
-        for i in 0..<n { results[i] = -EAGAIN }
-        var left = n
+    /// Submits `count` writes and waits for their results: they do not wait for anybody but the kernel.
+    private func finishWrites(_ count: Int) {
+        for place in 0..<count { results[place] = -EAGAIN }
+        var left = count
         var patience = 16
-        var wanted = UInt32(n)
+        var wanted = UInt32(count)
         while left > 0 {
             if let (tag, result) = TapEnd.completion(writes) {
                 if tag >= UInt64(TapEnd.frames) { continue }
@@ -243,14 +243,14 @@ struct TapEnd: ~Copyable {
     ) -> Int {
         packet.writeHeader(to: room)
         to[0] = iovec(iov_base: room, iov_len: PacketSlot.headerLength)
-        var (n, i) = (1, 0)
-        while let s = packet.pointee.piece(i) {
-            i &+= 1
-            if s.length == 0 { continue }
-            if n == TapEnd.parts { return 0 }
-            to[n] = iovec(iov_base: s.base, iov_len: Int(s.length))
-            n &+= 1
+        var (count, piece) = (1, 0)
+        while let segment = packet.pointee.piece(piece) {
+            piece &+= 1
+            if segment.length == 0 { continue }
+            if count == TapEnd.parts { return 0 }
+            to[count] = iovec(iov_base: segment.base, iov_len: Int(segment.length))
+            count &+= 1
         }
-        return n
+        return count
     }
 }

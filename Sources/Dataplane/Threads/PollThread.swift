@@ -46,11 +46,11 @@ final class PollThread {
     func start<F: PacketFunction>(_ function: F, _ traits: FunctionTraits) throws(EngineError) {
         state.pointee.obey(traits)
         body = { me in
-            let f = UnsafeMutablePointer<F>.allocateApart(capacity: 1)
-            f.initialize(to: function)
-            me.loop(f)
-            f.deinitialize(count: 1)
-            f.deallocate()
+            let room = UnsafeMutablePointer<F>.allocateApart(capacity: 1)
+            room.initialize(to: function)
+            me.loop(room)
+            room.deinitialize(count: 1)
+            room.deallocate()
         }
         mailbox.queue.open()
         do { thread = try NamedThread("ringway-\(index)") { self.enter() } } catch {
@@ -83,18 +83,18 @@ final class PollThread {
     private static var wakeTag: UInt64 { 1 << 40 }
 
     @inline(__always)
-    private func loop<F: PacketFunction>(_ f: UnsafeMutablePointer<F>) {
-        let t = state
-        t.pointee.notifier.watchAgain(tag: PollThread.wakeTag)
-        t.pointee.notifier.flush()
+    private func loop<F: PacketFunction>(_ function: UnsafeMutablePointer<F>) {
+        let thread = state
+        thread.pointee.notifier.watchAgain(tag: PollThread.wakeTag)
+        thread.pointee.notifier.flush()
         while true {
             if mailbox.hasWork {
-                t.pointee.bringUpToDate()
+                thread.pointee.bringUpToDate()
                 mailbox.queue.serve()
                 if isStopping { return }
             }
-            PollLoop.round(t, f)
-            if t.pointee.isIdle { sleep(t) } else if !t.pointee.didWork { giveWay() }
+            PollLoop.round(thread, function)
+            if thread.pointee.isIdle { sleep(thread) } else if !thread.pointee.didWork { giveWay() }
         }
     }
 
@@ -107,18 +107,18 @@ final class PollThread {
     /// Sleeps until a kick, a parcel or a message. Whoever has work for the thread publishes it, then
     /// looks at `isAsleep`; here the order is the other way round, so one of the two sees the other.
     @inline(never)
-    private func sleep(_ t: ThreadPointer) {
+    private func sleep(_ thread: ThreadPointer) {
         mailbox.isAsleep.store(true, ordering: .relaxed)
         CPlat_fence_full()
         let hasWork =
-            mailbox.hasWork || t.pointee.notifier.hasCompletions
-            || (t.pointee.exchange.threadCount > 1 && t.pointee.exchange.hasIncoming)
+            mailbox.hasWork || thread.pointee.notifier.hasCompletions
+            || (thread.pointee.exchange.threadCount > 1 && thread.pointee.exchange.hasIncoming)
         if !hasWork {
-            let due = t.pointee.tickDue
-            t.pointee.notifier.wait(nanoseconds: due == .max ? nil : nanoseconds(until: due))
+            let due = thread.pointee.tickDue
+            thread.pointee.notifier.wait(nanoseconds: due == .max ? nil : nanoseconds(until: due))
         }
         mailbox.isAsleep.store(false, ordering: .relaxed)
-        t.pointee.bringUpToDate()
+        thread.pointee.bringUpToDate()
     }
 
     /// From now to a tick of the time-stamp counter.
@@ -130,30 +130,32 @@ final class PollThread {
     // MARK: Rings; called in mailbox closures
 
     /// Another thread owns the pair from now on.
-    func letGo(_ p: PairPointer, to thread: Int) {
+    func letGo(_ pair: PairPointer, to thread: Int) {
         if thread == index { return }
-        state.pointee.forget(p)
-        CPlat_store32_relaxed(PairState.owner(p), UInt32(thread))
+        state.pointee.forget(pair)
+        CPlat_store32_relaxed(PairState.owner(pair), UInt32(thread))
     }
 
     /// Takes a guest's ring over.
     func startRing(
-        _ p: PairPointer, _ direction: QueueDirection, _ ring: DeviceQueue, _ state: QueueState, watchesKick: Bool
+        _ pair: PairPointer, _ direction: QueueDirection, _ ring: DeviceQueue, _ state: QueueState, watchesKick: Bool
     ) {
-        let q = PollThread.queue(p, direction)
-        q.pointee = state
-        q.pointee.end = direction == .receive ? p.pointee.receiveRoom.end(ring) : p.pointee.transmitRoom.end(ring)
-        if watchesKick && state.kickFD >= 0 { watch(p, direction, q) }
-        callNow(q.pointee.calls)
+        let queue = PairState.queue(pair, direction)
+        queue.pointee = state
+        queue.pointee.end =
+            direction == .receive ? pair.pointee.receiveRoom.end(ring) : pair.pointee.transmitRoom.end(ring)
+        if watchesKick && state.kickFD >= 0 { watch(pair, direction, queue) }
+        callNow(queue.pointee.calls)
         if direction == .receive {
-            q.pointee.end.suppressKicks()
-            p.pointee.receiveLag = LagState(size: ring.size, pacing: p.pointee.pacing, clock: self.state.pointee.clock)
+            queue.pointee.end.suppressKicks()
+            pair.pointee.receiveLag = LagState(
+                size: ring.size, pacing: pair.pointee.pacing, clock: self.state.pointee.clock)
         } else {
-            p.pointee.lag = LagState(
-                size: ring.size, hold: ring.bestHold, mayWait: true, pacing: p.pointee.pacing,
+            pair.pointee.lag = LagState(
+                size: ring.size, hold: ring.bestHold, mayWait: true, pacing: pair.pointee.pacing,
                 clock: self.state.pointee.clock)
         }
-        self.state.pointee.poll(p)
+        self.state.pointee.poll(pair)
     }
 
     /// A driver may wait for what was done before it could be told: before the ring's start (stop/cont of a guest, a
@@ -164,117 +166,111 @@ final class PollThread {
         state.pointee.notifier.flush()
     }
 
-    private func watch(_ p: PairPointer, _ direction: QueueDirection, _ q: UnsafeMutablePointer<QueueState>) {
+    private func watch(_ pair: PairPointer, _ direction: QueueDirection, _ queue: UnsafeMutablePointer<QueueState>) {
         // The tag has room for 23 bits; 0 is that of the thread's own descriptor.
         generation = generation % 0x7f_ffff + 1
-        let place = UInt64(p.pointee.port * PairTable.pairsPerPort + p.pointee.pair)
-        q.pointee.kickTag = generation << 41 | place << 1 | UInt64(direction.rawValue)
-        state.pointee.notifier.watch(q.pointee.kickFD, tag: q.pointee.kickTag)
+        let place = UInt64(pair.pointee.port * PairTable.pairsPerPort + pair.pointee.pair)
+        queue.pointee.kickTag = generation << 41 | place << 1 | UInt64(direction.rawValue)
+        state.pointee.notifier.watch(queue.pointee.kickFD, tag: queue.pointee.kickTag)
     }
 
     /// Lets go of a ring and says where it stands. Afterwards nothing of it is used.
-    func stopRing(_ p: PairPointer, _ direction: QueueDirection) -> RingPosition {
-        let q = PollThread.queue(p, direction)
+    func stopRing(_ pair: PairPointer, _ direction: QueueDirection) -> RingPosition {
+        let queue = PairState.queue(pair, direction)
         if direction == .transmit {
-            drain(p)
+            drain(pair)
             // With a call: the driver may sleep until it hears of these, and no later completion will tell.
-            q.pointee.end.tell(state, p)
+            queue.pointee.end.tell(state, pair)
         }
-        let position = q.pointee.end.position
-        if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }
-        q.pointee = QueueState()
-        if !p.pointee.transmit.isRunning && !p.pointee.receive.isRunning { state.pointee.forget(p) }
+        let position = queue.pointee.end.position
+        if queue.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: queue.pointee.kickTag) }
+        queue.pointee = QueueState()
+        if !pair.pointee.transmit.isRunning && !pair.pointee.receive.isRunning { state.pointee.forget(pair) }
         // Submitted: calls in the kernel hold the descriptors themselves.
         state.pointee.notifier.flushAll()
         return position
     }
 
     /// A ring goes on at other addresses, where it stands; returns where that is.
-    func moveRing(_ p: PairPointer, _ direction: QueueDirection, to setup: RingSetup, watchesKick: Bool) -> RingPosition
+    func moveRing(_ pair: PairPointer, _ direction: QueueDirection, to setup: RingSetup, watchesKick: Bool)
+        -> RingPosition
     {
-        let old = PollThread.queue(p, direction).pointee
+        let old = PairState.queue(pair, direction).pointee
         var setup = setup
-        setup.position = stopRing(p, direction)
+        setup.position = stopRing(pair, direction)
         var state = QueueState()
         (state.isEnabled, state.calls) = (old.isEnabled, old.calls)
         (state.kickFD, state.errFD) = (old.kickFD, old.errFD)
-        startRing(p, direction, DeviceQueue(setup), state, watchesKick: watchesKick)
+        startRing(pair, direction, DeviceQueue(setup), state, watchesKick: watchesKick)
         return setup.position
     }
 
     /// Why the ring had to stop, once.
-    func takeDefect(_ p: PairPointer, _ direction: QueueDirection) -> StoppedRing? {
-        let q = PollThread.queue(p, direction)
-        let defect = q.pointee.end.defect(direction)
-        if q.pointee.isLogged || !q.pointee.isReported && defect.kind == .none { return nil }
-        q.pointee.isLogged = true
-        return StoppedRing(ring: direction.queue(ofPair: p.pointee.pair), defect: defect, errFD: q.pointee.errFD)
+    func takeDefect(_ pair: PairPointer, _ direction: QueueDirection) -> StoppedRing? {
+        let queue = PairState.queue(pair, direction)
+        let defect = queue.pointee.end.defect(direction)
+        if queue.pointee.isLogged || !queue.pointee.isReported && defect.kind == .none { return nil }
+        queue.pointee.isLogged = true
+        return StoppedRing(ring: direction.queue(ofPair: pair.pointee.pair), defect: defect, errFD: queue.pointee.errFD)
     }
 
     /// Takes over a pair of which Ringway is the driver, or a TAP queue: `incoming` is readable when packets come;
     /// -1: nothing tells.
-    func startOther(_ p: PairPointer, _ end: QueueEnd, incoming: Int32, watches: Bool) {
+    func startOther(_ pair: PairPointer, _ end: QueueEnd, incoming: Int32, watches: Bool) {
         for direction in [QueueDirection.transmit, .receive] {
-            let q = PollThread.queue(p, direction)
-            q.pointee = QueueState()
-            q.pointee.end = end
-            q.pointee.isEnabled = true
+            let queue = PairState.queue(pair, direction)
+            queue.pointee = QueueState()
+            queue.pointee.end = end
+            queue.pointee.isEnabled = true
         }
-        let q = PollThread.queue(p, .transmit)
-        q.pointee.kickFD = incoming
-        if watches && incoming >= 0 { watch(p, .transmit, q) }
+        let queue = PairState.queue(pair, .transmit)
+        queue.pointee.kickFD = incoming
+        if watches && incoming >= 0 { watch(pair, .transmit, queue) }
         if case .tap(let tap) = end { tap.pointee.start() }
-        state.pointee.poll(p)
+        state.pointee.poll(pair)
     }
 
     /// Lets go of it. Afterwards nothing of it is used.
-    func stopOther(_ p: PairPointer) {
-        let end = p.pointee.transmit.end
-        _ = stopRing(p, .transmit)
-        _ = stopRing(p, .receive)
+    func stopOther(_ pair: PairPointer) {
+        let end = pair.pointee.transmit.end
+        _ = stopRing(pair, .transmit)
+        _ = stopRing(pair, .receive)
         if case .tap(let tap) = end { tap.pointee.cancel() }
     }
 
     /// Waits until other threads have let go of the pair's packets; serves them meanwhile, as they
     /// may wait for this thread.
-    func drain(_ p: PairPointer) {
-        while p.pointee.parcel != nil {
+    func drain(_ pair: PairPointer) {
+        while pair.pointee.parcel != nil {
             PollLoop.acceptParcels(state)
-            _ = Forwarder.settle(state, p)
+            _ = Forwarder.settle(state, pair)
             giveWay()
         }
     }
 
     /// New enable state and descriptors of a running ring.
     func updateRing(
-        _ p: PairPointer, _ direction: QueueDirection, enabled: Bool, calls: Calls, kickFD: Int32, errFD: Int32,
+        _ pair: PairPointer, _ direction: QueueDirection, enabled: Bool, calls: Calls, kickFD: Int32, errFD: Int32,
         watchesKick: Bool
     ) {
-        let q = PollThread.queue(p, direction)
-        if !q.pointee.isRunning { return }
-        q.pointee.isEnabled = enabled
-        let isNewCall = q.pointee.calls.fd != calls.fd
-        q.pointee.calls = calls
+        let queue = PairState.queue(pair, direction)
+        if !queue.pointee.isRunning { return }
+        queue.pointee.isEnabled = enabled
+        let isNewCall = queue.pointee.calls.fd != calls.fd
+        queue.pointee.calls = calls
         if isNewCall {
-            q.pointee.end.forgetCalls()
+            queue.pointee.end.forgetCalls()
             callNow(calls)
         }
-        q.pointee.errFD = errFD
-        if q.pointee.kickFD != kickFD || q.pointee.kickTag == 0 {
-            if q.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: q.pointee.kickTag) }
-            q.pointee.kickTag = 0
-            q.pointee.kickFD = kickFD
-            if watchesKick && kickFD >= 0 { watch(p, direction, q) }
+        queue.pointee.errFD = errFD
+        if queue.pointee.kickFD != kickFD || queue.pointee.kickTag == 0 {
+            if queue.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: queue.pointee.kickTag) }
+            queue.pointee.kickTag = 0
+            queue.pointee.kickFD = kickFD
+            if watchesKick && kickFD >= 0 { watch(pair, direction, queue) }
         }
         state.pointee.notifier.flush()
-        state.pointee.poll(p)
-    }
-
-    static func queue(_ p: PairPointer, _ direction: QueueDirection) -> UnsafeMutablePointer<QueueState> {
-        // The pair stays where it is, so these pointers stay valid.
-        direction == .receive
-            ? withUnsafeMutablePointer(to: &p.pointee.receive) { $0 }
-            : withUnsafeMutablePointer(to: &p.pointee.transmit) { $0 }
+        state.pointee.poll(pair)
     }
 }
 

@@ -71,7 +71,7 @@ public final class EmbeddedDriver {
             let features = frontEnd.features.intersection(wanted)
             let each = DriverPair.bytes(
                 size: options.ringSize, isPacked: options.isPacked, frameRoom: options.frameRoom)
-            let controlBytes = options.hasControl ? ControlDriver.bytes(isPacked: options.isPacked) : 0
+            let controlBytes = options.hasControl ? ControlDriver.memoryBytes(isPacked: options.isPacked) : 0
             memory = try HostMemory(bytes: each * options.queuePairs + controlBytes, node: options.node)
             try frontEnd.share(memory.region, memory.descriptor)
             room = OwnedValues(capacity: options.queuePairs)

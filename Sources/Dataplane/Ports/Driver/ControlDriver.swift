@@ -11,7 +11,7 @@ package final class ControlDriver {
     private static var size: UInt32 { 16 }
     private static var most: Int { 8192 }
 
-    package static func bytes(isPacked: Bool) -> Int { ringBytes(isPacked) + most }
+    package static func memoryBytes(isPacked: Bool) -> Int { ringBytes(isPacked) + most }
     private static func ringBytes(_ isPacked: Bool) -> Int {
         (DriverQueue.bytes(size: size, isPacked: isPacked) + 4095) & ~4095
     }

@@ -68,7 +68,7 @@ final class DriverLink {
             : features.isDisjoint(with: [.guestTSO4, .guestTSO6, .guestUSO4])
                 ? Int(options.mtu ?? 1500) + 18 : 65536 + 64
         let buffers = DriverBuffers(size: size, isPacked: isPacked, longest: longest)
-        let controlBytes = wantsControl ? ControlDriver.bytes(isPacked: isPacked) : 0
+        let controlBytes = wantsControl ? ControlDriver.memoryBytes(isPacked: isPacked) : 0
         memory = try HostMemory(bytes: buffers.bytes * pairs + controlBytes, node: node)
         let regions = try DriverLink.regions(
             memory, backend, controlAt: wantsControl ? pairs * buffers.bytes : nil, controlRing: vhost.controlRing)
