@@ -7,7 +7,9 @@ public struct ARP: ~Escapable {
 
     /// What an ARP packet is for (`ar$op`).
     public struct Operation: RawRepresentable, Hashable, Sendable, BitwiseCopyable {
+        /// In host byte order.
         public let rawValue: UInt16
+        /// From the number.
         @inlinable @inline(__always)
         public init(rawValue: UInt16) { self.rawValue = rawValue }
         /// Who has the target's protocol address?

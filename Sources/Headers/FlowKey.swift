@@ -165,6 +165,7 @@ public struct FlowKey: SeededHashable, Hashable, Sendable, BitwiseCopyable, Cust
     @inlinable @inline(__always)
     public func symmetricHash(_ seed: HashSeed) -> UInt32 { canonical.hash(seed) }
 
+    /// Whether all of it is alike.
     @inlinable @inline(__always)
     public static func == (a: FlowKey, b: FlowKey) -> Bool {
         let source = (a.sourceHigh ^ b.sourceHigh) | (a.sourceLow ^ b.sourceLow)

@@ -47,26 +47,31 @@ public protocol SeededHashable: BitwiseCopyable, Equatable {
 }
 
 extension UInt64: SeededHashable {
+    /// All bits count.
     @inlinable @inline(__always)
     public func hash(_ seed: HashSeed) -> UInt32 { HashSeed.finish(seed.base &+ seed.mix(0, self)) }
 }
 
 extension UInt32: SeededHashable {
+    /// All bits count.
     @inlinable @inline(__always)
     public func hash(_ seed: HashSeed) -> UInt32 { UInt64(self).hash(seed) }
 }
 
 extension MACAddress: SeededHashable {
+    /// All bits count.
     @inlinable @inline(__always)
     public func hash(_ seed: HashSeed) -> UInt32 { rawValue.hash(seed) }
 }
 
 extension IPv4Address: SeededHashable {
+    /// All bits count.
     @inlinable @inline(__always)
     public func hash(_ seed: HashSeed) -> UInt32 { UInt64(rawValue).hash(seed) }
 }
 
 extension IPv6Address: SeededHashable {
+    /// All bits count.
     @inlinable @inline(__always)
     public func hash(_ seed: HashSeed) -> UInt32 {
         HashSeed.finish(seed.base &+ seed.mix(0, high) &+ seed.mix(1, low))

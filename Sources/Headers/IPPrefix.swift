@@ -9,19 +9,25 @@ public protocol IPAddress: SeededHashable, Hashable, Comparable, Sendable, Lossl
 }
 
 extension IPv4Address: IPAddress {
+    /// 32.
     @inlinable @inline(__always)
     public static var bitWidth: Int { 32 }
+    /// The address in the upper 32 bits.
     @inlinable @inline(__always)
     public var aligned: UInt128 { UInt128(rawValue) &<< 96 }
+    /// The upper 32 bits.
     @inlinable @inline(__always)
     public init(aligned: UInt128) { self.init(rawValue: UInt32(truncatingIfNeeded: aligned &>> 96)) }
 }
 
 extension IPv6Address: IPAddress {
+    /// 128.
     @inlinable @inline(__always)
     public static var bitWidth: Int { 128 }
+    /// The address in all bits.
     @inlinable @inline(__always)
     public var aligned: UInt128 { UInt128(high) &<< 64 | UInt128(low) }
+    /// All bits.
     @inlinable @inline(__always)
     public init(aligned: UInt128) {
         self.init(high: UInt64(truncatingIfNeeded: aligned &>> 64), low: UInt64(truncatingIfNeeded: aligned))

@@ -9,7 +9,9 @@ public struct IPv4: ~Escapable {
 
     /// Bits of the field Flags, in the three upper bits of a byte.
     public struct Flags: OptionSet, Hashable, Sendable, BitwiseCopyable {
+        /// The bits, as they stand in their byte.
         public let rawValue: UInt8
+        /// From the bits, as they stand in their byte.
         @inlinable @inline(__always)
         public init(rawValue: UInt8) { self.rawValue = rawValue }
         /// Must be 0.

@@ -5,6 +5,7 @@ public struct IPv4Address: RawRepresentable, Hashable, Comparable, Sendable, Bit
     /// In host byte order: 192.0.2.1 is 0xc000_0201.
     public let rawValue: UInt32
 
+    /// From a number in host byte order.
     @inlinable @inline(__always)
     public init(rawValue: UInt32) { self.rawValue = rawValue }
 
@@ -43,6 +44,7 @@ public struct IPv4Address: RawRepresentable, Hashable, Comparable, Sendable, Bit
         "\(rawValue >> 24).\(rawValue >> 16 & 255).\(rawValue >> 8 & 255).\(rawValue & 255)"
     }
 
+    /// In the order of the numbers.
     @inlinable @inline(__always)
     public static func < (a: IPv4Address, b: IPv4Address) -> Bool { a.rawValue < b.rawValue }
 

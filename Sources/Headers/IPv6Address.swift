@@ -90,6 +90,7 @@ public struct IPv6Address: Hashable, Comparable, Sendable, BitwiseCopyable, Loss
         return text(groups[..<best]) + "::" + text(groups[(best + length)...])
     }
 
+    /// In the order of the numbers.
     @inlinable @inline(__always)
     public static func < (a: IPv6Address, b: IPv6Address) -> Bool {
         a.high < b.high || (a.high == b.high && a.low < b.low)

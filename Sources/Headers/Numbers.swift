@@ -2,6 +2,7 @@
 public struct EtherType: RawRepresentable, Hashable, Sendable, BitwiseCopyable, CustomStringConvertible {
     /// In host byte order.
     public let rawValue: UInt16
+    /// From the number, in host byte order.
     @inlinable @inline(__always)
     public init(rawValue: UInt16) { self.rawValue = rawValue }
 
@@ -44,7 +45,9 @@ public struct EtherType: RawRepresentable, Hashable, Sendable, BitwiseCopyable, 
 
 /// What follows an IP header (IANA, "Assigned Internet Protocol Numbers"): IPv4's Protocol, IPv6's Next Header.
 public struct IPProtocol: RawRepresentable, Hashable, Sendable, BitwiseCopyable, CustomStringConvertible {
+    /// The number.
     public let rawValue: UInt8
+    /// From the number.
     @inlinable @inline(__always)
     public init(rawValue: UInt8) { self.rawValue = rawValue }
 

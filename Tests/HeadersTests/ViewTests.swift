@@ -134,6 +134,55 @@ import Testing
         }
     }
 
+    @Test("neighbor solicitation and advertisement, and the MAC address in their options")
+    func neighbors() {
+        // 2001:db8::1 is asked for by 02:00:5e:10:00:02; a nonce (type 14) comes first.
+        let text = """
+            87 00 1234 00000000 20010db8000000000000000000000001
+            0e 01 aabbccddeeff
+            01 01 02005e100002
+            """
+        Frame(text).look { bytes in
+            let ask = NeighborDiscovery(bytes, at: 0)!
+            #expect(isTrue(!ask.isAdvertisement) && ask.checksum == 0x1234 && ask.flags == [])
+            #expect(ask.targetAddress == IPv6Address("2001:db8::1"))
+            #expect(isTrue(ask.address(.source, length: 40) == MACAddress("02:00:5e:10:00:02")))
+            // Of another type; behind the message's end; longer than there is.
+            #expect(isTrue(ask.address(.target, length: 40) == nil && ask.address(.source, length: 39) == nil))
+            #expect(isTrue(ask.address(.source, length: 4000) != nil && ask.address(.source, length: -1) == nil))
+            // Sizes of 0, of 16 bytes, and beyond the end.
+            bytes[25] = 0
+            #expect(isTrue(ask.address(.source, length: 40) == nil))
+            bytes[25] = 2
+            #expect(isTrue(ask.address(.source, length: 40) == nil))
+            (bytes[25], bytes[33]) = (1, 2)
+            #expect(isTrue(ask.address(.source, length: 40) == nil))
+        }
+        let made = Frame([UInt8](repeating: 0xee, count: 34))
+        made.look { bytes in
+            let mac = MACAddress("02:00:5e:10:00:01")!
+            let answer = NeighborDiscovery(creating: bytes, at: 1, isAdvertisement: true, address: mac)!
+            answer.flags = [.solicited, .override]
+            answer.targetAddress = IPv6Address("2001:db8::1")!
+            answer.checksum = 0x4321
+            #expect(isTrue(answer.isAdvertisement && answer.address(.target, length: 32) == mac))
+            #expect(isTrue(NeighborDiscovery(bytes, at: 1) != nil && NeighborDiscovery(bytes, at: 11) == nil))
+            bytes[2] = 1
+            #expect(isTrue(NeighborDiscovery(bytes, at: 1) == nil))
+            bytes[2] = 0
+        }
+        let expected = "ee 88 00 4321 60000000 20010db8000000000000000000000001 02 01 02005e100001 ee"
+        #expect(made.bytes == hex(expected))
+        #expect(isTrue(Frame(hex(text).prefix(23)).look { NeighborDiscovery($0, at: 0) == nil }))
+        #expect(isTrue(Frame(hex(text).prefix(24)).look { NeighborDiscovery($0, at: 0) != nil }))
+        let short = Frame([UInt8](repeating: 0xee, count: 31))
+        short.look {
+            let none = NeighborDiscovery(creating: $0, at: 0, isAdvertisement: true, address: .zero) == nil
+            #expect(none)
+        }
+        #expect(short.bytes.allSatisfy { $0 == 0xee })
+    }
+
     @Test("headers that are made new are the RFCs' bytes")
     func creating() {
         func made(_ size: Int, _ body: (HeaderBytes) -> Void) -> [UInt8] {

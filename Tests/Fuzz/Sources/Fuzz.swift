@@ -7,8 +7,9 @@ private let target: @Sendable (Input) -> Int32 = {
     case "rings": return fuzzRings
     case "driver": return fuzzDriver
     case "session": return fuzzSession
+    case "headers": return fuzzHeaders
     default:
-        print("fuzz: no target '\(name)'; RINGWAY_FUZZ is one of: rings, driver, session")
+        print("fuzz: no target '\(name)'; RINGWAY_FUZZ is one of: rings, driver, session, headers")
         exit(64)
     }
 }()
