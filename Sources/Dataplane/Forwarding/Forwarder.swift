@@ -150,7 +150,7 @@ enum Forwarder {
                 return true
             }
             if CPlat_load32_relaxed(PairState.owner(receiver)) == UInt32(truncatingIfNeeded: thread.pointee.index) {
-                let consumed = deliver(thread, receiver, thread.pointee.burst, thread.pointee.burst.identity, n)
+                let consumed = deliver(thread, receiver, thread.pointee.burst, thread.pointee.burst.first(n))
                 conclude(thread, sender, receiver, thread.pointee.burst, n, consumed)
                 return true
             }
@@ -177,17 +177,16 @@ enum Forwarder {
     /// Puts packets into `receiver`'s ring, which is this thread's; returns how many were dealt with.
     @inline(__always)
     static func deliver(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
-        _ n: Int
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: PacketList
     ) -> Int {
         if !(receiver.pointee.receive.isRunning && receiver.pointee.receive.isEnabled) {
-            Receiver.drop(receiver, .notReady, n)
-            return n
+            Receiver.drop(receiver, .notReady, list.count)
+            return list.count
         }
-        if burst.needsScreening && !Offload.fits(burst, list, n, receiver.pointee.receiveOffloads) {
-            return Offload.deliver(thread, receiver, burst, list, n)
+        if burst.needsScreening && !Offload.fits(burst, list, receiver.pointee.receiveOffloads) {
+            return Offload.deliver(thread, receiver, burst, list)
         }
-        return Receiver.put(thread, receiver, burst, list, n)
+        return Receiver.put(thread, receiver, burst, list)
     }
 
     /// After a delivery to a single destination: the rest goes back into the sender's ring, for a while.
@@ -226,7 +225,7 @@ enum Forwarder {
         }
         sender.pointee.window = min(Burst.maximum, max(4, consumed &* 2))
         if consumed == 0 { sender.pointee.transmit.end.tell(thread, sender) }
-        sender.pointee.transmit.end.giveBack(burst.packets + consumed, n &- consumed)
+        sender.pointee.transmit.end.giveBack(burst, from: consumed, n &- consumed)
         if consumed > 0 { finish(thread, sender, burst, consumed, isPart: true) }
     }
 
@@ -247,7 +246,7 @@ enum Forwarder {
     static func finish(
         _ thread: ThreadPointer, _ sender: PairPointer, _ burst: borrowing Burst, _ n: Int, isPart: Bool = false
     ) {
-        sender.pointee.transmit.end.complete(thread, sender, burst.packets, n, mayHold: !isPart)
+        sender.pointee.transmit.end.complete(thread, sender, burst, n, mayHold: !isPart)
         thread.pointee.didWork = true
         sender.pointee.counters.add(.rxPackets, n)
         sender.pointee.counters.add(.rxBytes, Int(truncatingIfNeeded: isPart ? bytes(burst, n) : burst.bytes))

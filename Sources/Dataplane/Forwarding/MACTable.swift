@@ -43,13 +43,28 @@ public final class MACTable: @unchecked Sendable {
         self.ageing = UInt32(clamping: ageing)
     }
 
+    /// Eight entries; those at even numbers are an address with its port, and behind each stands when it was heard of.
+    private struct Bucket: BitwiseCopyable {
+        let words: UnsafeMutablePointer<UInt64>
+
+        @inline(__always) func entry(_ i: Int) -> UInt64 { CPlat_load64_relaxed(words + i) }
+        @inline(__always) func heard(_ i: Int) -> UInt32 {
+            UInt32(truncatingIfNeeded: CPlat_load64_relaxed(words + (i &+ 1)))
+        }
+        @inline(__always) func hear(_ i: Int, _ seconds: UInt32) {
+            CPlat_store64_relaxed(words + (i &+ 1), UInt64(seconds))
+        }
+        /// False: another thread was first.
+        func replace(_ i: Int, _ before: UInt64, _ new: UInt64) -> Bool { CPlat_replace64(words + i, before, new) }
+    }
+
     @inline(__always)
-    private func bucket(_ mac: UInt64) -> UnsafeMutablePointer<UInt64> {
+    private func bucket(_ mac: UInt64) -> Bucket {
         // One product alone puts addresses that follow each other at one distance from each other, which for some keys
         // is nearly none: into one bucket. Its upper half depends on all of the address, and makes a second product.
         var h = (mac ^ key.0) &* key.1
         h = ((h ^ (h &>> 32)) &* key.1) &>> UInt64(64 &- MACTable.buckets.trailingZeroBitCount)
-        return words.start + Int(truncatingIfNeeded: h) &* MACTable.width
+        return Bucket(words: words.start + Int(truncatingIfNeeded: h) &* MACTable.width)
     }
 
     /// The port of an address, -1 if it is not known (any more).
@@ -58,9 +73,9 @@ public final class MACTable: @unchecked Sendable {
         let b = bucket(mac)
         var i = 0
         while i < MACTable.width {
-            let word = CPlat_load64_relaxed(b + i)
+            let word = b.entry(i)
             if word & 0xffff_ffff_ffff == mac && word >> 48 != 0 {
-                let heard = UInt32(truncatingIfNeeded: CPlat_load64_relaxed(b + (i &+ 1)))
+                let heard = b.heard(i)
                 return seconds &- heard > ageing && seconds > heard ? -1 : Int(word >> 48) &- 1
             }
             i &+= 2
@@ -75,9 +90,9 @@ public final class MACTable: @unchecked Sendable {
         let wanted = mac | UInt64(port &+ 1) << 48
         var i = 0
         while i < MACTable.width {
-            if CPlat_load64_relaxed(b + i) == wanted {
-                if UInt32(truncatingIfNeeded: CPlat_load64_relaxed(b + (i &+ 1))) != seconds {
-                    CPlat_store64_relaxed(b + (i &+ 1), UInt64(seconds))
+            if b.entry(i) == wanted {
+                if b.heard(i) != seconds {
+                    b.hear(i, seconds)
                 }
                 return
             }
@@ -89,14 +104,14 @@ public final class MACTable: @unchecked Sendable {
     /// A new address, or one that has moved.
     @inline(never)
     private func learnSlow(
-        _ b: UnsafeMutablePointer<UInt64>, _ wanted: UInt64, _ mac: UInt64, _ port: Int, _ seconds: UInt32
+        _ b: Bucket, _ wanted: UInt64, _ mac: UInt64, _ port: Int, _ seconds: UInt32
     ) {
         let choice = place(b, mac, port, seconds)
         if choice < 0 { return }
-        let before = CPlat_load64_relaxed(b + choice)
+        let before = b.entry(choice)
         let holder = Int(before >> 48) - 1
-        if !CPlat_replace64(b + choice, before, wanted) { return }  // another thread was first: next packet
-        CPlat_store64_relaxed(b + choice + 1, UInt64(seconds))
+        if !b.replace(choice, before, wanted) { return }  // another thread was first: next packet
+        b.hear(choice, seconds)
         if holder != port {
             _ = CPlat_add32_relaxed(used.start + port, 1)
             if holder >= 0 { _ = CPlat_add32_relaxed(used.start + holder, UInt32.max) }
@@ -106,15 +121,15 @@ public final class MACTable: @unchecked Sendable {
     /// Where in the bucket an address of `port` goes, -1: nowhere. Where it stands already; else a free or expired
     /// place, if the port may have one more; else the place of its own oldest; else, if it is below its share, the
     /// oldest of the port that holds most.
-    private func place(_ b: UnsafeMutablePointer<UInt64>, _ mac: UInt64, _ port: Int, _ seconds: UInt32) -> Int {
+    private func place(_ b: Bucket, _ mac: UInt64, _ port: Int, _ seconds: UInt32) -> Int {
         var (free, own, count, other, most) = (-1, -1, 0, -1, 0)
         var (ownAge, otherAge) = (UInt32.max, UInt32.max)
         var i = 0
         while i < MACTable.width {
             defer { i &+= 2 }
-            let word = CPlat_load64_relaxed(b + i)
+            let word = b.entry(i)
             let holder = Int(word >> 48) &- 1
-            let heard = UInt32(truncatingIfNeeded: CPlat_load64_relaxed(b + (i &+ 1)))
+            let heard = b.heard(i)
             if holder >= 0 && word & 0xffff_ffff_ffff == mac { return i }
             if holder < 0 || seconds > heard && seconds &- heard > ageing {
                 if free < 0 { free = i }
@@ -132,10 +147,10 @@ public final class MACTable: @unchecked Sendable {
         return own
     }
 
-    private func entries(of port: Int, _ b: UnsafeMutablePointer<UInt64>) -> Int {
+    private func entries(of port: Int, _ b: Bucket) -> Int {
         var (n, i) = (0, 0)
         while i < MACTable.width {
-            if Int(CPlat_load64_relaxed(b + i) >> 48) &- 1 == port { n &+= 1 }
+            if Int(b.entry(i) >> 48) &- 1 == port { n &+= 1 }
             i &+= 2
         }
         return n

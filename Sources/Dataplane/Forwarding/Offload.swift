@@ -68,8 +68,8 @@ enum Offload {
     }
 
     /// Whether the receiver accepted what all these packets need.
-    static func fits(_ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ n: Int, _ accepted: Features) -> Bool {
-        for i in 0..<n where !needs(burst.packets[Int(list[i])].header).isSubset(of: accepted) { return false }
+    static func fits(_ burst: borrowing Burst, _ list: PacketList, _ accepted: Features) -> Bool {
+        for i in 0..<list.count where !needs(burst.packets[list[i]].header).isSubset(of: accepted) { return false }
         return true
     }
 
@@ -77,29 +77,26 @@ enum Offload {
     /// Returns how many were dealt with.
     @inline(never)
     static func deliver(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
-        _ n: Int
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: PacketList
     )
         -> Int
     {
         var start = 0
-        for i in 0..<n {
-            let packet = burst.packets + Int(list[i])
+        for i in 0..<list.count {
+            let packet = burst.packets + list[i]
             if needs(packet.pointee.header).isSubset(of: receiver.pointee.receiveOffloads) { continue }
-            let done = deliverRun(thread, receiver, burst, list + start, i - start)
+            let done = deliverRun(thread, receiver, burst, list.part(start, i))
             if done < i - start { return start + done }
             if !resolve(thread, receiver, packet) { return i }
             start = i + 1
         }
-        return start + deliverRun(thread, receiver, burst, list + start, n - start)
+        return start + deliverRun(thread, receiver, burst, list.part(start, list.count))
     }
 
     private static func deliverRun(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
-        _ n: Int
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: PacketList
     ) -> Int {
-        if n == 0 { return 0 }
-        return Receiver.put(thread, receiver, burst, list, n)
+        list.count == 0 ? 0 : Receiver.put(thread, receiver, burst, list)
     }
 
     /// Delivers one packet resolved. False if the receiver had no buffer for any of it.
@@ -116,7 +113,7 @@ enum Offload {
         while cutter.fill(&thread.pointee.resolved) {
             let count = thread.pointee.resolved.count
             let done = deliverRun(
-                thread, receiver, thread.pointee.resolved, thread.pointee.resolved.identity, count)
+                thread, receiver, thread.pointee.resolved, thread.pointee.resolved.first(count))
             if isFirst && done == 0 && count > 0 { return false }
             segments &+= count
             if done < count {

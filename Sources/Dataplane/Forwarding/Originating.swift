@@ -18,7 +18,7 @@ extension Forwarder {
         case .none: return false
         case .some(let template):
             result = sender.pointee.receive.end.deliver(
-                thread, sender, template.burst, template.burst.identity, template.burst.count)
+                thread, sender, template.burst, template.burst.first(template.burst.count))
         }
         sender.pointee.receiveLag.note(result.consumed, thread.pointee.now)
         sender.pointee.receiveLag.judge(thread.pointee.now)
@@ -38,7 +38,7 @@ extension Forwarder {
                 CPlat_load32_relaxed(PairState.owner(receiver)) == UInt32(thread.pointee.index)
             else { continue }
             handOut(
-                thread, receiver, thread.pointee.resolved, thread.pointee.resolved.identity, 1, copies: 1)
+                thread, receiver, thread.pointee.resolved, thread.pointee.resolved.first(1), copies: 1)
         }
     }
 }

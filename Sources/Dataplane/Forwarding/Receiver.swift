@@ -5,10 +5,9 @@ enum Receiver {
     /// Delivers a list of packets as they are; returns how many were dealt with.
     @inline(__always)
     static func put(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
-        _ n: Int
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: PacketList
     ) -> Int {
-        let result = receiver.pointee.receive.end.deliver(thread, receiver, burst, list, n)
+        let result = receiver.pointee.receive.end.deliver(thread, receiver, burst, list)
         account(thread, receiver, result)
         return result.consumed
     }

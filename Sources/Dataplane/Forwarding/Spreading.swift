@@ -44,7 +44,7 @@ extension Forwarder {
         _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, _ n: Int, _ verdict: Verdict,
         refused: UInt64
     ) -> UInt64 {
-        if verdict != .none { return toDestinations(thread, origin, burst, burst.identity, n, verdict) }
+        if verdict != .none { return toDestinations(thread, origin, burst, burst.first(n), verdict) }
         var others = spreadMixed(thread, origin, burst, first: 0, mask(n) & ~refused)
         let made = Int(burst.work.made)
         if made > 0 { others |= spreadMixed(thread, origin, burst, first: Burst.maximum, mask(made)) }
@@ -76,7 +76,7 @@ extension Forwarder {
         _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, first: Int, _ all: UInt64
     ) -> UInt64 {
         var (others, left) = (UInt64(0), all)
-        let list = thread.pointee.list.start
+        let places = thread.pointee.list.start
         let packets = burst.packets + first
         while left != 0 {
             let wanted = packets[left.trailingZeroBitCount].verdict
@@ -86,12 +86,13 @@ extension Forwarder {
                 let i = candidates.trailingZeroBitCount
                 candidates &= candidates &- 1
                 if packets[i].verdict == wanted {
-                    list[length] = UInt16(truncatingIfNeeded: first &+ i)
+                    places[length] = UInt16(truncatingIfNeeded: first &+ i)
                     length &+= 1
                     left &= ~(1 << UInt64(i))
                 }
             }
-            others |= toDestinations(thread, origin, burst, list, length, Verdict(rawValue: wanted))
+            others |= toDestinations(
+                thread, origin, burst, PacketList(places, count: length), Verdict(rawValue: wanted))
         }
         return others
     }
@@ -101,7 +102,7 @@ extension Forwarder {
     private static func spreadByPort(
         _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, first: Int, _ all: UInt64
     ) -> UInt64 {
-        let list = thread.pointee.list.start
+        let places = thread.pointee.list.start
         let packets = burst.packets + first
         var (others, deliverable, candidates) = (UInt64(0), UInt64(0), all)
         while candidates != 0 {
@@ -124,12 +125,14 @@ extension Forwarder {
                 let verdict = Verdict(rawValue: packets[i].verdict)
                 let isCopy = verdict.isSeveral && reaches(verdict, burst, port, except: Forwarder.port(of: origin))
                 if isCopy || verdict == .port(port) {
-                    list[n] = UInt16(truncatingIfNeeded: first &+ i)
+                    places[n] = UInt16(truncatingIfNeeded: first &+ i)
                     n &+= 1
                     copies &+= isCopy ? 1 : 0
                 }
             }
-            if n > 0 { others |= toPort(thread, origin, burst, list, n, copies: copies, port) }
+            if n > 0 {
+                others |= toPort(thread, origin, burst, PacketList(places, count: n), copies: copies, port)
+            }
         }
         return others
     }
@@ -170,19 +173,19 @@ extension Forwarder {
 
     @inline(never)
     private static func toDestinations(
-        _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ n: Int,
+        _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, _ list: PacketList,
         _ verdict: Verdict
     ) -> UInt64 {
-        if let port = verdict.port { return toPort(thread, origin, burst, list, n, copies: 0, port) }
+        if let port = verdict.port { return toPort(thread, origin, burst, list, copies: 0, port) }
         if !verdict.isSeveral {
-            if case .own(let sender) = origin { dropJudged(sender, verdict, n) }
+            if case .own(let sender) = origin { dropJudged(sender, verdict, list.count) }
             return 0
         }
-        if case .own(let sender) = origin { sender.pointee.counters.add(.flooded, n) }
+        if case .own(let sender) = origin { sender.pointee.counters.add(.flooded, list.count) }
         var (others, port) = (UInt64(0), 0)
         while port < thread.pointee.table.portCount {
             if reaches(verdict, burst, port, except: Forwarder.port(of: origin)) {
-                others |= toPort(thread, origin, burst, list, n, copies: n, port)
+                others |= toPort(thread, origin, burst, list, copies: list.count, port)
             }
             port &+= 1
         }
@@ -194,19 +197,19 @@ extension Forwarder {
     /// thread's bit returned.
     @inline(never)
     private static func toPort(
-        _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ n: Int,
+        _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, _ list: PacketList,
         copies: Int, _ port: Int
     ) -> UInt64 {
         let me = UInt32(truncatingIfNeeded: thread.pointee.index)
         switch origin {
         case .own(let sender):
             guard let receiver = destination(thread, sender, port) else {
-                if copies < n { dropUndeliverable(thread, sender, port, n &- copies) }
+                if copies < list.count { dropUndeliverable(thread, sender, port, list.count &- copies) }
                 return 0
             }
             let owner = CPlat_load32_relaxed(PairState.owner(receiver))
             if owner == me {
-                handOut(thread, receiver, burst, list, n, copies: copies)
+                handOut(thread, receiver, burst, list, copies: copies)
                 return 0
             }
             thread.pointee.targets[port] = Target(pair: receiver, thread: owner)
@@ -215,9 +218,9 @@ extension Forwarder {
             // What the sender could not deliver, or has delivered, is no target of this thread.
             if port >= thread.pointee.table.portCount || parcel.pointee.targets[port].thread != me { return 0 }
             if let receiver = mine(thread, parcel, port) {
-                handOut(thread, receiver, burst, list, n, copies: copies)
-            } else if copies < n {
-                lose(parcel, n &- copies)
+                handOut(thread, receiver, burst, list, copies: copies)
+            } else if copies < list.count {
+                lose(parcel, list.count &- copies)
             }
             return 0
         }
@@ -225,15 +228,14 @@ extension Forwarder {
 
     /// Delivers a list of packets; what finds no buffers is dropped.
     static func handOut(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
-        _ n: Int,
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: PacketList,
         copies: Int
     ) {
         if copies > 0 { receiver.pointee.counters.add(.made, copies) }
-        let consumed = deliver(thread, receiver, burst, list, n)
-        if consumed < n {
-            Receiver.drop(receiver, .receiverFull, n &- consumed)
-            if Int(list.pointee) >= Burst.maximum { thread.pointee.countRefused(n &- consumed) }
+        let consumed = deliver(thread, receiver, burst, list)
+        if consumed < list.count {
+            Receiver.drop(receiver, .receiverFull, list.count &- consumed)
+            if list[0] >= Burst.maximum { thread.pointee.countRefused(list.count &- consumed) }
         }
     }
 
@@ -249,7 +251,7 @@ extension Forwarder {
         // A single destination: what it has no buffers for goes back to the sender.
         guard let receiver = mine(thread, parcel, Int(verdict.rawValue) &- 1) else { return lose(parcel, count) }
         parcel.pointee.consumed = deliver(
-            thread, receiver, parcel.pointee.burst, parcel.pointee.burst.identity, count)
+            thread, receiver, parcel.pointee.burst, parcel.pointee.burst.first(count))
     }
 
     /// The ring of a port to which the parcel's sender found the way; nil if another thread has it meanwhile.

@@ -154,14 +154,14 @@ struct DriverEnd: ~Copyable {
     }
 
     /// The last `count` popped packets will be popped again.
-    mutating func unpop(_ packets: UnsafePointer<PacketSlot>, _ count: Int) {
-        for i in 0..<count { next &-= Int(packets[i].slots) }
+    mutating func unpop(_ burst: borrowing Burst, from start: Int, _ count: Int) {
+        for place in start..<start &+ count { next &-= Int(burst.packets[place].slots) }
     }
 
     /// Posts the buffers of the oldest `count` popped packets again. True when the device wants a kick.
-    mutating func complete(_ packets: UnsafePointer<PacketSlot>, _ count: Int) -> Bool {
+    mutating func complete(_ burst: borrowing Burst, _ count: Int) -> Bool {
         var slots = 0
-        for place in 0..<count { slots &+= Int(packets[place].slots) }
+        for place in 0..<count { slots &+= Int(burst.packets[place].slots) }
         var posted = 0
         while posted < slots {
             let batch = min(Burst.maximum, slots &- posted)
@@ -189,14 +189,14 @@ struct DriverEnd: ~Copyable {
     // MARK: To the back-end
 
     /// Copies the listed packets into transmit buffers and shows them. Fewer are consumed when the ring is full.
-    mutating func deliver(_ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
+    mutating func deliver(_ burst: borrowing Burst, _ list: PacketList) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
-        if freeCount < count &* 2 { reclaim() }
+        if freeCount < list.count &* 2 { reclaim() }
         if transmit.isStopped { return result }
         // Large packets take many buffers each.
         var hasReclaimed = false
-        while result.consumed < count {
-            let packet = burst.packets + Int(list[result.consumed])
+        while result.consumed < list.count {
+            let packet = burst.packets + list[result.consumed]
             let length = packet.pointee.length
             let needed = (Int(length) &+ PacketSlot.headerLength &+ Int(buffers.room) &- 1) / Int(buffers.room)
             if needed > longestChain {

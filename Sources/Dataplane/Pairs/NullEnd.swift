@@ -30,13 +30,13 @@ struct NullEnd: ~Copyable {
     var hasPackets: Bool { template != nil }
 
     /// Takes everything.
-    func deliver(_ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int) -> Delivery {
+    func deliver(_ burst: borrowing Burst, _ list: PacketList) -> Delivery {
         var bytes: UInt64 = 0
         var place = 0
-        while place < count {
-            bytes &+= UInt64(burst.packets[Int(list[place])].length)
+        while place < list.count {
+            bytes &+= UInt64(burst.packets[list[place]].length)
             place &+= 1
         }
-        return Delivery(consumed: count, delivered: count, bytes: bytes)
+        return Delivery(consumed: list.count, delivered: list.count, bytes: bytes)
     }
 }

@@ -30,12 +30,12 @@ enum QueueEnd: BitwiseCopyable {
     // MARK: A transmit queue's
 
     /// Gives the last `count` popped packets back: they will be popped again.
-    func giveBack(_ packets: UnsafePointer<PacketSlot>, _ count: Int) {
+    func giveBack(_ burst: borrowing Burst, from start: Int, _ count: Int) {
         switch self {
         case .none, .null: break
-        case .split(let ring): ring.pointee.unpop(packets, count)
-        case .packed(let ring): ring.pointee.unpop(packets, count)
-        case .driver(let end): end.pointee.unpop(packets, count)
+        case .split(let ring): ring.pointee.unpop(burst.packets + start, count)
+        case .packed(let ring): ring.pointee.unpop(burst.packets + start, count)
+        case .driver(let end): end.pointee.unpop(burst, from: start, count)
         case .tap(let end): end.pointee.unpop(count)
         }
     }

@@ -10,24 +10,24 @@ extension QueueEnd {
     @inline(__always)
     func pop(_ thread: ThreadPointer, _ sender: PairPointer) -> Int {
         switch self {
-        case .split(let ring): return QueueEnd.popGuest(thread, sender, ring)
-        case .packed(let ring): return QueueEnd.popGuest(thread, sender, ring)
+        case .split(let ring): return QueueEnd.popGuest(thread, sender, &ring.pointee)
+        case .packed(let ring): return QueueEnd.popGuest(thread, sender, &ring.pointee)
         default: return popOther(thread, sender)
         }
     }
 
     @inline(__always)
     private static func popGuest(
-        _ thread: ThreadPointer, _ sender: PairPointer, _ ring: UnsafeMutablePointer<some DeviceRing>
+        _ thread: ThreadPointer, _ sender: PairPointer, _ ring: inout some DeviceRing
     )
         -> Int
     {
         if sender.pointee.lag.isWaiting(thread.pointee.now) { return 0 }
-        let count = ring.pointee.popTransmit(
+        let count = ring.popTransmit(
             &thread.pointee.burst, limit: sender.pointee.window, leave: sender.pointee.lag.leave,
             least: min(sender.pointee.lag.least, sender.pointee.window))
         sender.pointee.lag.note(count, thread.pointee.now)
-        if count > 0 { ring.pointee.suppressKicks() }
+        if count > 0 { ring.suppressKicks() }
         return count
     }
 
@@ -44,35 +44,35 @@ extension QueueEnd {
     /// The oldest `count` popped packets are done with; whoever sent them is told now, or with many others (`mayHold`).
     @inline(__always)
     func complete(
-        _ thread: ThreadPointer, _ sender: PairPointer, _ packets: UnsafePointer<PacketSlot>, _ count: Int,
+        _ thread: ThreadPointer, _ sender: PairPointer, _ burst: borrowing Burst, _ count: Int,
         mayHold: Bool
     ) {
         switch self {
-        case .split(let ring): QueueEnd.completeGuest(thread, sender, ring, packets, count, mayHold)
-        case .packed(let ring): QueueEnd.completeGuest(thread, sender, ring, packets, count, mayHold)
-        default: completeOther(thread, sender, packets, count)
+        case .split(let ring): QueueEnd.completeGuest(thread, sender, &ring.pointee, burst, count, mayHold)
+        case .packed(let ring): QueueEnd.completeGuest(thread, sender, &ring.pointee, burst, count, mayHold)
+        default: completeOther(thread, sender, burst, count)
         }
     }
 
     @inline(__always)
     private static func completeGuest(
-        _ thread: ThreadPointer, _ sender: PairPointer, _ ring: UnsafeMutablePointer<some DeviceRing>,
-        _ packets: UnsafePointer<PacketSlot>, _ count: Int, _ mayHold: Bool
+        _ thread: ThreadPointer, _ sender: PairPointer, _ ring: inout some DeviceRing,
+        _ burst: borrowing Burst, _ count: Int, _ mayHold: Bool
     ) {
-        let hold = mayHold && sender.pointee.lag.mayHold(ring.pointee.held &+ count)
-        ring.pointee.complete(packets, count, hold: hold)
-        if !hold { callSender(thread, sender, ring) }
+        let hold = mayHold && sender.pointee.lag.mayHold(ring.held &+ count)
+        ring.complete(burst.packets, count, hold: hold)
+        if !hold { callSender(thread, sender, &ring) }
         sender.pointee.lag.judge(thread.pointee.now)
     }
 
     @inline(never)
     private func completeOther(
-        _ thread: ThreadPointer, _ sender: PairPointer, _ packets: UnsafePointer<PacketSlot>, _ count: Int
+        _ thread: ThreadPointer, _ sender: PairPointer, _ burst: borrowing Burst, _ count: Int
     ) {
         switch self {
         case .none, .split, .packed, .null: break
         case .driver(let end):
-            if end.pointee.complete(packets, count) {
+            if end.pointee.complete(burst, count) {
                 sender.pointee.counters.add(.transmitCalls, 1)
                 thread.pointee.notifier.call(end.pointee.receiveKick, sender.pointee.times[.transmitCallDelay])
             }
@@ -83,9 +83,9 @@ extension QueueEnd {
     /// Calls the sender if it wants to know of its chains.
     @inline(__always)
     private static func callSender(
-        _ thread: ThreadPointer, _ sender: PairPointer, _ ring: UnsafeMutablePointer<some DeviceRing>
+        _ thread: ThreadPointer, _ sender: PairPointer, _ ring: inout some DeviceRing
     ) {
-        if sender.pointee.transmit.calls.fd >= 0 && ring.pointee.needsCall() {
+        if sender.pointee.transmit.calls.fd >= 0 && ring.needsCall() {
             sender.pointee.counters.add(.transmitCalls, 1)
             thread.pointee.notifier.call(sender.pointee.transmit.calls, sender.pointee.times[.transmitCallDelay])
         }
@@ -97,10 +97,10 @@ extension QueueEnd {
         switch self {
         case .split(let ring) where ring.pointee.held > 0:
             ring.pointee.publishHeld()
-            QueueEnd.callSender(thread, sender, ring)
+            QueueEnd.callSender(thread, sender, &ring.pointee)
         case .packed(let ring) where ring.pointee.held > 0:
             ring.pointee.publishHeld()
-            QueueEnd.callSender(thread, sender, ring)
+            QueueEnd.callSender(thread, sender, &ring.pointee)
         default: break
         }
     }
@@ -126,29 +126,27 @@ extension QueueEnd {
     /// Delivers the listed packets.
     @inline(__always)
     func deliver(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
-        _ count: Int
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: PacketList
     )
         -> Delivery
     {
         switch self {
-        case .split(let ring): return ring.pointee.deliver(burst, list, count, with: thread.pointee.delivery)
-        case .packed(let ring): return ring.pointee.deliver(burst, list, count, with: thread.pointee.delivery)
-        default: return deliverOther(thread, receiver, burst, list, count)
+        case .split(let ring): return ring.pointee.deliver(burst, list.places, list.count, with: thread.pointee.delivery)
+        case .packed(let ring): return ring.pointee.deliver(burst, list.places, list.count, with: thread.pointee.delivery)
+        default: return deliverOther(thread, receiver, burst, list)
         }
     }
 
     @inline(never)
     private func deliverOther(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>,
-        _ count: Int
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: PacketList
     ) -> Delivery {
         switch self {
-        case .none, .split, .packed: return Delivery(consumed: count, delivered: 0, bytes: 0)
-        case .tap(let end): return end.pointee.deliver(burst, list, count)
-        case .null(let end): return end.pointee.deliver(burst, list, count)
+        case .none, .split, .packed: return Delivery(consumed: list.count, delivered: 0, bytes: 0)
+        case .tap(let end): return end.pointee.deliver(burst, list)
+        case .null(let end): return end.pointee.deliver(burst, list)
         case .driver(let end):
-            let result = end.pointee.deliver(burst, list, count)
+            let result = end.pointee.deliver(burst, list)
             if result.delivered > 0 && end.pointee.transmit.needsKick() {
                 receiver.pointee.counters.add(.receiveCalls, 1)
                 thread.pointee.notifier.call(end.pointee.transmitKick, receiver.pointee.times[.receiveCallDelay])

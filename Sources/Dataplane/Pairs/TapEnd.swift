@@ -187,15 +187,15 @@ struct TapEnd: ~Copyable {
 
     /// Writes the listed packets. What the kernel does not take (the interface is down, no memory) is consumed
     /// without being delivered.
-    mutating func deliver(_ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ wanted: Int) -> Delivery {
+    mutating func deliver(_ burst: borrowing Burst, _ list: PacketList) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
-        while result.consumed < wanted {
-            let batch = min(TapEnd.frames, wanted &- result.consumed)
+        while result.consumed < list.count {
+            let batch = min(TapEnd.frames, list.count &- result.consumed)
             var entries = 0
             for place in 0..<batch {
                 // None when the kernel takes nothing: the rest is consumed without being delivered.
                 guard let sqe = IOUring.entry(writes) else { break }
-                let packet = burst.packets + Int(list[result.consumed &+ place])
+                let packet = burst.packets + list[result.consumed &+ place]
                 let vector = vectors.start + place &* TapEnd.parts
                 let parts = gather(packet, UnsafeMutableRawPointer(headers.start + place &* 8), vector)
                 // A packet in too many pieces fails with EINVAL, as no pieces at all would.
@@ -207,7 +207,7 @@ struct TapEnd: ~Copyable {
             for place in 0..<entries where results[place] == -EBADFD { reportGone() }
             for place in 0..<entries where results[place] > 0 {
                 result.delivered &+= 1
-                result.bytes &+= UInt64(burst.packets[Int(list[result.consumed &+ place])].length)
+                result.bytes &+= UInt64(burst.packets[list[result.consumed &+ place]].length)
             }
             result.consumed &+= batch
         }
