@@ -160,7 +160,7 @@ package final class RoundBench {
             thread.isClockRunning = false
         }
 
-        fileprivate func add(_ end: consuming BenchEnd) { ends.append(end) }
+        fileprivate func add(_ end: consuming BenchEnd) { ends.add(end) }
 
         private var generates: Bool { if case .generate = mode { return true } else { return false } }
 
@@ -258,7 +258,7 @@ private final class BenchPort {
         if shape.isInOrder { features.insert(.inOrder) }
         pairs = OwnedValues(capacity: count)
         for k in 0..<count {
-            pairs.append(
+            pairs.add(
                 DriverPair(
                     size: ringSize, isPacked: shape.isPacked, features: features, frameRoom: room,
                     memory: memory.base + k * each, transmitKick: kick, receiveKick: kick))

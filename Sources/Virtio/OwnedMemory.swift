@@ -43,7 +43,7 @@ public struct OwnedValues<Value: ~Copyable>: ~Copyable {
     /// One value.
     public init(_ value: consuming Value) {
         self.init(capacity: 1)
-        append(value)
+        add(value)
     }
 
     deinit {
@@ -51,7 +51,7 @@ public struct OwnedValues<Value: ~Copyable>: ~Copyable {
         start.deallocate()
     }
 
-    public mutating func append(_ value: consuming Value) {
+    public mutating func add(_ value: consuming Value) {
         precondition(count < capacity, "room for \(capacity) values")
         (start + count).initialize(to: value)
         count += 1

@@ -28,7 +28,7 @@ final class RealDriver {
         room = memory.base + count * RealDriver.ringBytes
         let delta = guestAddress.map { $0 &- memory.region.userAddress } ?? 0
         for i in 0..<count {
-            queues.append(
+            queues.add(
                 DriverQueue(
                     size: RealDriver.size, isPacked: features.contains(.ringPacked),
                     memory: memory.base + i * RealDriver.ringBytes,

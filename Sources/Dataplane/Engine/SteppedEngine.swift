@@ -113,7 +113,7 @@ private struct ModeFunctions: ~Copyable {
     private var `switch` = OwnedValues<SwitchFunction>(capacity: 1)
 
     init(_ core: EngineCore) {
-        if let table = core.addresses { `switch`.append(SwitchFunction(table: table)) }
+        if let table = core.addresses { `switch`.add(SwitchFunction(table: table)) }
     }
 
     func kind(_ mode: ForwardingMode) -> any PacketFunction.Type {

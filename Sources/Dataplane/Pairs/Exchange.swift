@@ -66,7 +66,7 @@ struct Exchange: ~Copyable {
         parcels = OwnedValues(capacity: threadCount > 1 ? Exchange.parcels : 0)
         while parcels.count < parcels.capacity {
             free[parcels.count] = parcels.start + parcels.count
-            parcels.append(Parcel(ports: ports))
+            parcels.add(Parcel(ports: ports))
         }
         freeCount = parcels.count
     }

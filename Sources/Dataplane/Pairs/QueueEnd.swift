@@ -132,10 +132,10 @@ struct GuestRingRoom: ~Copyable {
         packed.removeAll()
         switch ring {
         case .split(let ring):
-            split.append(ring)
+            split.add(ring)
             return .split(split.start)
         case .packed(let ring):
-            packed.append(ring)
+            packed.add(ring)
             return .packed(packed.start)
         }
     }

@@ -119,7 +119,7 @@ public final class EmbeddedDriver {
         let kicks = [try EmbeddedDriver.eventfd(), try EmbeddedDriver.eventfd()]
         let rings = [try CallRing(kicks[0].fd), try CallRing(kicks[1].fd)]
         kickRings += rings
-        room.append(
+        room.add(
             DriverPair(
                 size: options.ringSize, isPacked: options.isPacked, features: features, frameRoom: options.frameRoom,
                 memory: memory,
