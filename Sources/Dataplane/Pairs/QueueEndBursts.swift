@@ -131,8 +131,10 @@ extension QueueEnd {
         -> Delivery
     {
         switch self {
-        case .split(let ring): return ring.pointee.deliver(burst, list.places, list.count, with: thread.pointee.delivery)
-        case .packed(let ring): return ring.pointee.deliver(burst, list.places, list.count, with: thread.pointee.delivery)
+        case .split(let ring):
+            return ring.pointee.deliver(burst, list.places, list.count, with: thread.pointee.delivery)
+        case .packed(let ring):
+            return ring.pointee.deliver(burst, list.places, list.count, with: thread.pointee.delivery)
         default: return deliverOther(thread, receiver, burst, list)
         }
     }
