@@ -1,6 +1,12 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
+/// The rooms that `Ringway` exports. Who uses them through it names them, too: else the package manager does not compile
+/// it again when one of them has changed.
+let exported: [Target.Dependency] = [
+    "Ringway", "Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "Headers",
+]
+
 let package = Package(
     name: "ringway",
     products: [
@@ -50,26 +56,26 @@ let package = Package(
         // and what is measured with them.
         .target(
             name: "Console",
-            dependencies: [
-                "Ringway", "Memory", "CPlatform", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            dependencies: exported + [
+                "CPlatform", .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(
             name: "RingwayLab",
-            dependencies: [
-                "Ringway", "Console", "Memory", "CPlatform", .product(name: "Histogram", package: "hdrhistogram-swift"),
+            dependencies: exported + [
+                "Console", "CPlatform", .product(name: "Histogram", package: "hdrhistogram-swift"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .executableTarget(
             name: "RingwayCLI",
-            dependencies: [
-                "Ringway", "RingwayLab", "Console", "Memory", "CPlatform",
+            dependencies: exported + [
+                "RingwayLab", "Console", "CPlatform",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .executableTarget(
             name: "RingwayBench",
-            dependencies: [
-                "Ringway", "RingwayLab", "Console", "CPlatform",
+            dependencies: exported + [
+                "RingwayLab", "Console", "CPlatform",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
 
@@ -82,18 +88,18 @@ let package = Package(
         .testTarget(name: "VhostUserTests", dependencies: ["VhostUser", "Memory", "Virtio", "CPlatform"]),
         .testTarget(
             name: "VhostTests",
-            dependencies: ["Ringway", "RingwayLab", "CPlatform", .product(name: "Logging", package: "swift-log")]),
+            dependencies: exported + ["RingwayLab", "CPlatform", .product(name: "Logging", package: "swift-log")]),
         // Lets the kernel refuse io_uring requests of the code under test.
         .target(name: "CRefusal", path: "Tests/CRefusal"),
         .testTarget(
             name: "DataplaneTests",
-            dependencies: [
-                "Ringway", "RingwayLab", "Control", "CPlatform", "CRefusal",
+            dependencies: exported + [
+                "RingwayLab", "Control", "CPlatform", "CRefusal",
                 .product(name: "Logging", package: "swift-log"),
             ]),
         // The README's embedder: what it links is looked at by a test.
         .executableTarget(
-            name: "Embedder", dependencies: ["Ringway", .product(name: "Logging", package: "swift-log")],
+            name: "Embedder", dependencies: exported + [.product(name: "Logging", package: "swift-log")],
             path: "Tests/Embedder"),
         .testTarget(name: "IntegrationTests", dependencies: ["CPlatform", "Dataplane", "RingwayLab"]),
     ]

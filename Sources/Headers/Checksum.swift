@@ -106,13 +106,13 @@ extension Checksum {
     /// A field of 16 bits, or any word of the header.
     @inlinable @inline(__always)
     public static func update(_ checksum: UInt16, from old: UInt16, to new: UInt16) -> UInt16 {
-        change(checksum, UInt64(~old) &+ UInt64(new))
+        changeLittle(checksum, UInt64(~old) &+ UInt64(new))
     }
 
     /// A field of 32 bits.
     @inlinable @inline(__always)
     public static func update(_ checksum: UInt16, from old: UInt32, to new: UInt32) -> UInt16 {
-        change(checksum, words(~old) &+ words(new))
+        changeLittle(checksum, words(~old) &+ words(new))
     }
 
     /// An IPv4 address: in its header, or in the pseudo header of TCP and UDP.
@@ -144,5 +144,15 @@ extension Checksum {
     @inlinable @inline(__always)
     static func change(_ checksum: UInt16, _ difference: UInt64) -> UInt16 {
         ~fold(UInt64(~checksum) &+ difference)
+    }
+
+    /// The same for a difference of a few words: their carries are gone after two steps.
+    @inlinable @inline(__always)
+    static func changeLittle(_ checksum: UInt16, _ difference: UInt64) -> UInt16 {
+        var v = UInt64(~checksum) &+ difference
+        assert(v < 1 << 24)
+        v = (v & 0xffff) &+ (v &>> 16)
+        v = (v & 0xffff) &+ (v &>> 16)
+        return ~UInt16(truncatingIfNeeded: v)
     }
 }

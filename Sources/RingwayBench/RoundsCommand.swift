@@ -66,6 +66,14 @@ struct RoundsCommand: ParsableCommand {
                 }
             }
         }
+        // What an embedder's function costs, and what it does to packets.
+        for function in BenchFunction.allCases {
+            for (format, isPacked, isInOrder) in formats where !isInOrder {
+                var shape = RoundBench.Shape()
+                (shape.mode, shape.function, shape.isPacked) = (.macswap, function, isPacked)
+                all.append(("\(function.rawValue) \(format) 64", shape))
+            }
+        }
         // A packet alone, as on a quiet ring: what its latency is made of.
         for (format, isPacked, isInOrder) in formats {
             var shape = RoundBench.Shape()

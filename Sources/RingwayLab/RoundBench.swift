@@ -10,6 +10,8 @@ import Virtio
 package final class RoundBench {
     package struct Shape: Sendable {
         package var mode = ForwardingMode.drop
+        /// An embedder's function, in place of `macswap`.
+        package var function: BenchFunction?
         package var isPacked = false
         package var isInOrder = false
         /// Bytes of a frame.
@@ -60,7 +62,7 @@ package final class RoundBench {
         if events.contains(-1) { throw EngineError("eventfd: \(SystemError.text(errno))") }
         engine = try SteppedEngine(
             EngineOptions(ports: options, mode: shape.mode, busyloop: shape.busyloop), threads: shape.threads,
-            defectFD: events[1])
+            defectFD: events[1], function: shape.function?.stepped)
         var rings: [CallRing] = []
         for _ in engine.threads { rings.append(try CallRing(events[1])) }
         callRings = rings
@@ -86,7 +88,10 @@ package final class RoundBench {
             engine.start(
                 pair, receive: driver.pointee.receive.deviceSetup(map: port.map),
                 transmit: driver.pointee.transmit.deviceSetup(map: port.map), kick: kick, callRings: callRings)
-            if isBusy { lanes[k].add(BenchEnd(driver, pair, Frames.udp(size: shape.size), isBackward: index == 1)) }
+            if isBusy {
+                let (frame, growth) = (Frames.udp(size: shape.size), shape.function?.growth ?? 0)
+                lanes[k].add(BenchEnd(driver, pair, frame, isBackward: index == 1, growth: growth))
+            }
         }
     }
 
@@ -199,12 +204,17 @@ private struct BenchEnd: ~Copyable {
     let device: SteppedPair
     private let frame: OwnedMemory<UInt8>
     private let length: Int
+    private let growth: Int
     var received = 0
     var wrong = 0
 
     /// Frames go from 02:…:01 to 02:…:02, or back.
-    init(_ pair: UnsafeMutablePointer<DriverPair>, _ device: SteppedPair, _ bytes: [UInt8], isBackward: Bool) {
-        (self.pair, self.device) = (pair, device)
+    /// What comes back is longer by `growth` bytes.
+    init(
+        _ pair: UnsafeMutablePointer<DriverPair>, _ device: SteppedPair, _ bytes: [UInt8], isBackward: Bool,
+        growth: Int
+    ) {
+        (self.pair, self.device, self.growth) = (pair, device, growth)
         length = bytes.count
         frame = OwnedMemory(bytes)
         if isBackward { (frame[5], frame[11]) = (frame[11], frame[5]) }
@@ -216,7 +226,7 @@ private struct BenchEnd: ~Copyable {
             // Every mode but `generate` brings frames to the address that this driver's own come from.
             let f = pair.pointee.incoming[i]
             let isExpected =
-                f.length == UInt32(length)
+                f.length == UInt32(length + growth)
                 && (!checksAddresses
                     || f.base.load(fromByteOffset: 5, as: UInt8.self) == frame[11]
                         && f.base.load(fromByteOffset: 11, as: UInt8.self) == frame[5])

@@ -34,6 +34,10 @@ public struct Burst: ~Copyable {
     private let rooms = OwnedMemory<UInt8>(
         count: Burst.maximum * (PacketSlot.roomBytes + PacketSlot.madeRoomBytes))
     private let segmentRoom = OwnedMemory<Segment>(count: Burst.mostSegments)
+    private let placeRoom = OwnedMemory<UnsafeMutablePointer<PacketSlot>>(count: Burst.maximum)
+    /// Where the packets of the ring lie, in order: the list for a function that judges all of them.
+    @inline(__always)
+    public var places: UnsafePointer<UnsafeMutablePointer<PacketSlot>> { UnsafePointer(placeRoom.start) }
     private let identityRoom = OwnedMemory<UInt16>(count: Burst.maximum)
     /// `maximum` packets of the ring, then as many that the packet function has made.
     @inline(__always) public var packets: UnsafeMutablePointer<PacketSlot> { packetRoom.start }
@@ -65,8 +69,63 @@ public struct Burst: ~Copyable {
         let room = UnsafeMutableRawPointer(rooms.start)
         for i in 0..<Burst.maximum {
             packetRoom[i] = PacketSlot(room: room + i * PacketSlot.roomBytes)
+            placeRoom[i] = packetRoom.start + i
             let made = room + Burst.maximum * PacketSlot.roomBytes + i * PacketSlot.madeRoomBytes
             packetRoom[Burst.maximum + i] = PacketSlot(room: made)
+        }
+    }
+}
+
+extension UnsafeMutablePointer where Pointee == PacketSlot {
+    /// Reads the fronts of `n` packets that nobody has looked at.
+    @inline(__always)
+    public func loadFronts(_ n: Int, _ wanted: PacketSlot.Front) {
+        if wanted == .addresses {
+            loadAddresses(n, wanted)
+        } else if wanted.length > 0 {
+            loadLarge(n, wanted)
+        }
+    }
+
+    @inline(never)
+    func loadLarge(_ n: Int, _ wanted: PacketSlot.Front) {
+        let (length, lines) = (UInt32(truncatingIfNeeded: wanted.length), wanted.length &>> 6)
+        var packet = self
+        let end = self + n
+        if wanted.length & 63 == 0 {
+            // Whole cache lines.
+            while packet < end {
+                if packet.pointee.dataLength >= length {
+                    CPlat_copy_lines(
+                        packet.pointee.room + PacketSlot.frontPlace, packet.pointee.data, UInt64(truncatingIfNeeded: lines))
+                    packet.pointee.front = wanted
+                } else {
+                    packet.pointee.loadFront(wanted)
+                }
+                packet += 1
+            }
+            return
+        }
+        while packet < end {
+            packet.pointee.loadFront(wanted)
+            packet += 1
+        }
+    }
+
+    /// Four at a time: what is done is little more than the loop itself.
+    @inline(never)
+    func loadAddresses(_ n: Int, _ addresses: PacketSlot.Front) {
+        var i = 0
+        while i &+ 3 < n {
+            self[i].loadAddresses(addresses)
+            self[i &+ 1].loadAddresses(addresses)
+            self[i &+ 2].loadAddresses(addresses)
+            self[i &+ 3].loadAddresses(addresses)
+            i &+= 4
+        }
+        while i < n {
+            self[i].loadAddresses(addresses)
+            i &+= 1
         }
     }
 }

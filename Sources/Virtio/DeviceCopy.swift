@@ -36,13 +36,13 @@ func copyFrame(_ packet: UnsafeMutablePointer<PacketSlot>, to destination: Unsaf
 }
 
 /// The front, then what is left of the sender's piece.
-@inline(__always)
+@inline(never)
 private func copyLarge(_ packet: UnsafeMutablePointer<PacketSlot>, to destination: UnsafeMutableRawPointer) {
     let (n, skip) = (packet.pointee.frontLength, packet.pointee.skip)
     let rest = Int(packet.pointee.dataLength) &- skip
     assert(n + rest == Int(packet.pointee.length))
-    CPlat_copy_short(destination, packet.pointee.frontBytes, UInt32(truncatingIfNeeded: n))
-    CPlat_copy(destination + n, packet.pointee.data + skip, UInt64(rest))
+    CPlat_copy_short(destination, packet.pointee.frontBytes, UInt64(truncatingIfNeeded: n))
+    if rest > 0 { CPlat_copy(destination + n, packet.pointee.data + skip, UInt64(rest)) }
 }
 
 @inline(never)

@@ -208,6 +208,7 @@ extension DeviceCore {
         packet.pointee.length = length &- headerLength
         packet.pointee.dataLength = length &- headerLength
         packet.pointee.front = .nothing
+        packet.pointee.verdict = Verdict.drop.rawValue
         packet.pointee.id = id
         packet.pointee.more = nil
         packet.pointee.moreCount = 0

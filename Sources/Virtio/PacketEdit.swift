@@ -11,13 +11,20 @@ extension PacketSlot {
     /// alone.
     @inlinable @inline(__always)
     public mutating func prepend(_ n: Int) -> Bool {
+        if !open(n) { return false }
+        // What an earlier packet left there is nobody's business.
+        CPlat_zero(frontBytes, UInt64(n))
+        return true
+    }
+
+    /// The same, but what the bytes hold is anything: whoever calls writes all of them.
+    @inlinable @inline(__always)
+    public mutating func open(_ n: Int) -> Bool {
         let least = PacketSlot.frontPlace &- PacketSlot.headroom
         if front.start < least { settleFront() }
         if n < 0 || n > front.start &- least || !(header.isPlain || shiftOffload(by: n)) { return false }
         front.grow(by: n)
         length &+= UInt32(truncatingIfNeeded: n)
-        // What an earlier packet left there is nobody's business.
-        CPlat_zero(frontBytes, UInt64(n))
         return true
     }
 

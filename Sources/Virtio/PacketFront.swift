@@ -2,24 +2,39 @@ import CPlatform
 
 /// Reading a packet's first bytes.
 extension PacketSlot {
-    /// Sees to it that the frame's first `wanted` bytes (all of a shorter frame; at most `longestFront`) lie in the
-    /// front. They are read from the sender once; from then on they are what every receiver gets.
+    /// Reads the first bytes of a frame that nobody has looked at into its front, as many as `wanted` says (all of a
+    /// shorter frame): see `Front.wanted`. They are read from the sender once; from then on they are what every receiver
+    /// gets.
     @inlinable @inline(__always)
-    public mutating func loadFront(_ wanted: Int) {
-        if front != .nothing { return }
-        if wanted == 12 && dataLength >= 12 {
-            let (a, b) = (data.loadUnaligned(as: UInt64.self), (data + 8).loadUnaligned(as: UInt32.self))
-            room.storeBytes(of: a, as: UInt64.self)
-            (room + 8).storeBytes(of: b, as: UInt32.self)
-            front = .addresses
-        } else if wanted <= PacketSlot.longestFront && (moreCount == 0 || Int(dataLength) >= wanted) {
-            let n = min(wanted, Int(dataLength))
-            CPlat_copy_short(room + PacketSlot.frontPlace, data, UInt32(truncatingIfNeeded: n))
+    public mutating func loadFront(_ wanted: Front) {
+        assert(front == .nothing)
+        if wanted == .addresses { return loadAddresses(.addresses) }
+        if UInt64(dataLength) >= wanted.word & 0xfff {
+            CPlat_copy_short(room + PacketSlot.frontPlace, data, wanted.word & 0xfff)
+            front = wanted
+        } else if moreCount == 0 {
+            let n = Int(dataLength)
+            CPlat_copy_short(room + PacketSlot.frontPlace, data, UInt64(truncatingIfNeeded: n))
             front = Front(length: n, skip: n)
         } else {
-            extendFront(to: wanted)
+            extendFront(to: wanted.length)
         }
     }
+
+    /// Reads the MAC addresses alone. `addresses` is `Front.addresses`, in a register where there is a loop around.
+    @inlinable @inline(__always)
+    mutating func loadAddresses(_ addresses: Front) {
+        if dataLength < 12 { return loadShort() }
+        let (a, b) = (data.loadUnaligned(as: UInt64.self), (data + 8).loadUnaligned(as: UInt32.self))
+        room.storeBytes(of: a, as: UInt64.self)
+        (room + 8).storeBytes(of: b, as: UInt32.self)
+        front = addresses
+    }
+
+    /// Of a frame that is shorter, or lies in several pieces.
+    @inline(never)
+    @usableFromInline
+    mutating func loadShort() { extendFront(to: 12) }
 
     /// The same for a front that is there already, or a frame in several pieces. False when the frame, or the room, is
     /// shorter; then the front is as long as it can be.
@@ -56,7 +71,7 @@ extension PacketSlot {
         } else if front.start < PacketSlot.frontPlace &- PacketSlot.headroom {
             let from = frontBytes
             front = Front(length: frontLength, skip: skip, growth: front.growth)
-            CPlat_copy_short(frontBytes, from, UInt32(truncatingIfNeeded: frontLength))
+            CPlat_copy_short(frontBytes, from, UInt64(truncatingIfNeeded: frontLength))
         }
     }
 
@@ -69,11 +84,17 @@ extension PacketSlot {
     @inlinable @inline(__always)
     public var sourceMAC: UInt64 { (frontBytes + 4).loadUnaligned(as: UInt64.self) >> 16 }
 
-    /// Exchanges source and destination address.
+    /// Exchanges source and destination address, where they were read.
     @inlinable @inline(__always)
     public mutating func swapMACs() {
-        let (d, s) = (destinationMAC, sourceMAC)
-        frontBytes.storeBytes(of: s | d << 48, as: UInt64.self)
-        (frontBytes + 8).storeBytes(of: UInt32(truncatingIfNeeded: d >> 16), as: UInt32.self)
+        if front == .addresses { return PacketSlot.swapMACs(at: room) }
+        if frontLength >= 12 { PacketSlot.swapMACs(at: frontBytes) }
+    }
+
+    @inlinable @inline(__always)
+    static func swapMACs(at p: UnsafeMutableRawPointer) {
+        let (d, s) = (p.loadUnaligned(as: UInt64.self), (p + 4).loadUnaligned(as: UInt64.self) >> 16)
+        p.storeBytes(of: s | d << 48, as: UInt64.self)
+        (p + 8).storeBytes(of: UInt32(truncatingIfNeeded: d >> 16), as: UInt32.self)
     }
 }

@@ -42,13 +42,19 @@ public struct PacketSlot: BitwiseCopyable {
             assert(length >> 12 == 0 && skip >> 12 == 0 && start >> 12 == 0)
             word = UInt64(truncatingIfNeeded: length | skip &<< 12 | (growth &+ Front.bias) &<< 24 | start &<< 52)
         }
-        private init(word: UInt64) { self.word = word }
+        @inlinable init(word: UInt64) { self.word = word }
 
         @inlinable static var bias: Int { 1 << 27 }
-        public static var nothing: Front { @inline(__always) get { Front(word: 0) } }
+        @inlinable public static var nothing: Front { @inline(__always) get { Front(word: 0) } }
+        @inlinable @inline(__always) public static func == (a: Front, b: Front) -> Bool { a.word == b.word }
         /// The MAC addresses alone, at the beginning of the room: what most functions look at, so it is delivered by a
         /// way of its own. No other front begins there.
         @inlinable static var addresses: Front { @inline(__always) get { Front(length: 12, skip: 12, start: 0) } }
+        /// A front of `n` bytes (at most `longestFront`) as it is read, for `loadFront`. Of 12: the addresses alone.
+        @inlinable @inline(__always)
+        public static func wanted(_ n: Int) -> Front {
+            n == 12 ? .addresses : Front(length: min(max(0, n), longestFront), skip: min(max(0, n), longestFront))
+        }
         /// Neither nothing nor addresses alone.
         @inlinable @inline(__always) var isLarge: Bool { word >= 1 &<< 52 }
         @inlinable @inline(__always) public var length: Int { Int(truncatingIfNeeded: word & 0xfff) }
@@ -144,7 +150,7 @@ public struct PacketSlot: BitwiseCopyable {
         header = other.header
         dataLength = other.dataLength
         front = other.front
-        CPlat_copy_short(frontBytes, other.frontBytes, UInt32(truncatingIfNeeded: other.frontLength))
+        CPlat_copy_short(frontBytes, other.frontBytes, UInt64(truncatingIfNeeded: other.frontLength))
         let list = burst.segments + burst.segmentCount
         for i in 0..<count { list[i] = other.more.unsafelyUnwrapped[i] }
         burst.segmentCount += count

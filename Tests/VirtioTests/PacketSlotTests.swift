@@ -60,7 +60,7 @@ private final class Slotted {
     func singleFetch(_ pieces: [Int]) {
         for wanted in [1, 12, 14, 16, 17, 54, 64, 128, 256] {
             let s = Slotted(pieces)
-            s.packet.pointee.loadFront(wanted)
+            s.packet.pointee.loadFront(.wanted(wanted))
             let n = min(wanted, s.frame.count)
             #expect(s.packet.pointee.frontLength == n)
             s.overwrite()
@@ -72,7 +72,7 @@ private final class Slotted {
     @Test("a front that is extended reads only what is new", arguments: shapes)
     func extended(_ pieces: [Int]) {
         let s = Slotted(pieces)
-        s.packet.pointee.loadFront(12)
+        s.packet.pointee.loadFront(.wanted(12))
         s.overwrite()
         let (is40, is257) = (s.packet.pointee.extendFront(to: 40), s.packet.pointee.extendFront(to: 257))
         #expect(is40 == (s.frame.count >= 40) && !is257)
@@ -88,7 +88,7 @@ private final class Slotted {
         for _ in 0..<200 {
             let s = Slotted(pieces)
             var model = s.frame
-            s.packet.pointee.loadFront(64)
+            s.packet.pointee.loadFront(.wanted(64))
             for _ in 0..<8 {
                 let n = Int(r.next() % 70)
                 switch r.next() % 5 {
@@ -120,7 +120,7 @@ private final class Slotted {
         s.packet.pointee.header.csumStart = 34
         s.packet.pointee.header.csumOffset = 16
         s.packet.pointee.header.hdrLen = 54
-        s.packet.pointee.loadFront(64)
+        s.packet.pointee.loadFront(.wanted(64))
         let p = s.packet
         let isLonger = p.pointee.prepend(4)
         #expect(isLonger)

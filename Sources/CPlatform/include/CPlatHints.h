@@ -22,27 +22,43 @@ CPLAT_HOT void CPlat_zero(void *to, uint64_t n) { memset(to, 0, n); }
 
 /* Copies 0 to some hundred bytes without a call. Never past the end of either; the last bytes may be read twice, the
    later reading counts. */
-CPLAT_HOT void CPlat_copy_short(void *to, const void *from, uint32_t n) {
+CPLAT_HOT void CPlat_copy_short(void *to, const void *from, uint64_t n) {
     char *t = (char *)to;
     const char *f = (const char *)from;
-    if (n >= 16) {
-        uint32_t i = 0;
-        for (; i + 64 <= n; i += 64) __builtin_memcpy(t + i, f + i, 64);
-        for (; i + 16 <= n; i += 16) __builtin_memcpy(t + i, f + i, 16);
-        if (i < n) __builtin_memcpy(t + n - 16, f + n - 16, 16);
+    if (n >= 64) {
+        __builtin_memcpy(t, f, 64);
+        if (n <= 80) {
+            __builtin_memcpy(t + n - 16, f + n - 16, 16);
+            return;
+        }
+#pragma clang loop unroll(disable)
+        for (uint64_t i = 64; i + 64 < n; i += 64) __builtin_memcpy(t + i, f + i, 64);
+        __builtin_memcpy(t + n - 64, f + n - 64, 64);
+    } else if (n >= 32) {
+        __builtin_memcpy(t, f, 32);
+        __builtin_memcpy(t + n - 32, f + n - 32, 32);
+    } else if (n >= 16) {
+        __builtin_memcpy(t, f, 16);
+        __builtin_memcpy(t + n - 16, f + n - 16, 16);
     } else if (n >= 8) {
-        uint64_t a, b;
-        __builtin_memcpy(&a, f, 8);
-        __builtin_memcpy(&b, f + n - 8, 8);
-        __builtin_memcpy(t, &a, 8);
-        __builtin_memcpy(t + n - 8, &b, 8);
+        __builtin_memcpy(t, f, 8);
+        __builtin_memcpy(t + n - 8, f + n - 8, 8);
     } else if (n >= 4) {
-        uint32_t a, b;
-        __builtin_memcpy(&a, f, 4);
-        __builtin_memcpy(&b, f + n - 4, 4);
-        __builtin_memcpy(t, &a, 4);
-        __builtin_memcpy(t + n - 4, &b, 4);
+        __builtin_memcpy(t, f, 4);
+        __builtin_memcpy(t + n - 4, f + n - 4, 4);
     } else {
-        for (uint32_t i = 0; i < n; i++) t[i] = f[i];
+        for (uint64_t i = 0; i < n; i++) t[i] = f[i];
     }
+}
+
+/* Copies whole cache lines, at least one. */
+CPLAT_HOT void CPlat_copy_lines(void *to, const void *from, uint64_t lines) {
+    char *t = (char *)to;
+    const char *f = (const char *)from;
+#pragma clang loop unroll(disable)
+    do {
+        __builtin_memcpy(t, f, 64);
+        t += 64;
+        f += 64;
+    } while (--lines);
 }

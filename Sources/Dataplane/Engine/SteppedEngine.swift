@@ -11,9 +11,12 @@ package final class SteppedEngine {
     package let threads: [SteppedThread]
 
     /// One pair of each port for each of `options.ports`' queue pairs; none has a ring yet. `defectFD` is the caller's.
-    package init(_ options: EngineOptions, threads count: Int, defectFD: Int32) throws(EngineError) {
+    /// `function`: an embedder's, in place of the options' mode.
+    package init(
+        _ options: EngineOptions, threads count: Int, defectFD: Int32, function: SteppedFunction? = nil
+    ) throws(EngineError) {
         core = try EngineCore(options, cpus: [Int](repeating: -1, count: count))
-        threads = core.threads.map { [core] in SteppedThread($0, core) }
+        threads = core.threads.map { [core] in SteppedThread($0, core, function) }
         for (i, port) in options.ports.enumerated() {
             core.addPairs(port: i, port, defectFD: defectFD)
             core.table.setActivePairs(port.queuePairs, i)
@@ -83,13 +86,18 @@ package final class SteppedThread {
     private let mailbox: Mailbox
     private let mode: ForwardingMode
     private let functions: ModeFunctions
+    private let embedded: OwnedValues<EmbeddedFunction>
+    private let box: FunctionBox?
 
-    fileprivate init(_ thread: PollThread, _ core: EngineCore) {
+    fileprivate init(_ thread: PollThread, _ core: EngineCore, _ embedder: SteppedFunction?) {
+        box = embedder?.make()
+        var embedded = OwnedValues<EmbeddedFunction>(capacity: 1)
+        if let box { embedded.append(EmbeddedFunction(box: .passUnretained(box))) }
+        self.embedded = embedded
         (state, mailbox, mode) = (thread.state, thread.mailbox, core.mode)
         functions = ModeFunctions(core)
         if case .generate(let size) = mode { state.pointee.template = FrameTemplate(Frames.udp(size: size)) }
-        let function = functions.kind(mode)
-        state.pointee.obey(FunctionTraits(function))
+        state.pointee.obey(embedder?.traits ?? FunctionTraits(functions.kind(mode)))
     }
 
     /// A clock on which no time passes, so that what depends on time stays as it is; or one that runs.
@@ -101,7 +109,20 @@ package final class SteppedThread {
     package var polledCount: Int { state.pointee.polledCount }
 
     /// The loop goes round once.
-    package func step() { functions.round(state, mailbox, mode) }
+    package func step() {
+        if box != nil { PollLoop.round(state, embedded.start) } else { functions.round(state, mailbox, mode) }
+    }
+}
+
+/// An embedder's packet function for a `SteppedEngine`: each thread has a copy.
+package struct SteppedFunction {
+    fileprivate let make: () -> FunctionBox
+    fileprivate let traits: FunctionTraits
+
+    package init<F: PacketFunction>(_ function: F) {
+        make = { TypedFunctionBox(function) }
+        traits = FunctionTraits(F.self)
+    }
 }
 
 /// A packet function for each mode, as `Engine` starts its threads with them.

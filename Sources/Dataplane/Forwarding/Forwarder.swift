@@ -68,10 +68,10 @@ enum Forwarder {
     ) -> Verdict? {
         let burst = ThreadState.burst(thread)
         burst.pointee.work = FunctionWork()
-        let frontBytes = F.self == EmbeddedFunction.self ? thread.pointee.traits.frontBytes : F.frontBytes
+        if F.self == EmbeddedFunction.self { burst.pointee.packets.loadFronts(n, thread.pointee.traits.front) }
         return function.pointee.process(
             PacketBurst(
-                burst, count: n, frontBytes: frontBytes, port: sender.pointee.port, pair: sender.pointee.pair,
+                burst, count: n, port: sender.pointee.port, pair: sender.pointee.pair,
                 seconds: thread.pointee.seconds, ticks: thread.pointee.now,
                 counters: thread.pointee.functionCounters.start, table: thread.pointee.table))
     }
@@ -86,7 +86,7 @@ enum Forwarder {
         (burst.pointee.segmentCount, burst.pointee.needsScreening) = (0, false)
         function.pointee.tick(
             PacketBurst(
-                burst, count: 0, frontBytes: 0, port: sender.pointee.port, pair: sender.pointee.pair,
+                burst, count: 0, port: sender.pointee.port, pair: sender.pointee.pair,
                 seconds: thread.pointee.seconds, ticks: thread.pointee.now,
                 counters: thread.pointee.functionCounters.start, table: thread.pointee.table))
         if burst.pointee.work.made > 0 { dispatchSlow(thread, sender, 0, .none, 0) }

@@ -14,7 +14,7 @@ struct SwitchFunction: PacketFunction {
         var verdict = Verdict.drop
         var i = 0
         while i < packets.count {
-            let packet = packets[i]
+            let packet = packets.look(i, .wanted(SwitchFunction.frontBytes))
             if packet.hasAddresses {
                 let source = packet.sourceMAC
                 let destination = packet.destinationMAC

@@ -46,7 +46,7 @@ public struct Chain<First: PacketFunction, Second: PacketFunction>: PacketFuncti
             return second.process(
                 PacketBurst(packets, packets.list, count: packets.count, causes: causes, counters: counts))
         }
-        return withUnsafeTemporaryAllocation(of: UInt16.self, capacity: Burst.maximum) { list in
+        return withUnsafeTemporaryAllocation(of: UnsafeMutablePointer<PacketSlot>.self, capacity: Burst.maximum) { list in
             let base = list.baseAddress.unsafelyUnwrapped
             let n = packets.listNext(base)
             if n == 0 { return nil }
@@ -65,7 +65,7 @@ public struct Chain<First: PacketFunction, Second: PacketFunction>: PacketFuncti
 
     public mutating func tick(_ burst: borrowing PacketBurst) {
         first.tick(burst)
-        second.tick(PacketBurst(burst, nil, count: 0, causes: causes, counters: counts))
+        second.tick(PacketBurst(burst, burst.list, count: 0, causes: causes, counters: counts))
     }
 
     public mutating func portChanged(_ port: Int, isUp: Bool) {

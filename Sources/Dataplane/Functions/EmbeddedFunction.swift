@@ -38,10 +38,7 @@ final class TypedFunctionBox<F: PacketFunction>: FunctionBox {
         function.deallocate()
     }
 
-    override func process(_ packets: borrowing PacketBurst) -> Verdict? {
-        packets.decideAll(.drop)
-        return function.pointee.process(packets)
-    }
+    override func process(_ packets: borrowing PacketBurst) -> Verdict? { function.pointee.process(packets) }
 
     override func tick(_ burst: borrowing PacketBurst) { function.pointee.tick(burst) }
 
@@ -52,7 +49,7 @@ extension FunctionTraits {
     init<F: PacketFunction>(_ function: F.Type) {
         judgesAgain = F.judgesAgain
         wantsData = F.wantsData
-        frontBytes = min(max(0, F.frontBytes), PacketSlot.longestFront)
+        front = .wanted(F.frontBytes)
         tickMicroseconds = max(0, F.tickMicroseconds)
     }
 }

@@ -73,8 +73,8 @@ public final class FunctionHarness<F: PacketFunction> {
         for start in stride(from: 0, to: frames.count, by: Burst.maximum) {
             let part = Array(frames[start..<min(frames.count, start + Burst.maximum)])
             all += run(part, port, pieces, header) { burst in
+                burst.pointee.packets.loadFronts(part.count, FunctionTraits(F.self).front)
                 let packets = self.packets(burst, port, pair, part.count)
-                packets.decideAll(.drop)
                 if let verdict = self.function.process(packets) { packets.decideAll(verdict) }
             }
         }
@@ -101,7 +101,7 @@ public final class FunctionHarness<F: PacketFunction> {
     @_lifetime(immortal)
     private func packets(_ burst: UnsafeMutablePointer<Burst>, _ port: Int, _ pair: Int, _ n: Int) -> PacketBurst {
         PacketBurst(
-            burst, count: n, frontBytes: FunctionTraits(F.self).frontBytes, port: port, pair: pair, seconds: seconds,
+            burst, count: n, port: port, pair: pair, seconds: seconds,
             ticks: ticks, counters: words.start, table: memory.table)
     }
 

@@ -50,6 +50,14 @@ public struct Packet: ~Escapable {
     @inlinable @inline(__always)
     public func prepend(_ n: Int) -> Bool { slot.pointee.prepend(n) }
 
+    /// The same with the bytes of a template.
+    @inlinable @inline(__always)
+    public func prepend(_ template: borrowing HeaderTemplate) -> Bool {
+        if !slot.pointee.open(template.count) { return false }
+        template.copy(to: slot.pointee.frontBytes)
+        return true
+    }
+
     /// Takes the first `n` bytes off; no more than `bytes` has. False, and nothing is changed, where it has fewer, or
     /// where the header whose checksum is still to be filled in would go.
     @inlinable @inline(__always)
@@ -90,7 +98,7 @@ public struct Packet: ~Escapable {
 
     /// Exchanges source and destination address, where the frame has them.
     @inlinable @inline(__always)
-    public func swapMACs() { if hasAddresses { slot.pointee.swapMACs() } }
+    public func swapMACs() { slot.pointee.swapMACs() }
 
     /// Puts a VLAN tag behind the addresses (IEEE 802.1Q; `type` 0x88a8: a service tag). False, and nothing is changed,
     /// where there is no room, or the frame has no 14 bytes.

@@ -6,9 +6,8 @@ import Virtio
 public struct PacketBurst: ~Copyable, ~Escapable {
     @usableFromInline let burst: UnsafeMutablePointer<Burst>
     @usableFromInline let packets: UnsafeMutablePointer<PacketSlot>
-    /// Which of the burst's packets; nil: all, in order.
-    @usableFromInline let list: UnsafePointer<UInt16>?
-    @usableFromInline let frontBytes: Int
+    /// Where they lie.
+    @usableFromInline let list: UnsafePointer<UnsafeMutablePointer<PacketSlot>>
     @usableFromInline let counters: UnsafeMutablePointer<UInt64>
     /// Where the causes and counters of this function begin among those of a chain.
     @usableFromInline let firstCause: Int
@@ -31,13 +30,12 @@ public struct PacketBurst: ~Copyable, ~Escapable {
 
     @inline(__always) @_lifetime(immortal)
     init(
-        _ burst: UnsafeMutablePointer<Burst>, count: Int, frontBytes: Int, port: Int, pair: Int, seconds: UInt32,
+        _ burst: UnsafeMutablePointer<Burst>, count: Int, port: Int, pair: Int, seconds: UInt32,
         ticks: UInt64, counters: UnsafeMutablePointer<UInt64>, table: PairTable
     ) {
         self.burst = burst
         packets = burst.pointee.packets
-        list = nil
-        self.frontBytes = frontBytes
+        list = burst.pointee.places
         self.counters = counters
         (firstCause, firstCounter) = (0, 0)
         self.table = table
@@ -48,17 +46,16 @@ public struct PacketBurst: ~Copyable, ~Escapable {
         self.ticks = ticks
     }
 
-    /// The packets of `all` that `list` names (nil: its first `count`), for the function behind one that has so many
+    /// The packets of `all` that `list` names, for the function behind one that has so many
     /// `causes` and `counters` of its own.
     @usableFromInline @_lifetime(copy all)
     init(
-        _ all: borrowing PacketBurst, _ list: UnsafePointer<UInt16>?, count: Int, causes: Int = 0, counters: Int = 0,
-        frontBytes: Int? = nil
+        _ all: borrowing PacketBurst, _ list: UnsafePointer<UnsafeMutablePointer<PacketSlot>>, count: Int, causes: Int,
+        counters: Int
     ) {
         burst = all.burst
         packets = all.packets
         self.list = list
-        self.frontBytes = frontBytes ?? all.frontBytes
         self.counters = all.counters
         firstCause = all.firstCause &+ causes
         firstCounter = all.firstCounter &+ counters
@@ -72,13 +69,12 @@ public struct PacketBurst: ~Copyable, ~Escapable {
 
     /// Lists the packets that the next function is to judge; returns how many they are.
     @inlinable @inline(__always)
-    func listNext(_ to: UnsafeMutablePointer<UInt16>) -> Int {
+    func listNext(_ to: UnsafeMutablePointer<UnsafeMutablePointer<PacketSlot>>) -> Int {
         var n = 0
         var i = 0
         while i < count {
-            let place = list.map { $0[i] } ?? UInt16(truncatingIfNeeded: i)
-            to[n] = place
-            n &+= packets[Int(place)].verdict == Verdict.next.rawValue ? 1 : 0
+            to[n] = list[i]
+            n &+= list[i].pointee.verdict == Verdict.next.rawValue ? 1 : 0
             i &+= 1
         }
         return n
@@ -97,19 +93,21 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     @inlinable @inline(__always)
     func slot(_ i: Int) -> UnsafeMutablePointer<PacketSlot> {
         assert(i >= 0 && i < count)
-        guard let list else { return packets + i }
-        return packets + Int(list[i])
+        return list[i]
     }
 
-    /// A packet, its front read. `i` must be below `count`: checked in builds without optimisation alone.
+    /// A packet. `i` must be below `count`: checked in builds without optimisation alone.
     @inlinable @inline(__always)
     public subscript(i: Int) -> Packet {
         @_lifetime(borrow self)
-        get {
-            let slot = slot(i)
-            slot.pointee.loadFront(frontBytes)
-            return _overrideLifetime(Packet(slot, burst), borrowing: self)
-        }
+        get { _overrideLifetime(Packet(slot(i), burst), borrowing: self) }
+    }
+
+    /// A packet of a whole burst, its front read now: for Ringway's own modes, whose fronts are not read beforehand.
+    @inline(__always) @_lifetime(borrow self)
+    func look(_ i: Int, _ wanted: PacketSlot.Front) -> Packet {
+        (packets + i).pointee.loadFront(wanted)
+        return _overrideLifetime(Packet(packets + i, burst), borrowing: self)
     }
 
     /// The verdict of a packet, without a look at it.
@@ -153,7 +151,6 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     public func copy(_ i: Int) -> Packet? {
         let original = slot(i)
         guard let slot = make() else { return nil }
-        original.pointee.loadFront(frontBytes)
         if !slot.pointee.take(original.pointee, &burst.pointee) {
             burst.pointee.work.made &-= 1
             return nil

@@ -12,7 +12,7 @@ public protocol PacketFunction {
     /// What it answers.
     associatedtype Answer: Sendable = Void
 
-    /// Bytes of each packet's front that are read from its sender into private memory when the packet is looked at, 0
+    /// Bytes of each packet's front that are read from its sender into private memory before it is judged, 0
     /// to 256; of a shorter packet all. The default is 128: Ethernet with two VLAN tags, IPv6 and TCP with options.
     static var frontBytes: Int { get }
 
@@ -93,7 +93,7 @@ struct MACSwapFunction: PacketFunction {
     mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
         var i = 0
         while i < packets.count {
-            packets[i].swapMACs()
+            packets.look(i, .wanted(MACSwapFunction.frontBytes)).swapMACs()
             i &+= 1
         }
         return .port(packets.port)

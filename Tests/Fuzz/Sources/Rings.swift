@@ -118,7 +118,7 @@ final class Room {
                 packet.more = pieces + 3 * i
                 packet.moreCount = 3
             }
-            if input.byte() & 1 == 0 { packet.loadFront(Int(input.byte())) }
+            if input.byte() & 1 == 0 { packet.loadFront(.wanted(Int(input.byte()))) }
             frames.packets[i] = packet
             bytes += UInt64(length)
         }
@@ -128,7 +128,7 @@ final class Room {
 
     /// Reads the ends of each piece, as a receiver's copy would.
     func read(_ packet: UnsafeMutablePointer<PacketSlot>) {
-        packet.pointee.loadFront(12)
+        packet.pointee.loadFront(.wanted(12))
         for i in 0..<packet.pointee.pieces { read(packet.pointee.piece(i)!.base, packet.pointee.piece(i)!.length) }
     }
     private func read(_ p: UnsafeMutableRawPointer, _ length: UInt32) {
