@@ -1,8 +1,8 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
-/// The rooms that `Ringway` exports. Who uses them through it names them, too: else the package manager does not compile
-/// it again when one of them has changed.
+/// The rooms that `Ringway` exports. Who uses them through it names them, too: else the package manager does not
+/// compile it again when one of them has changed.
 let exported: [Target.Dependency] = [
     "Ringway", "Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "Headers",
 ]

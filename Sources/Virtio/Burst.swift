@@ -97,7 +97,8 @@ extension UnsafeMutablePointer where Pointee == PacketSlot {
             while packet < end {
                 if packet.pointee.dataLength >= length {
                     CPlat_copy_lines(
-                        packet.pointee.room + PacketSlot.frontPlace, packet.pointee.data, UInt64(truncatingIfNeeded: lines))
+                        packet.pointee.room + PacketSlot.frontPlace, packet.pointee.data,
+                        UInt64(truncatingIfNeeded: lines))
                     packet.pointee.front = wanted
                 } else {
                     packet.pointee.loadFront(wanted)

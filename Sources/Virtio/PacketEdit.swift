@@ -20,13 +20,24 @@ extension PacketSlot {
     /// The same, but what the bytes hold is anything: whoever calls writes all of them.
     @inlinable @inline(__always)
     public mutating func open(_ n: Int) -> Bool {
-        let least = PacketSlot.frontPlace &- PacketSlot.headroom
-        if front.start < least { settleFront() }
-        if n < 0 || n > front.start &- least || !(header.isPlain || shiftOffload(by: n)) { return false }
+        // Negative where either is not as it should be.
+        if n | (front.start &- PacketSlot.leastStart &- n) < 0 && !makeRoom(n) { return false }
+        if !(header.isPlain || shiftOffload(by: n)) { return false }
         front.grow(by: n)
         length &+= UInt32(truncatingIfNeeded: n)
         return true
     }
+
+    /// Sees to it that `n` bytes fit before the front, if they can.
+    @inline(never)
+    @usableFromInline
+    mutating func makeRoom(_ n: Int) -> Bool {
+        settleFront()
+        return n >= 0 && n <= front.start &- PacketSlot.leastStart
+    }
+
+    /// Where a front begins at the least that headers were put before.
+    @inlinable static var leastStart: Int { frontPlace &- headroom }
 
     /// Takes the first `n` bytes off, at most those of the front.
     @inlinable @inline(__always)
@@ -82,7 +93,7 @@ extension PacketSlot {
     @inlinable @inline(__always)
     public mutating func pushTag(_ tag: UInt16, _ type: UInt16) -> Bool {
         if frontLength < Int(PacketSlot.minimumLength)
-            || front.start < PacketSlot.frontPlace &- PacketSlot.headroom &+ 4
+            || front.start < PacketSlot.leastStart &+ 4
         {
             return false
         }

@@ -3,8 +3,8 @@ import CPlatform
 /// Reading a packet's first bytes.
 extension PacketSlot {
     /// Reads the first bytes of a frame that nobody has looked at into its front, as many as `wanted` says (all of a
-    /// shorter frame): see `Front.wanted`. They are read from the sender once; from then on they are what every receiver
-    /// gets.
+    /// shorter frame): see `Front.wanted`. They are read from the sender once; from then on they are what every
+    /// receiver gets.
     @inlinable @inline(__always)
     public mutating func loadFront(_ wanted: Front) {
         assert(front == .nothing)
@@ -68,7 +68,7 @@ extension PacketSlot {
     mutating func settleFront() {
         if front == .nothing {
             front = Front(length: 0, skip: 0)
-        } else if front.start < PacketSlot.frontPlace &- PacketSlot.headroom {
+        } else if front.start < PacketSlot.leastStart {
             let from = frontBytes
             front = Front(length: frontLength, skip: skip, growth: front.growth)
             CPlat_copy_short(frontBytes, from, UInt64(truncatingIfNeeded: frontLength))

@@ -25,6 +25,24 @@ import Testing
         #expect(status == 0, "\(output)")
     }
 
+    @Test("an embedder's function, and what it does to packets, cost no more than the documentation says")
+    func functions() throws {
+        var rows: [String: Double] = [:]
+        for line in try String(contentsOfFile: InstructionsTests.thresholds, encoding: .utf8).split(separator: "\n") {
+            let fields = line.split(separator: "\t")
+            if fields.count == 2, let count = Double(fields[1]) { rows[String(fields[0])] = count }
+        }
+        for format in ["split", "packed"] {
+            func row(_ name: String) throws -> Double { try #require(rows["\(name) \(format) 64"], "\(name)") }
+            let (own, embedded) = (try row("macswap"), try row("embedded macswap"))
+            #expect(embedded <= own * 1.03, "\(format): a function of an embedder beside Ringway's own")
+            let front = try row("embedded read-64")
+            #expect(front - embedded <= 40, "\(format): 64 bytes of front in place of 12")
+            #expect(try row("embedded vlan") - front <= 30, "\(format): a VLAN tag")
+            #expect(try row("embedded vxlan") - front <= 120, "\(format): headers of a VXLAN tunnel")
+        }
+    }
+
     @Test("counts repeat exactly")
     func repetition() throws {
         // What `auto` learns depends on the clock.

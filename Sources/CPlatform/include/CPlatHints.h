@@ -55,10 +55,11 @@ CPLAT_HOT void CPlat_copy_short(void *to, const void *from, uint64_t n) {
 CPLAT_HOT void CPlat_copy_lines(void *to, const void *from, uint64_t lines) {
     char *t = (char *)to;
     const char *f = (const char *)from;
+    __builtin_memcpy(t, f, 64);
 #pragma clang loop unroll(disable)
-    do {
-        __builtin_memcpy(t, f, 64);
+    while (--lines) {
         t += 64;
         f += 64;
-    } while (--lines);
+        __builtin_memcpy(t, f, 64);
+    }
 }

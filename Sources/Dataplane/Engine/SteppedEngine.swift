@@ -92,7 +92,7 @@ package final class SteppedThread {
     fileprivate init(_ thread: PollThread, _ core: EngineCore, _ embedder: SteppedFunction?) {
         box = embedder?.make()
         var embedded = OwnedValues<EmbeddedFunction>(capacity: 1)
-        if let box { embedded.append(EmbeddedFunction(box: .passUnretained(box))) }
+        if let box { embedded.add(EmbeddedFunction(box: .passUnretained(box))) }
         self.embedded = embedded
         (state, mailbox, mode) = (thread.state, thread.mailbox, core.mode)
         functions = ModeFunctions(core)

@@ -46,7 +46,8 @@ public struct Chain<First: PacketFunction, Second: PacketFunction>: PacketFuncti
             return second.process(
                 PacketBurst(packets, packets.list, count: packets.count, causes: causes, counters: counts))
         }
-        return withUnsafeTemporaryAllocation(of: UnsafeMutablePointer<PacketSlot>.self, capacity: Burst.maximum) { list in
+        return withUnsafeTemporaryAllocation(of: UnsafeMutablePointer<PacketSlot>.self, capacity: Burst.maximum) {
+            list in
             let base = list.baseAddress.unsafelyUnwrapped
             let n = packets.listNext(base)
             if n == 0 { return nil }
