@@ -22,7 +22,7 @@ import Testing
         ("16SplitDriverQueueV9needsKick", 1), ("17PackedDriverQueueV9needsKick", 1),
         // One specialisation of the loop for each packet function: drop, crossconnect, macswap, switch, embedder's.
         ("8PollLoopO5round", 5), ("8PollLoopO10visitQuiet", 5), ("8PollLoopO12acceptEvents", 1),
-        ("8PollLoopO8keepTime", 5), ("loadAddresses", 1), ("loadLarge", 1), ("9copyLarge", 1), ("10copyPieces", 1),
+        ("8PollLoopO8keepTime", 1), ("loadAddresses", 1), ("loadLarge", 1), ("9copyLarge", 1), ("10copyPieces", 1),
         ("10PacketSlotV11extendFront", 1), ("10PacketSlotV11settleFront", 1),
         ("9ForwarderO12dispatchSlow", 1), ("9ForwarderO12spreadByPort", 1), ("9ForwarderO6toPort", 1),
         ("11PacketBurstV7verdict", 1), ("11PacketBurstV4copy", 1), ("11PacketBurstV9originate", 1),
