@@ -48,7 +48,8 @@ public struct FlowKey: SeededHashable, Hashable, Sendable, BitwiseCopyable, Cust
     ///
     /// Ports are those of TCP, UDP, UDP-Lite, SCTP and DCCP. An ICMP echo has its identifier in the place of both, so
     /// that question and answer are one flow. All else has 0 and 0, and so has a fragment but the first, which does not
-    /// hold them: where fragments are to stay together, use `withoutPorts` for each `layers.isFragment`.
+    /// hold them: where fragments are to stay together, use `withoutPorts` for each `layers.isFragment`. A packet that
+    /// ends before its ports, or of which the front does, has 0 and 0, too: look at `layers.defect` first.
     @inlinable @inline(__always)
     public init?(_ bytes: HeaderBytes, _ layers: Layers) {
         let network = Int(layers.network)
@@ -153,7 +154,8 @@ public struct FlowKey: SeededHashable, Hashable, Sendable, BitwiseCopyable, Cust
     @inlinable @inline(__always)
     public func hash(_ seed: HashSeed) -> UInt32 {
         if isIPv4 {
-            let addresses = seed.mix(0, sourceLow) &+ seed.mix(1, destinationLow)
+            // Both addresses in one word.
+            let addresses = seed.mix(0, sourceLow &<< 32 | destinationLow)
             return HashSeed.finish(seed.base &+ addresses &+ seed.mix(2, rest))
         }
         let from = seed.mix(3, sourceHigh) &+ seed.mix(0, sourceLow)

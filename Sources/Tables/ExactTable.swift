@@ -128,10 +128,18 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
         return nil
     }
 
-    /// Asks the processor for the memory in which a search for `key` starts. Of use when keys of a whole burst are
-    /// known before the first is looked for.
+    /// Asks the processor for the memory in which a search for `key` starts. Of use when keys of a whole burst are known
+    /// before the first is looked for, and the table is larger than the processor's caches.
     @inlinable @inline(__always)
     public func prefetch(_ key: Key) { CPlat_prefetch_read(bucket(key)) }
+
+    /// Asks for the entry at which a search for `key` looks first. A second pass over a burst, after `prefetch` for all
+    /// of its keys.
+    @inlinable @inline(__always)
+    public func prefetchEntry(_ key: Key) {
+        let first = bucket(key).pointee
+        if first != ExactTable.none { CPlat_prefetch_read(entries + Int(first)) }
+    }
 
     /// The value of `key`; nil where there is none. The entry's age stays as it is.
     @inlinable @inline(__always)

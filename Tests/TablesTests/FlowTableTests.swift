@@ -55,6 +55,7 @@ import Testing
                 known[key]?.timeout = UInt32(step & 63)
             case 8:
                 table.prefetch(key)
+                table.prefetchEntry(key)
                 let n = table.expire(now: now, limit: random.below(8)) { key, value in
                     let old = known.removeValue(forKey: key)
                     #expect(old?.value == value)
