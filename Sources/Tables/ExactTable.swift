@@ -128,8 +128,8 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
         return nil
     }
 
-    /// Asks the processor for the memory in which a search for `key` starts. Of use when keys of a whole burst are known
-    /// before the first is looked for, and the table is larger than the processor's caches.
+    /// Asks the processor for the memory in which a search for `key` starts. Of use when keys of a whole burst are
+    /// known before the first is looked for, and the table is larger than the processor's caches.
     @inlinable @inline(__always)
     public func prefetch(_ key: Key) { CPlat_prefetch_read(bucket(key)) }
 
