@@ -58,6 +58,19 @@ public struct NetHeader: Sendable, Equatable, BitwiseCopyable {
     public static var gsoUDPL4: UInt8 { 5 }
     /// Or-ed into the type: the packet carries ECN.
     public static var gsoECN: UInt8 { 0x80 }
+    /// Or-ed into the type: headers of a UDP tunnel, over IPv4 or IPv6, stand before what is to be cut (virtio 1.4,
+    /// VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4 and _IPV6). Here only a packet function sets them (`Packet.encapsulate`).
+    public static var gsoTunnelIPv4: UInt8 { 0x20 }
+    public static var gsoTunnelIPv6: UInt8 { 0x40 }
+
+    /// Headers of a tunnel stand before what is to be cut.
+    @inlinable @inline(__always)
+    public var isTunnel: Bool { gsoType & (NetHeader.gsoTunnelIPv4 | NetHeader.gsoTunnelIPv6) != 0 }
+    /// The type without what is or-ed into it.
+    @inlinable @inline(__always)
+    public var gsoKind: UInt8 {
+        gsoType & ~(NetHeader.gsoECN | NetHeader.gsoTunnelIPv4 | NetHeader.gsoTunnelIPv6)
+    }
 
     /// Neither a checksum to fill in nor segments to cut.
     @inlinable @inline(__always)

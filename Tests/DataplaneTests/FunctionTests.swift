@@ -274,4 +274,59 @@ import Testing
         #expect(lab.drops(0) == ["frame length": 14])
         #expect(lab.engine.snapshot()[0].rx.bytes == UInt64(frames.reduce(0) { $0 + $1.count }))
     }
+
+    /// Puts a VXLAN or Geneve tunnel, over IPv4 or IPv6, before each frame.
+    struct Tunnel: PacketFunction {
+        let outer: HeaderTemplate
+        let count: Int
+
+        init(isIPv6: Bool, isGeneve: Bool) {
+            let udp = 14 + (isIPv6 ? 40 : 20)
+            count = udp + 16
+            outer = HeaderTemplate(udp + 16) { bytes in
+                Ethernet(bytes)?.etherType = isIPv6 ? .ipv6 : .ipv4
+                if isIPv6 {
+                    IPv6(creating: bytes, at: 14)?.nextHeader = .udp
+                } else {
+                    IPv4(creating: bytes, at: 14)?.protocol = .udp
+                }
+                UDP(bytes, at: udp)?.destinationPort = isGeneve ? Geneve.port : VXLAN.port
+                if isGeneve {
+                    _ = Geneve(creating: bytes, at: udp + 8, vni: 9)
+                } else {
+                    _ = VXLAN(creating: bytes, at: udp + 8, vni: 9)
+                }
+            }
+        }
+
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+            for i in 0..<packets.count where packets[i].encapsulate(outer) { packets.decide(i, .port(1)) }
+            return nil
+        }
+    }
+
+    @Test(
+        "a tunnel's headers over a packet for segmentation are on each segment, with lengths of their own",
+        arguments: [false, true], [false, true])
+    func tunnel(_ isIPv6: Bool, _ isGeneve: Bool) throws {
+        let lab = try Lab(ports: 2) { _ in Tunnel(isIPv6: isIPv6, isGeneve: isGeneve) }
+        let a = try lab.driver(0) { ($0.offloads, $0.frameRoom) = (OffloadTests.all, 66_000) }
+        let b = try lab.driver(1) { ($0.offloads, $0.frameRoom) = (OffloadTests.all, 4096) }
+        for big in OffloadTests.shapes {
+            #expect(a.send([big.frame], headers: [big.header()]))
+            let wanted = (big.payload.count + 999) / 1000
+            let got = b.receive(wanted).map(\.frame)
+            try #require(got.count == wanted)
+            let (udp, count) = (14 + (isIPv6 ? 40 : 20), 30 + (isIPv6 ? 40 : 20))
+            #expect(got.map { Array($0[(count + big.prefix)...]) }.reduce([], +) == big.payload)
+            for f in got {
+                #expect(big.isSound(Array(f[count...])), "inner lengths and checksums")
+                let length = Int(f[isIPv6 ? 18 : 16]) << 8 + Int(f[isIPv6 ? 19 : 17])
+                #expect(length == f.count - (isIPv6 ? 54 : 14), "outer IP length")
+                #expect(isIPv6 || Frame.sum(Array(f[14..<34])) == 0xffff, "outer IP checksum")
+                #expect(Int(f[udp + 4]) << 8 + Int(f[udp + 5]) == f.count - udp, "outer UDP length")
+            }
+        }
+        #expect(lab.drops(0) == [:] && lab.drops(1) == [:])
+    }
 }

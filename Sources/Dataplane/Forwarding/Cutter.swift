@@ -14,6 +14,8 @@ struct Cutter {
     private var network = 0
     private let transport: Int
     private var isIPv6 = false
+    /// Of a tunnel's packet: where its outer IP and UDP headers begin.
+    private var outer: (network: Int, udp: Int, isIPv6: Bool)?
     /// Payload bytes of a segment, of the packet, and those cut so far.
     private let segmentSize: Int
     private let payload: Int
@@ -37,7 +39,7 @@ struct Cutter {
             assert(prefix <= OffloadScratch.longestPrefix && prefix <= length)
             return
         }
-        let isTCP = header.gsoType & ~NetHeader.gsoECN != NetHeader.gsoUDPL4
+        let isTCP = header.gsoKind != NetHeader.gsoUDPL4
         let least = transport + (isTCP ? 20 : 8)
         if least > length || least > OffloadScratch.longestPrefix { return nil }
         var ahead = cursor
@@ -51,30 +53,56 @@ struct Cutter {
         if isTCP { template.storeBytes(of: dataOffset, toByteOffset: transport + 12, as: UInt8.self) }
         payload = length - prefix
         segmentSize = Int(header.gsoSize)
-        guard let found = Cutter.networkHeader(template, transport) else { return nil }
-        (network, isIPv6) = found
-        let wants6 = header.gsoType & ~NetHeader.gsoECN == NetHeader.gsoTCPv6
-        let wants4 = header.gsoType & ~NetHeader.gsoECN == NetHeader.gsoTCPv4
+        var inner = 0
+        if header.isTunnel {
+            guard let tunnel = Cutter.tunnel(template, transport) else { return nil }
+            (outer, inner) = (tunnel.outer, tunnel.inner)
+        }
+        guard let found = Cutter.networkHeader(template, inner, transport), found.end == transport else { return nil }
+        (network, isIPv6) = (found.start, found.isIPv6)
+        let wants6 = header.gsoKind == NetHeader.gsoTCPv6
+        let wants4 = header.gsoKind == NetHeader.gsoTCPv4
         if (wants6 && !isIPv6) || (wants4 && isIPv6) { return nil }
         // What the IP header's length field cannot say: in IPv6 it leaves out the first 40 bytes.
-        if prefix - network - (isIPv6 ? 40 : 0) + min(segmentSize, payload) > 65535 { return nil }
+        let first = outer.map { ($0.network, $0.isIPv6) } ?? (network, isIPv6)
+        if prefix - first.0 - (first.1 ? 40 : 0) + min(segmentSize, payload) > 65535 { return nil }
     }
 
-    /// Offset of the IP header behind at most two VLAN tags, and whether it is IPv6.
-    private static func networkHeader(_ p: UnsafeMutableRawPointer, _ transport: Int) -> (Int, Bool)? {
-        var offset = 12
-        var type = UInt16(bigEndian: p.loadUnaligned(fromByteOffset: offset, as: UInt16.self))
-        while (type == 0x8100 || type == 0x88a8) && offset < 20 {
-            offset += 4
-            type = UInt16(bigEndian: p.loadUnaligned(fromByteOffset: offset, as: UInt16.self))
+    /// Where the IP header of a frame that begins at `frame` starts, behind at most two VLAN tags, and ends. An IPv6
+    /// header ends at `limit`: whatever its extension headers are. Nothing behind `limit` is looked at.
+    private static func networkHeader(
+        _ p: UnsafeMutableRawPointer, _ frame: Int, _ limit: Int
+    ) -> (start: Int, end: Int, isIPv6: Bool)? {
+        var offset = frame + 12
+        func type() -> UInt16 {
+            offset + 2 > limit ? 0 : UInt16(bigEndian: p.loadUnaligned(fromByteOffset: offset, as: UInt16.self))
         }
-        let network = offset + 2
-        if type == 0x0800 {
-            let first = p.load(fromByteOffset: network, as: UInt8.self)
-            return first >> 4 == 4 && network + Int(first & 15) * 4 == transport && first & 15 >= 5
-                ? (network, false) : nil
+        while (type() == 0x8100 || type() == 0x88a8) && offset < frame + 20 { offset += 4 }
+        let start = offset + 2
+        if type() == 0x0800 && start < limit {
+            let first = p.load(fromByteOffset: start, as: UInt8.self)
+            let end = start + Int(first & 15) * 4
+            return first >> 4 == 4 && first & 15 >= 5 && end <= limit ? (start, end, false) : nil
         }
-        return type == 0x86dd && network + 40 <= transport ? (network, true) : nil
+        return type() == 0x86dd && start + 40 <= limit ? (start, limit, true) : nil
+    }
+
+    /// The outer headers of a tunnel, and where its inner frame begins: VXLAN (RFC 7348) or Geneve (RFC 8926).
+    private static func tunnel(
+        _ p: UnsafeMutableRawPointer, _ transport: Int
+    ) -> (outer: (network: Int, udp: Int, isIPv6: Bool), inner: Int)? {
+        guard let ip = networkHeader(p, 0, transport) else { return nil }
+        let udp = ip.isIPv6 ? ip.start + 40 : ip.end
+        let next = p.load(fromByteOffset: ip.start + (ip.isIPv6 ? 6 : 9), as: UInt8.self)
+        if next != 17 || udp + 16 > transport { return nil }
+        let port = UInt16(bigEndian: p.loadUnaligned(fromByteOffset: udp + 2, as: UInt16.self))
+        var options = 0
+        if port == Geneve.port {
+            options = Int(p.load(fromByteOffset: udp + 8, as: UInt8.self) & 0x3f) * 4
+        } else if port != VXLAN.port {
+            return nil
+        }
+        return ((ip.start, udp, ip.isIPv6), udp + 16 + options)
     }
 
     /// Fills `burst` with the next packets; false when there are no more.
@@ -96,6 +124,7 @@ struct Cutter {
         let slices = burst.segments + burst.segmentCount
         let count = cursor.take(size, slices)
         if network > 0 { rewrite(head, size) }
+        if let outer { rewriteOuter(head, outer, size) }
         fillChecksum(head, size, slices, count)
         let packet = burst.packets + burst.count
         packet.pointee.place(head, UInt32(prefix + size))
@@ -112,17 +141,8 @@ struct Cutter {
 
     /// Lengths, identification, sequence number and flags of one segment.
     private func rewrite(_ head: UnsafeMutableRawPointer, _ size: Int) {
-        let isTCP = header.gsoType & ~NetHeader.gsoECN != NetHeader.gsoUDPL4
-        if isIPv6 {
-            store16(head, network + 4, prefix - network - 40 + size)
-        } else {
-            store16(head, network + 2, prefix - network + size)
-            store16(head, network + 4, load16(head, network + 4) + segments)
-            store16(head, network + 10, 0)
-            var sum = Checksum()
-            sum.add(head + network, transport - network)
-            head.storeBytes(of: sum.result, toByteOffset: network + 10, as: UInt16.self)
-        }
+        let isTCP = header.gsoKind != NetHeader.gsoUDPL4
+        rewriteIP(head, network, isIPv6: isIPv6, end: transport, size)
         if !isTCP {
             store16(head, transport + 4, 8 + size)
             return
@@ -137,18 +157,41 @@ struct Cutter {
         head.storeBytes(of: flags, toByteOffset: transport + 13, as: UInt8.self)
     }
 
+    /// Lengths of the outer headers. The outer UDP checksum is 0: none, which tunnels may do over IPv6, too (RFC 6935).
+    private func rewriteOuter(
+        _ head: UnsafeMutableRawPointer, _ outer: (network: Int, udp: Int, isIPv6: Bool), _ size: Int
+    ) {
+        rewriteIP(head, outer.network, isIPv6: outer.isIPv6, end: outer.udp, size)
+        store16(head, outer.udp + 4, prefix - outer.udp + size)
+        store16(head, outer.udp + 6, 0)
+    }
+
+    /// Length, identification and checksum of an IP header.
+    private func rewriteIP(_ head: UnsafeMutableRawPointer, _ start: Int, isIPv6: Bool, end: Int, _ size: Int) {
+        if isIPv6 {
+            store16(head, start + 4, prefix - start - 40 + size)
+            return
+        }
+        store16(head, start + 2, prefix - start + size)
+        store16(head, start + 4, load16(head, start + 4) + segments)
+        store16(head, start + 10, 0)
+        var sum = Checksum()
+        sum.add(head + start, end - start)
+        head.storeBytes(of: sum.result, toByteOffset: start + 10, as: UInt16.self)
+    }
+
     private func fillChecksum(
         _ head: UnsafeMutableRawPointer, _ size: Int, _ slices: UnsafeMutablePointer<Segment>, _ count: Int
     ) {
         let field =
             network > 0
-            ? transport + (header.gsoType & ~NetHeader.gsoECN == NetHeader.gsoUDPL4 ? 6 : 16)
+            ? transport + (header.gsoKind == NetHeader.gsoUDPL4 ? 6 : 16)
             : transport + Int(header.csumOffset)
         var sum = Checksum()
         if network > 0 {
             store16(head, field, 0)
             sum.add(head + network + (isIPv6 ? 8 : 12), isIPv6 ? 32 : 8)
-            sum.add(header.gsoType & ~NetHeader.gsoECN == NetHeader.gsoUDPL4 ? 17 : 6)
+            sum.add(header.gsoKind == NetHeader.gsoUDPL4 ? 17 : 6)
             sum.add(prefix - transport + size)
         }
         // Without segmentation the field holds the pseudo header's sum already (5.1.6.2).

@@ -58,7 +58,8 @@ enum Offload {
         if h.isPlain { return [] }
         var f: Features = .guestCsum
         if h.gsoType & NetHeader.gsoECN != 0 { f.formUnion(.guestECN) }
-        switch h.gsoType & ~NetHeader.gsoECN {
+        if h.isTunnel { f.formUnion(neverAccepted) }
+        switch h.gsoKind {
         case NetHeader.gsoTCPv4: f.formUnion(.guestTSO4)
         case NetHeader.gsoTCPv6: f.formUnion(.guestTSO6)
         case NetHeader.gsoUDPL4: f.formUnion([.guestUSO4, .guestUSO6])
@@ -66,6 +67,9 @@ enum Offload {
         }
         return f
     }
+
+    /// A bit that no driver has: what needs it is cut for each.
+    private static var neverAccepted: Features { Features(rawValue: 1 << 63) }
 
     /// Whether the receiver accepted what all these packets need.
     static func fits(_ burst: borrowing Burst, _ list: PacketList, _ accepted: Features) -> Bool {

@@ -58,6 +58,20 @@ public struct Packet: ~Escapable {
         return true
     }
 
+    /// Puts the headers of a UDP tunnel (Ethernet, IP, UDP, VXLAN or Geneve) before the frame. The same as `prepend`,
+    /// but that a packet which is still to be cut into segments is cut by Ringway, each with these headers and lengths
+    /// of its own: receivers do not know such packets. Lengths and checksums of a packet that is one are the
+    /// function's.
+    public func encapsulate(_ template: borrowing HeaderTemplate) -> Bool {
+        if slot.pointee.header.isTunnel { return false }
+        if !prepend(template) { return false }
+        if segmentSize > 0, let outer = Ethernet(bytes) {
+            let isIPv6 = outer.etherType == .ipv6
+            slot.pointee.header.gsoType |= isIPv6 ? NetHeader.gsoTunnelIPv6 : NetHeader.gsoTunnelIPv4
+        }
+        return true
+    }
+
     /// Takes the first `n` bytes off; no more than `bytes` has. False, and nothing is changed, where it has fewer, or
     /// where the header whose checksum is still to be filled in would go.
     @inlinable @inline(__always)
