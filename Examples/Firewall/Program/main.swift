@@ -1,0 +1,40 @@
+import FirewallFunction
+import Glibc
+import Logging
+import Ringway
+
+guard CommandLine.arguments.count == 4 else { fatalError("usage: firewall INSIDE.sock OUTSIDE.sock RULES") }
+let file = CommandLine.arguments[3]
+
+var rules: Rules
+do { rules = try readRules(file) } catch {
+    print("\(file): \(error)")
+    exit(1)
+}
+let signals = EndSignals()
+// After `EndSignals`, which takes SIGHUP, too.
+ReloadSignal.install()
+let ports = CommandLine.arguments[1...2].map { PortOptions(.vhostUser(path: $0, isClient: false)) }
+let first = rules
+let engine = try Engine(EngineOptions(ports: ports, mode: .drop), logger: Logger(label: "firewall")) { _ in
+    Firewall(first)
+}
+try engine.start()
+
+var seconds = 0
+while signals.wait(seconds: 1) == nil {
+    if ReloadSignal.take() {
+        do {
+            let answers = try engine.send(.reload(try readRules(file)), to: Firewall.self)
+            print("\(file): \(answers[0]) rules from now on")
+        } catch {
+            // The old rules stay.
+            print("\(file): \(error)")
+        }
+    }
+    seconds += 1
+    if seconds % 10 != 0 { continue }
+    for port in engine.snapshot() { print(port.name, port.rx.packets, port.tx.packets, port.drops) }
+    for counter in engine.functionCounters() { print("\(counter.name): \(counter.count)") }
+}
+engine.stop()
