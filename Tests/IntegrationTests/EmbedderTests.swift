@@ -35,4 +35,17 @@ import Testing
         let program = try String(contentsOfFile: root + "/Tests/Embedder/main.swift", encoding: .utf8)
         #expect(readme.contains(program))
     }
+
+    @Test("the listings of docs/functions.md are the ones that are compiled")
+    func guide() throws {
+        let guide = try String(contentsOfFile: root + "/docs/functions.md", encoding: .utf8)
+        let source = try String(contentsOfFile: root + "/Tests/DataplaneTests/GuideFunctions.swift", encoding: .utf8)
+        let listings = source.components(separatedBy: "// listing: ").dropFirst().map { part in
+            part.components(separatedBy: "// end")[0].drop { $0 != "\n" }.dropFirst()
+        }
+        #expect(listings.count >= 6)
+        for listing in listings {
+            #expect(guide.contains("```swift\n\(listing)```"), "\(listing.prefix(60))")
+        }
+    }
 }

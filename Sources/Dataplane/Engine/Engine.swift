@@ -12,7 +12,8 @@ import Virtio
 public final class Engine: @unchecked Sendable {
     public let options: EngineOptions
     let logger: Logger
-    private let makeFunction: ((Int) -> any PacketFunctionStarter)?
+    /// An embedder's function for each thread, and what it says of itself.
+    private let embedded: (make: (Int) -> FunctionBox, traits: FunctionTraits)?
     /// What the packet function calls what it counts.
     let functionNames: FunctionNames
     private(set) var core: EngineCore?
@@ -22,21 +23,21 @@ public final class Engine: @unchecked Sendable {
     public init(_ options: EngineOptions, logger: Logger) throws(EngineError) {
         self.options = options
         self.logger = logger
-        makeFunction = nil
+        embedded = nil
         functionNames = FunctionNames()
         try Engine.check(options)
     }
 
     /// The same with an embedder's packet function in place of `options.mode`: `function` makes one
     /// value for each poll thread, by its number.
-    public init<F: PacketFunction>(
+    public init<F: PacketFunction & ~Copyable>(
         _ options: EngineOptions, logger: Logger, function: @escaping (Int) -> F
     ) throws(EngineError) {
         var options = options
         options.mode = .drop
         self.options = options
         self.logger = logger
-        makeFunction = { EmbeddedStarter(function: function($0)) }
+        embedded = ({ TypedFunctionBox(function($0)) }, FunctionTraits(F.self))
         functionNames = try FunctionNames(F.self)
         try Engine.check(options)
     }
@@ -126,7 +127,11 @@ public final class Engine: @unchecked Sendable {
     }
 
     private func startThread(_ thread: PollThread, _ core: EngineCore) throws(EngineError) {
-        if let makeFunction { return try makeFunction(thread.index).start(thread) }
+        if let embedded {
+            let box = embedded.make(thread.index)
+            thread.kept = box
+            return try thread.start(EmbeddedFunction(box: Unmanaged.passUnretained(box)), embedded.traits)
+        }
         switch options.mode {
         case .drop: try thread.start(DropFunction())
         case .crossconnect: try thread.start(CrossconnectFunction())
@@ -240,21 +245,5 @@ public final class Engine: @unchecked Sendable {
             s.drops += own.indices.filter { own[$0] > 0 }.map { (functionNames.dropCauses[$0], own[$0]) }
             return s
         }
-    }
-}
-
-/// Starts a thread with a function whose type only the embedder knows.
-protocol PacketFunctionStarter {
-    func start(_ thread: PollThread) throws(EngineError)
-}
-
-struct EmbeddedStarter<F: PacketFunction>: PacketFunctionStarter {
-    let function: F
-
-    func start(_ thread: PollThread) throws(EngineError) {
-        let box = TypedFunctionBox(function)
-        thread.kept = box
-        try thread.start(
-            EmbeddedFunction(box: Unmanaged.passUnretained(box)), FunctionTraits(F.self))
     }
 }

@@ -7,7 +7,9 @@ extension Engine {
     /// bursts, all of them side by side; this returns when all have: what a command has replaced nobody reads any more.
     /// Throws where the engine does not run, or not with this function.
     @discardableResult
-    public func send<F: PacketFunction>(_ command: F.Command, to function: F.Type) throws(EngineError) -> [F.Answer] {
+    public func send<F: PacketFunction & ~Copyable>(_ command: F.Command, to function: F.Type) throws(EngineError) -> [F
+        .Answer]
+    {
         guard let core else { throw EngineError("the engine does not run: no function can be told anything") }
         var answers = [F.Answer?](repeating: nil, count: core.threads.count)
         var work = ThreadWork()
@@ -30,6 +32,23 @@ extension Engine {
         return answers.map { $0! }
     }
 
+    /// Returns when every poll thread has finished the burst that it had begun: what functions could see before, none
+    /// of them reads any more. At once where the engine does not run.
+    public func synchronize() {
+        guard let core else { return }
+        var work = ThreadWork()
+        for thread in core.threads { work.add(thread.index) { _ in } }
+        core.run(work)
+    }
+
+    /// Has all functions read another value from now on, while packets flow; the old one is freed before this returns.
+    /// The value is made on the caller's thread: no packet waits for it.
+    public func replace<Value: ~Copyable>(_ table: ReadMostly<Value>, with value: consuming Value) {
+        let old = table.exchange(value)
+        synchronize()
+        ReadMostly<Value>.free(old)
+    }
+
     /// The function's own counters, summed over all threads, by their names; after `stop` those of the moment before.
     public func functionCounters() -> [(name: String, count: UInt64)] {
         guard let core else { return lastFunctionCounters }
@@ -46,7 +65,7 @@ struct FunctionNames {
 
     init() {}
 
-    init<F: PacketFunction>(_ function: F.Type) throws(EngineError) {
+    init<F: PacketFunction & ~Copyable>(_ function: F.Type) throws(EngineError) {
         (dropCauses, counters) = (F.dropCauses, F.counters)
         if dropCauses.count > Verdict.mostCauses || counters.count > FunctionTraits.mostCounters {
             throw EngineError(

@@ -3,14 +3,14 @@ import Virtio
 /// Two functions one after the other, as one: what the first passes on (`Verdict.next`) the second judges, what it
 /// drops or sends the second never sees. Composed at compile time: no indirect call between them. Packets that the
 /// first makes go where it sends them. `Chain(a, Chain(b, c))` makes longer ones.
-public struct Chain<First: PacketFunction, Second: PacketFunction>: PacketFunction {
+public struct Chain<First: PacketFunction & ~Copyable, Second: PacketFunction & ~Copyable>: PacketFunction, ~Copyable {
     public var first: First
     public var second: Second
 
     /// What the first has of its own.
     @usableFromInline let (causes, counts): (Int, Int)
 
-    public init(_ first: First, _ second: Second) {
+    public init(_ first: consuming First, _ second: consuming Second) {
         self.first = first
         self.second = second
         (causes, counts) = (First.dropCauses.count, First.counters.count)
@@ -74,3 +74,5 @@ public struct Chain<First: PacketFunction, Second: PacketFunction>: PacketFuncti
         second.portChanged(port, isUp: isUp)
     }
 }
+
+extension Chain: Copyable where First: Copyable, Second: Copyable {}

@@ -24,11 +24,11 @@ class FunctionBox {
     func portChanged(_ port: Int, isUp: Bool) {}
 }
 
-final class TypedFunctionBox<F: PacketFunction>: FunctionBox {
+final class TypedFunctionBox<F: PacketFunction & ~Copyable>: FunctionBox {
     /// Touched by its thread alone once that runs.
     let function: UnsafeMutablePointer<F>
 
-    init(_ function: F) {
+    init(_ function: consuming F) {
         self.function = .allocateApart(capacity: 1)
         self.function.initialize(to: function)
     }
@@ -46,7 +46,7 @@ final class TypedFunctionBox<F: PacketFunction>: FunctionBox {
 }
 
 extension FunctionTraits {
-    init<F: PacketFunction>(_ function: F.Type) {
+    init<F: PacketFunction & ~Copyable>(_ function: F.Type) {
         judgesAgain = F.judgesAgain
         wantsData = F.wantsData
         front = .wanted(F.frontBytes)

@@ -8,7 +8,7 @@ import Virtio
 ///     #expect(harness.process([frame], from: 0) == [.init(frame, to: [1])])
 ///
 /// One thread at a time.
-public final class FunctionHarness<F: PacketFunction> {
+public final class FunctionHarness<F: PacketFunction & ~Copyable> {
     /// What became of a packet.
     public struct Output: Equatable, Sendable, CustomStringConvertible {
         /// The frame as a receiver gets it that accepted all offloads.
@@ -50,7 +50,7 @@ public final class FunctionHarness<F: PacketFunction> {
     private let burst = UnsafeMutablePointer<Burst>.allocate(capacity: 1)
 
     /// An engine of `ports` ports, all up, as the function sees it.
-    public init(_ function: F, ports: Int) {
+    public init(_ function: consuming F, ports: Int) {
         self.function = function
         portCount = ports
         memory = PairTableMemory(portCount: ports)

@@ -3,10 +3,10 @@ import Virtio
 
 /// What is done with packets: the embedder's code. Called once a burst on the poll thread that owns
 /// the queue; each thread has a value of its own, so no locks are needed. It must not block,
-/// allocate or touch reference-counted objects.
+/// allocate or touch reference-counted objects. A function may be `~Copyable`, and own tables that are.
 ///
 /// `docs/functions.md` leads from nothing to a firewall. `FunctionHarness` runs a function without an engine.
-public protocol PacketFunction {
+public protocol PacketFunction: ~Copyable {
     /// What other threads can tell it: see `Engine.send`. `Never`: nothing.
     associatedtype Command: Sendable = Never
     /// What it answers.
@@ -51,7 +51,7 @@ public protocol PacketFunction {
     mutating func portChanged(_ port: Int, isUp: Bool)
 }
 
-extension PacketFunction {
+extension PacketFunction where Self: ~Copyable {
     public static var frontBytes: Int { 128 }
     public static var judgesAgain: Bool { false }
     public static var wantsData: Bool { true }
@@ -62,7 +62,7 @@ extension PacketFunction {
     public mutating func portChanged(_ port: Int, isUp: Bool) {}
 }
 
-extension PacketFunction where Command == Never {
+extension PacketFunction where Self: ~Copyable, Command == Never {
     public mutating func perform(_ command: Never) -> Answer {}
 }
 
