@@ -104,10 +104,11 @@ public final class Engine: @unchecked Sendable {
             options, cpus: options.cpus.isEmpty ? Array(repeating: -1, count: options.unpinnedThreads) : options.cpus)
         self.core = core
         do throws(EngineError) {
-            for thread in core.threads { try startThread(thread, core) }
+            // Their pairs first: threads look at the table, and it does not change any more.
             for (i, port) in options.ports.enumerated() {
                 ports.append(try makePort(i, port, core))
             }
+            for thread in core.threads { try startThread(thread, core) }
             for port in ports { try port.start() }
         } catch {
             stop()

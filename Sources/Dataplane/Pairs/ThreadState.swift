@@ -119,8 +119,10 @@ struct ThreadState: ~Copyable {
     func freePair() -> PairPointer? {
         if exchange.threadCount > 1 && exchange.freeCount == 0 { return nil }
         for place in 0..<(table.portCount &* PairTable.pairsPerPort) {
-            guard let pair = table.pairs[place], pair.pointee.parcel == nil,
-                CPlat_load32_relaxed(PairState.owner(pair)) == UInt32(truncatingIfNeeded: index)
+            // Whose it is comes first: all else is its owner's.
+            guard let pair = table.pairs[place],
+                CPlat_load32_relaxed(PairState.owner(pair)) == UInt32(truncatingIfNeeded: index),
+                pair.pointee.parcel == nil
             else { continue }
             return pair
         }

@@ -8,8 +8,9 @@ private let target: @Sendable (Input) -> Int32 = {
     case "driver": return fuzzDriver
     case "session": return fuzzSession
     case "headers": return fuzzHeaders
+    case "edits": return fuzzEdits
     default:
-        print("fuzz: no target '\(name)'; RINGWAY_FUZZ is one of: rings, driver, session, headers")
+        print("fuzz: no target '\(name)'; RINGWAY_FUZZ is one of: rings, driver, session, headers, edits")
         exit(64)
     }
 }()
