@@ -1,8 +1,8 @@
 import Ringway
 
-/// Any changes, in any order, of a packet in any pieces, whose sender overwrites its memory between them: the frame stays
-/// what an array would be that is changed alike; what was read once stays as it was read, and what was not is what the
-/// sender has there at the end. Pieces lie in memory that is exactly as long (AddressSanitizer).
+/// Any changes, in any order, of a packet in any pieces, whose sender overwrites its memory between them: the frame
+/// stays what an array would be that is changed alike; what was read once stays as it was read, and what was not is
+/// what the sender has there at the end. Pieces lie in memory that is exactly as long (AddressSanitizer).
 @Sendable func fuzzEdits(_ given: Input) -> Int32 {
     var input = given
     let bench = EditBench.shared
@@ -99,7 +99,9 @@ private final class EditBench {
             // The sender writes where it may.
             for piece in pieces where !piece.isEmpty { piece[Int(input.byte()) % piece.count] = input.byte() }
         default:
-            if copies.count < Burst.maximum, (packet + Burst.maximum + copies.count).pointee.take(packet.pointee, &burst) {
+            if copies.count < Burst.maximum,
+                (packet + Burst.maximum + copies.count).pointee.take(packet.pointee, &burst)
+            {
                 copies.append(model)
                 _ = (packet + Burst.maximum + copies.count - 1).pointee.prepend(0)
             }
