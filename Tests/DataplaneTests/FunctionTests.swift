@@ -256,6 +256,42 @@ import Testing
         mutating func process(_ packets: borrowing PacketBurst) -> Verdict? { .drop }
     }
 
+    /// Answers with what it knows of the ports.
+    struct Curious: PacketFunction {
+        var known: [PortInfo?] = []
+        static var tickMicroseconds: Int { 100 }
+        mutating func perform(_ command: Int) -> [PortInfo?] { known }
+        mutating func tick(_ burst: borrowing PacketBurst) { known = (-1...burst.portCount).map { burst.info(of: $0) } }
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? { .drop }
+    }
+
+    @Test("a function knows of each port whether it is up, its address and MTU, and what its driver takes")
+    func info() throws {
+        let lab = try Lab(
+            ports: 2,
+            change: {
+                ($0.ports[0].mac, $0.ports[0].mtu) = (nil, nil)
+                $0.ports[1].mac = [2, 0, 0, 0, 0, 0x77]
+                $0.ports[1].mtu = 1400
+            }
+        ) { _ in Curious() }
+        let driver = try lab.driver(1) { $0.offloads = [.csum, .guestCsum, .guestTSO4] }
+        let wanted: [PortInfo?] = [
+            nil, PortInfo(isUp: false),
+            PortInfo(isUp: true, mac: MACAddress("02:00:00:00:00:77"), mtu: 1400, offloads: [.guestCsum, .guestTSO4]),
+            nil,
+        ]
+        let isKnown = eventually { (try? lab.engine.send(0, to: Curious.self)) == [wanted] }
+        let known = try lab.engine.send(0, to: Curious.self)
+        #expect(isKnown, "\(known)")
+        withExtendedLifetime(driver) {}
+        let harness = FunctionHarness(Curious(), ports: 2)
+        harness.setInfo(wanted[2]!, of: 1)
+        harness.setInfo(wanted[1]!, of: 0)
+        _ = harness.tick()
+        #expect(harness.send(0) == wanted)
+    }
+
     @Test("what a function takes off until nothing is left is dropped as a frame length, not delivered")
     func tooShort() throws {
         struct Shorten: PacketFunction {

@@ -29,10 +29,14 @@ final class Lab {
     }
 
     /// With an embedder's function.
-    init<F: PacketFunction>(ports: Int, pairs: [Int] = [], unpinned: Int = 1, function: @escaping (Int) -> F) throws {
+    init<F: PacketFunction & ~Copyable>(
+        ports: Int, pairs: [Int] = [], unpinned: Int = 1, change: (inout EngineOptions) -> Void = { _ in },
+        function: @escaping (Int) -> F
+    ) throws {
         (folder, paths) = Lab.places(ports)
         var options = Lab.options(paths, .drop, pairs, [], .auto, 300)
         options.unpinnedThreads = unpinned
+        change(&options)
         engine = try Engine(options, logger: Lab.logger, function: function)
         try engine.start()
     }

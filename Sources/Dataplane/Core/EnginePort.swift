@@ -32,6 +32,7 @@ extension EnginePort {
 extension EngineCore {
     /// Makes a port's entries of the table.
     func addPairs(port: Int, _ options: PortOptions, defectFD: Int32) {
+        table.setAddress(options.mac, mtu: options.mtu, port)
         for pair in 0..<options.queuePairs {
             let p = PairPointer.allocateApart(capacity: 1)
             p.initialize(to: PairState(port: port, pair: pair, defectFD: defectFD, pacing: options.pacing ?? pacing))
@@ -130,6 +131,7 @@ extension EngineCore {
             }
         }
         run(work)
+        table.setOffloads(offloads, port)
         setActivePairs(ends.count, port: port)
         return choices.map(\.1.reason)
     }

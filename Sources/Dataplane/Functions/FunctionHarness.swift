@@ -95,6 +95,14 @@ public final class FunctionHarness<F: PacketFunction & ~Copyable> {
         function.portChanged(port, isUp: isUp)
     }
 
+    /// What functions get to know of a port, without telling them that it changed.
+    public func setInfo(_ info: PortInfo, of port: Int) {
+        let bytes = info.mac.map { mac in (0..<6).map { UInt8(truncatingIfNeeded: mac.rawValue >> UInt64(8 * $0)) } }
+        memory.table.setAddress(bytes, mtu: info.mtu, port)
+        memory.table.setOffloads(info.offloads, port)
+        memory.table.setActivePairs(info.isUp ? 1 : 0, port)
+    }
+
     /// A counter by its name.
     public func counter(_ name: String) -> UInt64? { F.counters.firstIndex(of: name).map { words[$0] } }
 

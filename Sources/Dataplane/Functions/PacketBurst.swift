@@ -143,6 +143,11 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     /// Whether a port has a queue pair that takes packets.
     public func isUp(_ port: Int) -> Bool { port >= 0 && port < table.portCount && table.activePairs(port) > 0 }
 
+    /// What is known of a port now; nil where there is no such port.
+    public func info(of port: Int) -> PortInfo? {
+        port >= 0 && port < table.portCount ? PortInfo(table, port) : nil
+    }
+
     // MARK: Packets of the function's own
 
     /// The same packet once more, with headers and a verdict (`drop` at first) of its own; its payload is the sender's,

@@ -6,15 +6,19 @@ struct PairTableMemory: ~Copyable {
     private let portCount: Int
     private let pairs: OwnedMemory<PairPointer?>
     private let active: OwnedMemory<UInt32>
+    private let facts: OwnedMemory<UInt64>
 
     init(portCount: Int) {
         self.portCount = portCount
         pairs = OwnedMemory(count: max(1, portCount * PairTable.pairsPerPort), repeating: nil)
         active = OwnedMemory(count: max(1, portCount), repeating: 0)
+        facts = OwnedMemory(count: max(1, portCount) * PairTable.factsPerPort, repeating: 0)
     }
 
     /// Must not outlive this.
-    var table: PairTable { PairTable(portCount: portCount, pairs: pairs.start, active: active.start) }
+    var table: PairTable {
+        PairTable(portCount: portCount, pairs: pairs.start, active: active.start, facts: facts.start)
+    }
 }
 
 /// All pairs of an engine by port and pair. The table itself never changes after the start.
@@ -25,6 +29,9 @@ struct PairTable: BitwiseCopyable {
     /// Receive-ready pairs of each port, counted from pair 0: written by its control thread, read by all poll threads.
     /// One that reads an old number sends packets to a ring that has stopped; its owner drops and counts them.
     fileprivate let active: UnsafeMutablePointer<UInt32>
+    /// What packet functions can ask of each port: its address and MTU, and the offloads that its driver takes.
+    fileprivate let facts: UnsafeMutablePointer<UInt64>
+    fileprivate static var factsPerPort: Int { 2 }
 
     @inline(__always)
     subscript(port: Int, pair: Int) -> PairPointer? {
@@ -34,6 +41,24 @@ struct PairTable: BitwiseCopyable {
 
     @inline(__always)
     func activePairs(_ port: Int) -> Int { Int(CPlat_load32_relaxed(active + port)) }
+
+    /// As they stand in the port's options; `mac` has six bytes. Before threads look.
+    func setAddress(_ mac: [UInt8]?, mtu: UInt16?, _ port: Int) {
+        let address = (mac ?? []).prefix(6).enumerated().reduce(0) { $0 | UInt64($1.element) << UInt64(8 * $1.offset) }
+        CPlat_store64_relaxed(facts + port * PairTable.factsPerPort, address | UInt64(mtu ?? 0) << 48)
+    }
+
+    /// By the port's control thread.
+    func setOffloads(_ offloads: Features, _ port: Int) {
+        CPlat_store64_relaxed(facts + (port * PairTable.factsPerPort + 1), offloads.rawValue)
+    }
+
+    /// By any thread.
+    func facts(_ port: Int) -> (address: UInt64, mtu: UInt16, offloads: Features) {
+        let word = CPlat_load64_relaxed(facts + port * PairTable.factsPerPort)
+        let offloads = CPlat_load64_relaxed(facts + (port * PairTable.factsPerPort + 1))
+        return (word & 0xffff_ffff_ffff, UInt16(word >> 48), Features(rawValue: offloads))
+    }
 
     func setActivePairs(_ count: Int, _ port: Int) { CPlat_store32_release(active + port, UInt32(count)) }
 }

@@ -248,6 +248,7 @@ final class Port: EnginePort, BackEndDevice {
     private func publishReady() {
         var active = ready.firstIndex(of: false) ?? ready.count
         if acknowledged.contains([.ctrlVQ, .mq]) && controlQueue != nil { active = min(active, control.pairs) }
+        core.table.setOffloads(receiveOffloads, index)
         core.setActivePairs(active, port: index)
     }
 
@@ -347,6 +348,7 @@ final class Port: EnginePort, BackEndDevice {
     private func applyOffloads() {
         // Pairs that start are told with their start.
         let offloads = receiveOffloads
+        core.table.setOffloads(offloads, index)
         if offloads == appliedOffloads { return }
         appliedOffloads = offloads
         onRunningPairs { $1.pointee.receiveOffloads = offloads }
