@@ -11,7 +11,7 @@ struct RingwayCommand: ParsableCommand {
         version: Version.text,
         subcommands: [
             ForwardCommand.self, ProbeCommand.self, BenchCommand.self, TuneCommand.self, CompareCommand.self,
-            DemoCommand.self, DriveCommand.self,
+            DemoCommand.self, DriveCommand.self, ReplayCommand.self,
         ])
 
     static func main() { Program.run(RingwayCommand.self) }
