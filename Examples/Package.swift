@@ -16,7 +16,7 @@ func example(_ name: String) -> [Target] {
     ]
 }
 
-let names = ["Firewall", "Mirror", "RateLimiter", "Router"]
+let names = ["Firewall", "Mirror", "RateLimiter", "Router", "VLANSwitch"]
 
 let package = Package(
     name: "examples",

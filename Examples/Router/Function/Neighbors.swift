@@ -1,8 +1,7 @@
 import Ringway
 
-/// MAC addresses of the hosts around, and whom the router has asked for one. Belongs to one poll thread. A class, as
-/// the tables cannot be copied.
-final class Neighbors {
+/// MAC addresses of the hosts around, and whom the router has asked for one. Belongs to one poll thread.
+struct Neighbors: ~Copyable {
     /// Seconds for which an address counts after it was told.
     static let lifetime: UInt32 = 300
     /// Requests for an address, one a second, before its host counts as unreachable; and the seconds until all of this
@@ -20,7 +19,7 @@ final class Neighbors {
     /// The address does not grow younger by being used, or a host that has changed would never be asked again.
     func find(_ address: IPv4Address) -> MACAddress? { known.find(address) }
 
-    func learn(_ address: IPv4Address, _ mac: MACAddress, now: UInt32) {
+    mutating func learn(_ address: IPv4Address, _ mac: MACAddress, now: UInt32) {
         _ = known.insert(address, mac, now: now) { _, _ in }
         searches.remove(address)
     }
@@ -28,7 +27,7 @@ final class Neighbors {
     enum Step { case ask, wait, unreachable }
 
     /// What to do for a packet whose next hop is not known.
-    func step(for address: IPv4Address, now: UInt32) -> Step {
+    mutating func step(for address: IPv4Address, now: UInt32) -> Step {
         guard var search = searches.find(address), now &- search.start < Neighbors.pause else {
             _ = searches.insert(address, Search(start: now, requests: 1), now: now) { _, _ in }
             return .ask
@@ -44,7 +43,7 @@ final class Neighbors {
     }
 
     /// Forgets what is too old, looking at some of the tables' places.
-    func expire(now: UInt32) {
+    mutating func expire(now: UInt32) {
         known.expire(now: now, limit: 256) { _, _ in }
         searches.expire(now: now, limit: 256) { _, _ in }
     }

@@ -3,8 +3,9 @@ import Ringway
 /// An IPv4 router (RFC 1812): an interface on each port, static routes, ARP, and the ICMP messages that hosts rely on.
 /// It does not fragment, and knows neither VLAN tags nor source routes.
 ///
-/// What one poll thread learns by ARP the others do not know: run it on one.
-public struct Router: PacketFunction {
+/// It owns its tables, and so cannot be copied. What one poll thread learns by ARP the others do not know: run it on
+/// one.
+public struct Router: PacketFunction, ~Copyable {
     public static let dropCauses = [
         "malformed", "neither IPv4 nor ARP", "for another host", "header checksum", "address that is not routed",
         "for the router", "no route", "no hop left", "longer than the MTU", "neighbour unknown", "no interface",
@@ -20,11 +21,11 @@ public struct Router: PacketFunction {
 
     private let interfaces: [Interface]
     private var routes: Routes
-    private let neighbors = Neighbors()
+    private var neighbors = Neighbors()
     /// ICMP errors are few whatever comes (RFC 1812, section 4.3.2.8): 100 a second.
     private var errorLimit: TokenBucket
 
-    /// An interface for each port, by place. Every value has its own neighbours: make one for each thread.
+    /// An interface for each port, by place.
     public init(
         _ interfaces: [Interface], _ routes: Routes,
         ticksPerSecond: UInt64 = TickClock.shared.ticksPerMicrosecond * 1_000_000
