@@ -290,8 +290,9 @@ import Testing
         try code.write(toFile: folder("main.swift"), atomically: true, encoding: .utf8)
         let built = root + "/.build/release"
         let objects =
-            ["Ringway", "Dataplane", "Vhost", "VhostUser", "Control", "Virtio", "Memory", "Telemetry", "Headers"]
-            + ["Tables", "CPlatform", "Logging", "Histogram", "RealModule", "ComplexModule", "Numerics", "_NumericsShims"]
+            ["Ringway", "Dataplane", "Vhost", "VhostUser", "Control", "Virtio", "Memory", "Telemetry", "Tables"]
+            + ["Headers", "CPlatform"]
+            + ["Logging", "Histogram", "RealModule", "ComplexModule", "Numerics", "_NumericsShims"]
         let compiler = try Program(
             "sh",
             [
