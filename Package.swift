@@ -11,6 +11,8 @@ let package = Package(
     name: "ringway",
     products: [
         .library(name: "Ringway", targets: ["Ringway"]),
+        // What libringway.so is linked from: see tools/install-c.
+        .library(name: "RingwayC", type: .static, targets: ["RingwayC"]),
         .executable(name: "ringway", targets: ["RingwayCLI"]),
         .executable(name: "ringway-bench", targets: ["RingwayBench"]),
     ],
@@ -51,6 +53,12 @@ let package = Package(
             dependencies: [
                 "Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "Tables", "Headers", "CPlatform",
             ]),
+
+        // For embedders that write C. CRingway: the header that is installed, and what each thread has of its own.
+        .target(name: "CRingway"),
+        .target(
+            name: "RingwayC",
+            dependencies: exported + ["CRingway", "CPlatform", .product(name: "Logging", package: "swift-log")]),
 
         // What follows is not for embedders. Console: what the two programs share. RingwayLab: drivers in this process,
         // and what is measured with them.

@@ -42,6 +42,19 @@ public final class Engine: @unchecked Sendable {
         try Engine.check(options)
     }
 
+    /// The same with a function whose wishes are known when it runs alone: `wishes` stands for what its type says.
+    package init<F: PacketFunction>(
+        _ options: EngineOptions, logger: Logger, wishes: FunctionWishes, function: @escaping (Int) -> F
+    ) throws(EngineError) {
+        var options = options
+        options.mode = .drop
+        self.options = options
+        self.logger = logger
+        embedded = ({ TypedFunctionBox(function($0)) }, FunctionTraits(wishes))
+        functionNames = try FunctionNames(wishes, "the function")
+        try Engine.check(options)
+    }
+
     /// An engine that is dropped stops: its threads work in memory that goes with it.
     deinit { stop() }
 

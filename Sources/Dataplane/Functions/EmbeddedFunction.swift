@@ -53,3 +53,31 @@ extension FunctionTraits {
         tickMicroseconds = max(0, F.tickMicroseconds)
     }
 }
+
+/// What a packet function says of itself, as values: for one whose type does not tell.
+package struct FunctionWishes: Sendable {
+    package var frontBytes: Int
+    package var judgesAgain: Bool
+    package var dropCauses: [String]
+    package var counters: [String]
+    package var tickMicroseconds: Int
+
+    package init(
+        frontBytes: Int, judgesAgain: Bool = false, dropCauses: [String] = [], counters: [String] = [],
+        tickMicroseconds: Int = 0
+    ) {
+        self.frontBytes = frontBytes
+        self.judgesAgain = judgesAgain
+        self.dropCauses = dropCauses
+        self.counters = counters
+        self.tickMicroseconds = tickMicroseconds
+    }
+}
+
+extension FunctionTraits {
+    init(_ wishes: FunctionWishes) {
+        judgesAgain = wishes.judgesAgain
+        front = .wanted(wishes.frontBytes)
+        tickMicroseconds = max(0, wishes.tickMicroseconds)
+    }
+}

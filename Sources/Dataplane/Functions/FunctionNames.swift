@@ -8,15 +8,21 @@ struct FunctionNames {
     init() {}
 
     init<F: PacketFunction & ~Copyable>(_ function: F.Type) throws(EngineError) {
-        (dropCauses, counters) = (F.dropCauses, F.counters)
+        let wishes = FunctionWishes(frontBytes: F.frontBytes, dropCauses: F.dropCauses, counters: F.counters)
+        try self.init(wishes, "\(F.self)")
+    }
+
+    /// `name`: what errors call the function.
+    init(_ wishes: FunctionWishes, _ name: String) throws(EngineError) {
+        (dropCauses, counters) = (wishes.dropCauses, wishes.counters)
         if dropCauses.count > Verdict.mostCauses || counters.count > FunctionTraits.mostCounters {
             throw EngineError(
-                "\(F.self): \(dropCauses.count) causes and \(counters.count) counters; at most "
+                "\(name): \(dropCauses.count) causes and \(counters.count) counters; at most "
                     + "\(Verdict.mostCauses) and \(FunctionTraits.mostCounters) are possible")
         }
-        if !(0...PacketSlot.longestFront).contains(F.frontBytes) {
+        if !(0...PacketSlot.longestFront).contains(wishes.frontBytes) {
             throw EngineError(
-                "\(F.self): a front of \(F.frontBytes) bytes; 0 to \(PacketSlot.longestFront) are possible")
+                "\(name): a front of \(wishes.frontBytes) bytes; 0 to \(PacketSlot.longestFront) are possible")
         }
     }
 }

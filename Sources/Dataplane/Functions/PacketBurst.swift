@@ -12,7 +12,7 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     /// Where the causes and counters of this function begin among those of a chain.
     @usableFromInline let firstCause: Int
     @usableFromInline let firstCounter: Int
-    private let table: PairTable
+    let table: PairTable
 
     /// Packets.
     public let count: Int

@@ -1,0 +1,221 @@
+import CRingway
+import Dataplane
+import Logging
+import Ringway
+import Synchronization
+
+/// What a C call failed with: a code, and what there is to say.
+struct CFailure: Error {
+    let code: ringway_code
+    let text: String
+
+    init(_ code: ringway_code, _ text: String) {
+        self.code = code
+        self.text = text
+    }
+}
+
+/// Runs a call of the C face and returns its code. `Engine`'s errors are `code`.
+func answer(_ body: () throws -> Void) -> Int32 {
+    do {
+        try body()
+        return RINGWAY_OK.rawValue
+    } catch let failure as CFailure {
+        CRingway_note(failure.text)
+        return failure.code.rawValue
+    } catch {
+        CRingway_note("\(error)")
+        return RINGWAY_ERROR_OPTIONS.rawValue
+    }
+}
+
+/// The same where callbacks may not call.
+func outsideAnswer(_ name: String, _ body: () throws -> Void) -> Int32 {
+    answer {
+        if CRingway_in_callback() != 0 {
+            throw CFailure(RINGWAY_ERROR_CALLER, "\(name): called from a callback")
+        }
+        try body()
+    }
+}
+
+/// What C holds: numbers that look like pointers. None is given twice, so that one that was freed is found out.
+final class Handles: Sendable {
+    static let all = Handles()
+
+    private struct State {
+        var next: UInt = 0x1000
+        var objects: [UInt: any AnyObject & Sendable] = [:]
+    }
+    private let state = Mutex(State())
+
+    func add(_ object: any AnyObject & Sendable) -> OpaquePointer {
+        state.withLock { state in
+            state.next += 16
+            state.objects[state.next] = object
+            return OpaquePointer(bitPattern: state.next)!
+        }
+    }
+
+    func find<T: AnyObject & Sendable>(_ handle: OpaquePointer?, _ type: T.Type, _ name: String) throws(CFailure) -> T {
+        let key = UInt(bitPattern: handle)
+        if let object = state.withLock({ $0.objects[key] }) as? T { return object }
+        throw handle == nil
+            ? CFailure(RINGWAY_ERROR_ARGUMENT, "\(name) is NULL")
+            : CFailure(RINGWAY_ERROR_HANDLE, "\(name): never was, or freed already")
+    }
+
+    func remove(_ handle: OpaquePointer?) { state.withLock { $0.objects[UInt(bitPattern: handle)] = nil } }
+}
+
+/// An engine in the hands of C, and its function's states.
+///
+/// Unchecked: all is behind `lock`.
+final class CEngine: @unchecked Sendable {
+    private let lock = Mutex<Void>(())
+    private let function: ringway_function?
+    private let threads: Int
+    private let (causes, counters, ports): (Int, Int, Int)
+    private var engine: Engine!
+    private var contexts: [UnsafeMutablePointer<CContext>] = []
+    private var isRunning = false
+
+    init(_ options: EngineOptions, _ function: ringway_function?, _ wishes: FunctionWishes, _ logger: Logger)
+        throws(EngineError)
+    {
+        self.function = function
+        (causes, counters, ports) = (wishes.dropCauses.count, wishes.counters.count, options.ports.count)
+        threads = options.cpus.isEmpty ? options.unpinnedThreads : options.cpus.count
+        if function == nil {
+            engine = try Engine(options, logger: logger)
+        } else {
+            engine = try Engine(options, logger: logger, wishes: wishes) { [unowned self] in
+                CFunction(context: self.contexts[$0])
+            }
+        }
+    }
+
+    deinit { halt() }
+
+    func start() throws(CFailure) {
+        try lock.withLock { _ throws(CFailure) in
+            if isRunning { throw CFailure(RINGWAY_ERROR_STATE, "the engine runs already") }
+            do throws(CFailure) {
+                try makeContexts()
+                do throws(EngineError) { try engine.start() } catch {
+                    throw CFailure(RINGWAY_ERROR_START, "\(error)")
+                }
+            } catch {
+                freeContexts()
+                throw error
+            }
+            isRunning = true
+        }
+    }
+
+    func stop() { lock.withLock { _ in halt() } }
+
+    private func halt() {
+        if !isRunning { return }
+        engine.stop()
+        isRunning = false
+        freeContexts()
+    }
+
+    private func makeContexts() throws(CFailure) {
+        guard let function else { return }
+        for thread in 0..<threads {
+            var state: UnsafeMutableRawPointer? = function.thread_init == nil ? function.user : nil
+            if let make = function.thread_init {
+                CRingway_enter(nil)
+                let code = make(function.user, UInt32(thread), &state)
+                CRingway_leave()
+                if code != 0 {
+                    throw CFailure(RINGWAY_ERROR_INIT, "thread_init of thread \(thread) returned \(code)")
+                }
+            }
+            let context = UnsafeMutablePointer<CContext>.allocate(capacity: 1)
+            context.initialize(
+                to: CContext(function, state, thread: thread, causes: causes, counters: counters, ports: ports))
+            contexts.append(context)
+        }
+    }
+
+    private func freeContexts() {
+        for (thread, context) in contexts.enumerated() {
+            if let free = function?.thread_free {
+                CRingway_enter(nil)
+                free(function?.user, UInt32(thread), context.pointee.state)
+                CRingway_leave()
+            }
+            context.deinitialize(count: 1)
+            context.deallocate()
+        }
+        contexts = []
+    }
+
+    func call(_ command: CCommand) throws(CFailure) {
+        try lock.withLock { _ throws(CFailure) in
+            if function == nil { throw CFailure(RINGWAY_ERROR_STATE, "the engine has no function of yours") }
+            if !isRunning { throw CFailure(RINGWAY_ERROR_STATE, "the engine does not run") }
+            do throws(EngineError) { try engine.send(command, to: CFunction.self) } catch {
+                throw CFailure(RINGWAY_ERROR_STATE, "\(error)")
+            }
+        }
+    }
+
+    func stats() -> CStats {
+        lock.withLock { _ in CStats(engine.snapshot(), engine.functionCounters()) }
+    }
+}
+
+/// Counters of one moment, with their names as C reads them.
+///
+/// Unchecked: never changed.
+final class CStats: @unchecked Sendable {
+    let ports: [PortSnapshot]
+    let portNames: [UnsafeMutablePointer<CChar>]
+    let causes: [[UnsafeMutablePointer<CChar>]]
+    let counters: [(name: UnsafeMutablePointer<CChar>, count: UInt64)]
+
+    init(_ ports: [PortSnapshot], _ counters: [(name: String, count: UInt64)]) {
+        self.ports = ports
+        portNames = ports.map { CStats.copy($0.name) }
+        causes = ports.map { $0.drops.map { CStats.copy($0.cause) } }
+        self.counters = counters.map { (CStats.copy($0.name), $0.count) }
+    }
+
+    deinit {
+        for name in portNames + causes.joined() + counters.map(\.name) { name.deallocate() }
+    }
+
+    private static func copy(_ text: String) -> UnsafeMutablePointer<CChar> {
+        let bytes = text.utf8CString
+        let room = UnsafeMutablePointer<CChar>.allocate(capacity: bytes.count)
+        for (i, byte) in bytes.enumerated() { room[i] = byte }
+        return room
+    }
+}
+
+/// Hands what the engine has to tell to C.
+struct CLog: LogHandler {
+    let log: @convention(c) (UnsafeMutableRawPointer?, Int32, UnsafePointer<CChar>?) -> Void
+    /// Only handed on.
+    nonisolated(unsafe) let user: UnsafeMutableRawPointer?
+    var logLevel: Logger.Level
+    var metadata: Logger.Metadata = [:]
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { metadata[key] }
+        set { metadata[key] = newValue }
+    }
+
+    func log(event: LogEvent) {
+        let all = metadata.merging(event.metadata ?? [:]) { $1 }
+        let text = all.sorted { $0.key < $1.key }.reduce("\(event.message)") { "\($0) \($1.key)=\($1.value)" }
+        let number = Logger.Level.allCases.firstIndex(of: event.level) ?? 0
+        CRingway_enter(nil)
+        log(user, Int32(number), text)
+        CRingway_leave()
+    }
+}

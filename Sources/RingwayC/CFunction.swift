@@ -1,0 +1,80 @@
+import CRingway
+import Dataplane
+import Virtio
+
+/// A thread's part of a C function. Its address is what C knows as `ringway_burst`.
+struct CContext {
+    let function: ringway_function
+    let state: UnsafeMutableRawPointer?
+    let thread: Int
+    let (causes, counters, ports): (Int, Int, Int)
+    /// Of the call that is under way.
+    var parts: BurstParts!
+    var isTick = false
+
+    init(
+        _ function: ringway_function, _ state: UnsafeMutableRawPointer?, thread: Int, causes: Int, counters: Int,
+        ports: Int
+    ) {
+        self.function = function
+        self.state = state
+        self.thread = thread
+        (self.causes, self.counters, self.ports) = (causes, counters, ports)
+    }
+
+    /// It is a packet's verdict, and what it names is there.
+    @inline(__always)
+    func isVerdict(_ word: UInt32, _ burst: UnsafeMutablePointer<Burst>) -> Bool {
+        if word <= UInt32(truncatingIfNeeded: ports) || word == Verdict.flood.rawValue { return true }
+        let verdict = Verdict(rawValue: word)
+        if let cause = verdict.cause { return cause < causes && verdict == .dropCause(cause) }
+        if let set = verdict.set { return set < Int(burst.pointee.work.sets) && verdict == .set(set) }
+        return false
+    }
+}
+
+/// A call on a thread of the engine's.
+///
+/// Unchecked: what it points at is C's business.
+struct CCommand: @unchecked Sendable {
+    let call: @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutableRawPointer?) -> Void
+    let argument: UnsafeMutableRawPointer?
+}
+
+/// A packet function that is written in C: its wishes are `FunctionWishes`.
+struct CFunction: PacketFunction {
+    let context: UnsafeMutablePointer<CContext>
+
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        guard let process = context.pointee.function.process else { return .drop }
+        context.pointee.parts = packets.parts
+        CRingway_enter(context)
+        let word = process(context.pointee.state, OpaquePointer(context))
+        CRingway_leave()
+        if word == Verdict.none.rawValue { return nil }
+        return context.pointee.isVerdict(word, packets.parts.burst) ? Verdict(rawValue: word) : .drop
+    }
+
+    mutating func tick(_ burst: borrowing PacketBurst) {
+        guard let tick = context.pointee.function.tick else { return }
+        context.pointee.parts = burst.parts
+        context.pointee.isTick = true
+        CRingway_enter(context)
+        tick(context.pointee.state, OpaquePointer(context))
+        CRingway_leave()
+        context.pointee.isTick = false
+    }
+
+    mutating func portChanged(_ port: Int, isUp: Bool) {
+        guard let changed = context.pointee.function.port_changed else { return }
+        CRingway_enter(nil)
+        changed(context.pointee.state, UInt32(truncatingIfNeeded: port), isUp ? 1 : 0)
+        CRingway_leave()
+    }
+
+    mutating func perform(_ command: CCommand) {
+        CRingway_enter(nil)
+        command.call(context.pointee.state, UInt32(context.pointee.thread), command.argument)
+        CRingway_leave()
+    }
+}
