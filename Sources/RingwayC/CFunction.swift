@@ -9,8 +9,12 @@ struct CContext {
     let thread: Int
     let (causes, counters, ports): (Int, Int, Int)
     /// Of the call that is under way.
-    var parts: BurstParts!
-    var isTick = false
+    private(set) var parts: BurstParts!
+    private(set) var isTick = false
+
+    @inline(__always) var count: Int { parts.unsafelyUnwrapped.count }
+    @inline(__always) var burst: UnsafeMutablePointer<Burst> { parts.unsafelyUnwrapped.burst }
+    @inline(__always) var packets: UnsafeMutablePointer<PacketSlot> { parts.unsafelyUnwrapped.packets }
 
     init(
         _ function: ringway_function, _ state: UnsafeMutableRawPointer?, thread: Int, causes: Int, counters: Int,
@@ -22,9 +26,19 @@ struct CContext {
         (self.causes, self.counters, self.ports) = (causes, counters, ports)
     }
 
+    /// The number of the next packet that is made.
+    @inline(__always) var made: UInt32 { UInt32(truncatingIfNeeded: Burst.maximum &+ Int(burst.pointee.work.made)) }
+
+    /// A call begins.
+    @inline(__always)
+    mutating func open(_ burst: BurstParts, isTick: Bool) {
+        parts = burst
+        self.isTick = isTick
+    }
+
     /// It is a packet's verdict, and what it names is there.
     @inline(__always)
-    func isVerdict(_ word: UInt32, _ burst: UnsafeMutablePointer<Burst>) -> Bool {
+    func isVerdict(_ word: UInt32) -> Bool {
         if word <= UInt32(truncatingIfNeeded: ports) || word == Verdict.flood.rawValue { return true }
         let verdict = Verdict(rawValue: word)
         if let cause = verdict.cause { return cause < causes && verdict == .dropCause(cause) }
@@ -47,22 +61,20 @@ struct CFunction: PacketFunction {
 
     mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
         guard let process = context.pointee.function.process else { return .drop }
-        context.pointee.parts = packets.parts
+        context.pointee.open(packets.parts, isTick: false)
         CRingway_enter(context)
         let word = process(context.pointee.state, OpaquePointer(context))
         CRingway_leave()
         if word == Verdict.none.rawValue { return nil }
-        return context.pointee.isVerdict(word, packets.parts.burst) ? Verdict(rawValue: word) : .drop
+        return context.pointee.isVerdict(word) ? Verdict(rawValue: word) : .drop
     }
 
     mutating func tick(_ burst: borrowing PacketBurst) {
         guard let tick = context.pointee.function.tick else { return }
-        context.pointee.parts = burst.parts
-        context.pointee.isTick = true
+        context.pointee.open(burst.parts, isTick: true)
         CRingway_enter(context)
         tick(context.pointee.state, OpaquePointer(context))
         CRingway_leave()
-        context.pointee.isTick = false
     }
 
     mutating func portChanged(_ port: Int, isUp: Bool) {

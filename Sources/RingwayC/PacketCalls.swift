@@ -10,19 +10,14 @@ private func context(_ burst: OpaquePointer?) -> UnsafeMutablePointer<CContext>?
     return CRingway_is_open(address) == 0 ? nil : address?.assumingMemoryBound(to: CContext.self)
 }
 
-/// Does something with a packet: one of the burst's, or from `Burst.maximum` on one that was made.
+/// A packet by its number: one of the burst's, or from `Burst.maximum` on one that was made; nil: there is none.
 @inline(__always)
-private func withPacket(
-    _ burst: OpaquePointer?, _ number: UInt32,
-    _ body: (borrowing Packet, UnsafeMutablePointer<CContext>) -> ringway_code
-) -> Int32 {
-    guard let context = context(burst) else { return closed(burst) }
-    let parts = context.pointee.parts.unsafelyUnwrapped
+private func find(_ context: UnsafeMutablePointer<CContext>, _ number: UInt32) -> UnsafeMutablePointer<PacketSlot>? {
     let (n, made) = (Int(number), Int(number) &- Burst.maximum)
-    let packets = PacketBurst(parts)
-    if n < parts.count { return body(packets[n], context).rawValue }
-    if made >= 0 && made < Int(parts.burst.pointee.work.made) { return body(packets.made(made), context).rawValue }
-    return RINGWAY_ERROR_RANGE.rawValue
+    let packets = context.pointee.packets
+    if n < context.pointee.count { return packets + n }
+    if made >= 0 && made < Int(context.pointee.burst.pointee.work.made) { return packets + n }
+    return nil
 }
 
 private func closed(_ burst: OpaquePointer?) -> Int32 {
@@ -30,7 +25,9 @@ private func closed(_ burst: OpaquePointer?) -> Int32 {
 }
 
 @inline(__always)
-private func possible(_ done: Bool) -> ringway_code { done ? RINGWAY_OK : RINGWAY_ERROR_IMPOSSIBLE }
+private func possible(_ done: Bool) -> Int32 {
+    (done ? RINGWAY_OK : RINGWAY_ERROR_IMPOSSIBLE).rawValue
+}
 
 @inline(__always)
 private func view(_ slot: UnsafeMutablePointer<PacketSlot>) -> ringway_view {
@@ -62,33 +59,33 @@ public func ringway_burst_views(_ burst: OpaquePointer!, _ views: UnsafeMutableP
     -> Int32
 {
     guard let context = context(burst) else { return closed(burst) }
-    let parts = context.pointee.parts.unsafelyUnwrapped
-    if parts.count == 0 { return 0 }
+    let (count, packets) = (context.pointee.count, context.pointee.packets)
+    if count == 0 { return 0 }
     guard let views else { return RINGWAY_ERROR_ARGUMENT.rawValue }
-    if UInt(bitPattern: room) < UInt(parts.count) { return RINGWAY_ERROR_RANGE.rawValue }
+    if UInt(bitPattern: room) < UInt(bitPattern: count) { return RINGWAY_ERROR_RANGE.rawValue }
     var i = 0
-    while i < parts.count {
-        views[i] = view(parts.packets + i)
+    while i < count {
+        views[i] = view(packets + i)
         i &+= 1
     }
-    return Int32(truncatingIfNeeded: parts.count)
+    return Int32(truncatingIfNeeded: count)
 }
 
 @c @implementation
 public func ringway_burst_decide(_ burst: OpaquePointer!, _ verdicts: UnsafePointer<UInt32>!, _ count: Int) -> Int32 {
     guard let context = context(burst) else { return closed(burst) }
-    let parts = context.pointee.parts.unsafelyUnwrapped
-    if UInt(bitPattern: count) > UInt(parts.count) { return RINGWAY_ERROR_RANGE.rawValue }
+    let packets = context.pointee.packets
+    if UInt(bitPattern: count) > UInt(bitPattern: context.pointee.count) { return RINGWAY_ERROR_RANGE.rawValue }
     if count == 0 { return RINGWAY_OK.rawValue }
     guard let verdicts else { return RINGWAY_ERROR_ARGUMENT.rawValue }
     var i = 0
     while i < count {
-        if !context.pointee.isVerdict(verdicts[i], parts.burst) { return RINGWAY_ERROR_RANGE.rawValue }
+        if !context.pointee.isVerdict(verdicts[i]) { return RINGWAY_ERROR_RANGE.rawValue }
         i &+= 1
     }
     i = 0
     while i < count {
-        parts.packets[i].verdict = verdicts[i]
+        packets[i].verdict = verdicts[i]
         i &+= 1
     }
     return RINGWAY_OK.rawValue
@@ -136,81 +133,88 @@ public func ringway_burst_is_up(_ burst: OpaquePointer!, _ port: UInt32) -> Int3
 public func ringway_packet_look(_ burst: OpaquePointer!, _ packet: UInt32, _ to: UnsafeMutablePointer<ringway_view>!)
     -> Int32
 {
-    withPacket(burst, packet) { packet, _ in
-        guard let to else { return RINGWAY_ERROR_ARGUMENT }
-        to.pointee = view(packet.place)
-        return RINGWAY_OK
-    }
+    guard let context = context(burst) else { return closed(burst) }
+    guard let slot = find(context, packet) else { return RINGWAY_ERROR_RANGE.rawValue }
+    guard let to else { return RINGWAY_ERROR_ARGUMENT.rawValue }
+    to.pointee = view(slot)
+    return RINGWAY_OK.rawValue
 }
 
 @c @implementation
 public func ringway_packet_decide(_ burst: OpaquePointer!, _ packet: UInt32, _ verdict: UInt32) -> Int32 {
-    withPacket(burst, packet) { packet, context in
-        if !context.pointee.isVerdict(verdict, context.pointee.parts.unsafelyUnwrapped.burst) {
-            return RINGWAY_ERROR_RANGE
-        }
-        packet.verdict = Verdict(rawValue: verdict)
-        return RINGWAY_OK
-    }
+    guard let context = context(burst) else { return closed(burst) }
+    guard let slot = find(context, packet) else { return RINGWAY_ERROR_RANGE.rawValue }
+    if !context.pointee.isVerdict(verdict) { return RINGWAY_ERROR_RANGE.rawValue }
+    slot.pointee.verdict = verdict
+    return RINGWAY_OK.rawValue
 }
 
 @c @implementation
 public func ringway_packet_extend(_ burst: OpaquePointer!, _ packet: UInt32, _ n: UInt32) -> Int32 {
-    withPacket(burst, packet) { packet, _ in possible(packet.extend(to: Int(n))) }
+    guard let context = context(burst) else { return closed(burst) }
+    guard let slot = find(context, packet) else { return RINGWAY_ERROR_RANGE.rawValue }
+    return possible(slot.pointee.frontLength >= Int(n) || slot.pointee.extendFront(to: Int(n)))
 }
 
 @c @implementation
-public func ringway_packet_prepend(
-    _ burst: OpaquePointer!, _ packet: UInt32, _ bytes: UnsafeRawPointer!, _ n: UInt32
-) -> Int32 {
-    withPacket(burst, packet) { packet, _ in
-        guard let bytes else { return possible(packet.prepend(Int(n))) }
-        if !packet.place.pointee.open(Int(n)) { return RINGWAY_ERROR_IMPOSSIBLE }
-        CPlat_copy(packet.place.pointee.frontBytes, bytes, UInt64(n))
-        return RINGWAY_OK
-    }
+public func ringway_packet_prepend(_ burst: OpaquePointer!, _ packet: UInt32, _ bytes: UnsafeRawPointer!, _ n: UInt32)
+    -> Int32
+{
+    guard let context = context(burst) else { return closed(burst) }
+    guard let slot = find(context, packet) else { return RINGWAY_ERROR_RANGE.rawValue }
+    guard let bytes else { return possible(slot.pointee.prepend(Int(n))) }
+    if !slot.pointee.open(Int(n)) { return RINGWAY_ERROR_IMPOSSIBLE.rawValue }
+    CPlat_copy(slot.pointee.frontBytes, bytes, UInt64(n))
+    return RINGWAY_OK.rawValue
 }
 
 @c @implementation
 public func ringway_packet_remove_first(_ burst: OpaquePointer!, _ packet: UInt32, _ n: UInt32) -> Int32 {
-    withPacket(burst, packet) { packet, _ in possible(packet.removeFirst(Int(n))) }
+    guard let context = context(burst) else { return closed(burst) }
+    guard let slot = find(context, packet) else { return RINGWAY_ERROR_RANGE.rawValue }
+    context.pointee.burst.pointee.work.isReviewed = 1
+    return possible(slot.pointee.removeFirst(Int(n)))
 }
 
 @c @implementation
 public func ringway_packet_append(
     _ burst: OpaquePointer!, _ packet: UInt32, _ n: UInt32, _ tail: UnsafeMutablePointer<UnsafeMutablePointer<UInt8>?>!
 ) -> Int32 {
-    withPacket(burst, packet) { packet, context in
-        guard let tail else { return RINGWAY_ERROR_ARGUMENT }
-        let parts = context.pointee.parts.unsafelyUnwrapped
-        guard let at = packet.place.pointee.append(Int(n), &parts.burst.pointee) else {
-            return RINGWAY_ERROR_IMPOSSIBLE
-        }
-        tail.pointee = at.assumingMemoryBound(to: UInt8.self)
-        return RINGWAY_OK
+    guard let context = context(burst) else { return closed(burst) }
+    guard let slot = find(context, packet) else { return RINGWAY_ERROR_RANGE.rawValue }
+    guard let tail else { return RINGWAY_ERROR_ARGUMENT.rawValue }
+    guard let at = slot.pointee.append(Int(n), &context.pointee.burst.pointee) else {
+        return RINGWAY_ERROR_IMPOSSIBLE.rawValue
     }
+    tail.pointee = at.assumingMemoryBound(to: UInt8.self)
+    return RINGWAY_OK.rawValue
 }
 
 @c @implementation
 public func ringway_packet_truncate(_ burst: OpaquePointer!, _ packet: UInt32, _ n: UInt32) -> Int32 {
-    withPacket(burst, packet) { packet, _ in possible(packet.truncate(to: Int(n))) }
+    guard let context = context(burst) else { return closed(burst) }
+    guard let slot = find(context, packet) else { return RINGWAY_ERROR_RANGE.rawValue }
+    context.pointee.burst.pointee.work.isReviewed = 1
+    return possible(slot.pointee.truncate(to: Int(n)))
 }
 
 @c @implementation
 public func ringway_packet_push_vlan(_ burst: OpaquePointer!, _ packet: UInt32, _ tag: UInt16, _ type: UInt16) -> Int32
 {
-    withPacket(burst, packet) { packet, _ in possible(packet.pushVLAN(tag, type: type)) }
+    guard let context = context(burst) else { return closed(burst) }
+    guard let slot = find(context, packet) else { return RINGWAY_ERROR_RANGE.rawValue }
+    return possible(slot.pointee.pushTag(tag, type))
 }
 
 @c @implementation
 public func ringway_packet_pop_vlan(_ burst: OpaquePointer!, _ packet: UInt32, _ tag: UnsafeMutablePointer<UInt16>!)
     -> Int32
 {
-    withPacket(burst, packet) { packet, _ in
-        guard let popped = packet.popVLAN() else { return RINGWAY_ERROR_IMPOSSIBLE }
-        tag?.pointee = popped
-        return RINGWAY_OK
-    }
+    guard let context = context(burst) else { return closed(burst) }
+    guard let slot = find(context, packet) else { return RINGWAY_ERROR_RANGE.rawValue }
+    guard let popped = slot.pointee.popTag() else { return RINGWAY_ERROR_IMPOSSIBLE.rawValue }
+    tag?.pointee = popped
+    return RINGWAY_OK.rawValue
 }
 
 @c @implementation
@@ -218,12 +222,17 @@ public func ringway_packet_offload(
     _ burst: OpaquePointer!, _ packet: UInt32, _ partial_checksum: UnsafeMutablePointer<UInt32>!,
     _ segment_size: UnsafeMutablePointer<UInt32>!
 ) -> Int32 {
-    withPacket(burst, packet) { packet, _ in
-        partial_checksum?.pointee = packet.hasPartialChecksum ? 1 : 0
-        segment_size?.pointee = UInt32(truncatingIfNeeded: packet.segmentSize)
-        return RINGWAY_OK
-    }
+    guard let context = context(burst) else { return closed(burst) }
+    guard let slot = find(context, packet) else { return RINGWAY_ERROR_RANGE.rawValue }
+    let header = slot.pointee.header
+    partial_checksum?.pointee = header.flags & NetHeader.needsCsum != 0 ? 1 : 0
+    segment_size?.pointee = header.gsoType == NetHeader.gsoNone ? 0 : UInt32(header.gsoSize)
+    return RINGWAY_OK.rawValue
 }
+
+// A burst that is passed on needs no box on the heap, which one in a variable would get here.
+private func copy(_ burst: borrowing PacketBurst, _ packet: Int) { _ = burst.copy(packet) }
+private func originate(_ burst: borrowing PacketBurst, _ length: Int) { _ = burst.originate(length) }
 
 @c @implementation
 public func ringway_packet_copy(_ burst: OpaquePointer!, _ packet: UInt32, _ made: UnsafeMutablePointer<UInt32>!)
@@ -233,9 +242,9 @@ public func ringway_packet_copy(_ burst: OpaquePointer!, _ packet: UInt32, _ mad
     guard let made else { return RINGWAY_ERROR_ARGUMENT.rawValue }
     let parts = context.pointee.parts.unsafelyUnwrapped
     if Int(packet) >= parts.count { return RINGWAY_ERROR_RANGE.rawValue }
-    let number = UInt32(Burst.maximum) &+ UInt32(parts.burst.pointee.work.made)
-    let packets = PacketBurst(parts)
-    if packets.copy(Int(packet)) == nil { return RINGWAY_ERROR_FULL.rawValue }
+    let number = context.pointee.made
+    copy(PacketBurst(parts), Int(packet))
+    if context.pointee.made == number { return RINGWAY_ERROR_FULL.rawValue }
     made.pointee = number
     return RINGWAY_OK.rawValue
 }
@@ -248,9 +257,9 @@ public func ringway_packet_originate(_ burst: OpaquePointer!, _ length: UInt32, 
     guard let made else { return RINGWAY_ERROR_ARGUMENT.rawValue }
     if !PacketSlot.madeLengths.contains(Int(length)) { return RINGWAY_ERROR_RANGE.rawValue }
     let parts = context.pointee.parts.unsafelyUnwrapped
-    let number = UInt32(Burst.maximum) &+ UInt32(parts.burst.pointee.work.made)
-    let packets = PacketBurst(parts)
-    if packets.originate(Int(length)) == nil { return RINGWAY_ERROR_FULL.rawValue }
+    let number = context.pointee.made
+    originate(PacketBurst(parts), Int(length))
+    if context.pointee.made == number { return RINGWAY_ERROR_FULL.rawValue }
     made.pointee = number
     return RINGWAY_OK.rawValue
 }

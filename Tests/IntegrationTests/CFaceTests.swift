@@ -56,12 +56,27 @@ import Testing
         #expect(version.hasPrefix("ringway \(number) "))
     }
 
+    @Test("calls for packets allocate nothing, count no references and take no lock")
+    func hotPath() throws {
+        let calls = try HotPathTests.calls(CFaceTests.prefix + "/lib/libringway.so")
+        let hot = calls.filter { name, _ in
+            name.hasPrefix("ringway_burst_") || name.hasPrefix("ringway_packet_")
+                || name.contains("8RingwayC9CFunctionV") && name.contains("7process")
+        }
+        #expect(hot.count >= 18)
+        for (function, targets) in hot where !Set(targets).isDisjoint(with: HotPathTests.forbidden) {
+            Issue.record("\(function) calls \(targets)")
+        }
+        #expect(calls.values.contains { $0.contains("swift_allocObject") })
+    }
+
     @Test("the header is C99 and C++20", arguments: ["cc -x c -std=c99", "c++ -x c++ -std=c++20"])
     func header(_ compiler: String) throws {
         try CFaceTests.run(
             "echo '#include <ringway.h>\nringway_options o = RINGWAY_OPTIONS_INIT; "
                 + "ringway_function f = RINGWAY_FUNCTION_INIT;' | "
-                + "\(compiler) -Wall -Wextra -Wno-missing-field-initializers -Werror -pedantic -fsyntax-only -I \(CFaceTests.prefix)/include -")
+                + "\(compiler) -Wall -Wextra -Wno-missing-field-initializers -Werror -pedantic -fsyntax-only "
+                + "-I \(CFaceTests.prefix)/include -")
     }
 
     @Test("each function with arguments that cannot be, and each change of a packet as a receiver sees it")

@@ -26,15 +26,4 @@ extension PacketBurst {
             parts.burst, count: parts.count, port: parts.port, pair: parts.pair, seconds: parts.seconds,
             ticks: parts.ticks, counters: parts.counters, table: parts.table)
     }
-
-    /// A packet that was made during this burst, by its place among them.
-    @_lifetime(borrow self)
-    package func made(_ i: Int) -> Packet {
-        _overrideLifetime(Packet(packets + (Burst.maximum &+ i), burst), borrowing: self)
-    }
-}
-
-extension Packet {
-    /// Where it is kept.
-    package var place: UnsafeMutablePointer<PacketSlot> { slot }
 }
