@@ -135,7 +135,8 @@ int main(int argc, char **argv) {
     printf("running\n");
     fflush(stdout);
     if (seconds > 0) {
-        struct timespec time = {.tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9)};
+        struct timespec time = {.tv_sec = (time_t)seconds};
+        time.tv_nsec = (long)((seconds - (double)time.tv_sec) * 1e9);
         sigtimedwait(&ends, NULL, &time);
     } else {
         sigwaitinfo(&ends, NULL);
