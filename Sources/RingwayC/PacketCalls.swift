@@ -127,6 +127,24 @@ public func ringway_burst_is_up(_ burst: OpaquePointer!, _ port: UInt32) -> Int3
     return PacketBurst(context.pointee.parts.unsafelyUnwrapped).isUp(Int(port)) ? 1 : 0
 }
 
+@c @implementation
+public func ringway_burst_port_info(
+    _ burst: OpaquePointer!, _ port: UInt32, _ to: UnsafeMutablePointer<ringway_port_info>!
+) -> Int32 {
+    guard let context = context(burst) else { return closed(burst) }
+    guard let to else { return RINGWAY_ERROR_ARGUMENT.rawValue }
+    guard let info = PacketBurst(context.pointee.parts.unsafelyUnwrapped).info(of: Int(port)) else {
+        return RINGWAY_ERROR_RANGE.rawValue
+    }
+    var i = ringway_port_info()
+    (i.is_up, i.mtu, i.offloads) = (info.isUp ? 1 : 0, UInt32(info.mtu ?? 0), info.offloads.rawValue)
+    let mac = info.mac?.rawValue ?? 0
+    withUnsafeMutableBytes(of: &i.mac) { bytes in
+        for k in 0..<6 { bytes[k] = UInt8(truncatingIfNeeded: mac &>> UInt64(8 &* k)) }
+    }
+    return write(i, to: to).rawValue
+}
+
 // MARK: Packets
 
 @c @implementation

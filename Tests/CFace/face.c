@@ -45,6 +45,8 @@ static void bad_bursts(ringway_burst *b, int expected) {
     CHECK(ringway_burst_set(b, &word, 1, &other) == expected);
     CHECK(ringway_burst_add(b, 0, 1) == expected);
     CHECK(ringway_burst_is_up(b, 0) == expected);
+    ringway_port_info port = {.size = sizeof port};
+    CHECK(ringway_burst_port_info(b, 0, &port) == expected);
     CHECK(ringway_packet_look(b, 0, views) == expected);
     CHECK(ringway_packet_decide(b, 0, RINGWAY_DROP) == expected);
     CHECK(ringway_packet_extend(b, 0, 200) == expected);
@@ -269,6 +271,11 @@ static void bad_arguments(ringway_burst *b, int n) {
     CHECK(ringway_burst_add(b, UINT32_MAX, 1) == RINGWAY_ERROR_RANGE);
     CHECK(ringway_burst_is_up(b, 2) == RINGWAY_ERROR_RANGE);
     CHECK(ringway_burst_is_up(b, 0) >= 0);
+    ringway_port_info port = {.size = sizeof port, .is_up = 9};
+    CHECK(ringway_burst_port_info(b, 2, &port) == RINGWAY_ERROR_RANGE);
+    CHECK(ringway_burst_port_info(b, UINT32_MAX, &port) == RINGWAY_ERROR_RANGE);
+    CHECK(ringway_burst_port_info(b, 0, NULL) == RINGWAY_ERROR_ARGUMENT && port.is_up == 9);
+    CHECK(ringway_burst_port_info(b, 0, &port) == RINGWAY_OK && port.is_up <= 1 && port.mtu == 0);
     uint32_t verdicts[] = {ringway_to_port(2), ringway_to_port(UINT32_MAX), ringway_drop_for(2),
                            ringway_drop_for(64), 0xc0000000u, 0xc0000040u, RINGWAY_EACH, 0xfffffffdu, 0x7fffffffu};
     for (size_t i = 0; i < sizeof verdicts / sizeof *verdicts; i++) {
@@ -469,8 +476,11 @@ static int kind_of(const ringway_view *v) {
 
 static uint32_t look(void *state, ringway_burst *b) {
     ringway_view views[RINGWAY_BURST];
+    ringway_port_info port = {.size = sizeof port};
     int n = ringway_burst_views(b, views, RINGWAY_BURST);
     (void)state;
+    CHECK(ringway_burst_port_info(b, 0, &port) == RINGWAY_OK && port.mtu == 1400);
+    CHECK(memcmp(port.mac, "\2\0\0\1\2\3", 6) == 0);
     for (int i = 0; i < n; i++) {
         uint32_t partial = 9, size = 9;
         int kind = kind_of(&views[i]);
@@ -515,7 +525,7 @@ static ringway_port_stats port_of(ringway_engine *e, uint32_t port, uint64_t *co
 
 static void traffic(const char *folder) {
     char device[200], driver[200];
-    snprintf(device, sizeof device, "vhost-user:%s/c.sock", folder);
+    snprintf(device, sizeof device, "vhost-user:%s/c.sock,mtu=1400,mac=02:00:00:01:02:03", folder);
     snprintf(driver, sizeof driver, "virtio-user:%s/c.sock", folder);
     const char *looks[] = {device, "null:out"}, *makes[] = {"null:in,emit=60", driver};
 

@@ -203,6 +203,16 @@ typedef struct ringway_burst_info {
     uint64_t refused; /* packets this thread's function made so far for which receivers had no buffers */
 } ringway_burst_info;
 
+/* What is known of a port at this moment. */
+typedef struct ringway_port_info {
+    size_t size; /* sizeof(ringway_port_info); the caller sets it */
+    uint32_t is_up;   /* it has a queue pair that takes packets */
+    uint32_t mtu;     /* that its driver was offered, in bytes; 0: none */
+    uint64_t offloads; /* virtio's GUEST_* feature bits that its driver takes */
+    uint8_t mac[6];   /* that its driver was offered; zeros: none */
+    uint8_t reserved[2];
+} ringway_port_info;
+
 /* Packets of a burst at most; as many can be made during one. */
 #define RINGWAY_BURST 64
 
@@ -226,6 +236,7 @@ int ringway_burst_set(ringway_burst *burst, const uint32_t *ports, size_t count,
 int ringway_burst_add(ringway_burst *burst, uint32_t counter, uint64_t n);
 /* 1: the port has a queue pair that takes packets; 0: it has none. */
 int ringway_burst_is_up(const ringway_burst *burst, uint32_t port);
+int ringway_burst_port_info(const ringway_burst *burst, uint32_t port, ringway_port_info *info);
 
 /* In the following, `packet` is a packet's number in the burst, or one that `ringway_packet_copy` or
  * `ringway_packet_originate` gave. */
