@@ -13,6 +13,7 @@ public final class Rules: Sendable {
     public struct SyntaxError: Error, CustomStringConvertible {
         /// From 1 on; 0: the text as a whole.
         public var line: Int
+        /// What is wrong.
         public var text: String
         public var description: String { line == 0 ? text : "line \(line): \(text)" }
     }

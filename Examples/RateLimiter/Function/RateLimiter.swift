@@ -8,14 +8,16 @@ import Ringway
 public struct RateLimiter: PacketFunction {
     /// What a port may send.
     public struct Limits: Sendable, Equatable {
-        /// Packets a second, and at most so many at once after a pause.
+        /// Packets a second.
         public var packets: UInt64
+        /// At most so many packets at once after a pause.
         public var packetBurst: UInt64
-        /// Bytes a second, without Ethernet's preamble, gap and CRC; and at once after a pause. A longer packet never
-        /// passes.
+        /// Bytes a second, without Ethernet's preamble, gap and CRC.
         public var bytes: UInt64
+        /// At most so many bytes at once after a pause. A longer packet never passes.
         public var byteBurst: UInt64
 
+        /// All four.
         public init(packets: UInt64, packetBurst: UInt64, bytes: UInt64, byteBurst: UInt64) {
             (self.packets, self.packetBurst) = (packets, packetBurst)
             (self.bytes, self.byteBurst) = (bytes, byteBurst)
@@ -24,9 +26,12 @@ public struct RateLimiter: PacketFunction {
 
     /// New limits for a port, while packets flow.
     public struct Change: Sendable {
+        /// The port's place.
         public var port: Int
+        /// What it may send from now on.
         public var limits: Limits
 
+        /// A command for `perform`.
         public init(port: Int, limits: Limits) { (self.port, self.limits) = (port, limits) }
     }
 
@@ -94,6 +99,7 @@ public struct RateLimiter: PacketFunction {
 public struct Wire: PacketFunction {
     public static let frontBytes = 0
 
+    /// A wire.
     public init() {}
 
     public mutating func process(_ packets: borrowing PacketBurst) -> Verdict? { .port(1 - packets.port) }

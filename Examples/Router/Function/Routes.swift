@@ -2,7 +2,9 @@ import Ringway
 
 /// What the router is on one of its ports.
 public struct Interface: Sendable {
+    /// Its MAC address.
     public var mac: MACAddress
+    /// Its IP address, one of the prefix.
     public var address: IPv4Address
     /// Hosts that are reached through this port without a gateway.
     public var prefix: IPv4Prefix
@@ -33,6 +35,7 @@ public final class Routes: Sendable {
     public struct SyntaxError: Error, CustomStringConvertible {
         /// From 1 on.
         public var line: Int
+        /// What is wrong.
         public var text: String
         public var description: String { "line \(line): \(text)" }
     }

@@ -14,6 +14,7 @@ public struct VLANSwitch: PacketFunction, ~Copyable {
         /// Isolated ports do not reach each other.
         public var isIsolated: Bool
 
+        /// A port of these VLANs, which are 1 to 4094 each.
         public init(tagged: Set<UInt16>, untagged: UInt16?, isIsolated: Bool = false) {
             (self.tagged, self.untagged, self.isIsolated) = (tagged, untagged, isIsolated)
         }
