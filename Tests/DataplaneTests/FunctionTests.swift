@@ -1,4 +1,5 @@
 import CPlatform
+import Glibc
 import Ringway
 import RingwayLab
 import Testing
@@ -254,6 +255,26 @@ import Testing
     struct Never2: PacketFunction {
         mutating func perform(_ command: Mixture.Command) {}
         mutating func process(_ packets: borrowing PacketBurst) -> Verdict? { .drop }
+    }
+
+    @Test("a function that takes too long for a burst is named, with how often and how long; a quick one is not")
+    func slow() throws {
+        struct Sleepy: PacketFunction {
+            mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+                for i in 0..<packets.count where packets[i].bytes[14] == 1 { usleep(30_000) }
+                return .drop
+            }
+        }
+        let lab = try Lab(ports: 1, change: { $0.functionBudget = 20_000 }) { _ in Sleepy() }
+        let driver = try lab.driver(0)
+        let frame = Frame.ethernet(to: Frame.mac(2), from: Frame.mac(1), [1] + [UInt8](repeating: 5, count: 46))
+        for _ in 0..<3 {
+            driver.send([frame])
+            #expect(driver.settle())
+        }
+        let thread = lab.engine.threadSnapshots()[0]
+        #expect(thread.function == "Sleepy" && thread.slowBursts >= 3 && thread.longestNanoseconds >= 30_000_000)
+        #expect(throws: EngineError.self) { try Lab(ports: 1, change: { $0.functionBudget = 0 }) { _ in Sleepy() } }
     }
 
     /// Answers with what it knows of the ports.

@@ -58,6 +58,9 @@ public struct EngineOptions: Sendable, Equatable {
     public var macAgeing = 300
     /// Calls to drivers are submitted together, one system call a round. False: each by itself, for comparison.
     public var batchesCalls = true
+    /// Microseconds that an embedder's packet function may take for a burst before it is counted as slow
+    /// (`ThreadSnapshot`).
+    public var functionBudget = 100
     /// Calls, and other requests to the kernel, that a poll thread gathers at most before it hands them over, 2 to
     /// 1024.
     public var requests = 1024
@@ -138,11 +141,18 @@ public struct ThreadSnapshot: Sendable, Equatable {
     public var systemCalls: UInt64
     /// CPU time since the start.
     public var cpuNanoseconds: UInt64
+    /// An embedder's packet function, by its type; nil: one of Ringway's own modes.
+    public var function: String?
+    /// Bursts since the start in which it took longer than `EngineOptions.functionBudget`, and the longest of them. A
+    /// thread that waits for its function, or was not on its CPU, serves nobody.
+    public var slowBursts: UInt64 = 0
+    public var longestNanoseconds: UInt64 = 0
 
     /// What was added after `earlier`.
     public func since(_ earlier: ThreadSnapshot) -> ThreadSnapshot {
         ThreadSnapshot(
             cpu: cpu, busyCycles: busyCycles &- earlier.busyCycles, systemCalls: systemCalls &- earlier.systemCalls,
-            cpuNanoseconds: cpuNanoseconds &- earlier.cpuNanoseconds)
+            cpuNanoseconds: cpuNanoseconds &- earlier.cpuNanoseconds, function: function,
+            slowBursts: slowBursts &- earlier.slowBursts, longestNanoseconds: longestNanoseconds)
     }
 }

@@ -37,7 +37,9 @@ public final class Engine: @unchecked Sendable {
         options.mode = .drop
         self.options = options
         self.logger = logger
-        embedded = ({ TypedFunctionBox(function($0)) }, FunctionTraits(F.self))
+        var traits = FunctionTraits(F.self)
+        traits.budgetMicroseconds = options.functionBudget
+        embedded = ({ TypedFunctionBox(function($0)) }, traits)
         functionNames = try FunctionNames(F.self)
         try Engine.check(options)
     }
@@ -100,6 +102,10 @@ public final class Engine: @unchecked Sendable {
         }
         if options.unpinnedThreads > 1 && !options.cpus.isEmpty {
             throw EngineError("threads are pinned or not: give CPUs or a number of unpinned threads, not both")
+        }
+        if !(1...1_000_000).contains(options.functionBudget) {
+            throw EngineError(
+                "a budget of \(options.functionBudget) us for a packet function; 1 to 1000000 are possible")
         }
         if options.cpus.count > 64 { throw EngineError("\(options.cpus.count) CPUs; at most 64 poll threads") }
         if Set(options.cpus).count != options.cpus.count {
@@ -181,7 +187,11 @@ public final class Engine: @unchecked Sendable {
         (core?.threads ?? []).map {
             ThreadSnapshot(
                 cpu: $0.cpu, busyCycles: $0.state.pointee.busyTicks.value,
-                systemCalls: $0.state.pointee.notifier.submits.value, cpuNanoseconds: $0.cpuNanoseconds)
+                systemCalls: $0.state.pointee.notifier.submits.value, cpuNanoseconds: $0.cpuNanoseconds,
+                function: functionNames.function,
+                slowBursts: Counter($0.state.pointee.functionCounters.start + FunctionTraits.slowPlace).value,
+                longestNanoseconds: Counter($0.state.pointee.functionCounters.start + FunctionTraits.longestPlace).value
+                    &* 1000 / max(1, TickClock.shared.ticksPerMicrosecond))
         }
     }
 

@@ -68,7 +68,22 @@ enum Forwarder {
     ) -> Verdict? {
         let burst = ThreadState.burst(thread)
         burst.pointee.work = FunctionWork()
-        if F.self == EmbeddedFunction.self { burst.pointee.packets.loadFronts(n, thread.pointee.traits.front) }
+        if F.self == EmbeddedFunction.self {
+            burst.pointee.packets.loadFronts(n, thread.pointee.traits.front)
+            let start = CPlat_cycles()
+            let verdict = ask(thread, function, sender, n)
+            let ticks = CPlat_cycles() &- start
+            if ticks > thread.pointee.functionBudget { thread.pointee.noteSlow(ticks) }
+            return verdict
+        }
+        return ask(thread, function, sender, n)
+    }
+
+    @inline(__always)
+    private static func ask<F: PacketFunction>(
+        _ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>, _ sender: PairPointer, _ n: Int
+    ) -> Verdict? {
+        let burst = ThreadState.burst(thread)
         return function.pointee.process(
             PacketBurst(
                 burst, count: n, port: sender.pointee.port, pair: sender.pointee.pair,

@@ -46,7 +46,7 @@ public final class FunctionHarness<F: PacketFunction & ~Copyable> {
     public var (seconds, ticks): (UInt32, UInt64) = (1, 1)
     private let portCount: Int
     private let memory: PairTableMemory
-    private let words = OwnedMemory<UInt64>(count: FunctionTraits.mostCounters + 1, repeating: 0)
+    private let words = OwnedMemory<UInt64>(count: FunctionTraits.words, repeating: 0)
     private let burst = UnsafeMutablePointer<Burst>.allocate(capacity: 1)
 
     /// An engine of `ports` ports, all up, as the function sees it.

@@ -4,6 +4,8 @@ import Virtio
 struct FunctionNames {
     var dropCauses: [String] = []
     var counters: [String] = []
+    /// Its own name; nil: one of Ringway's own modes.
+    var function: String?
 
     init() {}
 
@@ -14,7 +16,7 @@ struct FunctionNames {
 
     /// `name`: what errors call the function.
     init(_ wishes: FunctionWishes, _ name: String) throws(EngineError) {
-        (dropCauses, counters) = (wishes.dropCauses, wishes.counters)
+        (dropCauses, counters, function) = (wishes.dropCauses, wishes.counters, name)
         if dropCauses.count > Verdict.mostCauses || counters.count > FunctionTraits.mostCounters {
             throw EngineError(
                 "\(name): \(dropCauses.count) causes and \(counters.count) counters; at most "

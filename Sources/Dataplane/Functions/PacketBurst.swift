@@ -174,7 +174,7 @@ public struct PacketBurst: ~Copyable, ~Escapable {
 
     /// Packets that functions of this thread have made so far and for which their receivers had no buffers: whoever
     /// sends of its own accord slows down when this grows. Of receivers that another thread serves it knows nothing.
-    public var refused: UInt64 { counters[FunctionTraits.mostCounters] }
+    public var refused: UInt64 { counters[FunctionTraits.refusedPlace] }
 
     private func make() -> UnsafeMutablePointer<PacketSlot>? {
         let n = Int(burst.pointee.work.made)

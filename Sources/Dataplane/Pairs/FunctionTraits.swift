@@ -7,7 +7,15 @@ struct FunctionTraits: BitwiseCopyable {
     /// What is read of each packet before it is judged. Not used for Ringway's own modes: the compiler knows theirs.
     var front = PacketSlot.Front.nothing
     var tickMicroseconds = 0
+    /// What a burst may take in it.
+    var budgetMicroseconds = 100
 
     /// Counters that it has at most, a power of two.
     static var mostCounters: Int { 64 }
+    /// Behind its own: packets that it made in vain; bursts that took longer than the budget, and the longest of them
+    /// in ticks.
+    static var refusedPlace: Int { mostCounters }
+    static var slowPlace: Int { mostCounters + 1 }
+    static var longestPlace: Int { mostCounters + 2 }
+    static var words: Int { mostCounters + 3 }
 }

@@ -83,10 +83,21 @@ struct ThreadState: ~Copyable {
     /// When it keeps house the next time; `.max`: never.
     var tickDue = UInt64.max
     /// Its counters, read relaxed by anybody.
-    let functionCounters = OwnedMemory<UInt64>(count: FunctionTraits.mostCounters + 1, repeating: 0)
+    let functionCounters = OwnedMemory<UInt64>(count: FunctionTraits.words, repeating: 0)
+
+    /// Ticks that the function may take for a burst before it is slow.
+    var functionBudget = UInt64.max
+
+    /// The function took so many ticks for a burst: more than its budget.
+    @inline(never)
+    func noteSlow(_ ticks: UInt64) {
+        functionCounters[FunctionTraits.slowPlace] &+= 1
+        let longest = functionCounters[FunctionTraits.longestPlace]
+        functionCounters[FunctionTraits.longestPlace] = max(longest, ticks)
+    }
 
     /// Packets that the function made and that found no buffers: behind its own counters.
-    func countRefused(_ n: Int) { functionCounters[FunctionTraits.mostCounters] &+= UInt64(truncatingIfNeeded: n) }
+    func countRefused(_ n: Int) { functionCounters[FunctionTraits.refusedPlace] &+= UInt64(truncatingIfNeeded: n) }
     /// Packets that arrived with the visit that has just ended; those that went back into their ring are none.
     var arrived = 0
     /// Packets have moved in this round: waiting for a receiver is no work.
@@ -132,6 +143,7 @@ struct ThreadState: ~Copyable {
         burst.wantsData = wantsData
         exchange.forEachFree { $0.pointee.burst.wantsData = wantsData }
         tickDue = traits.tickMicroseconds > 0 ? 0 : .max
+        functionBudget = clock.ticks(microseconds: traits.budgetMicroseconds)
     }
 
     /// Where a thread's burst lies: it stays there.
