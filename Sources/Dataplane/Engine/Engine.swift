@@ -37,9 +37,7 @@ public final class Engine: @unchecked Sendable {
         options.mode = .drop
         self.options = options
         self.logger = logger
-        var traits = FunctionTraits(F.self)
-        traits.budgetMicroseconds = options.functionBudget
-        embedded = ({ TypedFunctionBox(function($0)) }, traits)
+        embedded = ({ TypedFunctionBox(function($0)) }, FunctionTraits(F.self))
         functionNames = try FunctionNames(F.self)
         try Engine.check(options)
     }
@@ -150,7 +148,9 @@ public final class Engine: @unchecked Sendable {
         if let embedded {
             let box = embedded.make(thread.index)
             thread.kept = box
-            return try thread.start(EmbeddedFunction(box: Unmanaged.passUnretained(box)), embedded.traits)
+            var traits = embedded.traits
+            traits.budgetMicroseconds = options.functionBudget
+            return try thread.start(EmbeddedFunction(box: Unmanaged.passUnretained(box)), traits)
         }
         switch options.mode {
         case .drop: try thread.start(DropFunction())
