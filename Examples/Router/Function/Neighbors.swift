@@ -8,7 +8,8 @@ struct Neighbors: ~Copyable {
     /// starts anew.
     static let (mostRequests, pause): (UInt32, UInt32) = (3, 20)
 
-    private struct Search: BitwiseCopyable {
+    // Not private: Swift 6.3 cannot compile a table of a private type without optimisation.
+    struct Search: BitwiseCopyable {
         var start: UInt32
         var requests: UInt32
     }
