@@ -43,6 +43,11 @@ struct RoundsCommand: ParsableCommand {
         bench.beginCounting()
         for _ in 0..<rounds { bench.step() }
         bench.endCounting()
+        if mark {
+            // From here on the marks' memory may be freed, and be somebody else's.
+            print("unmarked")
+            flush()
+        }
         if let complaint = bench.complaint { throw EngineError(complaint) }
         return bench.packets &- before
     }
