@@ -91,13 +91,15 @@ struct ThreadState: ~Copyable {
     /// The function took so many ticks for a burst: more than its budget.
     @inline(never)
     func noteSlow(_ ticks: UInt64) {
-        functionCounters[FunctionTraits.slowPlace] &+= 1
-        let longest = functionCounters[FunctionTraits.longestPlace]
-        functionCounters[FunctionTraits.longestPlace] = max(longest, ticks)
+        Counter(functionCounters.start + FunctionTraits.slowPlace).add(1)
+        let longest = Counter(functionCounters.start + FunctionTraits.longestPlace)
+        if ticks > longest.value { longest.add(ticks &- longest.value) }
     }
 
     /// Packets that the function made and that found no buffers: behind its own counters.
-    func countRefused(_ n: Int) { functionCounters[FunctionTraits.refusedPlace] &+= UInt64(truncatingIfNeeded: n) }
+    func countRefused(_ n: Int) {
+        Counter(functionCounters.start + FunctionTraits.refusedPlace).add(UInt64(truncatingIfNeeded: n))
+    }
     /// Packets that arrived with the visit that has just ended; those that went back into their ring are none.
     var arrived = 0
     /// Packets have moved in this round: waiting for a receiver is no work.
