@@ -87,9 +87,10 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
 
-        .testTarget(name: "HeadersTests", dependencies: ["Headers"]),
-        .testTarget(name: "TablesTests", dependencies: ["Tables", "Headers"]),
-        .testTarget(name: "VirtioTests", dependencies: ["Virtio", "CPlatform"]),
+        .testTarget(name: "HeadersTests", dependencies: ["TestSupport", "Headers"]),
+        .testTarget(name: "TablesTests", dependencies: ["TestSupport", "Tables", "Headers"]),
+        .target(name: "TestSupport", path: "Tests/TestSupport"),
+        .testTarget(name: "VirtioTests", dependencies: ["TestSupport", "Virtio", "CPlatform"]),
         .testTarget(name: "MemoryTests", dependencies: ["Memory", "Virtio", "CPlatform"]),
         .testTarget(name: "ControlTests", dependencies: ["Control", "Memory", "CPlatform"]),
         .testTarget(name: "TelemetryTests", dependencies: ["Telemetry", "RingwayLab"]),

@@ -74,6 +74,17 @@ public struct Burst: ~Copyable {
             packetRoom[Burst.maximum + i] = PacketSlot(room: made)
         }
     }
+
+    /// Takes `room` of the segments that are left, and begins them with copies of `count` others; nil: fewer are left.
+    mutating func copySegments(
+        _ from: UnsafeMutablePointer<Segment>?, _ count: Int, room: Int
+    ) -> UnsafeMutablePointer<Segment>? {
+        if room > Burst.mostSegments - segmentCount { return nil }
+        let list = segments + segmentCount
+        for i in 0..<count { list[i] = from.unsafelyUnwrapped[i] }
+        segmentCount += room
+        return list
+    }
 }
 
 extension UnsafeMutablePointer where Pointee == PacketSlot {
@@ -139,6 +150,9 @@ public struct FunctionWork: BitwiseCopyable {
     public var sets: UInt16 = 0
     /// It has made packets, or may have made one shorter than an Ethernet header.
     public var isReviewed: UInt32 = 0
+
+    /// Counters that functions have at most, a power of two.
+    @inlinable public static var mostCounters: Int { 64 }
 
     @inlinable public init() {}
 }

@@ -4,8 +4,8 @@ import CPlatform
 /// segmentation offload stays right (virtio 1.3, 5.1.6.2). All return false, and change nothing, where it cannot be
 /// done.
 extension PacketSlot {
-    /// The farthest byte at which a checksum may have to be filled in: see `Offload`.
-    static var farthestChecksum: Int { 512 }
+    /// Checksum fields, and all headers that software writes, lie within this many bytes of the frame.
+    public static var farthestChecksum: Int { 512 }
 
     /// Puts `n` bytes of zero before the frame. Needs a loaded front: a frame that had none now begins with these
     /// alone.
@@ -143,12 +143,10 @@ extension PacketSlot {
         // A front that reaches so far is one that the function made.
         if frontBytes + frontLength > tail || data == tail { return nil }
         if count > 0 && more.unsafelyUnwrapped[count - 1].base == tail { return nil }
-        if count + 1 > Burst.mostSegments - burst.segmentCount || count + 1 > PacketSlot.mostSegments { return nil }
-        let list = burst.segments + burst.segmentCount
-        for i in 0..<count { list[i] = more.unsafelyUnwrapped[i] }
+        if count + 1 > PacketSlot.mostSegments { return nil }
+        guard let list = burst.copySegments(more, count, room: count + 1) else { return nil }
         CPlat_zero(tail, UInt64(n))
         list[count] = Segment(base: tail, length: UInt32(n))
-        burst.segmentCount += count + 1
         (more, moreCount) = (list, moreCount + 1)
         lengthen(n, front: frontLength)
         return tail

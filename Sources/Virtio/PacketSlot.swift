@@ -4,8 +4,7 @@ import CPlatform
 ///
 /// The frame is its *front*, `frontLength` bytes of private memory, followed by what is left of the sender's: `data`
 /// from `skip` to `dataLength`, then `moreCount` segments at `more`. A frame of which nobody has looked at a byte has
-/// no
-/// front. What a decision is based on is read into the front once (`loadFront`) and delivered from there: the sender
+/// no front. What a decision is based on is read into the front once (`loadFront`) and delivered from there: the sender
 /// cannot change it any more. Headers are put on and taken off in the front; the payload stays where it lies.
 ///
 /// Always: `length` = `frontLength` + (`dataLength` - `skip`) + the lengths of `more`, and `skip` <= `dataLength`.
@@ -145,15 +144,12 @@ public struct PacketSlot: BitwiseCopyable {
     /// False where the list of its pieces has no room among the burst's segments.
     public mutating func take(_ other: borrowing PacketSlot, _ burst: inout Burst) -> Bool {
         let count = Int(other.moreCount)
-        if count > Burst.mostSegments - burst.segmentCount { return false }
+        guard let list = burst.copySegments(other.more, count, room: count) else { return false }
         place(other.data, other.length)
         header = other.header
         dataLength = other.dataLength
         front = other.front
         CPlat_copy_short(frontBytes, other.frontBytes, UInt64(truncatingIfNeeded: other.frontLength))
-        let list = burst.segments + burst.segmentCount
-        for i in 0..<count { list[i] = other.more.unsafelyUnwrapped[i] }
-        burst.segmentCount += count
         (more, moreCount) = (list, other.moreCount)
         return true
     }

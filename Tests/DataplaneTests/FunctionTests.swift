@@ -257,11 +257,11 @@ import Testing
         mutating func process(_ packets: borrowing PacketBurst) -> Verdict? { .drop }
     }
 
-    @Test("a function that takes too long for a burst is named, with how often and how long; a quick one is not")
+    @Test("a function that takes too long for a burst is named, with how often and how long")
     func slow() throws {
         struct Sleepy: PacketFunction {
             mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
-                for i in 0..<packets.count where packets[i].bytes[14] == 1 { usleep(30_000) }
+                for i in 0..<packets.count where packets[i].bytes[14] == 1 { usleep(40_000) }
                 return .drop
             }
         }

@@ -1,4 +1,5 @@
 import Headers
+@_exported import TestSupport
 
 /// Bytes from hexadecimal digits; blanks and line ends do not count.
 func hex(_ text: String) -> [UInt8] {
@@ -31,23 +32,6 @@ final class Frame {
     }
 }
 
-/// A small deterministic generator (SplitMix64): a failure is repeated by its seed.
-struct Random: RandomNumberGenerator {
-    private var state: UInt64
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
-    /// In 0 ..< bound.
-    mutating func below(_ bound: Int) -> Int { Int(next() % UInt64(bound)) }
-    mutating func bytes(_ count: Int) -> [UInt8] { (0..<count).map { _ in UInt8(truncatingIfNeeded: next()) } }
-}
-
 /// So many repetitions; fewer where assertions are on, which is without optimisation.
 func rounds(_ n: Int) -> Int {
     var isSlow = false
@@ -58,9 +42,6 @@ func rounds(_ n: Int) -> Int {
         }())
     return isSlow ? max(1, n / 20) : n
 }
-
-/// What a view says, for `#expect`, which would keep the view itself.
-func isTrue(_ value: Bool) -> Bool { value }
 
 /// So many bytes of zeroes, or of 0xff, as text.
 func z(_ bytes: Int) -> String { String(repeating: "00", count: bytes) }

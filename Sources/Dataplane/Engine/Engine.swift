@@ -30,28 +30,28 @@ public final class Engine: @unchecked Sendable {
 
     /// The same with an embedder's packet function in place of `options.mode`: `function` makes one
     /// value for each poll thread, by its number.
-    public init<F: PacketFunction & ~Copyable>(
+    public convenience init<F: PacketFunction & ~Copyable>(
         _ options: EngineOptions, logger: Logger, function: @escaping (Int) -> F
     ) throws(EngineError) {
-        var options = options
-        options.mode = .drop
-        self.options = options
-        self.logger = logger
-        embedded = ({ TypedFunctionBox(function($0)) }, FunctionTraits(F.self))
-        functionNames = try FunctionNames(F.self)
-        try Engine.check(options)
+        try self.init(options, logger, FunctionWishes(F.self)) { TypedFunctionBox(function($0)) }
     }
 
     /// The same with a function whose wishes are known when it runs alone: `wishes` stands for what its type says.
-    package init<F: PacketFunction>(
+    package convenience init<F: PacketFunction>(
         _ options: EngineOptions, logger: Logger, wishes: FunctionWishes, function: @escaping (Int) -> F
+    ) throws(EngineError) {
+        try self.init(options, logger, wishes) { TypedFunctionBox(function($0)) }
+    }
+
+    private init(
+        _ options: EngineOptions, _ logger: Logger, _ wishes: FunctionWishes, _ make: @escaping (Int) -> FunctionBox
     ) throws(EngineError) {
         var options = options
         options.mode = .drop
         self.options = options
         self.logger = logger
-        embedded = ({ TypedFunctionBox(function($0)) }, FunctionTraits(wishes))
-        functionNames = try FunctionNames(wishes, "the function")
+        embedded = (make, FunctionTraits(wishes))
+        functionNames = try FunctionNames(wishes)
         try Engine.check(options)
     }
 

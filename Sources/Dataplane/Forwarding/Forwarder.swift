@@ -83,12 +83,16 @@ enum Forwarder {
     private static func ask<F: PacketFunction>(
         _ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>, _ sender: PairPointer, _ n: Int
     ) -> Verdict? {
-        let burst = ThreadState.burst(thread)
-        return function.pointee.process(
-            PacketBurst(
-                burst, count: n, port: sender.pointee.port, pair: sender.pointee.pair,
-                seconds: thread.pointee.seconds, ticks: thread.pointee.now,
-                counters: thread.pointee.functionCounters.start, table: thread.pointee.table))
+        function.pointee.process(packets(thread, sender, n))
+    }
+
+    /// The first `n` packets of the thread's burst, which came from `sender`, as functions get them.
+    @inline(__always) @_lifetime(immortal)
+    private static func packets(_ thread: ThreadPointer, _ sender: PairPointer, _ n: Int) -> PacketBurst {
+        PacketBurst(
+            ThreadState.burst(thread), count: n, port: sender.pointee.port, pair: sender.pointee.pair,
+            seconds: thread.pointee.seconds, ticks: thread.pointee.now,
+            counters: thread.pointee.functionCounters.start, table: thread.pointee.table)
     }
 
     /// Has the function keep house. What it makes goes out as if it had come with a burst of a pair of this thread;
@@ -99,11 +103,7 @@ enum Forwarder {
         let burst = ThreadState.burst(thread)
         (burst.pointee.work, burst.pointee.count) = (FunctionWork(), 0)
         (burst.pointee.segmentCount, burst.pointee.needsScreening) = (0, false)
-        function.pointee.tick(
-            PacketBurst(
-                burst, count: 0, port: sender.pointee.port, pair: sender.pointee.pair,
-                seconds: thread.pointee.seconds, ticks: thread.pointee.now,
-                counters: thread.pointee.functionCounters.start, table: thread.pointee.table))
+        function.pointee.tick(packets(thread, sender, 0))
         if burst.pointee.work.made > 0 { dispatchSlow(thread, sender, 0, .none, 0) }
     }
 

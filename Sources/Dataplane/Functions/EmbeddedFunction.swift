@@ -45,39 +45,45 @@ final class TypedFunctionBox<F: PacketFunction & ~Copyable>: FunctionBox {
     override func portChanged(_ port: Int, isUp: Bool) { function.pointee.portChanged(port, isUp: isUp) }
 }
 
-extension FunctionTraits {
-    init<F: PacketFunction & ~Copyable>(_ function: F.Type) {
-        judgesAgain = F.judgesAgain
-        wantsData = F.wantsData
-        front = .wanted(F.frontBytes)
-        tickMicroseconds = max(0, F.tickMicroseconds)
-    }
-}
-
-/// What a packet function says of itself, as values: for one whose type does not tell.
+/// What a packet function says of itself, as values.
 package struct FunctionWishes: Sendable {
     package var frontBytes: Int
     package var judgesAgain: Bool
+    package var wantsData = true
     package var dropCauses: [String]
     package var counters: [String]
     package var tickMicroseconds: Int
+    /// What errors and statistics call it.
+    package var name: String
 
+    /// Of a function whose type does not tell.
     package init(
         frontBytes: Int, judgesAgain: Bool = false, dropCauses: [String] = [], counters: [String] = [],
-        tickMicroseconds: Int = 0
+        tickMicroseconds: Int = 0, name: String = "the function"
     ) {
         self.frontBytes = frontBytes
         self.judgesAgain = judgesAgain
         self.dropCauses = dropCauses
         self.counters = counters
         self.tickMicroseconds = tickMicroseconds
+        self.name = name
+    }
+
+    init<F: PacketFunction & ~Copyable>(_ function: F.Type) {
+        self.init(
+            frontBytes: F.frontBytes, judgesAgain: F.judgesAgain, dropCauses: F.dropCauses, counters: F.counters,
+            tickMicroseconds: F.tickMicroseconds, name: "\(F.self)")
+        wantsData = F.wantsData
     }
 }
 
 extension FunctionTraits {
     init(_ wishes: FunctionWishes) {
         judgesAgain = wishes.judgesAgain
+        wantsData = wishes.wantsData
         front = .wanted(wishes.frontBytes)
         tickMicroseconds = max(0, wishes.tickMicroseconds)
     }
+
+    init<F: PacketFunction & ~Copyable>(_ function: F.Type) { self.init(FunctionWishes(function)) }
 }

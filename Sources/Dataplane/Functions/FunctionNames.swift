@@ -9,18 +9,14 @@ struct FunctionNames {
 
     init() {}
 
-    init<F: PacketFunction & ~Copyable>(_ function: F.Type) throws(EngineError) {
-        let wishes = FunctionWishes(frontBytes: F.frontBytes, dropCauses: F.dropCauses, counters: F.counters)
-        try self.init(wishes, "\(F.self)")
-    }
-
-    /// `name`: what errors call the function.
-    init(_ wishes: FunctionWishes, _ name: String) throws(EngineError) {
+    /// Throws where there are too many, or the front cannot be.
+    init(_ wishes: FunctionWishes) throws(EngineError) {
+        let name = wishes.name
         (dropCauses, counters, function) = (wishes.dropCauses, wishes.counters, name)
-        if dropCauses.count > Verdict.mostCauses || counters.count > FunctionTraits.mostCounters {
+        if dropCauses.count > Verdict.mostCauses || counters.count > FunctionWork.mostCounters {
             throw EngineError(
                 "\(name): \(dropCauses.count) causes and \(counters.count) counters; at most "
-                    + "\(Verdict.mostCauses) and \(FunctionTraits.mostCounters) are possible")
+                    + "\(Verdict.mostCauses) and \(FunctionWork.mostCounters) are possible")
         }
         if !(0...PacketSlot.longestFront).contains(wishes.frontBytes) {
             throw EngineError(

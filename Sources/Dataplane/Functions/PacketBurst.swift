@@ -134,11 +134,9 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     /// Adds to a counter by its place in the function's `counters`.
     @inlinable @inline(__always)
     public func count(_ counter: Int, _ n: Int = 1) {
-        let word = counters + (firstCounter &+ counter) & (PacketBurst.mostCounters &- 1)
+        let word = counters + (firstCounter &+ counter) & (FunctionWork.mostCounters &- 1)
         CPlat_store64_relaxed(word, CPlat_load64_relaxed(word) &+ UInt64(truncatingIfNeeded: n))
     }
-    /// Counters that functions have at most.
-    @inlinable public static var mostCounters: Int { 64 }
 
     /// Whether a port has a queue pair that takes packets.
     public func isUp(_ port: Int) -> Bool { port >= 0 && port < table.portCount && table.activePairs(port) > 0 }

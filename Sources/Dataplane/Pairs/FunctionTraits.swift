@@ -10,12 +10,10 @@ struct FunctionTraits: BitwiseCopyable {
     /// What a burst may take in it.
     var budgetMicroseconds = 100
 
-    /// Counters that it has at most, a power of two.
-    static var mostCounters: Int { 64 }
-    /// Behind its own: packets that it made in vain; bursts that took longer than the budget, and the longest of them
-    /// in ticks.
-    static var refusedPlace: Int { mostCounters }
-    static var slowPlace: Int { mostCounters + 1 }
-    static var longestPlace: Int { mostCounters + 2 }
-    static var words: Int { mostCounters + 3 }
+    /// Behind its own counters: packets that it made in vain; bursts that took longer than the budget, and the longest
+    /// of them in ticks.
+    static var refusedPlace: Int { FunctionWork.mostCounters }
+    static var slowPlace: Int { refusedPlace + 1 }
+    static var longestPlace: Int { slowPlace + 1 }
+    static var words: Int { longestPlace + 1 }
 }

@@ -3,7 +3,7 @@ import Virtio
 /// Room for the headers that software writes: one for each packet of a burst. Belongs to one thread.
 struct OffloadScratch: ~Copyable {
     /// Checksum fields lie within this many bytes of the frame.
-    static var longestPrefix: Int { 512 }
+    static var longestPrefix: Int { PacketSlot.farthestChecksum }
     private let room = OwnedMemory<UInt8>(count: (Burst.maximum + 1) * longestPrefix)
 
     /// For use while this lives.
