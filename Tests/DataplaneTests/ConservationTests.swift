@@ -154,6 +154,41 @@ import Testing
         try ConservationTests.run(lab, pairs: [4, 2, 3], "every verdict, \(threads) threads")
     }
 
+    /// Sends what came and as much of its own to port 1, which are two lists of packets for one port.
+    private struct Doubling: PacketFunction {
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+            for i in 0..<packets.count {
+                packets.decide(i, .port(1))
+                packets.originate(60)?.verdict = .port(1)
+            }
+            return nil
+        }
+    }
+
+    @Test(
+        "a port that changes its pairs between a burst's packets and those that the function makes", arguments: [2, 4])
+    func changes(threads: Int) throws {
+        let lab = try Lab(ports: 2, pairs: [4, 4], unpinned: threads) { _ in Doubling() }
+        func driver(_ port: Int) throws -> EmbeddedDriver {
+            try lab.driver(port) { ($0.queuePairs, $0.hasControl, $0.ringSize, $0.frameRoom) = (4, true, 128, 8192) }
+        }
+        let (sender, receiver) = (try driver(0), try driver(1))
+        #expect(sender.command(4, 0, [4, 0]) == 0)
+        // Large frames: delivering those of the first list takes as long as some commands.
+        let frames = [[UInt8]](repeating: Frame.numbered(1)[0] + [UInt8](repeating: 7, count: 8000), count: 64)
+        for round in 1...rounds(200, least: 40) {
+            for pair in 0..<4 { sender.send(frames, pair: pair) }
+            for turn in 1...8 { #expect(receiver.command(4, 0, [UInt8(1 + (round + turn) % 4), 0]) == 0) }
+            for pair in 0..<4 {
+                while receiver.pairs[pair].receiveBurst() > 0 { receiver.pairs[pair].giveBack() }
+                receiver.pairs[pair].giveBack()
+            }
+        }
+        for pair in 0..<4 { #expect(sender.settle(pair: pair)) }
+        lab.engine.stop()
+        ConservationTests.expectBalance(lab.engine.snapshot(), "pairs that change, \(threads) threads")
+    }
+
     @Test("what generate sends was made")
     func generate() throws {
         let lab = try Lab(ports: 1, .generate(size: 200))

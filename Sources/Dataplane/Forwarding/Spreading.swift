@@ -17,7 +17,7 @@ extension Forwarder {
     static func dispatchSlow(
         _ thread: ThreadPointer, _ sender: PairPointer, _ n: Int, _ verdict: Verdict, _ refused: UInt64
     ) {
-        if !verdict.isSingle { thread.pointee.targets.clear() }
+        if let port = verdict.port { thread.pointee.targets[port] = Target() } else { thread.pointee.targets.clear() }
         let made = Int(thread.pointee.burst.work.made)
         if made > 0 { sender.pointee.counters.add(.made, made) }
         let others = spreadOut(thread, .own(sender), thread.pointee.burst, n, verdict, refused: refused)
@@ -192,9 +192,8 @@ extension Forwarder {
         return others
     }
 
-    /// A list of packets for one port, `copies` of which go to other ports, too. What becomes of a burst of this
-    /// thread's own is decided here, once: a destination that another thread owns is noted among the targets, and that
-    /// thread's bit returned.
+    /// A list of packets for one port, `copies` of which go to other ports, too. Returns the bit of the thread that
+    /// delivers them, if it is another one.
     @inline(never)
     private static func toPort(
         _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, _ list: PacketList,
@@ -203,17 +202,16 @@ extension Forwarder {
         let me = UInt32(truncatingIfNeeded: thread.pointee.index)
         switch origin {
         case .own(let sender):
-            guard let receiver = destination(thread, sender, port) else {
+            let target = decide(thread, sender, port)
+            guard let receiver = target.pair else {
                 if copies < list.count { dropUndeliverable(thread, sender, port, list.count &- copies) }
                 return 0
             }
-            let owner = CPlat_load32_relaxed(PairState.owner(receiver))
-            if owner == me {
+            if target.thread == me {
                 handOut(thread, receiver, burst, list, copies: copies)
                 return 0
             }
-            thread.pointee.targets[port] = Target(pair: receiver, thread: owner)
-            return 1 << UInt64(owner)
+            return 1 << UInt64(target.thread)
         case .parcel(let parcel):
             // What the sender could not deliver, or has delivered, is no target of this thread.
             if port >= thread.pointee.table.portCount || parcel.pointee.targets[port].thread != me { return 0 }
@@ -224,6 +222,20 @@ extension Forwarder {
             }
             return 0
         }
+    }
+
+    /// Where a burst's packets for `port` go: looked up for the first of its lists, noted among the targets, and the
+    /// same for the rest. A port may start, stop or change its thread between two lists of a burst (what came and what
+    /// the function made); another thread that finds the port among its targets delivers them all.
+    private static func decide(_ thread: ThreadPointer, _ sender: PairPointer, _ port: Int) -> Target {
+        if port < 0 || port >= thread.pointee.table.portCount { return Target(thread: Target.nobody) }
+        let known = thread.pointee.targets[port]
+        if known.thread != Target.undecided { return known }
+        let receiver = destination(thread, sender, port)
+        let owner = receiver.map { CPlat_load32_relaxed(PairState.owner($0)) } ?? Target.nobody
+        let target = Target(pair: receiver, thread: owner)
+        thread.pointee.targets[port] = target
+        return target
     }
 
     /// Delivers a list of packets; what finds no buffers is dropped.

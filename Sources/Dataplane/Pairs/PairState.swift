@@ -138,10 +138,15 @@ struct Parcel: ~Copyable {
     static func lost(_ parcel: ParcelPointer) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(parcel) + 4 }
 }
 
-/// Where packets for a port go: a pair, and the thread that owns its rings.
+/// Where packets for a port go: a pair, and the thread that owns its rings; no pair where the port has none that runs.
 struct Target: BitwiseCopyable {
     var pair: PairPointer?
-    var thread = UInt32.max
+    var thread = Target.undecided
+
+    /// The thread of a port that nothing was decided of yet.
+    static let undecided = UInt32.max
+    /// The thread of a port without a ring that runs.
+    static let nobody = UInt32.max - 1
 }
 
 /// One for each port, decided once by the thread that sends the packets: whatever changes while they are under way,
