@@ -32,7 +32,7 @@ let package = Package(
         .target(name: "Tables", dependencies: ["Headers", "CPlatform"]),
         .target(name: "Virtio", dependencies: ["CPlatform"]),
         .target(name: "Memory", dependencies: ["Virtio", "CPlatform", "CNuma"]),
-        .target(name: "Control", dependencies: ["Memory", "CPlatform"]),
+        .target(name: "Control", dependencies: ["Memory", "Virtio", "CPlatform"]),
         .target(name: "VhostUser", dependencies: ["Control", "Virtio", "Memory", "CPlatform"]),
         .target(
             name: "Vhost",

@@ -1,27 +1,26 @@
 import Glibc
+import Virtio
 
 /// A lock, and a wait for a change of what it guards. (`Synchronization.Mutex` has no such wait, and ThreadSanitizer
 /// does not see what it orders.)
 final class Monitor {
-    // On the heap: a stored property has no address that stays.
-    private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-    private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+    // Room of their own: a stored property has no address that stays.
+    private let mutex = OwnedValues(pthread_mutex_t())
+    private let condition = OwnedValues(pthread_cond_t())
 
     init() {
-        pthread_mutex_init(mutex, nil)
-        pthread_cond_init(condition, nil)
+        pthread_mutex_init(mutex.start, nil)
+        pthread_cond_init(condition.start, nil)
     }
 
     deinit {
-        pthread_mutex_destroy(mutex)
-        pthread_cond_destroy(condition)
-        mutex.deallocate()
-        condition.deallocate()
+        pthread_mutex_destroy(mutex.start)
+        pthread_cond_destroy(condition.start)
     }
 
-    func lock() { pthread_mutex_lock(mutex) }
-    func unlock() { pthread_mutex_unlock(mutex) }
+    func lock() { pthread_mutex_lock(mutex.start) }
+    func unlock() { pthread_mutex_unlock(mutex.start) }
     /// Gives the lock up until somebody tells of a change, or for no reason.
-    func wait() { pthread_cond_wait(condition, mutex) }
-    func tellAll() { pthread_cond_broadcast(condition) }
+    func wait() { pthread_cond_wait(condition.start, mutex.start) }
+    func tellAll() { pthread_cond_broadcast(condition.start) }
 }

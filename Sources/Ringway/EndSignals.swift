@@ -1,6 +1,7 @@
 import CPlatform
 import Glibc
 import Memory
+import Synchronization
 
 /// The signals that ask a program to end, taken so that it can stop its engine first: SIGINT, SIGTERM, SIGHUP, SIGQUIT,
 /// SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, and SIGPIPE, which comes when nobody reads the output any more. Each of them
@@ -10,12 +11,9 @@ import Memory
 public struct EndSignals: Sendable {
     public static let all = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, SIGPIPE]
 
-    /// The first signal that came, then how many came.
-    nonisolated(unsafe) private static let words: UnsafeMutablePointer<UInt32> = {
-        let words = UnsafeMutablePointer<UInt32>.allocate(capacity: 2)
-        words.initialize(repeating: 0, count: 2)
-        return words
-    }()
+    /// The first signal that came (0: none), and how many came.
+    private static let firstNumber = Atomic<Int32>(0)
+    private static let arrivals = Atomic<Int>(0)
     /// An eventfd that stays readable after the first.
     private static let bell = CPlat_eventfd(0)
 
@@ -28,7 +26,8 @@ public struct EndSignals: Sendable {
             sigaction(number, nil, &old)
             if unsafeBitCast(old.__sigaction_handler.sa_handler, to: Int.self) == 1 { continue }
             // Made before a handler needs them.
-            _ = (EndSignals.words, EndSignals.bell)
+            _ = (EndSignals.firstNumber.load(ordering: .relaxed), EndSignals.arrivals.load(ordering: .relaxed))
+            _ = EndSignals.bell
             signal(number) { EndSignals.note($0) }
         }
         pthread_sigmask(SIG_UNBLOCK, &set, nil)
@@ -37,20 +36,20 @@ public struct EndSignals: Sendable {
     /// In a signal handler: atomic operations and write(2) alone.
     private static func note(_ number: Int32) {
         let saved = errno
-        if CPlat_load32_relaxed(words) == 0 { CPlat_store32_release(words, UInt32(number)) }
-        _ = CPlat_add32_relaxed(words + 1, 1)
+        _ = firstNumber.compareExchange(expected: 0, desired: number, ordering: .releasing)
+        arrivals.add(1, ordering: .relaxed)
         EventFD.signalOwn(bell)
         errno = saved
     }
 
     /// The first one that came.
     public var first: Int32? {
-        let number = CPlat_load32_acquire(EndSignals.words)
-        return number == 0 ? nil : Int32(number)
+        let number = EndSignals.firstNumber.load(ordering: .acquiring)
+        return number == 0 ? nil : number
     }
 
     /// How many came.
-    public var count: Int { Int(CPlat_load32_relaxed(EndSignals.words + 1)) }
+    public var count: Int { EndSignals.arrivals.load(ordering: .relaxed) }
 
     /// Sleeps until one has come, which it returns, or until `seconds` have passed (nil). At once where one came before.
     public func wait(seconds: Double = .infinity) -> Int32? {

@@ -6,7 +6,7 @@ import Virtio
 
 /// What ports and threads of one engine share.
 final class EngineCore {
-    private let tableMemory: PairTableMemory
+    private var tableMemory: PairTableMemory
     let table: PairTable
     let threads: [PollThread]
     let mode: ForwardingMode
@@ -65,6 +65,9 @@ final class EngineCore {
             _ = thread.mailbox.post { thread.kept?.portChanged(port, isUp: isUp) }
         }
     }
+
+    /// Takes a pair over; it lives as long as this.
+    func add(_ pair: consuming PairState) -> PairPointer { tableMemory.add(pair) }
 
     func forgetAddresses(port: Int) { addresses?.forget(port: port) }
 

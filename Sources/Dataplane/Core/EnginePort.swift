@@ -34,11 +34,9 @@ extension EngineCore {
     func addPairs(port: Int, _ options: PortOptions, defectFD: Int32) {
         table.setAddress(options.mac, mtu: options.mtu, port)
         for pair in 0..<options.queuePairs {
-            let p = PairPointer.allocateApart(capacity: 1)
-            p.initialize(to: PairState(port: port, pair: pair, defectFD: defectFD, pacing: options.pacing ?? pacing))
+            let p = add(PairState(port: port, pair: pair, defectFD: defectFD, pacing: options.pacing ?? pacing))
             CPlat_store32_relaxed(PairState.owner(p), UInt32(pair % threads.count))
             p.pointee.budget = BudgetState(budget(options), clock: TickClock.shared)
-            table[port, pair] = p
         }
     }
 
@@ -84,14 +82,6 @@ extension EngineCore {
         run(work)
     }
 
-    func removePairs(port: Int, _ count: Int) {
-        for pair in 0..<count {
-            table[port, pair]?.deinitialize(count: 1)
-            table[port, pair]?.deallocate()
-            table[port, pair] = nil
-        }
-    }
-
     /// The port's own budget, or the engine's. Of a kernel port the option is vhost's (see `DriverPort`).
     func budget(_ options: PortOptions) -> BusyloopBudget {
         options.kind.isKernel ? busyloop : options.busyloop ?? busyloop
@@ -112,14 +102,14 @@ extension EngineCore {
     }
 
     /// Hands pairs of which Ringway is the driver, or TAP queues, to threads: those of `Placement`'s choice, which are
-    /// told. `memory` decides on the node.
+    /// told. `node` is that of an end's memory.
     func startOther(
-        port: Int, _ ends: [(end: QueueEnd, incoming: Int32, memory: UnsafeMutableRawPointer)], offloads: Features,
+        port: Int, _ ends: [(end: QueueEnd, incoming: Int32, node: Int)], offloads: Features,
         budget: BusyloopBudget
     ) -> [String] {
         let choices = ends.indices.compactMap { pair in
             table[port, pair].map {
-                ($0, Placement.choose(pair: pair, cpus: threads.map(\.cpu), memory: ends[pair].memory))
+                ($0, Placement.choose(pair: pair, cpus: threads.map(\.cpu), node: ends[pair].node))
             }
         }
         give(choices.map { ($0, $1.thread) })

@@ -9,9 +9,9 @@ enum Placement {
         let reason: String
     }
 
-    /// `cpus`: those of the threads, -1 where a thread is not pinned. `memory`: a page of the guest's memory.
-    static func choose(pair: Int, cpus: [Int], memory: UnsafeMutableRawPointer) -> Choice {
-        let node = NUMA.node(of: memory)
+    /// `cpus`: those of the threads, -1 where a thread is not pinned. `node`: that of the guest's memory, -1 where
+    /// it is not known.
+    static func choose(pair: Int, cpus: [Int], node: Int) -> Choice {
         let near = cpus.indices.filter { cpus[$0] >= 0 && node >= 0 && NUMA.node(ofCPU: cpus[$0]) == node }
         if near.isEmpty {
             let thread = pair % cpus.count

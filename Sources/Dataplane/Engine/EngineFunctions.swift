@@ -11,25 +11,17 @@ extension Engine {
         .Answer]
     {
         guard let core else { throw EngineError("the engine does not run: no function can be told anything") }
-        var answers = [F.Answer?](repeating: nil, count: core.threads.count)
         var work = ThreadWork()
-        var boxes: [TypedFunctionBox<F>] = []
-        for thread in core.threads {
+        // Each thread writes its own, and `run` waits for all.
+        let answers = core.threads.map { _ in FunctionAnswer<F.Answer>() }
+        for (thread, answer) in zip(core.threads, answers) {
             guard let box = thread.kept as? TypedFunctionBox<F> else {
                 throw EngineError("the engine's packet function is not \(F.self)")
             }
-            boxes.append(box)
+            work.add(thread.index) { _ in answer.value = box.perform(command) }
         }
-        answers.withUnsafeMutableBufferPointer { answers in
-            // Each thread writes its own, and `run` waits for all.
-            nonisolated(unsafe) let places = answers.baseAddress!
-            for (thread, box) in zip(core.threads, boxes) {
-                let place = places + thread.index
-                work.add(thread.index) { _ in place.pointee = box.function.pointee.perform(command) }
-            }
-            core.run(work)
-        }
-        return answers.map { $0! }
+        core.run(work)
+        return answers.map { $0.value! }
     }
 
     /// Returns when every poll thread has finished the burst that it had begun: what functions could see before, none
@@ -46,7 +38,7 @@ extension Engine {
     public func replace<Value: ~Copyable>(_ table: ReadMostly<Value>, with value: consuming Value) {
         let old = table.exchange(value)
         synchronize()
-        ReadMostly<Value>.free(old)
+        old.release()
     }
 
     /// The function's own counters, summed over all threads, by their names; after `stop` those of the moment before.
@@ -56,4 +48,9 @@ extension Engine {
             (name, core.threads.reduce(0) { $0 &+ Counter($1.state.pointee.functionCounters.start + i).value })
         }
     }
+}
+
+/// What the function of one thread answers: that thread writes it during `EngineCore.run`.
+private final class FunctionAnswer<Answer> {
+    var value: Answer?
 }

@@ -23,10 +23,6 @@ package final class SteppedEngine {
         }
     }
 
-    deinit {
-        for port in 0..<core.table.portCount { core.removePairs(port: port, PairTable.pairsPerPort) }
-    }
-
     /// No second begins any more: the switch's table is written at the first packet of each, by every thread.
     package func stopSeconds() { for thread in core.threads { thread.state.pointee.secondsDue = .max } }
 

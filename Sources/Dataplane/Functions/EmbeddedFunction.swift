@@ -26,23 +26,17 @@ class FunctionBox {
 
 final class TypedFunctionBox<F: PacketFunction & ~Copyable>: FunctionBox {
     /// Touched by its thread alone once that runs.
-    let function: UnsafeMutablePointer<F>
+    private let room: OwnedValues<F>
 
-    init(_ function: consuming F) {
-        self.function = .allocateApart(capacity: 1)
-        self.function.initialize(to: function)
-    }
+    init(_ function: consuming F) { room = OwnedValues(function) }
 
-    deinit {
-        function.deinitialize(count: 1)
-        function.deallocate()
-    }
+    override func process(_ packets: borrowing PacketBurst) -> Verdict? { room.start.pointee.process(packets) }
 
-    override func process(_ packets: borrowing PacketBurst) -> Verdict? { function.pointee.process(packets) }
+    override func tick(_ burst: borrowing PacketBurst) { room.start.pointee.tick(burst) }
 
-    override func tick(_ burst: borrowing PacketBurst) { function.pointee.tick(burst) }
+    override func portChanged(_ port: Int, isUp: Bool) { room.start.pointee.portChanged(port, isUp: isUp) }
 
-    override func portChanged(_ port: Int, isUp: Bool) { function.pointee.portChanged(port, isUp: isUp) }
+    func perform(_ command: F.Command) -> F.Answer { room.start.pointee.perform(command) }
 }
 
 /// What a packet function says of itself, as values.

@@ -10,8 +10,7 @@ import Virtio
 /// No request is ever left out: what the kernel does not take (it lacks memory, or room for completions) stays queued
 /// and is handed over again, and the thread does not sleep meanwhile.
 struct Notifier: ~Copyable {
-    private let owned: OwnedIOUring
-    private var ring: UnsafeMutablePointer<io_uring> { owned.ring }
+    private let ring: OwnedIOUring
     /// What is written to eventfds of our own: the 64-bit 1 of eventfd(2).
     private let one = OwnedMemory<UInt64>(count: 1, repeating: 1)
     /// Requests that the kernel has not taken yet.
@@ -27,21 +26,13 @@ struct Notifier: ~Copyable {
     private var waitingCount = 0
     private let entries: Int
     /// Completions that were taken to make room for others, until the thread looks at them: those from `asideFirst`.
-    private var aside: OwnedMemory<Event>
+    private var aside: OwnedMemory<Completion>
     private var (asideFirst, asideEnd, asideRoom) = (0, 0, 64)
 
     // Not private: without optimisation the compiler (6.3.1) names its metadata from another file, and breaks off.
     struct WaitingCall: BitwiseCopyable {
         var since: UInt64
         var delays: LiveHistogram
-    }
-
-    /// A completion.
-    struct Event: BitwiseCopyable {
-        let tag: UInt64
-        let result: Int32
-        /// The watch has ended.
-        let ended: Bool
     }
 
     /// user_data of a call, with the descriptor in the lower half. Only errors complete.
@@ -67,25 +58,24 @@ struct Notifier: ~Copyable {
     private init(_ made: consuming OwnedIOUring, _ wakeFD: Int32, _ requests: Int) {
         self.wakeFD = wakeFD
         entries = requests
-        owned = made
+        ring = made
         aside = OwnedMemory(count: asideRoom)
         waiting = OwnedMemory(count: requests)
     }
 
     /// Room for one more request; submits what is queued when there is none.
     private mutating func request() -> UnsafeMutablePointer<io_uring_sqe> {
-        if let sqe = io_uring_get_sqe(ring) {
-            queued &+= 1
-            return sqe
-        }
-        return makeRoom()
+        queued &+= 1
+        return ring.request() ?? makeRoom()
     }
 
     @inline(never)
     private mutating func makeRoom() -> UnsafeMutablePointer<io_uring_sqe> {
+        // The one that finds no room is not queued yet.
+        queued &-= 1
         while true {
             submit()
-            if let sqe = io_uring_get_sqe(ring) {
+            if let sqe = ring.request() {
                 queued &+= 1
                 return sqe
             }
@@ -156,7 +146,7 @@ struct Notifier: ~Copyable {
 
     private mutating func submit() {
         submits.add(1)
-        if isTaken(io_uring_submit(ring)) { return }
+        if isTaken(io_uring_submit(ring.ring)) { return }
         // A signal, or no memory; or no room for completions, of which those that are here make some.
         setAside()
     }
@@ -181,7 +171,7 @@ struct Notifier: ~Copyable {
     private mutating func setAside() {
         while let event = taken() {
             if asideEnd == asideRoom {
-                let more = OwnedMemory<Event>(count: 2 * asideRoom)
+                let more = OwnedMemory<Completion>(count: 2 * asideRoom)
                 more.start.initialize(from: aside.start, count: asideEnd)
                 aside = more
                 asideRoom *= 2
@@ -207,27 +197,21 @@ struct Notifier: ~Copyable {
     mutating func wait(nanoseconds: UInt64?) {
         guard let nanoseconds else {
             submits.add(1)
-            _ = isTaken(io_uring_submit_and_wait(ring, 1))
+            _ = isTaken(io_uring_submit_and_wait(ring.ring, 1))
             return
         }
         submit()
         if queued > 0 { return }
         submits.add(1)
-        var time = __kernel_timespec(
-            tv_sec: Int64(nanoseconds / 1_000_000_000), tv_nsec: Int64(nanoseconds % 1_000_000_000))
-        var first: UnsafeMutablePointer<io_uring_cqe>?
-        _ = io_uring_submit_and_wait_timeout(ring, &first, 1, &time, nil)
+        ring.wait(nanoseconds: nanoseconds)
     }
 
     /// Whether completions wait; reads memory only.
     @inline(__always)
-    var hasCompletions: Bool { isAnyThere || asideEnd > 0 }
-
-    @inline(__always)
-    private var isAnyThere: Bool { CPlat_load32_acquire(ring.pointee.cq.ktail) != ring.pointee.cq.khead.pointee }
+    var hasCompletions: Bool { ring.hasCompletions || asideEnd > 0 }
 
     /// The next completion of a watch. Nil when there is none.
-    mutating func next() -> Event? {
+    mutating func next() -> Completion? {
         while let event = asideEnd > 0 ? older() : taken() {
             if event.tag < Notifier.callTag { return event }
             if event.tag != Notifier.cancelTag { callAgain(event) }
@@ -236,7 +220,7 @@ struct Notifier: ~Copyable {
     }
 
     /// The first of those that were set aside.
-    private mutating func older() -> Event {
+    private mutating func older() -> Completion {
         let event = aside[asideFirst]
         asideFirst &+= 1
         if asideFirst == asideEnd { (asideFirst, asideEnd) = (0, 0) }
@@ -244,26 +228,17 @@ struct Notifier: ~Copyable {
     }
 
     /// The next completion in the ring.
-    private func taken() -> Event? {
-        if !isAnyThere {
-            // The kernel has more than the ring could hold.
-            if CPlat_load32_relaxed(ring.pointee.sq.kflags) & UInt32(IORING_SQ_CQ_OVERFLOW) == 0 { return nil }
-            io_uring_get_events(ring)
-            if !isAnyThere { return nil }
-        }
-        let head = ring.pointee.cq.khead.pointee
-        let cqe = ring.pointee.cq.cqes + Int(head & ring.pointee.cq.ring_mask)
-        let event = Event(
-            tag: cqe.pointee.user_data, result: cqe.pointee.res,
-            ended: cqe.pointee.flags & UInt32(IORING_CQE_F_MORE) == 0)
-        CPlat_store32_release(ring.pointee.cq.khead, head &+ 1)
-        return event
+    private func taken() -> Completion? {
+        if let completion = ring.completion() { return completion }
+        if !ring.hasOverflowed { return nil }
+        io_uring_get_events(ring.ring)
+        return ring.completion()
     }
 
     /// A call that the kernel could not make for a passing reason. One whose ring is gone has nobody who waits for it;
     /// one whose ring is full of calls has been heard.
     @inline(never)
-    private mutating func callAgain(_ event: Event) {
+    private mutating func callAgain(_ event: Completion) {
         if ![-EAGAIN, -ENOMEM, -EINTR, -EBUSY].contains(event.result) { return }
         call(ring: Int32(bitPattern: UInt32(truncatingIfNeeded: event.tag)))
     }

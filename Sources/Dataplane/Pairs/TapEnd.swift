@@ -12,11 +12,10 @@ struct TapEnd: ~Copyable {
     /// Eventfd that is written, once, when the interface has gone.
     private let goneFD: Int32
     private var isGone = false
-    private let readRing: OwnedIOUring
-    private let writeRing: OwnedIOUring
-    private var reads: UnsafeMutablePointer<io_uring> { readRing.ring }
-    private var writes: UnsafeMutablePointer<io_uring> { writeRing.ring }
-    private let buffers: UnsafeMutableRawPointer
+    private let reads: OwnedIOUring
+    private let writes: OwnedIOUring
+    /// What the kernel writes into as long as reads wait there.
+    private let buffers: TapBuffers
     private let lengths = OwnedMemory<Int32>(count: TapEnd.frames)
     /// Buffers with frames in the order they came: those from `first` were popped and not completed, those from `next`
     /// not popped. Free-running indexes.
@@ -39,45 +38,43 @@ struct TapEnd: ~Copyable {
 
     /// `fd` blocks: a read without a frame waits in the kernel.
     init(fd: Int32, goneFD: Int32) throws(EngineError) {
-        let readRing = try OwnedIOUring(entries: UInt32(2 * TapEnd.frames))
-        let writeRing = try OwnedIOUring(entries: UInt32(2 * TapEnd.frames))
-        self.init(fd, goneFD, readRing, writeRing)
+        let reads = try OwnedIOUring(entries: UInt32(2 * TapEnd.frames))
+        let writes = try OwnedIOUring(entries: UInt32(2 * TapEnd.frames))
+        self.init(fd, goneFD, reads, writes)
     }
 
-    private init(
-        _ fd: Int32, _ goneFD: Int32, _ readRing: consuming OwnedIOUring, _ writeRing: consuming OwnedIOUring
-    ) {
+    private init(_ fd: Int32, _ goneFD: Int32, _ reads: consuming OwnedIOUring, _ writes: consuming OwnedIOUring) {
         self.fd = fd
         self.goneFD = goneFD
-        self.readRing = readRing
-        self.writeRing = writeRing
-        buffers = .allocate(byteCount: TapEnd.frames * TapEnd.room, alignment: 64)
+        self.reads = reads
+        self.writes = writes
+        buffers = TapBuffers(count: TapEnd.frames, size: TapEnd.room)
     }
 
     deinit {
         // A read that could not be cancelled may still be written into.
-        if outstanding == 0 { buffers.deallocate() }
+        if outstanding > 0 { buffers.keepForever() }
     }
 
     /// Readable when there are frames.
-    var incoming: Int32 { reads.pointee.ring_fd }
+    var incoming: Int32 { reads.fd }
 
     /// On the poll thread: begins to read.
     mutating func start() {
         for i in 0..<TapEnd.frames { read(i) }
-        IOUring.submit(reads)
+        reads.submit()
     }
 
     /// On the poll thread, as the last: afterwards the kernel writes into no buffer any more.
     mutating func cancel() {
         for buffer in 0..<TapEnd.frames {
-            guard let sqe = IOUring.entry(reads) else { break }
+            guard let sqe = reads.entry() else { break }
             io_uring_prep_cancel64(sqe, UInt64(buffer), 0)
             sqe.pointee.user_data = TapEnd.cancelTag
         }
         var patience = 1000
         while outstanding > 0 && patience > 0 {
-            IOUring.submit(reads)
+            reads.submit()
             collect(isEnding: true)
             if outstanding > 0 { usleep(100) }
             patience &-= 1
@@ -96,7 +93,7 @@ struct TapEnd: ~Copyable {
         while count < limit && next != end {
             let buffer = order[next % TapEnd.frames]
             next &+= 1
-            let start = buffers + buffer &* TapEnd.room
+            let start = buffers.start + buffer &* TapEnd.room
             // `collect` leaves nothing out that is shorter than a header: its packet is empty, and screening drops it.
             var packet = burst.packets[count]
             _ = packet.receive(at: start, UInt32(lengths[buffer]))
@@ -113,27 +110,27 @@ struct TapEnd: ~Copyable {
 
     /// There is room: each buffer has one request at most, and requests have twice the places.
     private mutating func read(_ i: Int) {
-        guard let sqe = IOUring.entry(reads) else { return assertionFailure("no room for a read") }
-        io_uring_prep_read(sqe, fd, buffers + i &* TapEnd.room, UInt32(TapEnd.room), 0)
+        guard let sqe = reads.entry() else { return assertionFailure("no room for a read") }
+        io_uring_prep_read(sqe, fd, buffers.start + i &* TapEnd.room, UInt32(TapEnd.room), 0)
         sqe.pointee.user_data = UInt64(i)
         outstanding &+= 1
     }
 
     /// Takes finished reads over. A read that failed is made again, unless the interface has gone.
     private mutating func collect(isEnding: Bool = false) {
-        while let (tag, result) = TapEnd.completion(reads) {
-            if tag >= UInt64(TapEnd.frames) { continue }
+        while let read = reads.completion() {
+            if read.tag >= UInt64(TapEnd.frames) { continue }
             outstanding &-= 1
-            if result < 0 {
-                failed(Int(tag), result, isEnding)
+            if read.result < 0 {
+                failed(Int(read.tag), read.result, isEnding)
                 continue
             }
-            lengths[Int(tag)] = result
-            order[end % TapEnd.frames] = Int(tag)
+            lengths[Int(read.tag)] = read.result
+            order[end % TapEnd.frames] = Int(read.tag)
             end &+= 1
         }
         // Reads that were made again, and those that the kernel did not take the last time.
-        if !isEnding && io_uring_sq_ready(reads) > 0 { IOUring.submit(reads) }
+        if !isEnding && reads.queued > 0 { reads.submit() }
     }
 
     @inline(never)
@@ -155,16 +152,6 @@ struct TapEnd: ~Copyable {
         EventFD.signalOwn(goneFD)
     }
 
-    /// The next completion of a ring, if it is there.
-    private static func completion(_ ring: UnsafeMutablePointer<io_uring>) -> (tag: UInt64, result: Int32)? {
-        let head = ring.pointee.cq.khead.pointee
-        if CPlat_load32_acquire(ring.pointee.cq.ktail) == head { return nil }
-        let cqe = ring.pointee.cq.cqes + Int(head & ring.pointee.cq.ring_mask)
-        let found = (cqe.pointee.user_data, cqe.pointee.res)
-        CPlat_store32_release(ring.pointee.cq.khead, head &+ 1)
-        return found
-    }
-
     /// The last `n` popped frames will be popped again.
     mutating func unpop(_ n: Int) { next &-= n }
 
@@ -174,14 +161,11 @@ struct TapEnd: ~Copyable {
             read(order[first % TapEnd.frames])
             first &+= 1
         }
-        if n > 0 { IOUring.submit(reads) }
+        if n > 0 { reads.submit() }
     }
 
     /// Whether there is something to pop, or to hand to the kernel: asked before sleeping.
-    func arm() -> Bool {
-        next != end || io_uring_sq_ready(reads) > 0
-            || CPlat_load32_acquire(reads.pointee.cq.ktail) != reads.pointee.cq.khead.pointee
-    }
+    func arm() -> Bool { next != end || reads.queued > 0 || reads.hasCompletions }
 
     // MARK: To the kernel
 
@@ -194,12 +178,10 @@ struct TapEnd: ~Copyable {
             var entries = 0
             for place in 0..<batch {
                 // None when the kernel takes nothing: the rest is consumed without being delivered.
-                guard let sqe = IOUring.entry(writes) else { break }
-                let packet = burst.packets + list[result.consumed &+ place]
-                let vector = vectors.start + place &* TapEnd.parts
-                let parts = gather(packet, UnsafeMutableRawPointer(headers.start + place &* 8), vector)
+                guard let sqe = writes.entry() else { break }
+                let parts = gather(burst, list[result.consumed &+ place], place)
                 // A packet in too many pieces fails with EINVAL, as no pieces at all would.
-                io_uring_prep_writev(sqe, fd, vector, UInt32(parts), 0)
+                io_uring_prep_writev(sqe, fd, vectors.start + place &* TapEnd.parts, UInt32(parts), 0)
                 sqe.pointee.user_data = UInt64(place)
                 entries &+= 1
             }
@@ -221,36 +203,50 @@ struct TapEnd: ~Copyable {
         var patience = 16
         var wanted = UInt32(count)
         while left > 0 {
-            if let (tag, result) = TapEnd.completion(writes) {
-                if tag >= UInt64(TapEnd.frames) { continue }
-                results[Int(tag)] = result
+            if let written = writes.completion() {
+                if written.tag >= UInt64(TapEnd.frames) { continue }
+                results[Int(written.tag)] = written.result
                 left &-= 1
                 continue
             }
-            let status = io_uring_submit_and_wait(writes, wanted)
+            let status = io_uring_submit_and_wait(writes.ring, wanted)
             wanted = 1
             if status >= 0 || status == -EINTR { continue }
             patience &-= 1
             // What is under way reads the sender's memory and is waited for; what the kernel does not take is given up.
-            if patience <= 0 { left &-= IOUring.withdraw(writes, tag: TapEnd.cancelTag) }
+            if patience <= 0 { left &-= writes.withdraw(tag: TapEnd.cancelTag) }
             sched_yield()
         }
     }
 
-    /// Net header and front from private memory, so that what was judged goes out; the rest from where it lies.
-    private func gather(
-        _ packet: UnsafeMutablePointer<PacketSlot>, _ room: UnsafeMutableRawPointer, _ to: UnsafeMutablePointer<iovec>
-    ) -> Int {
-        packet.writeHeader(to: room)
-        to[0] = iovec(iov_base: room, iov_len: PacketSlot.headerLength)
+    /// Lists the parts of packet `index` in the vector of write `place`; returns how many they are, 0 for too many. Net
+    /// header and front come from private memory, so that what was judged goes out; the rest from where it lies.
+    private func gather(_ burst: borrowing Burst, _ index: Int, _ place: Int) -> Int {
+        let room = headers.start + place &* 8
+        let first = place &* TapEnd.parts
+        (burst.packets + index).writeHeader(to: room)
+        vectors[first] = iovec(iov_base: room, iov_len: PacketSlot.headerLength)
         var (count, piece) = (1, 0)
-        while let segment = packet.pointee.piece(piece) {
+        while let segment = burst.packets[index].piece(piece) {
             piece &+= 1
             if segment.length == 0 { continue }
             if count == TapEnd.parts { return 0 }
-            to[count] = iovec(iov_base: segment.base, iov_len: Int(segment.length))
+            vectors[first &+ count] = iovec(iov_base: segment.base, iov_len: Int(segment.length))
             count &+= 1
         }
         return count
     }
+}
+
+/// Buffers for frames that the kernel writes.
+final class TapBuffers {
+    private let room: OwnedMemory<UInt8>
+
+    init(count: Int, size: Int) { room = OwnedMemory(count: count * size) }
+
+    /// Must not be used after this has gone.
+    var start: UnsafeMutablePointer<UInt8> { room.start }
+
+    /// They are never given back.
+    func keepForever() { _ = Unmanaged.passRetained(self) }
 }

@@ -1,9 +1,10 @@
 import CPlatform
 import Virtio
 
-/// The memory of a `PairTable`, freed with its owner.
+/// The memory of a `PairTable` and of its pairs, freed with its owner.
 struct PairTableMemory: ~Copyable {
     private let portCount: Int
+    private var rooms: [PairRoom] = []
     private let pairs: OwnedMemory<PairPointer?>
     private let active: OwnedMemory<UInt32>
     private let facts: OwnedMemory<UInt64>
@@ -19,6 +20,25 @@ struct PairTableMemory: ~Copyable {
     var table: PairTable {
         PairTable(portCount: portCount, pairs: pairs.start, active: active.start, facts: facts.start)
     }
+
+    /// Takes a pair over and puts it into the table. Its place there is free.
+    mutating func add(_ pair: consuming PairState) -> PairPointer {
+        let room = PairRoom(pair)
+        rooms.append(room)
+        let pointer = room.pointer
+        assert(table[pointer.pointee.port, pointer.pointee.pair] == nil)
+        table[pointer.pointee.port, pointer.pointee.pair] = pointer
+        return pointer
+    }
+}
+
+/// A pair, on cache lines of its own: another thread may own its neighbour.
+private final class PairRoom {
+    private let room: OwnedValues<PairState>
+    /// Must not outlive this.
+    var pointer: PairPointer { room.start }
+
+    init(_ pair: consuming PairState) { room = OwnedValues(pair) }
 }
 
 /// All pairs of an engine by port and pair. The table itself never changes after the start.

@@ -8,34 +8,29 @@ import Memory
 /// itself never waits: it adds to the eventfd with which an io_uring is registered whenever that gets a completion. So
 /// each such eventfd has a small io_uring, to which the poll thread's own sends completions (IORING_OP_MSG_RING).
 package final class CallRing {
-    private let ring: UnsafeMutablePointer<io_uring>
+    private let ring: OwnedIOUring
     /// As many as a thread can queue before it submits (`EngineOptions.requests`).
     private static var completions: UInt32 { 1024 }
 
     /// `eventfd` stays the caller's. Error: no descriptors or memory.
     package init(_ eventfd: Int32) throws(EngineError) {
-        ring = try IOUring.make(entries: 1, completions: CallRing.completions)
-        let status = io_uring_register_eventfd(ring, eventfd)
-        if status != 0 {
-            IOUring.close(ring)
-            throw EngineError("io_uring_register_eventfd: \(SystemError.text(-status))")
-        }
+        ring = try OwnedIOUring(entries: 1, completions: CallRing.completions)
+        let status = io_uring_register_eventfd(ring.ring, eventfd)
+        if status != 0 { throw EngineError("io_uring_register_eventfd: \(SystemError.text(-status))") }
     }
 
-    deinit { IOUring.close(ring) }
-
     /// For a poll thread; valid while this object lives.
-    var calls: Calls { Calls(fd: ring.pointee.ring_fd, head: ring.pointee.cq.khead, tail: ring.pointee.cq.ktail) }
+    var calls: Calls { Calls(fd: ring.fd, head: ring.ring.pointee.cq.khead, tail: ring.ring.pointee.cq.ktail) }
 
     /// Adds one at once, from a thread that may wait. False: the kernel took no request for a second.
     package func signal() -> Bool {
         calls.drain()
         // One that was not taken the last time does for both.
-        if io_uring_sq_ready(ring) == 0 {
-            guard let sqe = IOUring.entry(ring) else { return false }
+        if ring.queued == 0 {
+            guard let sqe = ring.entry() else { return false }
             io_uring_prep_nop(sqe)
         }
-        return IOUring.submitAll(ring)
+        return ring.submitAll()
     }
 
     /// Adds one to `eventfd` at once; none if it is negative. False: the kernel lacks memory or descriptors.

@@ -11,7 +11,8 @@ final class PollThread {
     let cpu: Int
     let mailbox: Mailbox
     /// Touched by the thread alone once it runs, and by mailbox closures, which run on it.
-    let state: ThreadPointer
+    var state: ThreadPointer { room.start }
+    private let room: OwnedValues<ThreadState>
     private var thread: NamedThread?
     private var body: ((PollThread) -> Void)?
     /// What the packet function points at: lives as long as the thread.
@@ -24,14 +25,8 @@ final class PollThread {
         self.cpu = cpu
         mailbox = mailboxes[index]
         let notifier = try Notifier(wakeFD: mailbox.wakeFD, requests: requests)
-        state = .allocateApart(capacity: 1)
         let exchange = Exchange(mailboxes, ports: table.portCount)
-        state.initialize(to: ThreadState(index: index, table: table, notifier: notifier, exchange: exchange))
-    }
-
-    deinit {
-        state.deinitialize(count: 1)
-        state.deallocate()
+        room = OwnedValues(ThreadState(index: index, table: table, notifier: notifier, exchange: exchange))
     }
 
     /// Starts the thread with a packet function of its own. Specialised for each `F` here, so that

@@ -1,4 +1,5 @@
 import CPlatform
+import Memory
 import Virtio
 
 /// A port with nothing behind it: it counts what is sent to it, and sends one frame over and over if it is told to. It
@@ -9,12 +10,13 @@ final class NullPort: EnginePort {
     private let core: EngineCore
     /// The frame that it sends, and an end for each pair.
     private var frame: [UInt8]?
-    private var ends: [UnsafeMutablePointer<NullEnd>] = []
+    private var ends: OwnedValues<NullEnd>
 
     init(index: Int, options: PortOptions, core: EngineCore) throws(EngineError) {
         self.index = index
         self.options = options
         self.core = core
+        ends = OwnedValues(capacity: options.queuePairs)
         if case .null(_, let size?) = options.kind {
             guard (14...9216).contains(size) else {
                 throw EngineError("\(options.name): emit=\(size); 14 to 9216 bytes")
@@ -24,30 +26,21 @@ final class NullPort: EnginePort {
         core.addPairs(port: index, options, defectFD: -1)
     }
 
-    var isConnected: Bool { !ends.isEmpty }
+    var isConnected: Bool { ends.count > 0 }
 
     func start() throws(EngineError) {
-        for _ in 0..<options.queuePairs {
-            let end = UnsafeMutablePointer<NullEnd>.allocateApart(capacity: 1)
-            end.initialize(to: NullEnd(emits: frame))
-            ends.append(end)
-        }
+        for _ in 0..<options.queuePairs { ends.add(NullEnd(emits: frame)) }
+        let all = (0..<ends.count).map { ends.start + $0 }
         // Whatever offloads a packet has, it is taken.
         _ = core.startOther(
-            port: index, ends.map { (.null($0), -1, UnsafeMutableRawPointer($0)) },
+            port: index, all.map { (.null($0), -1, NUMA.node(of: $0)) },
             offloads: PortFeatures.guestOffloads, budget: core.budget(options))
     }
 
     func stop() {
         core.stopOther(port: index, pairs: options.queuePairs)
-        for end in ends {
-            end.deinitialize(count: 1)
-            end.deallocate()
-        }
-        ends = []
+        ends.removeAll()
     }
 
-    func dispose() {
-        core.removePairs(port: index, options.queuePairs)
-    }
+    func dispose() {}
 }

@@ -23,7 +23,7 @@ final class TapPort: EnginePort {
     private var tap: Tap?
     /// As the kernel has it.
     private var name = ""
-    private var ends: [UnsafeMutablePointer<TapEnd>] = []
+    private var ends: OwnedValues<TapEnd>
     /// When to look for an interface of the name again, of which nobody tells: CLOCK_MONOTONIC.
     private var nextLook: UInt64 = 0
     private var lastError = ""
@@ -32,6 +32,7 @@ final class TapPort: EnginePort {
         self.index = index
         self.options = options
         self.core = core
+        ends = OwnedValues(capacity: options.queuePairs)
         log = logger
         goneFD = CPlat_eventfd(0)
         if goneFD < 0 { throw EngineError("eventfd: \(SystemError.text(errno))") }
@@ -66,14 +67,10 @@ final class TapPort: EnginePort {
         var offloads: Features = [.guestCsum, .guestTSO4, .guestTSO6, .guestECN]
         if tap.hasUSO { offloads.formUnion([.guestUSO4, .guestUSO6]) }
         (self.tap, name) = (tap, tap.name)
-        for queue in tap.queues {
-            let made = try TapEnd(fd: queue.fd, goneFD: goneFD)
-            let end = UnsafeMutablePointer<TapEnd>.allocate(capacity: 1)
-            end.initialize(to: made)
-            ends.append(end)
-        }
+        for queue in tap.queues { ends.add(try TapEnd(fd: queue.fd, goneFD: goneFD)) }
+        let all = (0..<ends.count).map { ends.start + $0 }
         _ = core.startOther(
-            port: index, ends.map { (.tap($0), $0.pointee.incoming, UnsafeMutableRawPointer($0)) },
+            port: index, all.map { (.tap($0), $0.pointee.incoming, NUMA.node(of: $0)) },
             offloads: offloads, budget: core.budget(options))
         isThere.store(true, ordering: .relaxed)
         log.info(
@@ -87,11 +84,7 @@ final class TapPort: EnginePort {
     private func closeTap() {
         isThere.store(false, ordering: .relaxed)
         core.stopOther(port: index, pairs: options.queuePairs)
-        for end in ends {
-            end.deinitialize(count: 1)
-            end.deallocate()
-        }
-        ends = []
+        ends.removeAll()
         tap = nil
     }
 
@@ -140,7 +133,6 @@ final class TapPort: EnginePort {
     }
 
     func dispose() {
-        core.removePairs(port: index, options.queuePairs)
         close(goneFD)
     }
 }

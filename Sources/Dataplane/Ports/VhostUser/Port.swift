@@ -78,7 +78,6 @@ final class Port: EnginePort, BackEndDevice {
         // It keeps this port.
         server = nil
         close(defectFD)
-        core.removePairs(port: index, options.queuePairs)
     }
 
     /// Logs, on the control thread. A front-end can cause lines as fast as it sends messages: only so many a second are
@@ -220,7 +219,8 @@ final class Port: EnginePort, BackEndDevice {
                 !p.pointee.isAnyRunning, !choices.contains(where: { $0.pair == p })
             else { continue }
             let choice = Placement.choose(
-                pair: p.pointee.pair, cpus: core.threads.map(\.cpu), memory: start.setup.descriptors)
+                pair: p.pointee.pair, cpus: core.threads.map(\.cpu),
+                node: NUMA.node(of: start.setup.descriptors))
             choices.append((p, choice.thread))
             say(.info, "\(options.name): queue pair \(p.pointee.pair) on \(choice.reason)")
         }
