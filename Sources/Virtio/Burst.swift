@@ -2,9 +2,11 @@ import CPlatform
 
 /// A piece of a packet in somebody's memory.
 public struct Segment: BitwiseCopyable {
+    /// First byte, as this process sees it. Whoever made the segment keeps the memory mapped.
     public var base: UnsafeMutableRawPointer
     /// Bytes.
     public var length: UInt32
+    /// `length` bytes from `base` on; nothing is copied or checked.
     @inlinable public init(base: UnsafeMutableRawPointer, length: UInt32) {
         self.base = base
         self.length = length
@@ -41,14 +43,17 @@ public struct Burst: ~Copyable {
     private let identityRoom = OwnedMemory<UInt16>(count: Burst.maximum)
     /// `maximum` packets of the ring, then as many that the packet function has made.
     @inline(__always) public var packets: UnsafeMutablePointer<PacketSlot> { packetRoom.start }
+    /// Where the packets' further segments lie: `mostSegments` places, of which `segmentCount` are taken.
     @inline(__always) public var segments: UnsafeMutablePointer<Segment> { segmentRoom.start }
     /// 0, 1, 2 …: the list for "all packets in order".
     @inline(__always) public var identity: UnsafePointer<UInt16> { UnsafePointer(identityRoom.start) }
+    /// Packets that were popped into this burst.
     public var count = 0
     /// Sets of ports that packets of this burst go to; as many as it has packets at most.
     public let sets = OwnedMemory<PortSet>(count: Burst.maximum)
     /// What the function has done to the burst.
     public var work = FunctionWork()
+    /// Places of `segments` that are taken.
     public var segmentCount = 0
     /// Bytes of the frames.
     public var bytes: UInt64 = 0
@@ -63,6 +68,8 @@ public struct Burst: ~Copyable {
     /// a burst end early. A longer chain stops its queue.
     public static var mostSegments: Int { 32768 + 2 * maximum }
 
+    /// An empty burst: allocates its rooms, about half a megabyte of addresses, of which pages are used as packets need
+    /// them.
     public init() {
         assert(Burst.maximum == UInt64.bitWidth, "sets of packets are masks of 64 bits")
         for i in 0..<Burst.maximum { identityRoom[i] = UInt16(i) }
@@ -154,6 +161,7 @@ public struct FunctionWork: BitwiseCopyable {
     /// Counters that functions have at most, a power of two.
     @inlinable public static var mostCounters: Int { 64 }
 
+    /// Nothing was done yet.
     @inlinable public init() {}
 }
 
@@ -174,6 +182,7 @@ public struct DeliveryScratch: ~Copyable {
     /// Pieces that one call of `deliver` goes through, and those of one packet more. What is left waits for the next.
     static var mostWork: Int { 16384 }
 
+    /// Allocates its rooms. One per thread that delivers.
     public init() {}
 }
 

@@ -2,10 +2,12 @@
 public struct Delivery: BitwiseCopyable {
     /// Entries of the list that were dealt with, delivered or not; the rest found no receive buffers.
     public var consumed: Int
+    /// Of those, packets that now lie in the driver's buffers.
     public var delivered: Int
     /// Bytes of the delivered frames, without net headers.
     public var bytes: UInt64
 
+    /// What one call did.
     public init(consumed: Int, delivered: Int, bytes: UInt64) {
         self.consumed = consumed
         self.delivered = delivered
@@ -19,6 +21,8 @@ public struct Delivery: BitwiseCopyable {
 /// into a local and checked; on a defect the queue stops (`defect` says why), and every later call
 /// does nothing.
 public protocol DeviceRing {
+    /// A queue on a ring that goes on at `setup.position`. The ring's memory and the map belong to the caller and
+    /// outlive the queue.
     init(_ setup: RingSetup)
 
     /// Descriptors of the ring.
@@ -83,9 +87,13 @@ public protocol DeviceRing {
 /// the path of packets use. Where packets go the format is asked once, when the ring starts: the poll thread works with
 /// a `SplitQueue` or a `PackedQueue` in place.
 public enum DeviceQueue: DeviceRing {
+    /// A split ring, 2.7.
     case split(SplitQueue)
+    /// A packed ring, 2.8.
     case packed(PackedQueue)
 
+    /// A queue of the format that `setup` says. The ring's memory and the map belong to the caller and outlive the
+    /// queue.
     public init(_ setup: RingSetup) {
         self = setup.isPacked ? .packed(PackedQueue(setup)) : .split(SplitQueue(setup))
     }

@@ -32,14 +32,19 @@ struct DriverSegments: BitwiseCopyable {
 /// Where the parts of a driver's ring lie in its memory: offsets in bytes, each on its own
 /// pair of cache lines (virtio 1.3, 2.7 and 2.8, asks for less).
 public struct DriverLayout: Sendable, Equatable {
+    /// Split: available ring. Packed: driver event suppression.
     public let driverArea: Int
+    /// Split: used ring. Packed: device event suppression.
     public let deviceArea: Int
     /// First of `size` indirect tables.
     public let indirect: Int
     /// Bytes of the whole.
     public let bytes: Int
 
-    /// - Parameter indirectLength: descriptors of each indirect table; 0 for none.
+    /// - Parameters:
+    ///   - size: descriptors of the ring.
+    ///   - isPacked: its format.
+    ///   - indirectLength: descriptors of each indirect table; 0 for none.
     public init(size: UInt32, isPacked: Bool, indirectLength: Int = 0) {
         func up(_ n: UInt64) -> Int { (Int(n) + CacheLines.pair - 1) / CacheLines.pair * CacheLines.pair }
         driverArea = up(RingLayout.descriptorBytes(size))
@@ -72,7 +77,7 @@ struct DriverCore: ~Copyable {
     private let idRoom: OwnedMemory<UInt16>
     @inline(__always) var chains: UnsafeMutablePointer<DriverChain> { chainRoom.start }
     /// Free descriptors (split) or buffer ids (packed), first in, first out: so with IN_ORDER they
-    /// are used in ring order, as 2.7.9 and 2.8.7 ask for.
+    /// are used in ring order, as 2.7.9 and 2.8.8 ask for.
     @inline(__always) var freeIDs: UnsafeMutablePointer<UInt16> { idRoom.start }
     let freeMask: UInt16
     var freeRead: UInt16 = 0

@@ -1,10 +1,12 @@
 /// A buffer of one segment for the bursts of a `DriverRing`.
 public struct DriverBuffer: BitwiseCopyable {
+    /// First byte, as the driver sees it. The memory stays the caller's until the token comes back.
     public var base: UnsafeMutableRawPointer
     /// Bytes.
     public var length: UInt32
     /// Comes back with the completion.
     public var token: UInt32
+    /// `length` bytes from `base` on, under a token of the caller's choice.
     @inlinable public init(base: UnsafeMutableRawPointer, length: UInt32, token: UInt32) {
         self.base = base
         self.length = length
@@ -14,9 +16,11 @@ public struct DriverBuffer: BitwiseCopyable {
 
 /// A chain that the device has used.
 public struct DriverCompletion: BitwiseCopyable {
+    /// What the chain was added with.
     public var token: UInt32
     /// Bytes that the device wrote: never more than the chain's writable segments hold.
     public var length: UInt32
+    /// As the ring says it.
     @inlinable public init(token: UInt32, length: UInt32) {
         self.token = token
         self.length = length
@@ -52,7 +56,13 @@ public protocol DriverRing: ~Copyable {
 
     /// Adds one chain: readable segments, then writable ones. Not visible before `publish()`.
     ///
-    /// - Parameter indirect: through an indirect table of the queue, if it has such and the chain fits.
+    /// - Parameters:
+    ///   - readable: what the device reads; copied into the ring. Nil for none.
+    ///   - readableCount: segments at `readable`.
+    ///   - writable: what the device writes. Nil for none.
+    ///   - writableCount: segments at `writable`.
+    ///   - token: comes back with the chain's completion.
+    ///   - indirect: through an indirect table of the queue, if it has such and the chain fits.
     /// - Returns: false when the ring has no room for it, it is empty or the queue is stopped.
     mutating func add(
         readable: UnsafePointer<Segment>?, _ readableCount: Int, writable: UnsafePointer<Segment>?,
@@ -85,13 +95,17 @@ public protocol DriverRing: ~Copyable {
 }
 
 extension DriverRing where Self: ~Copyable {
+    /// Descriptors of the ring.
     public var size: UInt32 { setup.size }
+    /// The format: packed (2.8) or split (2.7).
     public var isPacked: Bool { setup.isPacked }
+    /// Split: descriptor table. Packed: descriptor ring. In the driver's memory.
     public var descriptors: UnsafeMutableRawPointer { setup.descriptors }
     /// Split: available ring. Packed: driver event suppression.
     public var driverArea: UnsafeMutableRawPointer { setup.driverArea }
     /// Split: used ring. Packed: device event suppression.
     public var deviceArea: UnsafeMutableRawPointer { setup.deviceArea }
+    /// A defect was found: burst functions do nothing any more, until `reset()`.
     @inlinable @inline(__always) public var isStopped: Bool { defect.kind != .none }
 
     /// The device side of this ring in its initial state, for a device in this process.
@@ -104,7 +118,9 @@ extension DriverRing where Self: ~Copyable {
 
 /// A driver's queue of either format, chosen once, when the ring is made. The queue itself stays in one place.
 public enum DriverQueue: DriverRing, ~Copyable {
+    /// A split ring, 2.7.
     case split(OwnedValues<SplitDriverQueue>)
+    /// A packed ring, 2.8.
     case packed(OwnedValues<PackedDriverQueue>)
 
     /// Bytes of memory that a queue needs.
@@ -113,6 +129,8 @@ public enum DriverQueue: DriverRing, ~Copyable {
     }
 
     /// - Parameters:
+    ///   - size: descriptors; see `RingLayout.isValid`.
+    ///   - isPacked: the format.
     ///   - memory: zeroed, aligned to 16 or more, of `bytes(…)`; the caller's, must outlive the queue.
     ///   - features: as negotiated; of use here are EVENT_IDX, IN_ORDER and INDIRECT_DESC.
     ///   - delta: what is added to a host address to make the address that the device sees.

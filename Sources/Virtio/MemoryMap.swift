@@ -13,6 +13,7 @@ public struct MappedRegion: @unchecked Sendable, BitwiseCopyable {
     /// Where the region starts in this process.
     public var host: UnsafeMutableRawPointer
 
+    /// A region that is mapped at `host` in this process; the mapping belongs to the caller.
     public init(guestAddress: UInt64, size: UInt64, userAddress: UInt64, host: UnsafeMutableRawPointer) {
         self.guestAddress = guestAddress
         self.size = size
@@ -28,7 +29,9 @@ public struct MappedRegion: @unchecked Sendable, BitwiseCopyable {
 ///
 /// Unchecked: the table is never written after it was made; the log is written with atomic accesses only.
 public struct MemoryMap: @unchecked Sendable, BitwiseCopyable {
+    /// The table, `count` entries; nil where it has none.
     public var regions: UnsafePointer<MappedRegion>?
+    /// Entries of the table.
     public var count: Int
     /// The regions stand in the order of their guest addresses and do not overlap: a miss searches, it does not scan.
     public private(set) var isSorted = false
@@ -39,6 +42,7 @@ public struct MemoryMap: @unchecked Sendable, BitwiseCopyable {
     /// Bytes of the log.
     public var logSize: UInt64
 
+    /// Regions in any order. The table belongs to the caller and is not copied.
     public init(regions: UnsafePointer<MappedRegion>?, count: Int) {
         self.regions = regions
         self.count = count

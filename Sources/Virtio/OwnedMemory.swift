@@ -2,16 +2,19 @@
 /// is freed with its owner. `start` must not outlive it.
 @frozen
 public struct OwnedMemory<Element: BitwiseCopyable>: ~Copyable {
+    /// The first element.
     public let start: UnsafeMutablePointer<Element>
 
     /// Uninitialised: each element is written before it is read.
     @inlinable public init(count: Int) { start = .allocateApart(capacity: count) }
 
+    /// `count` elements, each of them `value`.
     @inlinable public init(count: Int, repeating value: Element) {
         self.init(count: count)
         start.initialize(repeating: value, count: count)
     }
 
+    /// A copy of an array's elements.
     @inlinable public init(_ values: [Element]) {
         self.init(count: values.count)
         for (i, value) in values.enumerated() { start[i] = value }
@@ -31,10 +34,14 @@ public struct OwnedMemory<Element: BitwiseCopyable>: ~Copyable {
 /// this; none of them ever moves, so addresses stay valid until then.
 @frozen
 public struct OwnedValues<Value: ~Copyable>: ~Copyable {
+    /// The first value.
     public let start: UnsafeMutablePointer<Value>
+    /// Values that there is room for.
     public let capacity: Int
+    /// Values that were added.
     public private(set) var count = 0
 
+    /// Room without a value.
     public init(capacity: Int) {
         self.capacity = capacity
         start = .allocateApart(capacity: capacity)
@@ -51,6 +58,7 @@ public struct OwnedValues<Value: ~Copyable>: ~Copyable {
         start.deallocate()
     }
 
+    /// Takes a value behind those that are there. Traps where the room is full.
     public mutating func add(_ value: consuming Value) {
         precondition(count < capacity, "room for \(capacity) values")
         (start + count).initialize(to: value)
@@ -63,6 +71,7 @@ public struct OwnedValues<Value: ~Copyable>: ~Copyable {
         count = 0
     }
 
+    /// A value in its place. Traps where there is none.
     public subscript(_ i: Int) -> Value {
         _read {
             precondition(i >= 0 && i < count)

@@ -96,7 +96,7 @@ extension PackedQueue {
         slotsSinceCall &+= slots
     }
 
-    /// One descriptor, with the id of the last, stands for all that the driver is told of together (2.8.9). The driver
+    /// One descriptor, with the id of the last, stands for all that the driver is told of together (2.8.8). The driver
     /// skips the others, so the last of them can tell a back-end that comes after a crash of ours where the batch
     /// ended (`RingSetup.packedPosition`): it holds how many there were.
     @inline(__always)

@@ -240,7 +240,7 @@ public struct PackedDriverQueue: DriverRing, ~Copyable {
     }
 
     /// IN_ORDER: one used descriptor can stand for a batch, which ends with the buffer that it names
-    /// and whose other buffers count as used completely; the next one follows behind the batch (2.8.7).
+    /// and whose other buffers count as used completely; the next one follows behind the batch (2.8.8).
     @usableFromInline @inline(never)
     mutating func reclaimInOrder(_ out: UnsafeMutablePointer<DriverCompletion>, _ max: Int) -> Int {
         if core.isStopped { return 0 }

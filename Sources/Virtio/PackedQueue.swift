@@ -13,6 +13,7 @@ public struct PackedQueue: DeviceRing {
     var heldFrom: PackedCursor?
     var heldId: UInt16 = 0
 
+    /// The queue of a ring whose `setup.isPacked` holds.
     public init(_ setup: RingSetup) {
         core = DeviceCore(setup)
         let at = setup.position

@@ -3,11 +3,14 @@
 public struct PacketList: BitwiseCopyable {
     /// For `DeviceRing.deliver`.
     public let places: UnsafePointer<UInt16>
+    /// How many packets the list has.
     public let count: Int
 
+    /// `count` places; not copied.
     @inlinable @inline(__always)
     public init(_ places: UnsafePointer<UInt16>, count: Int) { (self.places, self.count) = (places, count) }
 
+    /// A packet's place in the burst; `i` below `count`, which only debug builds check.
     @inlinable @inline(__always)
     public subscript(_ i: Int) -> Int {
         assert(i >= 0 && i < count)

@@ -14,11 +14,15 @@ public struct PacketSlot: BitwiseCopyable {
     public var header: NetHeader
     /// Bytes of the frame, without the net header.
     public var length: UInt32
+    /// First byte of the frame's first segment, in the sender's memory, behind the net header.
     public var data: UnsafeMutableRawPointer
+    /// Bytes at `data`.
     public var dataLength: UInt32
     /// For the forwarding function: the destination.
     public var verdict: UInt32
+    /// The frame's further segments, among the burst's; nil where there are none.
     public var more: UnsafeMutablePointer<Segment>?
+    /// Segments at `more`.
     public var moreCount: UInt16
     /// Ring slots that the chain takes (packed rings advance by it).
     public var slots: UInt16
@@ -44,6 +48,7 @@ public struct PacketSlot: BitwiseCopyable {
         @inlinable init(word: UInt64) { self.word = word }
 
         @inlinable static var bias: Int { 1 << 27 }
+        /// Nobody has looked at the frame.
         @inlinable public static var nothing: Front { @inline(__always) get { Front(word: 0) } }
         @inlinable @inline(__always) public static func == (a: Front, b: Front) -> Bool { a.word == b.word }
         /// The MAC addresses alone, at the beginning of the room: what most functions look at, so it is delivered by a
@@ -56,9 +61,13 @@ public struct PacketSlot: BitwiseCopyable {
         }
         /// Neither nothing nor addresses alone.
         @inlinable @inline(__always) var isLarge: Bool { word >= 1 &<< 52 }
+        /// Bytes of the front.
         @inlinable @inline(__always) public var length: Int { Int(truncatingIfNeeded: word & 0xfff) }
+        /// Bytes of `data` that it stands for.
         @inlinable @inline(__always) public var skip: Int { Int(truncatingIfNeeded: word &>> 12 & 0xfff) }
+        /// Where it begins in the slot's room, in bytes.
         @inlinable @inline(__always) public var start: Int { Int(truncatingIfNeeded: word &>> 52) }
+        /// By how many bytes the frame has become longer since it came; negative: shorter.
         public var growth: Int { self == .nothing ? 0 : Int(truncatingIfNeeded: word &>> 24 & 0xfff_ffff) - Front.bias }
 
         /// `n` bytes more at its beginning (fewer: negative).
@@ -98,6 +107,7 @@ public struct PacketSlot: BitwiseCopyable {
     /// Shortest and longest frame that is forwarded: an Ethernet header; 64 KiB of segmentation
     /// offload with its headers.
     @inlinable public static var minimumLength: UInt32 { 14 }
+    /// Longest frame that is forwarded, in bytes.
     @inlinable public static var maximumLength: UInt32 { 65536 + 64 }
 
     /// An empty slot.

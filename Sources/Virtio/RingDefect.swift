@@ -1,6 +1,8 @@
 /// What is wrong with a ring that had to be stopped: the defect and its operands.
 public struct RingDefect: Error, Sendable, Equatable, CustomStringConvertible {
+    /// What is wrong.
     public enum Kind: UInt8, Sendable, CaseIterable {
+        /// nothing
         case none
         /// split: the available index is more than the queue size ahead
         case availableIndexJump
@@ -40,6 +42,7 @@ public struct RingDefect: Error, Sendable, Equatable, CustomStringConvertible {
         case memoryLost
     }
 
+    /// What is wrong.
     public var kind: Kind
     /// Ring position (descriptor index or slot) where it was found.
     public var index: UInt32
@@ -48,6 +51,7 @@ public struct RingDefect: Error, Sendable, Equatable, CustomStringConvertible {
     /// Its length where the value is an address.
     public var length: UInt32
 
+    /// A defect and its operands.
     public init(_ kind: Kind, index: UInt32, value: UInt64, length: UInt32 = 0) {
         self.kind = kind
         self.index = index
@@ -55,6 +59,7 @@ public struct RingDefect: Error, Sendable, Equatable, CustomStringConvertible {
         self.length = length
     }
 
+    /// No defect.
     public static let none = RingDefect(.none, index: 0, value: 0)
 
     public var description: String {

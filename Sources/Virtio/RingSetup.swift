@@ -5,6 +5,7 @@ import CPlatform
 public struct RingSetup {
     /// Descriptors: 2…32768; a power of two for split rings.
     public var size: UInt32
+    /// The format: packed (2.8) or split (2.7).
     public var isPacked: Bool
     /// Split: descriptor table. Packed: descriptor ring.
     public var descriptors: UnsafeMutableRawPointer
@@ -12,11 +13,14 @@ public struct RingSetup {
     public var driverArea: UnsafeMutableRawPointer
     /// Split: used ring. Packed: device event suppression.
     public var deviceArea: UnsafeMutableRawPointer
+    /// Where the ring goes on.
     public var position: RingPosition
     /// The features that the driver accepted.
     public var features: Features
+    /// Where the addresses in descriptors lie.
     public var map: MemoryMap
 
+    /// Nothing is checked here: see `RingLayout`.
     public init(
         size: UInt32, isPacked: Bool, descriptors: UnsafeMutableRawPointer, driverArea: UnsafeMutableRawPointer,
         deviceArea: UnsafeMutableRawPointer, position: RingPosition, features: Features, map: MemoryMap
@@ -53,8 +57,10 @@ public struct RingPosition: Sendable, Equatable {
     public var used: UInt16
     /// Packed only.
     public var availableWrap: Bool
+    /// Packed only.
     public var usedWrap: Bool
 
+    /// As it says; without arguments, the start of a new ring.
     public init(available: UInt16 = 0, used: UInt16 = 0, availableWrap: Bool = true, usedWrap: Bool = true) {
         self.available = available
         self.used = used
@@ -88,12 +94,14 @@ public struct RingPosition: Sendable, Equatable {
 
 /// Sizes and alignments of the parts of a ring, virtio 1.3 sections 2.7 and 2.8.
 public enum RingLayout {
+    /// Descriptors of the largest ring.
     public static let maximumSize: UInt32 = 32768
 
     /// Whether the size is one that the format allows.
     public static func isValid(size: UInt32, isPacked: Bool) -> Bool {
         size >= 2 && size <= maximumSize && (isPacked || size & (size - 1) == 0)
     }
+    /// Bytes of the descriptor table or ring of `size` descriptors.
     public static func descriptorBytes(_ size: UInt32) -> UInt64 {
         UInt64(SplitDescriptor.bytes) * UInt64(size)
     }
@@ -105,7 +113,10 @@ public enum RingLayout {
     public static func deviceAreaBytes(_ size: UInt32, isPacked: Bool) -> UInt64 {
         UInt64(isPacked ? EventSuppression.bytes : SplitRing.availEvent(size) + SplitRing.eventBytes)
     }
+    /// In bytes, of the descriptor table or ring.
     public static let descriptorAlignment: UInt64 = 16
+    /// In bytes.
     public static func driverAreaAlignment(isPacked: Bool) -> UInt64 { isPacked ? 4 : 2 }
+    /// In bytes.
     public static func deviceAreaAlignment(isPacked: Bool) -> UInt64 { 4 }
 }

@@ -15,6 +15,7 @@ public struct SplitQueue: DeviceRing {
     /// Where `nextUsed` stood when the last notification decision was made.
     var signalledUsed: UInt16
 
+    /// The queue of a ring whose `setup.isPacked` does not hold.
     public init(_ setup: RingSetup) {
         core = DeviceCore(setup)
         nextAvail = setup.position.available

@@ -3,8 +3,10 @@ public struct Verdict: Sendable, Equatable, BitwiseCopyable {
     /// For `PacketSlot.verdict`. 0: drop. Then a port's place and 1; from `causes` on a cause of the function's own;
     /// from `sets` on the place of a set among the burst's; at the end the three below.
     public let rawValue: UInt32
+    /// From `PacketSlot.verdict`.
     @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
 
+    /// To nobody.
     @inlinable public static var drop: Verdict { Verdict(rawValue: 0) }
     /// To every port but the one it came from.
     @inlinable public static var flood: Verdict { Verdict(rawValue: UInt32.max) }
@@ -52,16 +54,20 @@ public struct Verdict: Sendable, Equatable, BitwiseCopyable {
 /// A set of ports by their places in the engine's options, of the first 256.
 public struct PortSet: Sendable, Equatable, BitwiseCopyable {
     @usableFromInline var words: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
+    /// Ports that a set can hold: places 0…255.
     @inlinable public static var most: Int { 256 }
 
+    /// No port.
     @inlinable public init() {}
 
+    /// These ports; places beyond the first 256 are left out.
     @inlinable public init(_ ports: some Sequence<Int>) {
         for port in ports { insert(port) }
     }
 
     /// Adds a port; one that is no place of the first 256 is left out.
     @inlinable public mutating func insert(_ port: Int) { update(port, true) }
+    /// Takes a port out, if it is in.
     @inlinable public mutating func remove(_ port: Int) { update(port, false) }
 
     @inlinable mutating func update(_ port: Int, _ isIn: Bool) {
@@ -75,12 +81,14 @@ public struct PortSet: Sendable, Equatable, BitwiseCopyable {
         }
     }
 
+    /// Whether a port is in.
     @inlinable public func contains(_ port: Int) -> Bool {
         if port < 0 || port >= PortSet.most { return false }
         let word = port < 128 ? (port < 64 ? words.0 : words.1) : (port < 192 ? words.2 : words.3)
         return word &>> UInt64(truncatingIfNeeded: port & 63) & 1 != 0
     }
 
+    /// No port is in.
     @inlinable public var isEmpty: Bool { words.0 | words.1 | words.2 | words.3 == 0 }
 
     @inlinable public static func == (a: PortSet, b: PortSet) -> Bool {
