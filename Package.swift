@@ -30,7 +30,9 @@ let package = Package(
         // Headers' views of packets cannot outlive them: such types are made with this feature, and used without it.
         .target(name: "Headers", swiftSettings: [.enableExperimentalFeature("Lifetimes")]),
         .target(name: "Tables", dependencies: ["Headers", "CPlatform"]),
-        .target(name: "Virtio", dependencies: ["CPlatform"]),
+        .target(
+            name: "Virtio", dependencies: ["CPlatform"],
+            swiftSettings: [.enableExperimentalFeature("Lifetimes")]),
         .target(name: "Memory", dependencies: ["Virtio", "CPlatform", "CNuma"]),
         .target(name: "Control", dependencies: ["Memory", "Virtio", "CPlatform"]),
         .target(name: "VhostUser", dependencies: ["Control", "Virtio", "Memory", "CPlatform"]),

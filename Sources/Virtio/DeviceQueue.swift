@@ -78,7 +78,7 @@ public protocol DeviceRing {
     mutating func stop(_ reason: RingDefect)
     /// Takes the next command off a control queue and copies it into `room` (at most its count; what
     /// is longer is cut, and refused by the caller's length checks). Nil when there is none or on a defect.
-    mutating func popControl(into room: UnsafeMutableRawBufferPointer, scratch: borrowing Burst) -> ControlCommand?
+    mutating func popControl(into room: ControlRoom) -> ControlCommand?
     /// Writes the answer byte (`ControlCode.ok` or `.error`) and hands the command back.
     mutating func completeControl(_ command: ControlCommand, answer: UInt8)
 }
@@ -276,16 +276,14 @@ public enum DeviceQueue: DeviceRing {
         }
     }
 
-    public mutating func popControl(into room: UnsafeMutableRawBufferPointer, scratch: borrowing Burst)
-        -> ControlCommand?
-    {
+    public mutating func popControl(into room: ControlRoom) -> ControlCommand? {
         switch self {
         case .split(var ring):
             defer { self = .split(ring) }
-            return ring.popControl(into: room, scratch: scratch)
+            return ring.popControl(into: room)
         case .packed(var ring):
             defer { self = .packed(ring) }
-            return ring.popControl(into: room, scratch: scratch)
+            return ring.popControl(into: room)
         }
     }
 

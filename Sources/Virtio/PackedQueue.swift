@@ -128,11 +128,9 @@ public struct PackedQueue: DeviceRing {
 
     // MARK: Control queue
 
-    public mutating func popControl(into room: UnsafeMutableRawBufferPointer, scratch: borrowing Burst)
-        -> ControlCommand?
-    {
+    public mutating func popControl(into room: ControlRoom) -> ControlCommand? {
         guard hasWork else { return nil }
-        var g = Gathering(control: scratch)
+        var g = Gathering(control: room.burst)
         guard let id = gather(nextAvail, &g), let command = core.finishControl(g, id: id, into: room) else {
             return nil
         }

@@ -102,9 +102,7 @@ public struct SplitQueue: DeviceRing {
 
     // MARK: Control queue
 
-    public mutating func popControl(into room: UnsafeMutableRawBufferPointer, scratch: borrowing Burst)
-        -> ControlCommand?
-    {
+    public mutating func popControl(into room: ControlRoom) -> ControlCommand? {
         guard chainsThere(1) > 0 else { return nil }
         let slot = nextAvail & UInt16(truncatingIfNeeded: core.size &- 1)
         let head = CPlat_load16_relaxed(core.driverArea + SplitRing.avail(slot))
@@ -112,7 +110,7 @@ public struct SplitQueue: DeviceRing {
             core.fail(.descriptorIndex, UInt32(slot), UInt64(head))
             return nil
         }
-        var g = Gathering(control: scratch)
+        var g = Gathering(control: room.burst)
         guard gather(head: head, &g), let command = core.finishControl(g, id: head, into: room) else { return nil }
         nextAvail = nextAvail &+ 1
         return command

@@ -84,12 +84,10 @@ final class EngineCore {
         case .crossconnect: targets = [port ^ 1]
         default: targets = []
         }
-        var frame = Frames.rarp(mac)
-        frame.withUnsafeMutableBytes { bytes in
-            var work = ThreadWork()
-            for thread in threads { work.add(thread.index) { Forwarder.inject($0.state, bytes, to: targets) } }
-            run(work)
-        }
+        let frame = Frames.rarp(mac)
+        var work = ThreadWork()
+        for thread in threads { work.add(thread.index) { Forwarder.inject($0.state, frame, to: targets) } }
+        run(work)
     }
 }
 

@@ -35,13 +35,13 @@ extension EngineCore {
         table.setAddress(options.mac, mtu: options.mtu, port)
         for pair in 0..<options.queuePairs {
             let p = add(PairState(port: port, pair: pair, defectFD: defectFD, pacing: options.pacing ?? pacing))
-            CPlat_store32_relaxed(PairState.owner(p), UInt32(pair % threads.count))
+            p.pointee.give(to: pair % threads.count)
             p.pointee.budget = BudgetState(budget(options), clock: TickClock.shared)
         }
     }
 
     /// The thread that owns the pair's rings.
-    func owner(of p: PairPointer) -> PollThread { threads[Int(CPlat_load32_relaxed(PairState.owner(p)))] }
+    func owner(of p: PairPointer) -> PollThread { threads[Int(p.pointee.owner)] }
 
     /// Runs `work` on the thread that owns the pair, and returns when it has run. A port's control thread may give the
     /// pair to another thread at any time, so what counts is who owns it when the thread has come to it.
@@ -50,7 +50,7 @@ extension EngineCore {
         while !isDone {
             let thread = owner(of: p)
             thread.mailbox.run {
-                if CPlat_load32_relaxed(PairState.owner(p)) != UInt32(thread.index) { return }
+                if p.pointee.owner != UInt32(thread.index) { return }
                 work(thread)
                 isDone = true
             }

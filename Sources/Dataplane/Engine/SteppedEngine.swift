@@ -32,7 +32,7 @@ package final class SteppedEngine {
 
     /// Gives a pair without rings to a thread; pair *k* is thread *k*'s otherwise.
     package func give(_ pair: SteppedPair, to thread: Int) {
-        CPlat_store32_relaxed(PairState.owner(pair.pointer), UInt32(thread))
+        pair.pointer.pointee.give(to: thread)
     }
 
     /// Starts a guest's rings. The eventfd and `callRings`, one for each thread, are the caller's for as long as this
@@ -63,7 +63,7 @@ package struct SteppedPair {
     /// What stopped a ring of the pair.
     package var defect: RingDefect? {
         for direction in [QueueDirection.transmit, .receive] {
-            let defect = PairState.queue(pointer, direction).pointee.end.defect(direction)
+            let defect = pointer.pointee[direction].end.defect(direction)
             if defect.kind != .none { return defect }
         }
         return nil
@@ -106,7 +106,7 @@ package final class SteppedThread {
 
     /// The loop goes round once.
     package func step() {
-        if box != nil { PollLoop.round(state, embedded.start) } else { functions.round(state, mailbox, mode) }
+        if box != nil { PollLoop.round(state, &embedded.start.pointee) } else { functions.round(state, mailbox, mode) }
     }
 }
 
@@ -144,10 +144,10 @@ private struct ModeFunctions: ~Copyable {
 
     func round(_ state: ThreadPointer, _ mailbox: Mailbox, _ mode: ForwardingMode) {
         switch mode {
-        case .drop, .generate: PollLoop.round(state, drop.start)
-        case .crossconnect: PollLoop.round(state, crossconnect.start)
-        case .macswap: PollLoop.round(state, macswap.start)
-        case .switch: PollLoop.round(state, `switch`.start)
+        case .drop, .generate: PollLoop.round(state, &drop.start.pointee)
+        case .crossconnect: PollLoop.round(state, &crossconnect.start.pointee)
+        case .macswap: PollLoop.round(state, &macswap.start.pointee)
+        case .switch: PollLoop.round(state, &`switch`.start.pointee)
         }
     }
 }

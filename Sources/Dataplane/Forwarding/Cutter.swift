@@ -24,12 +24,12 @@ struct Cutter {
     private var cursor: SegmentCursor
 
     /// Nil: the headers are not what the offload fields say.
-    init?(_ packet: UnsafeMutablePointer<PacketSlot>, _ scratch: HeaderRooms) {
+    init?(_ packet: PacketSlot, _ scratch: HeaderRooms) {
         self.scratch = scratch
-        header = packet.pointee.header
+        header = packet.header
         transport = Int(header.csumStart)
         cursor = SegmentCursor(packet)
-        let length = Int(packet.pointee.length)
+        let length = Int(packet.length)
         let template = scratch.template
         if header.gsoType == NetHeader.gsoNone {
             prefix = transport + Int(header.csumOffset) + 2
@@ -44,13 +44,13 @@ struct Cutter {
         if least > length || least > OffloadScratch.longestPrefix { return nil }
         var ahead = cursor
         ahead.read(least, to: template)
-        let transportLength = isTCP ? Int(template.load(fromByteOffset: transport + 12, as: UInt8.self) >> 4) * 4 : 8
+        let transportLength = isTCP ? Int(template[transport + 12] >> 4) * 4 : 8
         prefix = transport + transportLength
         if transportLength < (isTCP ? 20 : 8) || prefix > length || prefix > OffloadScratch.longestPrefix { return nil }
         // The header's length comes from the first reading; the second only adds the options after it.
-        let dataOffset = template.load(fromByteOffset: transport + (isTCP ? 12 : 0), as: UInt8.self)
+        let dataOffset = template[transport + (isTCP ? 12 : 0)]
         cursor.read(prefix, to: template)
-        if isTCP { template.storeBytes(of: dataOffset, toByteOffset: transport + 12, as: UInt8.self) }
+        if isTCP { template[transport + 12] = dataOffset }
         payload = length - prefix
         segmentSize = Int(header.gsoSize)
         var inner = 0
@@ -71,16 +71,14 @@ struct Cutter {
     /// Where the IP header of a frame that begins at `frame` starts, behind at most two VLAN tags, and ends. An IPv6
     /// header ends at `limit`: whatever its extension headers are. Nothing behind `limit` is looked at.
     private static func networkHeader(
-        _ p: UnsafeMutableRawPointer, _ frame: Int, _ limit: Int
+        _ header: HeaderRoom, _ frame: Int, _ limit: Int
     ) -> (start: Int, end: Int, isIPv6: Bool)? {
         var offset = frame + 12
-        func type() -> UInt16 {
-            offset + 2 > limit ? 0 : UInt16(bigEndian: p.loadUnaligned(fromByteOffset: offset, as: UInt16.self))
-        }
+        func type() -> Int { offset + 2 > limit ? 0 : header.load16(offset) }
         while (type() == 0x8100 || type() == 0x88a8) && offset < frame + 20 { offset += 4 }
         let start = offset + 2
         if type() == 0x0800 && start < limit {
-            let first = p.load(fromByteOffset: start, as: UInt8.self)
+            let first = header[start]
             let end = start + Int(first & 15) * 4
             return first >> 4 == 4 && first & 15 >= 5 && end <= limit ? (start, end, false) : nil
         }
@@ -89,16 +87,16 @@ struct Cutter {
 
     /// The outer headers of a tunnel, and where its inner frame begins: VXLAN (RFC 7348) or Geneve (RFC 8926).
     private static func tunnel(
-        _ p: UnsafeMutableRawPointer, _ transport: Int
+        _ header: HeaderRoom, _ transport: Int
     ) -> (outer: (network: Int, udp: Int, isIPv6: Bool), inner: Int)? {
-        guard let ip = networkHeader(p, 0, transport) else { return nil }
+        guard let ip = networkHeader(header, 0, transport) else { return nil }
         let udp = ip.isIPv6 ? ip.start + 40 : ip.end
-        let next = p.load(fromByteOffset: ip.start + (ip.isIPv6 ? 6 : 9), as: UInt8.self)
+        let next = header[ip.start + (ip.isIPv6 ? 6 : 9)]
         if next != 17 || udp + 16 > transport { return nil }
-        let port = UInt16(bigEndian: p.loadUnaligned(fromByteOffset: udp + 2, as: UInt16.self))
+        let port = UInt16(truncatingIfNeeded: header.load16(udp + 2))
         var options = 0
         if port == Geneve.port {
-            options = Int(p.load(fromByteOffset: udp + 8, as: UInt8.self) & 0x3f) * 4
+            options = Int(header[udp + 8] & 0x3f) * 4
         } else if port != VXLAN.port {
             return nil
         }
@@ -119,118 +117,103 @@ struct Cutter {
 
     private mutating func add(to burst: inout Burst) {
         let size = min(segmentSize, payload - done)
-        let head = scratch.header(burst.count)
-        CPlat_copy(head, scratch.template, UInt64(prefix))
-        let slices = burst.segments + burst.segmentCount
-        let count = cursor.take(size, slices)
+        let head = scratch[burst.count]
+        CPlat_copy(head.start, scratch.template.start, UInt64(prefix))
+        let first = burst.segmentCount
+        cursor.take(size, into: &burst)
         if network > 0 { rewrite(head, size) }
         if let outer { rewriteOuter(head, outer, size) }
-        fillChecksum(head, size, slices, count)
+        fillChecksum(head, size, burst, first)
         let packet = burst.packets + burst.count
-        packet.pointee.place(head, UInt32(prefix + size))
+        packet.pointee.place(head.start, UInt32(prefix + size))
         packet.pointee.dataLength = UInt32(prefix)
-        packet.pointee.more = slices
-        packet.pointee.moreCount = UInt16(truncatingIfNeeded: count)
+        packet.pointee.more = burst.segments + first
+        packet.pointee.moreCount = UInt16(truncatingIfNeeded: burst.segmentCount - first)
         burst.count += 1
-        burst.segmentCount += count
-        assert(burst.segmentCount <= Burst.mostSegments)
         burst.bytes += UInt64(packet.pointee.length)
         done += size
         segments += 1
     }
 
     /// Lengths, identification, sequence number and flags of one segment.
-    private func rewrite(_ head: UnsafeMutableRawPointer, _ size: Int) {
+    private func rewrite(_ head: HeaderRoom, _ size: Int) {
         let isTCP = header.gsoKind != NetHeader.gsoUDPL4
         rewriteIP(head, network, isIPv6: isIPv6, end: transport, size)
         if !isTCP {
-            store16(head, transport + 4, 8 + size)
+            head.store16(transport + 4, 8 + size)
             return
         }
-        let sequence = UInt32(bigEndian: head.loadUnaligned(fromByteOffset: transport + 4, as: UInt32.self))
-        head.storeBytes(
-            of: (sequence &+ UInt32(truncatingIfNeeded: done)).bigEndian, toByteOffset: transport + 4, as: UInt32.self)
-        var flags = head.load(fromByteOffset: transport + 13, as: UInt8.self)
+        head.store32(transport + 4, head.load32(transport + 4) &+ UInt32(truncatingIfNeeded: done))
+        var flags = head[transport + 13]
         let isLast = done + size >= payload
         if !isLast { flags &= ~0x09 }  // FIN and PSH belong to the last segment,
         if segments > 0 { flags &= ~0x80 }  // CWR to the first (RFC 3168).
-        head.storeBytes(of: flags, toByteOffset: transport + 13, as: UInt8.self)
+        head[transport + 13] = flags
     }
 
     /// Lengths of the outer headers. The outer UDP checksum is 0: none, which tunnels may do over IPv6, too (RFC 6935).
-    private func rewriteOuter(
-        _ head: UnsafeMutableRawPointer, _ outer: (network: Int, udp: Int, isIPv6: Bool), _ size: Int
-    ) {
+    private func rewriteOuter(_ head: HeaderRoom, _ outer: (network: Int, udp: Int, isIPv6: Bool), _ size: Int) {
         rewriteIP(head, outer.network, isIPv6: outer.isIPv6, end: outer.udp, size)
-        store16(head, outer.udp + 4, prefix - outer.udp + size)
-        store16(head, outer.udp + 6, 0)
+        head.store16(outer.udp + 4, prefix - outer.udp + size)
+        head.store16(outer.udp + 6, 0)
     }
 
     /// Length, identification and checksum of an IP header.
-    private func rewriteIP(_ head: UnsafeMutableRawPointer, _ start: Int, isIPv6: Bool, end: Int, _ size: Int) {
+    private func rewriteIP(_ head: HeaderRoom, _ start: Int, isIPv6: Bool, end: Int, _ size: Int) {
         if isIPv6 {
-            store16(head, start + 4, prefix - start - 40 + size)
+            head.store16(start + 4, prefix - start - 40 + size)
             return
         }
-        store16(head, start + 2, prefix - start + size)
-        store16(head, start + 4, load16(head, start + 4) + segments)
-        store16(head, start + 10, 0)
+        head.store16(start + 2, prefix - start + size)
+        head.store16(start + 4, head.load16(start + 4) + segments)
+        head.store16(start + 10, 0)
         var sum = Checksum()
-        sum.add(head + start, end - start)
-        head.storeBytes(of: sum.result, toByteOffset: start + 10, as: UInt16.self)
+        head.add(start, end - start, to: &sum)
+        head.store(sum, at: start + 10)
     }
 
-    private func fillChecksum(
-        _ head: UnsafeMutableRawPointer, _ size: Int, _ slices: UnsafeMutablePointer<Segment>, _ count: Int
-    ) {
+    /// The payload is what the burst has of segments from `first` on.
+    private func fillChecksum(_ head: HeaderRoom, _ size: Int, _ burst: borrowing Burst, _ first: Int) {
         let field =
             network > 0
             ? transport + (header.gsoKind == NetHeader.gsoUDPL4 ? 6 : 16)
             : transport + Int(header.csumOffset)
         var sum = Checksum()
         if network > 0 {
-            store16(head, field, 0)
-            sum.add(head + network + (isIPv6 ? 8 : 12), isIPv6 ? 32 : 8)
+            head.store16(field, 0)
+            head.add(network + (isIPv6 ? 8 : 12), isIPv6 ? 32 : 8, to: &sum)
             sum.add(header.gsoKind == NetHeader.gsoUDPL4 ? 17 : 6)
             sum.add(prefix - transport + size)
         }
         // Without segmentation the field holds the pseudo header's sum already (5.1.6.2).
-        sum.add(head + transport, prefix - transport)
-        for i in 0..<count { sum.add(slices[i].base, Int(slices[i].length)) }
-        head.storeBytes(of: sum.result, toByteOffset: field, as: UInt16.self)
-    }
-
-    private func load16(_ p: UnsafeMutableRawPointer, _ offset: Int) -> Int {
-        Int(UInt16(bigEndian: p.loadUnaligned(fromByteOffset: offset, as: UInt16.self)))
-    }
-
-    private func store16(_ p: UnsafeMutableRawPointer, _ offset: Int, _ value: Int) {
-        p.storeBytes(of: UInt16(truncatingIfNeeded: value).bigEndian, toByteOffset: offset, as: UInt16.self)
+        head.add(transport, prefix - transport, to: &sum)
+        for i in first..<burst.segmentCount { sum.add(burst.segments[i].base, Int(burst.segments[i].length)) }
+        head.store(sum, at: field)
     }
 }
 
 /// A place in a packet's segments that only moves forward.
 struct SegmentCursor {
-    private let packet: UnsafeMutablePointer<PacketSlot>
+    private let packet: PacketSlot
     private var index = 0
     private var offset: UInt32 = 0
 
-    init(_ packet: UnsafeMutablePointer<PacketSlot>) { self.packet = packet }
+    init(_ packet: PacketSlot) { self.packet = packet }
 
     /// Slices that `take` can make of the packet.
-    var mostSlices: Int { packet.pointee.pieces }
+    var mostSlices: Int { packet.pieces }
 
-    private var segment: Segment? { packet.pointee.piece(index) }
+    private var segment: Segment? { packet.piece(index) }
 
-    /// The next `length` bytes as slices; returns how many slices.
-    mutating func take(_ length: Int, _ slices: UnsafeMutablePointer<Segment>) -> Int {
+    /// Puts the next `length` bytes, as slices, behind the burst's segments. There is room for `mostSlices`.
+    mutating func take(_ length: Int, into burst: inout Burst) {
         var left = UInt32(length)
-        var count = 0
         while left > 0, let s = segment {
             let n = min(left, s.length - offset)
             if n > 0 {
-                slices[count] = Segment(base: s.base + Int(offset), length: n)
-                count += 1
+                assert(burst.segmentCount < Burst.mostSegments)
+                burst.segments[burst.segmentCount] = Segment(base: s.base + Int(offset), length: n)
+                burst.segmentCount += 1
             }
             left -= n
             offset += n
@@ -239,13 +222,13 @@ struct SegmentCursor {
                 offset = 0
             }
         }
-        return count
     }
 
     /// Copies the next `length` bytes.
-    mutating func read(_ length: Int, to: UnsafeMutableRawPointer) {
+    mutating func read(_ length: Int, to header: HeaderRoom) {
+        assert(length <= OffloadScratch.longestPrefix)
         var left = UInt32(length)
-        var target = to
+        var target = header.start
         while left > 0, let s = segment {
             let n = min(left, s.length - offset)
             CPlat_copy(target, s.base + Int(offset), UInt64(n))

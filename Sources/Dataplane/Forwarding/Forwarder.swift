@@ -12,7 +12,7 @@ enum Forwarder {
     /// Serves the pair once. True if there was work.
     @inline(__always)
     static func serve<F: PacketFunction>(
-        _ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>, _ sender: PairPointer
+        _ thread: ThreadPointer, _ function: inout F, _ sender: PairPointer
     ) -> Bool {
         if sender.pointee.parcel != nil {
             thread.pointee.arrived = 0
@@ -28,7 +28,7 @@ enum Forwarder {
         let n = sender.pointee.transmit.end.pop(thread, sender)
         if n == 0 {
             if sender.pointee.transmit.end.defect(.transmit).kind != .none {
-                Receiver.report(thread, sender, &sender.pointee.transmit)
+                Receiver.report(thread, sender, .transmit)
             }
             sender.pointee.transmit.end.tellLate(thread, sender)
             return false
@@ -48,12 +48,12 @@ enum Forwarder {
             return true
         }
         let bad = thread.pointee.burst.needsScreening ? Offload.screen(&thread.pointee.burst) : 0
-        let verdict = judge(thread, function, sender, n) ?? uniform(thread.pointee.burst.packets, n)
+        let verdict = judge(thread, &function, sender, n) ?? uniform(thread.pointee.burst, n)
         if bad != 0 || thread.pointee.burst.work.isReviewed != 0 {
             let all = bad | short(thread.pointee.burst, n)
             if all != 0 || thread.pointee.burst.work.made > 0 {
-                spread(verdict, thread.pointee.burst.packets, n)
-                discard(sender, thread.pointee.burst.packets, all)
+                spread(verdict, thread.pointee.burst, n)
+                discard(sender, thread.pointee.burst, all)
                 dispatchSlow(thread, sender, n, .none, all)
                 return true
             }
@@ -64,26 +64,26 @@ enum Forwarder {
     /// Asks the function.
     @inline(__always)
     private static func judge<F: PacketFunction>(
-        _ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>, _ sender: PairPointer, _ n: Int
+        _ thread: ThreadPointer, _ function: inout F, _ sender: PairPointer, _ n: Int
     ) -> Verdict? {
         let burst = ThreadState.burst(thread)
         burst.pointee.work = FunctionWork()
         if F.self == EmbeddedFunction.self {
             burst.pointee.packets.loadFronts(n, thread.pointee.traits.front)
             let start = CPlat_cycles()
-            let verdict = ask(thread, function, sender, n)
+            let verdict = ask(thread, &function, sender, n)
             let ticks = CPlat_cycles() &- start
             if ticks > thread.pointee.functionBudget { thread.pointee.noteSlow(ticks) }
             return verdict
         }
-        return ask(thread, function, sender, n)
+        return ask(thread, &function, sender, n)
     }
 
     @inline(__always)
     private static func ask<F: PacketFunction>(
-        _ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>, _ sender: PairPointer, _ n: Int
+        _ thread: ThreadPointer, _ function: inout F, _ sender: PairPointer, _ n: Int
     ) -> Verdict? {
-        function.pointee.process(packets(thread, sender, n))
+        function.process(packets(thread, sender, n))
     }
 
     /// The first `n` packets of the thread's burst, which came from `sender`, as functions get them.
@@ -98,18 +98,19 @@ enum Forwarder {
     /// Has the function keep house. What it makes goes out as if it had come with a burst of a pair of this thread;
     /// without a pair that is free it waits for the next time.
     @inline(never)
-    static func tick<F: PacketFunction>(_ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>) {
+    static func tick<F: PacketFunction>(_ thread: ThreadPointer, _ function: inout F) {
         guard let sender = thread.pointee.freePair() else { return }
         let burst = ThreadState.burst(thread)
         (burst.pointee.work, burst.pointee.count) = (FunctionWork(), 0)
         (burst.pointee.segmentCount, burst.pointee.needsScreening) = (0, false)
-        function.pointee.tick(packets(thread, sender, 0))
+        function.tick(packets(thread, sender, 0))
         if burst.pointee.work.made > 0 { dispatchSlow(thread, sender, 0, .none, 0) }
     }
 
     /// One verdict that all packets share, else `.none`.
     @inline(__always)
-    private static func uniform(_ packets: UnsafeMutablePointer<PacketSlot>, _ n: Int) -> Verdict {
+    private static func uniform(_ burst: borrowing Burst, _ n: Int) -> Verdict {
+        let packets = burst.packets
         let first = packets.pointee.verdict
         var i = 1
         while i < n {
@@ -120,9 +121,9 @@ enum Forwarder {
     }
 
     /// Gives each packet the verdict that was given for all.
-    private static func spread(_ verdict: Verdict, _ packets: UnsafeMutablePointer<PacketSlot>, _ n: Int) {
+    private static func spread(_ verdict: Verdict, _ burst: borrowing Burst, _ n: Int) {
         if verdict == .none { return }
-        for i in 0..<n { packets[i].verdict = verdict.rawValue }
+        for i in 0..<n { burst.packets[i].verdict = verdict.rawValue }
     }
 
     /// Packets that the function has left shorter than an Ethernet header, a bit each.
@@ -135,14 +136,12 @@ enum Forwarder {
 
     /// Drops the packets that screening, or the function's changes, made bad: `bad` has a bit for each.
     @inline(never)
-    private static func discard(
-        _ sender: PairPointer, _ packets: UnsafeMutablePointer<PacketSlot>, _ bad: UInt64
-    ) {
+    private static func discard(_ sender: PairPointer, _ burst: borrowing Burst, _ bad: UInt64) {
         var left = bad
         while left != 0 {
             let i = left.trailingZeroBitCount
             left &= left &- 1
-            let packet = packets + i
+            let packet = burst.packets + i
             Receiver.drop(sender, Offload.isGoodLength(packet.pointee.length) ? .badOffload : .badLength, 1)
             packet.pointee.verdict = Verdict.drop.rawValue
         }
@@ -164,7 +163,7 @@ enum Forwarder {
                 finish(thread, sender, thread.pointee.burst, n)
                 return true
             }
-            if CPlat_load32_relaxed(PairState.owner(receiver)) == UInt32(truncatingIfNeeded: thread.pointee.index) {
+            if receiver.pointee.owner == UInt32(truncatingIfNeeded: thread.pointee.index) {
                 let consumed = deliver(thread, receiver, thread.pointee.burst, thread.pointee.burst.first(n))
                 conclude(thread, sender, receiver, thread.pointee.burst, n, consumed)
                 return true

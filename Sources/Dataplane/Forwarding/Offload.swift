@@ -91,7 +91,7 @@ enum Offload {
             if needs(packet.pointee.header).isSubset(of: receiver.pointee.receiveOffloads) { continue }
             let done = deliverRun(thread, receiver, burst, list.part(start, i))
             if done < i - start { return start + done }
-            if !resolve(thread, receiver, packet) { return i }
+            if !resolve(thread, receiver, packet.pointee) { return i }
             start = i + 1
         }
         return start + deliverRun(thread, receiver, burst, list.part(start, list.count))
@@ -105,7 +105,7 @@ enum Offload {
 
     /// Delivers one packet resolved. False if the receiver had no buffer for any of it.
     private static func resolve(
-        _ thread: ThreadPointer, _ receiver: PairPointer, _ packet: UnsafeMutablePointer<PacketSlot>
+        _ thread: ThreadPointer, _ receiver: PairPointer, _ packet: PacketSlot
     ) -> Bool {
         guard var cutter = Cutter(packet, thread.pointee.scratch.headers) else {
             Receiver.drop(receiver, .badOffload, 1)

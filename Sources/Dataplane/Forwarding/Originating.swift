@@ -29,13 +29,16 @@ extension Forwarder {
         return true
     }
 
-    /// Delivers one frame of the engine's own to pair 0 of each target that this thread owns.
-    static func inject(_ thread: ThreadPointer, _ frame: UnsafeMutableRawBufferPointer, to targets: [Int]) {
+    /// Delivers one frame of the engine's own (`PacketSlot.longestFront` bytes at most) to pair 0 of each target that
+    /// this thread owns.
+    static func inject(_ thread: ThreadPointer, _ frame: [UInt8], to targets: [Int]) {
         thread.pointee.resolved.needsScreening = false
-        thread.pointee.resolved.packets[0].place(frame.baseAddress.unsafelyUnwrapped, UInt32(frame.count))
+        // All of it lies in the packet's own memory.
+        thread.pointee.resolved.packets[0].make(frame.count)
+        CPlat_copy(thread.pointee.resolved.packets[0].frontBytes, frame, UInt64(frame.count))
         for port in targets {
             guard let receiver = thread.pointee.table[port, 0],
-                CPlat_load32_relaxed(PairState.owner(receiver)) == UInt32(thread.pointee.index)
+                receiver.pointee.owner == UInt32(thread.pointee.index)
             else { continue }
             handOut(
                 thread, receiver, thread.pointee.resolved, thread.pointee.resolved.first(1), copies: 1)

@@ -17,7 +17,7 @@ enum Receiver {
     static func account(_ thread: ThreadPointer, _ receiver: PairPointer, _ result: Delivery) {
         if result.consumed == 0 {
             if receiver.pointee.receive.end.defect(.receive).kind != .none {
-                report(thread, receiver, &receiver.pointee.receive)
+                report(thread, receiver, .receive)
             }
             return
         }
@@ -37,9 +37,9 @@ enum Receiver {
 
     /// A ring had to stop: tells the port's control thread, once, which tells the front-end.
     @inline(never)
-    static func report(_ thread: ThreadPointer, _ pair: PairPointer, _ queue: UnsafeMutablePointer<QueueState>) {
-        if queue.pointee.isReported { return }
-        queue.pointee.isReported = true
+    static func report(_ thread: ThreadPointer, _ pair: PairPointer, _ direction: QueueDirection) {
+        if pair.pointee[direction].isReported { return }
+        pair.pointee[direction].isReported = true
         thread.pointee.notifier.call(pair.pointee.defectFD)
     }
 }

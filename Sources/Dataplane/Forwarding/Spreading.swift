@@ -232,7 +232,7 @@ extension Forwarder {
         let known = thread.pointee.targets[port]
         if known.thread != Target.undecided { return known }
         let receiver = destination(thread, sender, port)
-        let owner = receiver.map { CPlat_load32_relaxed(PairState.owner($0)) } ?? Target.nobody
+        let owner = receiver.map { $0.pointee.owner } ?? Target.nobody
         let target = Target(pair: receiver, thread: owner)
         thread.pointee.targets[port] = target
         return target
@@ -254,7 +254,7 @@ extension Forwarder {
     /// A parcel of another thread: delivers the part that belongs here.
     static func accept(_ thread: ThreadPointer, _ parcel: ParcelPointer) {
         // Release: the sender reuses the burst when this reaches zero.
-        defer { _ = CPlat_sub32_release(Parcel.remaining(parcel), 1) }
+        defer { _ = parcel.pointee.remaining.subtract(1, ordering: .releasing) }
         let (count, verdict) = (parcel.pointee.burst.count, parcel.pointee.verdict)
         if !verdict.isSingle {
             _ = spreadOut(thread, .parcel(parcel), parcel.pointee.burst, count, verdict, refused: 0)
@@ -269,23 +269,23 @@ extension Forwarder {
     /// The ring of a port to which the parcel's sender found the way; nil if another thread has it meanwhile.
     private static func mine(_ thread: ThreadPointer, _ parcel: ParcelPointer, _ port: Int) -> PairPointer? {
         guard let receiver = parcel.pointee.targets[port].pair,
-            CPlat_load32_relaxed(PairState.owner(receiver)) == UInt32(truncatingIfNeeded: thread.pointee.index)
+            receiver.pointee.owner == UInt32(truncatingIfNeeded: thread.pointee.index)
         else { return nil }
         return receiver
     }
 
     /// Packets whose destination moved while they were under way: their sender counts them.
     private static func lose(_ parcel: ParcelPointer, _ n: Int) {
-        _ = CPlat_add32_relaxed(Parcel.lost(parcel), UInt32(truncatingIfNeeded: n))
+        parcel.pointee.lost.add(UInt32(truncatingIfNeeded: n), ordering: .relaxed)
     }
 
     /// Looks whether the pair's parcel is back, and completes its burst.
     @inline(never)
     static func settle(_ thread: ThreadPointer, _ sender: PairPointer) -> Bool {
         guard let parcel = sender.pointee.parcel else { return false }
-        if CPlat_load32_acquire(Parcel.remaining(parcel)) != 0 { return true }
+        if parcel.pointee.remaining.load(ordering: .acquiring) != 0 { return true }
         sender.pointee.parcel = nil
-        let lost = CPlat_load32_relaxed(Parcel.lost(parcel))
+        let lost = parcel.pointee.lost.load(ordering: .relaxed)
         if lost > 0 { Receiver.drop(sender, .notReady, Int(lost)) }
         conclude(thread, sender, nil, parcel.pointee.burst, parcel.pointee.burst.count, parcel.pointee.consumed)
         thread.pointee.exchange.giveBack(parcel)

@@ -14,11 +14,13 @@ public struct HeaderTemplate: BitwiseCopyable, Sendable {
     public init(_ count: Int, _ fill: (HeaderBytes) -> Void) {
         self.count = min(max(0, count), PacketSlot.headroom)
         let n = self.count
-        withUnsafeMutableBytes(of: &words) { fill(HeaderBytes(UnsafeMutableRawBufferPointer(rebasing: $0[..<n]))) }
+        withUnsafeMutableBytes(of: &words) { fill(HeaderBytes($0.baseAddress.unsafelyUnwrapped, count: n)) }
     }
 
     @inlinable @inline(__always)
-    func copy(to p: UnsafeMutableRawPointer) {
-        withUnsafeBytes(of: words) { CPlat_copy_short(p, $0.baseAddress.unsafelyUnwrapped, UInt64(count)) }
+    func copy(to bytes: HeaderBytes) {
+        assert(bytes.count >= count)
+        let start = bytes.start
+        withUnsafeBytes(of: words) { CPlat_copy_short(start, $0.baseAddress.unsafelyUnwrapped, UInt64(count)) }
     }
 }

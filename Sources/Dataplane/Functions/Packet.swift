@@ -54,7 +54,7 @@ public struct Packet: ~Escapable {
     @inlinable @inline(__always)
     public func prepend(_ template: borrowing HeaderTemplate) -> Bool {
         if !slot.pointee.open(template.count) { return false }
-        template.copy(to: slot.pointee.frontBytes)
+        template.copy(to: bytes)
         return true
     }
 

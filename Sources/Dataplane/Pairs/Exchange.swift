@@ -119,8 +119,8 @@ struct Exchange: ~Copyable {
 
     /// Sends `parcel` to each thread in `threads` (a bit each).
     func send(_ parcel: ParcelPointer, to threads: UInt64) {
-        CPlat_store32_relaxed(Parcel.remaining(parcel), UInt32(threads.nonzeroBitCount))
-        CPlat_store32_relaxed(Parcel.lost(parcel), 0)
+        parcel.pointee.remaining.store(UInt32(threads.nonzeroBitCount), ordering: .relaxed)
+        parcel.pointee.lost.store(0, ordering: .relaxed)
         var left = threads
         while left != 0 {
             let thread = left.trailingZeroBitCount

@@ -13,7 +13,7 @@ struct FrameTemplate: ~Copyable {
         var burst = Burst()
         for (place, byte) in frame.enumerated() { room[place] = byte }
         for place in 0..<Burst.maximum {
-            let at = UnsafeMutableRawPointer(room.start + place * size)
+            let at = room.start + place * size
             if place > 0 { CPlat_copy(at, room.start, UInt64(size)) }
             burst.packets[place].place(at, UInt32(size))
         }

@@ -1,4 +1,4 @@
-import CPlatform
+import Synchronization
 import Virtio
 
 /// One direction of a pair: a virtqueue and how its driver is told.
@@ -22,8 +22,10 @@ struct QueueState {
 /// What a poll thread knows of one queue pair of one port. Lives from the engine's start to its
 /// stop; everything but its owner and `counters` is touched by the owning thread alone.
 struct PairState: ~Copyable {
-    private var head: Head
-    var port: Int { head.port }
+    let port: Int
+    /// Index of the thread that owns the pair's rings. Not first: its address would be the whole pair's, to which its
+    /// thread has exclusive access while others read this.
+    private let ownerIndex = Atomic<UInt32>(0)
     let pair: Int
     /// Wakes the port's control thread when a ring had to stop.
     let defectFD: Int32
@@ -72,36 +74,25 @@ struct PairState: ~Copyable {
     /// A burst of this pair that other threads still read from; nothing is popped until it is back.
     var parcel: ParcelPointer?
 
-    /// Where the index of the thread that owns the pair's rings stands. Read relaxed by any thread; written relaxed by
-    /// the owner, which so lets go of the pair.
+    /// Index of the thread that owns the pair's rings, for any thread.
     @inline(__always)
-    static func owner(_ p: PairPointer) -> UnsafeMutableRawPointer {
-        assert(MemoryLayout<Head>.offset(of: \.ownerIndex) == MemoryLayout<Int>.size)
-        return UnsafeMutableRawPointer(p) + MemoryLayout<Int>.size
-    }
+    var owner: UInt32 { ownerIndex.load(ordering: .relaxed) }
 
-    /// Stands first in a pair, so that its places are known.
-    private struct Head {
-        let port: Int
-        /// Index of the thread that owns the pair's rings: see `owner(_:)`, which knows that it stands second. Not
-        /// first: its address would be the whole pair's, to which its thread has exclusive access while others read
-        /// this.
-        var ownerIndex: UInt32 = 0
-    }
+    /// By the owner, which so lets go of the pair; or before anybody owns it.
+    func give(to thread: Int) { ownerIndex.store(UInt32(thread), ordering: .relaxed) }
 
     var isRunning: Bool { transmit.isRunning || receive.isRunning }
 
-    /// One direction; it stays where it is as long as the pair does.
-    static func queue(_ pair: PairPointer, _ direction: QueueDirection) -> UnsafeMutablePointer<QueueState> {
-        direction == .receive
-            ? withUnsafeMutablePointer(to: &pair.pointee.receive) { $0 }
-            : withUnsafeMutablePointer(to: &pair.pointee.transmit) { $0 }
+    /// One direction.
+    subscript(_ direction: QueueDirection) -> QueueState {
+        _read { if direction == .receive { yield receive } else { yield transmit } }
+        _modify { if direction == .receive { yield &receive } else { yield &transmit } }
     }
 
     init(port: Int, pair: Int, defectFD: Int32, pacing: Pacing) {
         self.pacing = pacing
         self.defectFD = defectFD
-        head = Head(port: port)
+        self.port = port
         self.pair = pair
         transmit = QueueState()
         receive = QueueState()
@@ -114,9 +105,10 @@ typealias PairPointer = UnsafeMutablePointer<PairState>
 /// pops nothing more until every thread has put its part back, so order is kept, memory stays valid
 /// and nothing can overflow.
 struct Parcel: ~Copyable {
-    /// Threads that still read, and packets whose destination moved meanwhile: see `remaining(_:)`, `lost(_:)`. They
-    /// stand first, so that their addresses are known.
-    private var counts: (UInt32, UInt32) = (0, 0)
+    /// Threads that still read.
+    let remaining = Atomic<UInt32>(0)
+    /// Packets that nobody delivered, as their destination's rings went to another thread while they were under way.
+    let lost = Atomic<UInt32>(0)
     var burst = Burst()
     /// Which thread delivers to which port, as its sender decided.
     var targets: Targets
@@ -128,14 +120,6 @@ struct Parcel: ~Copyable {
     var consumed = 0
 
     init(ports: Int) { targets = Targets(ports: ports) }
-
-    /// Threads that still read.
-    @inline(__always)
-    static func remaining(_ parcel: ParcelPointer) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(parcel) }
-
-    /// Packets that nobody delivered, as their destination's rings went to another thread while they were under way.
-    @inline(__always)
-    static func lost(_ parcel: ParcelPointer) -> UnsafeMutableRawPointer { UnsafeMutableRawPointer(parcel) + 4 }
 }
 
 /// Where packets for a port go: a pair, and the thread that owns its rings; no pair where the port has none that runs.

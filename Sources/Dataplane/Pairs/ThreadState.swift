@@ -180,7 +180,7 @@ struct ThreadState: ~Copyable {
         for place in 0..<(table.portCount &* PairTable.pairsPerPort) {
             // Whose it is comes first: all else is its owner's.
             guard let pair = table.pairs[place],
-                CPlat_load32_relaxed(PairState.owner(pair)) == UInt32(truncatingIfNeeded: index),
+                pair.pointee.owner == UInt32(truncatingIfNeeded: index),
                 pair.pointee.parcel == nil
             else { continue }
             return pair

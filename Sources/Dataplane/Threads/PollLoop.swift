@@ -12,7 +12,7 @@ enum PollLoop {
 
     /// Not inlined, so that a test can look at what each specialisation calls.
     @inline(never)
-    static func round<F: PacketFunction>(_ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>) {
+    static func round<F: PacketFunction>(_ thread: ThreadPointer, _ function: inout F) {
         if thread.pointee.notifier.hasCompletions { acceptEvents(thread) }
         if thread.pointee.exchange.rings { acceptParcels(thread) }
         let start = CPlat_cycles()
@@ -20,11 +20,11 @@ enum PollLoop {
         if thread.pointee.didWork { thread.pointee.busyTicks.add(start &- thread.pointee.now) }
         thread.pointee.now = start
         thread.pointee.didWork = false
-        if thread.pointee.now > thread.pointee.secondsDue { keepTime(thread, function) }
+        if thread.pointee.now > thread.pointee.secondsDue { keepTime(thread, &function) }
         var place = 0
         while place < thread.pointee.polledCount {
             let pair = thread.pointee.polled[place]
-            if visit(thread, function, pair) {
+            if visit(thread, &function, pair) {
                 // Waiting for another thread, or for a receiver, is no arrival.
                 if thread.pointee.arrived > 0 {
                     if pair.pointee.budget.isAuto { learn(thread, pair) }
@@ -35,29 +35,29 @@ enum PollLoop {
                 place &+= 1
             }
         }
-        if thread.pointee.quietCount > 0 { visitQuiet(thread, function) }
+        if thread.pointee.quietCount > 0 { visitQuiet(thread, &function) }
         thread.pointee.notifier.flush()
     }
 
     /// A few times a second: brings the clock up to date. And when it is due the packet function keeps house.
     @inline(never)
-    private static func keepTime<F: PacketFunction>(_ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>) {
+    private static func keepTime<F: PacketFunction>(_ thread: ThreadPointer, _ function: inout F) {
         let ticks = thread.pointee.now >= thread.pointee.tickDue
         if ticks {
             let interval = thread.pointee.clock.ticks(microseconds: thread.pointee.traits.tickMicroseconds)
             thread.pointee.tickDue = thread.pointee.now &+ interval
         }
         thread.pointee.bringUpToDate()
-        if ticks { Forwarder.tick(thread, function) }
+        if ticks { Forwarder.tick(thread, &function) }
     }
 
     @inline(__always)
     private static func visit<F: PacketFunction>(
-        _ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>, _ pair: PairPointer
+        _ thread: ThreadPointer, _ function: inout F, _ pair: PairPointer
     )
         -> Bool
     {
-        let worked = Forwarder.serve(thread, function, pair)
+        let worked = Forwarder.serve(thread, &function, pair)
         if thread.pointee.template != nil {
             return Forwarder.generate(thread, pair) || worked
         }
@@ -114,14 +114,14 @@ enum PollLoop {
     }
 
     @inline(never)
-    private static func visitQuiet<F: PacketFunction>(_ thread: ThreadPointer, _ function: UnsafeMutablePointer<F>) {
+    private static func visitQuiet<F: PacketFunction>(_ thread: ThreadPointer, _ function: inout F) {
         var left = min(thread.pointee.didWork ? max(1, thread.pointee.polledCount) : visits, thread.pointee.quietCount)
         while left > 0 && thread.pointee.quietCount > 0 {
             left &-= 1
             thread.pointee.quietNext &+= 1
             if thread.pointee.quietNext >= thread.pointee.quietCount { thread.pointee.quietNext = 0 }
             let pair = thread.pointee.quiet[thread.pointee.quietNext]
-            if visit(thread, function, pair) {
+            if visit(thread, &function, pair) {
                 thread.pointee.forget(pair)
                 thread.pointee.poll(pair)
             }
@@ -141,10 +141,9 @@ enum PollLoop {
                 let pair = thread.pointee.table.pairs[place]
             else { continue }
             let direction = QueueDirection(queue: Int(truncatingIfNeeded: event.tag))
-            let queue = PairState.queue(pair, direction)
             // A late event of a ring that was stopped meanwhile carries an old generation.
-            if queue.pointee.kickTag != event.tag { continue }
-            if event.ended { thread.pointee.notifier.watch(queue.pointee.kickFD, tag: event.tag) }
+            if pair.pointee[direction].kickTag != event.tag { continue }
+            if event.ended { thread.pointee.notifier.watch(pair.pointee[direction].kickFD, tag: event.tag) }
             pair.pointee.counters.add(direction == .receive ? .receiveKicks : .transmitKicks, 1)
             thread.pointee.wake(pair)
         }

@@ -41,11 +41,8 @@ final class PollThread {
     func start<F: PacketFunction>(_ function: F, _ traits: FunctionTraits) throws(EngineError) {
         state.pointee.obey(traits)
         body = { me in
-            let room = UnsafeMutablePointer<F>.allocateApart(capacity: 1)
-            room.initialize(to: function)
-            me.loop(room)
-            room.deinitialize(count: 1)
-            room.deallocate()
+            var own = function
+            me.loop(&own)
         }
         mailbox.queue.open()
         do { thread = try NamedThread("ringway-\(index)") { self.enter() } } catch {
@@ -78,7 +75,7 @@ final class PollThread {
     private static var wakeTag: UInt64 { 1 << 40 }
 
     @inline(__always)
-    private func loop<F: PacketFunction>(_ function: UnsafeMutablePointer<F>) {
+    private func loop<F: PacketFunction>(_ function: inout F) {
         let thread = state
         thread.pointee.notifier.watchAgain(tag: PollThread.wakeTag)
         thread.pointee.notifier.flush()
@@ -88,7 +85,7 @@ final class PollThread {
                 mailbox.queue.serve()
                 if isStopping { return }
             }
-            PollLoop.round(thread, function)
+            PollLoop.round(thread, &function)
             if thread.pointee.isIdle { sleep(thread) } else if !thread.pointee.didWork { giveWay() }
         }
     }
@@ -128,21 +125,20 @@ final class PollThread {
     func letGo(_ pair: PairPointer, to thread: Int) {
         if thread == index { return }
         state.pointee.forget(pair)
-        CPlat_store32_relaxed(PairState.owner(pair), UInt32(thread))
+        pair.pointee.give(to: thread)
     }
 
     /// Takes a guest's ring over.
     func startRing(
         _ pair: PairPointer, _ direction: QueueDirection, _ ring: DeviceQueue, _ state: QueueState, watchesKick: Bool
     ) {
-        let queue = PairState.queue(pair, direction)
-        queue.pointee = state
-        queue.pointee.end =
+        pair.pointee[direction] = state
+        pair.pointee[direction].end =
             direction == .receive ? pair.pointee.receiveRoom.end(ring) : pair.pointee.transmitRoom.end(ring)
-        if watchesKick && state.kickFD >= 0 { watch(pair, direction, queue) }
-        callNow(queue.pointee.calls)
+        if watchesKick && state.kickFD >= 0 { watch(pair, direction) }
+        callNow(pair.pointee[direction].calls)
         if direction == .receive {
-            queue.pointee.end.suppressKicks()
+            pair.pointee[direction].end.suppressKicks()
             pair.pointee.receiveLag = LagState(
                 size: ring.size, pacing: pair.pointee.pacing, clock: self.state.pointee.clock)
         } else {
@@ -161,25 +157,24 @@ final class PollThread {
         state.pointee.notifier.flush()
     }
 
-    private func watch(_ pair: PairPointer, _ direction: QueueDirection, _ queue: UnsafeMutablePointer<QueueState>) {
+    private func watch(_ pair: PairPointer, _ direction: QueueDirection) {
         // The tag has room for 23 bits; 0 is that of the thread's own descriptor.
         generation = generation % 0x7f_ffff + 1
         let place = UInt64(pair.pointee.port * PairTable.pairsPerPort + pair.pointee.pair)
-        queue.pointee.kickTag = generation << 41 | place << 1 | UInt64(direction.rawValue)
-        state.pointee.notifier.watch(queue.pointee.kickFD, tag: queue.pointee.kickTag)
+        pair.pointee[direction].kickTag = generation << 41 | place << 1 | UInt64(direction.rawValue)
+        state.pointee.notifier.watch(pair.pointee[direction].kickFD, tag: pair.pointee[direction].kickTag)
     }
 
     /// Lets go of a ring and says where it stands. Afterwards nothing of it is used.
     func stopRing(_ pair: PairPointer, _ direction: QueueDirection) -> RingPosition {
-        let queue = PairState.queue(pair, direction)
         if direction == .transmit {
             drain(pair)
             // With a call: the driver may sleep until it hears of these, and no later completion will tell.
-            queue.pointee.end.tell(state, pair)
+            pair.pointee[direction].end.tell(state, pair)
         }
-        let position = queue.pointee.end.position
-        if queue.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: queue.pointee.kickTag) }
-        queue.pointee = QueueState()
+        let position = pair.pointee[direction].end.position
+        if pair.pointee[direction].kickTag != 0 { state.pointee.notifier.unwatch(tag: pair.pointee[direction].kickTag) }
+        pair.pointee[direction] = QueueState()
         if !pair.pointee.transmit.isRunning && !pair.pointee.receive.isRunning { state.pointee.forget(pair) }
         // Submitted: calls in the kernel hold the descriptors themselves.
         state.pointee.notifier.flushAll()
@@ -190,7 +185,7 @@ final class PollThread {
     func moveRing(_ pair: PairPointer, _ direction: QueueDirection, to setup: RingSetup, watchesKick: Bool)
         -> RingPosition
     {
-        let old = PairState.queue(pair, direction).pointee
+        let old = pair.pointee[direction]
         var setup = setup
         setup.position = stopRing(pair, direction)
         var state = QueueState()
@@ -202,25 +197,25 @@ final class PollThread {
 
     /// Why the ring had to stop, once.
     func takeDefect(_ pair: PairPointer, _ direction: QueueDirection) -> StoppedRing? {
-        let queue = PairState.queue(pair, direction)
-        let defect = queue.pointee.end.defect(direction)
-        if queue.pointee.isLogged || !queue.pointee.isReported && defect.kind == .none { return nil }
-        queue.pointee.isLogged = true
-        return StoppedRing(ring: direction.queue(ofPair: pair.pointee.pair), defect: defect, errFD: queue.pointee.errFD)
+        let defect = pair.pointee[direction].end.defect(direction)
+        if pair.pointee[direction].isLogged || !pair.pointee[direction].isReported && defect.kind == .none {
+            return nil
+        }
+        pair.pointee[direction].isLogged = true
+        return StoppedRing(
+            ring: direction.queue(ofPair: pair.pointee.pair), defect: defect, errFD: pair.pointee[direction].errFD)
     }
 
     /// Takes over a pair of which Ringway is the driver, or a TAP queue: `incoming` is readable when packets come;
     /// -1: nothing tells.
     func startOther(_ pair: PairPointer, _ end: QueueEnd, incoming: Int32, watches: Bool) {
         for direction in [QueueDirection.transmit, .receive] {
-            let queue = PairState.queue(pair, direction)
-            queue.pointee = QueueState()
-            queue.pointee.end = end
-            queue.pointee.isEnabled = true
+            pair.pointee[direction] = QueueState()
+            pair.pointee[direction].end = end
+            pair.pointee[direction].isEnabled = true
         }
-        let queue = PairState.queue(pair, .transmit)
-        queue.pointee.kickFD = incoming
-        if watches && incoming >= 0 { watch(pair, .transmit, queue) }
+        pair.pointee[.transmit].kickFD = incoming
+        if watches && incoming >= 0 { watch(pair, .transmit) }
         if case .tap(let tap) = end { tap.pointee.start() }
         state.pointee.poll(pair)
     }
@@ -248,21 +243,22 @@ final class PollThread {
         _ pair: PairPointer, _ direction: QueueDirection, enabled: Bool, calls: Calls, kickFD: Int32, errFD: Int32,
         watchesKick: Bool
     ) {
-        let queue = PairState.queue(pair, direction)
-        if !queue.pointee.isRunning { return }
-        queue.pointee.isEnabled = enabled
-        let isNewCall = queue.pointee.calls.fd != calls.fd
-        queue.pointee.calls = calls
+        if !pair.pointee[direction].isRunning { return }
+        pair.pointee[direction].isEnabled = enabled
+        let isNewCall = pair.pointee[direction].calls.fd != calls.fd
+        pair.pointee[direction].calls = calls
         if isNewCall {
-            queue.pointee.end.forgetCalls()
+            pair.pointee[direction].end.forgetCalls()
             callNow(calls)
         }
-        queue.pointee.errFD = errFD
-        if queue.pointee.kickFD != kickFD || queue.pointee.kickTag == 0 {
-            if queue.pointee.kickTag != 0 { state.pointee.notifier.unwatch(tag: queue.pointee.kickTag) }
-            queue.pointee.kickTag = 0
-            queue.pointee.kickFD = kickFD
-            if watchesKick && kickFD >= 0 { watch(pair, direction, queue) }
+        pair.pointee[direction].errFD = errFD
+        if pair.pointee[direction].kickFD != kickFD || pair.pointee[direction].kickTag == 0 {
+            if pair.pointee[direction].kickTag != 0 {
+                state.pointee.notifier.unwatch(tag: pair.pointee[direction].kickTag)
+            }
+            pair.pointee[direction].kickTag = 0
+            pair.pointee[direction].kickFD = kickFD
+            if watchesKick && kickFD >= 0 { watch(pair, direction) }
         }
         state.pointee.notifier.flush()
         state.pointee.poll(pair)

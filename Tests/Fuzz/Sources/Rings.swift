@@ -58,10 +58,8 @@ private func run(_ queue: inout DeviceQueue, _ input: inout Input, _ halves: [Un
             _ = queue.armKicks()
             queue.suppressKicks()
         default:
-            withUnsafeTemporaryAllocation(byteCount: 256, alignment: 8) { command in
-                guard let taken = queue.popControl(into: command, scratch: room.burst) else { return }
-                queue.completeControl(taken, answer: 1)
-            }
+            guard let taken = queue.popControl(into: room.control) else { return }
+            queue.completeControl(taken, answer: 1)
         }
     }
 }
@@ -93,6 +91,7 @@ final class Room {
     var burst = Burst()
     var frames = Burst()
     let scratch = DeliveryScratch()
+    let control = ControlRoom(size: 256)
     private let source = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 64)
     private let pieces = UnsafeMutablePointer<Segment>.allocate(capacity: 3 * Burst.maximum)
     private var sum: UInt8 = 0

@@ -4,7 +4,9 @@ import Virtio
 struct ControlQueue {
     private var queue: DeviceQueue
     /// Shared with copies of this.
-    private let room = ControlRoom()
+    private let room = ControlRoom(size: ControlQueue.longest)
+    /// The longest command is a table of MAC addresses or the VLAN set; what is longer is refused.
+    private static var longest: Int { 16384 }
     var errFD: Int32
     private var isReported = false
 
@@ -23,18 +25,18 @@ struct ControlQueue {
 
     /// Serves everything that waits. `handle` gets class, command and data and says whether it
     /// did it; the driver is told after that. Returns whether the driver wants a call, and the ring's defect once.
-    mutating func serve(_ handle: (UInt8, UInt8, UnsafeRawBufferPointer) -> Bool) -> (
+    mutating func serve(_ handle: (UInt8, UInt8, Span<UInt8>) -> Bool) -> (
         needsCall: Bool, defect: RingDefect?
     ) {
         var served = 0
+        let room = room
         // Bounded: a driver that adds commands all the time wakes the thread again.
         repeat {
-            while served < 1024, let command = queue.popControl(into: room.bytes, scratch: room.burst) {
+            while served < 1024, let command = queue.popControl(into: room) {
                 served += 1
-                let data = UnsafeRawBufferPointer(room.bytes)
+                let data = room.bytes(command.length)
                 let isDone =
-                    command.length >= 2 && command.length < room.bytes.count
-                    && handle(data[0], data[1], UnsafeRawBufferPointer(rebasing: data[2..<command.length]))
+                    data.count >= 2 && data.count < room.size && handle(data[0], data[1], data.extracting(2...))
                 queue.completeControl(command, answer: isDone ? ControlCode.ok : ControlCode.error)
             }
         } while served < 1024 && queue.armKicks()
@@ -43,14 +45,6 @@ struct ControlQueue {
         if isNew { isReported = true }
         return (served > 0 && queue.needsCall(), isNew ? queue.defect : nil)
     }
-}
-
-/// Memory that a control queue works in.
-private final class ControlRoom {
-    let burst = Burst()
-    /// The longest command is a table of MAC addresses or the VLAN set; what is longer is refused.
-    private let words = OwnedMemory<UInt64>(count: 2048)
-    var bytes: UnsafeMutableRawBufferPointer { UnsafeMutableRawBufferPointer(start: words.start, count: 16384) }
 }
 
 /// What a driver set through its control queue.
@@ -64,7 +58,7 @@ struct ControlState: Equatable {
     /// Carries out one command; false refuses it. Modes and filters of CTRL_RX and CTRL_VLAN are checked and answered,
     /// and filter nothing, as a device may (5.1.6.5.1).
     mutating func handle(
-        _ kind: UInt8, _ command: UInt8, _ data: UnsafeRawBufferPointer, features: Features, maximumPairs: Int,
+        _ kind: UInt8, _ command: UInt8, _ data: Span<UInt8>, features: Features, maximumPairs: Int,
         announced: () -> Void
     ) -> Bool {
         let code = ControlCode(kind, command)
@@ -84,16 +78,23 @@ struct ControlState: Equatable {
         }
     }
 
-    private func isMode(_ data: UnsafeRawBufferPointer, _ features: Features, _ needed: Features) -> Bool {
+    private func isMode(_ data: Span<UInt8>, _ features: Features, _ needed: Features) -> Bool {
         features.contains(needed) && data.count == 1 && data[0] <= 1
     }
 
+    /// A number of up to eight bytes, as drivers of VERSION_1 write it: the lowest byte comes first.
+    private func number(_ data: Span<UInt8>, at start: Int = 0, bytes: Int) -> UInt64 {
+        var number: UInt64 = 0
+        for i in 0..<bytes { number |= UInt64(data[start + i]) << UInt64(8 * i) }
+        return number
+    }
+
     /// Two tables, unicast and multicast, each a 32-bit count and so many addresses.
-    private func isMACTable(_ data: UnsafeRawBufferPointer) -> Bool {
+    private func isMACTable(_ data: Span<UInt8>) -> Bool {
         var offset = 0
         for _ in 0..<2 {
             guard offset + 4 <= data.count else { return false }
-            let entries = Int(UInt32(littleEndian: data.loadUnaligned(fromByteOffset: offset, as: UInt32.self)))
+            let entries = Int(number(data, at: offset, bytes: 4))
             offset += 4
             guard entries <= (data.count - offset) / 6 else { return false }
             offset += entries * 6
@@ -101,28 +102,28 @@ struct ControlState: Equatable {
         return offset == data.count
     }
 
-    private mutating func setMAC(_ data: UnsafeRawBufferPointer, _ features: Features) -> Bool {
+    private mutating func setMAC(_ data: Span<UInt8>, _ features: Features) -> Bool {
         guard features.contains(.ctrlMACAddr), data.count == 6, data[0] & 1 == 0 else { return false }
-        mac = Array(data)
+        mac = (0..<6).map { data[$0] }
         return true
     }
 
-    private func isVLAN(_ data: UnsafeRawBufferPointer, _ features: Features) -> Bool {
+    private func isVLAN(_ data: Span<UInt8>, _ features: Features) -> Bool {
         features.contains(.ctrlVLAN) && data.count == 2
-            && UInt16(littleEndian: data.loadUnaligned(as: UInt16.self)) < 4096
+            && number(data, bytes: 2) < 4096
     }
 
-    private mutating func setPairs(_ data: UnsafeRawBufferPointer, _ features: Features, _ maximum: Int) -> Bool {
+    private mutating func setPairs(_ data: Span<UInt8>, _ features: Features, _ maximum: Int) -> Bool {
         guard features.contains(.mq), data.count == 2 else { return false }
-        let wanted = Int(UInt16(littleEndian: data.loadUnaligned(as: UInt16.self)))
+        let wanted = Int(number(data, bytes: 2))
         guard wanted >= 1, wanted <= maximum else { return false }
         pairs = wanted
         return true
     }
 
-    private mutating func setOffloads(_ data: UnsafeRawBufferPointer, _ features: Features) -> Bool {
+    private mutating func setOffloads(_ data: Span<UInt8>, _ features: Features) -> Bool {
         guard features.contains(.ctrlGuestOffloads), data.count == 8 else { return false }
-        let wanted = Features(rawValue: UInt64(littleEndian: data.loadUnaligned(as: UInt64.self)))
+        let wanted = Features(rawValue: number(data, bytes: 8))
         guard wanted.isSubset(of: features.intersection(PortFeatures.guestOffloads)) else { return false }
         guestOffloads = wanted
         return true

@@ -329,7 +329,7 @@ final class Port: EnginePort, BackEndDevice {
     }
 
     /// Carries out one command. It is in force before it is answered: the driver relies on it from then on.
-    private func carryOut(_ kind: UInt8, _ command: UInt8, _ data: UnsafeRawBufferPointer) -> Bool {
+    private func carryOut(_ kind: UInt8, _ command: UInt8, _ data: Span<UInt8>) -> Bool {
         let before = control
         let isDone = control.handle(kind, command, data, features: acknowledged, maximumPairs: queuePairs) {
             configuration.status &= ~NetConfig.announce
