@@ -127,6 +127,19 @@ extension Checksum {
         change(checksum, words(~old.high) &+ words(~old.low) &+ words(new.high) &+ words(new.low))
     }
 
+    /// The pseudo header's sum after an address of it changed: what the field of a checksum holds that is still to be
+    /// filled in (virtio 1.3, 5.1.6.2; `Packet.hasPartialChecksum(at:)`). It is no complement, as checksums are.
+    @inlinable @inline(__always)
+    public static func updatePartial(_ sum: UInt16, from old: IPv4Address, to new: IPv4Address) -> UInt16 {
+        ~update(~sum, from: old, to: new)
+    }
+
+    /// The same for an IPv6 address.
+    @inlinable @inline(__always)
+    public static func updatePartial(_ sum: UInt16, from old: IPv6Address, to new: IPv6Address) -> UInt16 {
+        ~update(~sum, from: old, to: new)
+    }
+
     /// The checksum of UDP after a change: `updated` is what `update` made of `old`. 0 stays 0, as then there was none;
     /// a new 0 is written as 0xffff (RFC 768).
     @inlinable @inline(__always)

@@ -196,7 +196,7 @@ struct BenchOptions: ParsableArguments {
             let hasTaken = sum { $0.rx.packets } >= sent
             let hasEnded =
                 sum { $0.rx.packets &+ $0.made }
-                == sum { $0.tx.packets &+ $0.flooded &+ $0.drops.reduce(0) { $0 &+ $1.count } }
+                == sum { $0.tx.packets &+ $0.flooded &+ $0.consumed &+ $0.drops.reduce(0) { $0 &+ $1.count } }
             let isTaken = sum { $0.tx.packets } <= taken
             if socket != nil || hasTaken && hasEnded && isTaken { return }
             if Signals.haveCome || CPlatClock.seconds > patience { return }

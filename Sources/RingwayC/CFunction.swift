@@ -41,6 +41,7 @@ struct CContext {
     func isVerdict(_ word: UInt32) -> Bool {
         if word <= UInt32(truncatingIfNeeded: ports) || word == Verdict.flood.rawValue { return true }
         let verdict = Verdict(rawValue: word)
+        if verdict == .consumed { return true }
         if let cause = verdict.cause { return cause < causes && verdict == .dropCause(cause) }
         if let set = verdict.set { return set < Int(burst.pointee.work.sets) && verdict == .set(set) }
         return false

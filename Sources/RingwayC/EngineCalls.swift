@@ -214,7 +214,7 @@ public func ringway_stats_port(
         (s.rx_packets, s.rx_bytes) = (from.rx.packets, from.rx.bytes)
         (s.tx_packets, s.tx_bytes) = (from.tx.packets, from.tx.bytes)
         s.drops = from.drops.reduce(0) { $0 &+ $1.count }
-        (s.flooded, s.made) = (from.flooded, from.made)
+        (s.flooded, s.made, s.consumed) = (from.flooded, from.made, from.consumed)
         s.is_connected = from.isConnected ? 1 : 0
         s.drop_causes = UInt32(from.drops.count)
         let code = write(s, to: out)

@@ -113,6 +113,7 @@ private struct PeriodRecord: Encodable {
         let rx: Direction
         let tx: Direction
         let flooded: UInt64
+        let consumed: UInt64
         let made: UInt64
         /// By cause.
         let drops: [String: UInt64]
@@ -157,6 +158,7 @@ private struct Row {
     let tx: DirectionCounters
     let drops: [(cause: String, count: UInt64)]
     let flooded: UInt64
+    let consumed: UInt64
     let made: UInt64
     /// Of queues that had events.
     let queues: [QueueSnapshot]
@@ -169,6 +171,7 @@ private struct Row {
         let queues = before.map { zip(now.queues, $0.queues).map { $0.since($1) } } ?? now.queues
         self.queues = queues.filter { $0.kicks > 0 || $0.calls > 0 }
         flooded = now.flooded &- (before?.flooded ?? 0)
+        consumed = now.consumed &- (before?.consumed ?? 0)
         made = now.made &- (before?.made ?? 0)
         rx = Row.difference(now.rx, before?.rx ?? .init())
         tx = Row.difference(now.tx, before?.tx ?? .init())
@@ -206,7 +209,7 @@ private struct Row {
         }
         return PeriodRecord.Port(
             port: port.name, connected: port.isConnected, rx: direction(rx), tx: direction(tx), flooded: flooded,
-            made: made, drops: object(drops), stoppedQueues: object(stops),
+            consumed: consumed, made: made, drops: object(drops), stoppedQueues: object(stops),
             queues: queues.map { .init(queue: $0.queue, kicks: $0.kicks, calls: $0.calls) })
     }
 

@@ -1,7 +1,7 @@
 /// Where a packet goes.
 public struct Verdict: Sendable, Equatable, BitwiseCopyable {
     /// For `PacketSlot.verdict`. 0: drop. Then a port's place and 1; from `causes` on a cause of the function's own;
-    /// from `sets` on the place of a set among the burst's; at the end the three below.
+    /// from `sets` on the place of a set among the burst's; at the end the four below.
     public let rawValue: UInt32
     /// From `PacketSlot.verdict`.
     @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
@@ -14,6 +14,9 @@ public struct Verdict: Sendable, Equatable, BitwiseCopyable {
     @inlinable public static var none: Verdict { Verdict(rawValue: UInt32.max &- 1) }
     /// In a chain: the next function decides. At its end: drop.
     @inlinable public static var next: Verdict { Verdict(rawValue: UInt32.max &- 2) }
+    /// The function has used the packet up, such as an answer that it had asked for: it goes no further, and counts as
+    /// consumed (`PortSnapshot`), not as dropped.
+    @inlinable public static var consumed: Verdict { Verdict(rawValue: UInt32.max &- 3) }
     /// To a port by its place in the engine's options.
     @inlinable public static func port(_ index: Int) -> Verdict {
         Verdict(rawValue: UInt32(truncatingIfNeeded: index &+ 1) & 0x7fff_ffff)
@@ -43,7 +46,7 @@ public struct Verdict: Sendable, Equatable, BitwiseCopyable {
     }
     /// The set, if it goes to one.
     @inlinable package var set: Int? {
-        rawValue >= Verdict.sets && rawValue < Verdict.next.rawValue ? Int(rawValue & 63) : nil
+        rawValue >= Verdict.sets && rawValue < Verdict.consumed.rawValue ? Int(rawValue & 63) : nil
     }
     /// To several ports.
     @inlinable package var isSeveral: Bool { self == .flood || set != nil }

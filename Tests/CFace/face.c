@@ -580,7 +580,8 @@ static void traffic(const char *folder) {
     ringway_port_stats sunk = port_of(looker, 1, NULL, NULL);
     CHECK(got.rx_packets >= 100000 && got.rx_packets == out.tx_packets && got.rx_bytes == out.tx_bytes);
     CHECK(sunk.tx_packets == got.rx_packets && got.drops == 0);
-    CHECK(in.rx_packets + in.made + out.made == in.tx_packets + out.tx_packets + in.drops + out.drops + in.flooded);
+    CHECK(in.rx_packets + in.made + out.made == in.tx_packets + out.tx_packets + in.drops + out.drops + in.flooded
+          + in.consumed);
     CHECK(unwanted >= made[7] + made[8]);
     uint64_t sum = 0;
     for (int k = 0; k < KINDS; k++) {

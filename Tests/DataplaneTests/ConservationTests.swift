@@ -6,11 +6,11 @@ import Testing
 
 /// Every packet that is taken from a ring is counted once, whatever becomes of it.
 @Suite struct ConservationTests {
-    /// rx + made = tx + drops + flooded, over all ports.
+    /// rx + made = tx + drops + flooded + consumed, over all ports.
     static func expectBalance(_ ports: [PortSnapshot], _ what: String) {
         let taken = ports.reduce(0) { $0 + $1.rx.packets + $1.made }
         let drops = ports.reduce(0) { $0 + $1.drops.reduce(0) { $0 + $1.count } }
-        let ended = ports.reduce(0) { $0 + $1.tx.packets + $1.flooded } + drops
+        let ended = ports.reduce(0) { $0 + $1.tx.packets + $1.flooded + $1.consumed } + drops
         #expect(taken == ended, "\(what): \(taken) packets came or were made, \(ended) were dealt with: \(ports)")
     }
 
@@ -117,6 +117,7 @@ import Testing
         var turn = 0
 
         mutating func tick(_ burst: borrowing PacketBurst) {
+            burst.originate(60)?.verdict = .consumed
             for port in -1...burst.portCount { burst.originate(100)?.verdict = .port(port) }
             burst.originate(14)?.verdict = .flood
         }
@@ -124,13 +125,14 @@ import Testing
         mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
             turn += 1
             if turn % 3 == 0 { makeSome(packets) }
-            if packets.count % 8 == 1 { return .flood }
+            if packets.count % 8 == 1 { return turn % 2 == 0 ? .consumed : .flood }
             for i in 0..<packets.count {
                 let verdict: [Verdict] = [
                     .drop, .flood, .port(i % packets.portCount), .port(77), .port(packets.port), .next,
                     packets.verdict(for: PortSet([0, 1])), packets.verdict(for: PortSet([i % 3, 200])),
                 ]
                 packets.decide(i, verdict[i % verdict.count])
+                if i % 7 == 4 { packets.decide(i, .consumed) }
                 if i % 9 == 5 { packets.drop(i, because: i & 1) }
                 if i % 11 == 3 { _ = packets[i].truncate(to: i) }
                 if i % 13 == 2 { _ = packets[i].prepend(i) && packets[i].removeFirst(4) }

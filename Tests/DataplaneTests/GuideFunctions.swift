@@ -75,7 +75,7 @@ struct Responder: PacketFunction {
                 let request = ARP(packet.bytes, at: Ethernet.size), request.operation == .request,
                 request.targetProtocolAddress == address
             else { continue }
-            packets.decide(i, .drop)
+            packets.decide(i, .consumed)
             guard let answer = packets.originate(60), let header = Ethernet(answer.bytes),
                 let reply = ARP(creating: answer.bytes, at: Ethernet.size)
             else { continue }

@@ -10,11 +10,13 @@ import Testing
         return port
     }
 
-    /// At rest, over all ports: rx + made = tx + drops + flooded.
+    /// At rest, over all ports: rx + made = tx + drops + flooded + consumed.
     private func isConserved(_ ports: [PortSnapshot]) -> Bool {
         let came = ports.reduce(UInt64(0)) { $0 + $1.rx.packets + $1.made }
         return came
-            == ports.reduce(UInt64(0)) { $0 + $1.tx.packets + $1.flooded + $1.drops.reduce(0) { $0 + $1.count } }
+            == ports.reduce(UInt64(0)) {
+                $0 + $1.tx.packets + $1.flooded + $1.consumed + $1.drops.reduce(0) { $0 + $1.count }
+            }
     }
 
     /// Waits, at most ten seconds.

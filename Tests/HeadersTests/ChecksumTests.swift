@@ -147,6 +147,28 @@ import Testing
         #expect(zeroes > 0)
     }
 
+    @Test("the sum of a pseudo header follows a change of an address")
+    func partial() {
+        var random = Random(seed: 5)
+        func sum(_ a: IPv4Address, _ b: IPv6Address) -> (UInt16, UInt16) {
+            var (v4, v6) = (Checksum(), Checksum())
+            v4.addPseudoHeader(source: a, destination: IPv4Address(10, 0, 0, 1), protocol: .tcp, length: 1000)
+            let to = IPv6Address(high: 1, low: 2)
+            v6.addPseudoHeader(source: b, destination: to, protocol: .udp, length: 9)
+            return (~v4.value, ~v6.value)
+        }
+        for _ in 0..<1000 {
+            let word = random.next()
+            let old = IPv4Address(rawValue: UInt32(truncatingIfNeeded: word))
+            let new = IPv4Address(rawValue: UInt32(truncatingIfNeeded: word >> 32))
+            let old6 = IPv6Address(high: random.next(), low: random.next())
+            let new6 = IPv6Address(high: random.next(), low: random.next())
+            let (before, after) = (sum(old, old6), sum(new, new6))
+            #expect(Checksum.updatePartial(before.0, from: old, to: new) == after.0)
+            #expect(Checksum.updatePartial(before.1, from: old6, to: new6) == after.1)
+        }
+    }
+
     @Test("every old and new word next to a fixed one: corners 0x0000 and 0xffff")
     func corners() {
         let corners: [UInt16] = [0, 1, 0x7fff, 0x8000, 0xfffe, 0xffff]

@@ -62,6 +62,8 @@ typedef struct ringway_stats ringway_stats;
 #define RINGWAY_DROP 0u
 /* To every port but the one it came from. */
 #define RINGWAY_FLOOD 0xffffffffu
+/* The function has used the packet up, such as an answer that it had asked for: consumed, which is no drop. */
+#define RINGWAY_CONSUMED 0xfffffffcu
 /* From `process` alone: each packet has a verdict of its own (RINGWAY_DROP where none was given). */
 #define RINGWAY_EACH 0xfffffffeu
 /* To a port, by its place among those of `ringway_engine_new`. */
@@ -162,7 +164,7 @@ int ringway_engine_call(ringway_engine *engine, void (*call)(void *state, uint32
 /* ---- Statistics ---- */
 
 /* Packets and bytes (of frames, without net headers and CRC) of a port since the start. Over all ports, at rest:
- * rx_packets + made = tx_packets + drops + flooded. */
+ * rx_packets + made = tx_packets + drops + flooded + consumed. */
 typedef struct ringway_port_stats {
     size_t size; /* sizeof(ringway_port_stats); the caller sets it */
     const char *name; /* lives as long as the statistics */
@@ -173,6 +175,7 @@ typedef struct ringway_port_stats {
     uint64_t made;    /* made for the port's driver */
     uint32_t is_connected;
     uint32_t drop_causes; /* causes with a count: see ringway_stats_drop */
+    uint64_t consumed; /* received, and used up by the function (RINGWAY_CONSUMED) */
 } ringway_port_stats;
 
 /* Takes the counters of this moment; after a stop those of the moment before. `*stats` is yours: free it. Before the

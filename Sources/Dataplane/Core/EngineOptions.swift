@@ -98,7 +98,7 @@ public struct QueueSnapshot: Sendable, Equatable {
 /// A port's counters at one moment; exact when its threads are at rest, a few packets old otherwise.
 ///
 /// Every packet is counted once: over all ports, at rest, `rx.packets` + `made` = `tx.packets` + all `drops` +
-/// `flooded`.
+/// `flooded` + `consumed`.
 public struct PortSnapshot: Sendable, Equatable {
     public var name: String
     public var isConnected: Bool
@@ -114,6 +114,8 @@ public struct PortSnapshot: Sendable, Equatable {
     public var drops: [(cause: String, count: UInt64)]
     /// Packets received from the port's driver that were flooded. Each copy is a packet that was made for its receiver.
     public var flooded: UInt64 = 0
+    /// Packets received from the port's driver that were for the packet function itself (`Verdict.consumed`).
+    public var consumed: UInt64 = 0
     /// Packets that Ringway made for the port's driver: copies of flooded ones, the further segments of one that was
     /// cut, RARPs, and what `generate` sends.
     public var made: UInt64 = 0
@@ -125,7 +127,7 @@ public struct PortSnapshot: Sendable, Equatable {
     public static func == (a: PortSnapshot, b: PortSnapshot) -> Bool {
         a.name == b.name && a.isConnected == b.isConnected && a.wasConnected == b.wasConnected && a.rx == b.rx
             && a.tx == b.tx
-            && a.flooded == b.flooded && a.made == b.made && a.queues == b.queues
+            && a.flooded == b.flooded && a.consumed == b.consumed && a.made == b.made && a.queues == b.queues
             && a.drops.map(\.cause) == b.drops.map(\.cause) && a.drops.map(\.count) == b.drops.map(\.count)
             && a.stoppedQueues.elementsEqual(b.stoppedQueues, by: ==)
     }

@@ -51,7 +51,8 @@ public final class Engine: @unchecked Sendable {
         self.options = options
         self.logger = logger
         embedded = (make, FunctionTraits(wishes))
-        functionNames = try FunctionNames(wishes)
+        functionNames = try FunctionNames(
+            wishes, threads: options.cpus.isEmpty ? options.unpinnedThreads : options.cpus.count)
         try Engine.check(options)
     }
 
@@ -255,6 +256,7 @@ public final class Engine: @unchecked Sendable {
                 s.tx.bytes &+= count(.txBytes)
                 s.made &+= count(.made)
                 s.flooded &+= count(.flooded)
+                s.consumed &+= count(.consumed)
                 s.queues += QueueDirection.allCases.map {
                     QueueSnapshot(
                         queue: $0.queue(ofPair: pair),

@@ -144,14 +144,16 @@ extension Forwarder {
         } else if let port = verdict.port {
             if port >= thread.pointee.table.portCount { dropUndeliverable(thread, sender, port, 1) }
         } else {
-            dropJudged(sender, verdict, 1)
+            endJudged(sender, verdict, 1)
         }
     }
 
-    /// Drops what the function did not send anywhere.
-    private static func dropJudged(_ sender: PairPointer, _ verdict: Verdict, _ n: Int) {
+    /// What the function did not send anywhere: it is used up, or dropped.
+    private static func endJudged(_ sender: PairPointer, _ verdict: Verdict, _ n: Int) {
         if let cause = verdict.cause {
             sender.pointee.counters.dropFor(cause, n)
+        } else if verdict == .consumed {
+            sender.pointee.counters.add(.consumed, n)
         } else {
             Receiver.drop(sender, .function, n)
         }
@@ -178,7 +180,7 @@ extension Forwarder {
     ) -> UInt64 {
         if let port = verdict.port { return toPort(thread, origin, burst, list, copies: 0, port) }
         if !verdict.isSeveral {
-            if case .own(let sender) = origin { dropJudged(sender, verdict, list.count) }
+            if case .own(let sender) = origin { endJudged(sender, verdict, list.count) }
             return 0
         }
         if case .own(let sender) = origin { sender.pointee.counters.add(.flooded, list.count) }

@@ -38,6 +38,8 @@ public struct Chain<First: PacketFunction & ~Copyable, Second: PacketFunction & 
         return both.min() ?? 0
     }
 
+    public static var mostThreads: Int { min(First.mostThreads, Second.mostThreads) }
+
     @inlinable @inline(__always)
     public mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
         let decided = first.process(packets)

@@ -44,6 +44,7 @@ package struct FunctionWishes: Sendable {
     package var frontBytes: Int
     package var judgesAgain: Bool
     package var wantsData = true
+    package var mostThreads = Int.max
     package var dropCauses: [String]
     package var counters: [String]
     package var tickMicroseconds: Int
@@ -68,6 +69,7 @@ package struct FunctionWishes: Sendable {
             frontBytes: F.frontBytes, judgesAgain: F.judgesAgain, dropCauses: F.dropCauses, counters: F.counters,
             tickMicroseconds: F.tickMicroseconds, name: "\(F.self)")
         wantsData = F.wantsData
+        mostThreads = F.mostThreads
     }
 }
 

@@ -19,24 +19,32 @@ public final class FunctionHarness<F: PacketFunction & ~Copyable> {
         public var cause: String?
         /// A copy, or a packet of the function's own.
         public var isMade: Bool
+        /// The function has used it up (`Verdict.consumed`).
+        public var isConsumed: Bool
         /// Its net header, as the function left it.
         public var header = NetHeader()
 
-        public init(_ frame: [UInt8], to ports: [Int], because cause: String? = nil, isMade: Bool = false) {
+        public init(
+            _ frame: [UInt8], to ports: [Int], because cause: String? = nil, isMade: Bool = false,
+            isConsumed: Bool = false
+        ) {
             self.frame = frame
             self.ports = ports
             self.cause = cause
             self.isMade = isMade
+            self.isConsumed = isConsumed
         }
 
         public var description: String {
             let bytes = frame.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
             return "\(bytes) to \(ports)\(cause.map { ", dropped: \($0)" } ?? "")\(isMade ? ", made" : "")"
+                + (isConsumed ? ", consumed" : "")
         }
 
         /// All but the net header.
         public static func == (a: Output, b: Output) -> Bool {
             a.frame == b.frame && a.ports == b.ports && a.cause == b.cause && a.isMade == b.isMade
+                && a.isConsumed == b.isConsumed
         }
     }
 
@@ -165,7 +173,8 @@ public final class FunctionHarness<F: PacketFunction & ~Copyable> {
         }
         let verdict = Verdict(rawValue: slot.verdict)
         let cause = verdict.cause.map { $0 < F.dropCauses.count ? F.dropCauses[$0] : "cause \($0)" }
-        var output = Output(frame, to: ports(verdict, port), because: cause, isMade: isMade)
+        var output = Output(
+            frame, to: ports(verdict, port), because: cause, isMade: isMade, isConsumed: verdict == .consumed)
         output.header = slot.header
         if frame.count < Int(PacketSlot.minimumLength) { output.ports = [] }
         return output

@@ -9,8 +9,8 @@ struct FunctionNames {
 
     init() {}
 
-    /// Throws where there are too many, or the front cannot be.
-    init(_ wishes: FunctionWishes) throws(EngineError) {
+    /// Throws where there are too many, or the front cannot be, or the function cannot do with so many threads.
+    init(_ wishes: FunctionWishes, threads: Int) throws(EngineError) {
         let name = wishes.name
         (dropCauses, counters, function) = (wishes.dropCauses, wishes.counters, name)
         if dropCauses.count > Verdict.mostCauses || counters.count > FunctionWork.mostCounters {
@@ -21,6 +21,11 @@ struct FunctionNames {
         if !(0...PacketSlot.longestFront).contains(wishes.frontBytes) {
             throw EngineError(
                 "\(name): a front of \(wishes.frontBytes) bytes; 0 to \(PacketSlot.longestFront) are possible")
+        }
+        if threads > wishes.mostThreads {
+            throw EngineError(
+                "\(name): \(threads) poll threads; it works on \(wishes.mostThreads) at most, as threads do not "
+                    + "know of each other's packets")
         }
     }
 }

@@ -129,6 +129,21 @@ public struct Packet: ~Escapable {
     /// Ringway.
     public var hasPartialChecksum: Bool { slot.pointee.header.flags & NetHeader.needsCsum != 0 }
 
+    /// Whether it is the checksum of the transport header at `offset` that is still to be filled in. Then its field
+    /// holds the pseudo header's sum (virtio 1.3, 5.1.6.2): other addresses change that (`Checksum.updatePartial`),
+    /// other ports do not.
+    public func hasPartialChecksum(at offset: Int) -> Bool {
+        hasPartialChecksum && Int(slot.pointee.header.csumStart) == offset
+    }
+
+    /// The checksum that was still to be filled in is no more: for a header that is about to be taken off. False, and
+    /// nothing is changed, where the packet is still to be cut into segments.
+    public func forgetChecksum() -> Bool {
+        if slot.pointee.header.gsoType != NetHeader.gsoNone { return false }
+        slot.pointee.header.flags &= ~NetHeader.needsCsum
+        return true
+    }
+
     /// Bytes of payload of each segment that the packet is to be cut into; 0: it is one.
     public var segmentSize: Int {
         slot.pointee.header.gsoType == NetHeader.gsoNone ? 0 : Int(slot.pointee.header.gsoSize)

@@ -36,6 +36,10 @@ public protocol PacketFunction: ~Copyable {
     /// Microseconds between two calls of `tick`, about; 0 (the default): none.
     static var tickMicroseconds: Int { get }
 
+    /// Poll threads among which its work may be divided. An engine with more of them does not start: a function whose
+    /// threads must know of each other what they do not, such as a NAT, says 1. The default has no limit.
+    static var mostThreads: Int { get }
+
     /// Judges `packets`: either returns one verdict for all of them, or nil after setting each
     /// packet's `verdict` (which is `drop` before). Frames can be of any length here, also 0.
     mutating func process(_ packets: borrowing PacketBurst) -> Verdict?
@@ -58,6 +62,7 @@ extension PacketFunction where Self: ~Copyable {
     public static var dropCauses: [String] { [] }
     public static var counters: [String] { [] }
     public static var tickMicroseconds: Int { 0 }
+    public static var mostThreads: Int { .max }
     public mutating func tick(_ burst: borrowing PacketBurst) {}
     public mutating func portChanged(_ port: Int, isUp: Bool) {}
 }

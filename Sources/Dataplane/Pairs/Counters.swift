@@ -36,7 +36,7 @@ struct PairCounters: ~Copyable {
     enum Kind: Int {
         case rxPackets, rxBytes, txPackets, txBytes
         /// See `PortSnapshot`.
-        case made, flooded
+        case made, flooded, consumed
         case receiveKicks, transmitKicks, receiveCalls, transmitCalls
         /// The first `DropCause`; the others follow, and then those of the packet function.
         case drops
