@@ -14,6 +14,7 @@ public struct RegionDescription: Sendable, Equatable {
     /// Where the region begins in its file, in bytes.
     public var offset: UInt64
 
+    /// As a front-end tells it; nothing is checked before it is mapped.
     public init(guestAddress: UInt64, size: UInt64, userAddress: UInt64, offset: UInt64) {
         self.guestAddress = guestAddress
         self.size = size
@@ -25,6 +26,7 @@ public struct RegionDescription: Sendable, Equatable {
 /// Why a region cannot be mapped. The text names the operand.
 public struct MemoryError: Error, Sendable, Equatable, CustomStringConvertible {
     public let description: String
+    /// One line, for people.
     public init(_ description: String) { self.description = description }
 }
 
@@ -126,6 +128,7 @@ public final class GuestMemory: @unchecked Sendable {
 
     /// What rings translate with; valid while this object lives.
     public var map: MemoryMap { MemoryMap(sorted: sorted.start, count: count) }
+    /// The regions as they are mapped; valid as long as this value or a copy of it lives.
     public var regions: [MappedRegion] { (0..<count).map { table[$0] } }
 
     /// No memory.

@@ -9,6 +9,7 @@ import Synchronization
 ///
 /// The signals belong to the process, so all values are one. Any thread may ask.
 public struct EndSignals: Sendable {
+    /// The numbers of the signals that are taken.
     public static let all = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, SIGPIPE]
 
     /// The first signal that came (0: none), and how many came.

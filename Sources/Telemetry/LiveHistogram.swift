@@ -37,6 +37,7 @@ public struct LiveHistogram: BitwiseCopyable, @unchecked Sendable {
         bucket < 16 ? UInt64(bucket) : UInt64(16 + bucket % 16) << UInt64(bucket / 16 - 1)
     }
 
+    /// Counts a duration; the writer's thread only. What is longer than `longest` counts as that.
     @inlinable @inline(__always)
     public func record(_ ticks: UInt64) {
         let value = min(ticks, LiveHistogram.longest)
@@ -60,6 +61,7 @@ public struct LiveCounts: Sendable, Equatable {
     /// The longest duration since the start, in ticks.
     package var longest: UInt64
 
+    /// Nothing counted.
     public init() {
         counts = [UInt64](repeating: 0, count: LiveHistogram.buckets)
         longest = 0
@@ -70,8 +72,10 @@ public struct LiveCounts: Sendable, Equatable {
         self.longest = longest
     }
 
+    /// Durations in all.
     public var count: UInt64 { counts.reduce(0, &+) }
 
+    /// Adds another histogram's counts, with ticks of the same clock.
     public mutating func add(_ other: LiveCounts) {
         for i in counts.indices { counts[i] &+= other.counts[i] }
         longest = max(longest, other.longest)

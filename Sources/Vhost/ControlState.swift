@@ -2,34 +2,54 @@ import Virtio
 
 /// A command of the control queue (virtio 1.3, 5.1.6.5): class, command and its data.
 public struct DriverCommand: Sendable, Equatable, CustomStringConvertible {
+    /// Its class.
     public var kind: UInt8
+    /// The command, of those of its class.
     public var command: UInt8
+    /// What follows them, as it goes over the queue: little-endian.
     public var data: [UInt8]
 
+    /// Any command, also one that the specification does not know.
     public init(kind: UInt8, command: UInt8, data: [UInt8]) {
         (self.kind, self.command, self.data) = (kind, command, data)
     }
 
+    /// A command of the specification.
     public init(_ code: ControlCode, _ data: [UInt8]) {
         self.init(kind: code.kind, command: code.command, data: data)
     }
 
+    /// Class and command.
     public var code: ControlCode { ControlCode(kind, command) }
 
     /// VIRTIO_NET_CTRL_RX_…: which frames are wanted.
     public enum ReceiveMode: UInt8, Sendable {
-        case promiscuous, allMulticast, allUnicast, noMulticast, noUnicast, noBroadcast
+        /// PROMISC: every frame.
+        case promiscuous
+        /// ALLMULTI: every multicast.
+        case allMulticast
+        /// ALLUNI: every unicast; CTRL_RX_EXTRA, as those that follow.
+        case allUnicast
+        /// NOMULTI: no multicast.
+        case noMulticast
+        /// NOUNI: no unicast.
+        case noUnicast
+        /// NOBCAST: no broadcast.
+        case noBroadcast
     }
 
+    /// Turns a receive mode on or off (CTRL_RX, CTRL_RX_EXTRA).
     public static func receive(_ mode: ReceiveMode, _ isOn: Bool) -> DriverCommand {
         DriverCommand(ControlCode(ControlCode.rx, mode.rawValue), [isOn ? 1 : 0])
     }
+    /// VIRTIO_NET_CTRL_MAC_ADDR_SET; six bytes.
     public static func mac(_ address: [UInt8]) -> DriverCommand { DriverCommand(.macAddrSet, address) }
     /// VIRTIO_NET_CTRL_MAC_TABLE_SET: addresses of six bytes.
     public static func macTable(unicast: [[UInt8]], multicast: [[UInt8]]) -> DriverCommand {
         func part(_ list: [[UInt8]]) -> [UInt8] { little(UInt32(list.count)) + list.flatMap { $0 } }
         return DriverCommand(.macTableSet, part(unicast) + part(multicast))
     }
+    /// VIRTIO_NET_CTRL_VLAN_ADD or _DEL: whether frames of a VLAN are wanted.
     public static func vlan(_ id: UInt16, _ isWanted: Bool) -> DriverCommand {
         DriverCommand(isWanted ? .vlanAdd : .vlanDel, little(id))
     }
@@ -76,6 +96,7 @@ public struct ControlState: Sendable, Equatable {
     private var modes: [UInt8: DriverCommand] = [:]
     private var vlans: [[UInt8]: DriverCommand] = [:]
 
+    /// Nothing was set.
     public init() {}
 
     /// Remembers a command. Those that leave no state (ANNOUNCE_ACK) change nothing.

@@ -3,7 +3,7 @@ import Glibc
 import Memory
 
 /// The requests (ioctl) that the control plane makes, by their names in the kernel's headers.
-public enum DeviceRequest: String, Sendable, CaseIterable {
+package enum DeviceRequest: String, Sendable, CaseIterable {
     case getFeatures = "VHOST_GET_FEATURES"
     case setFeatures = "VHOST_SET_FEATURES"
     case setOwner = "VHOST_SET_OWNER"
@@ -99,7 +99,7 @@ public enum DeviceRequest: String, Sendable, CaseIterable {
 
 /// The system calls of the kernel and vDPA back-ends and of TAP devices. Tests put their own in place:
 /// one that records, or that fails where it is told to. A failed call returns -1 and sets errno.
-public protocol DeviceCalls: AnyObject {
+package protocol DeviceCalls: AnyObject {
     /// open(2) with O_RDWR, close-on-exec and, for `isNonblocking`, O_NONBLOCK.
     func open(_ path: String, isNonblocking: Bool) -> Int32
     /// ioctl(2). `argument` may be nil for requests without one.
@@ -109,18 +109,18 @@ public protocol DeviceCalls: AnyObject {
 }
 
 /// The real ones.
-public final class SystemCalls: DeviceCalls {
-    public init() {}
+package final class SystemCalls: DeviceCalls {
+    package init() {}
 
-    public func open(_ path: String, isNonblocking: Bool) -> Int32 {
+    package func open(_ path: String, isNonblocking: Bool) -> Int32 {
         Glibc.open(path, O_RDWR | O_CLOEXEC | (isNonblocking ? O_NONBLOCK : 0))
     }
 
-    public func control(_ fd: Int32, _ request: DeviceRequest, _ argument: UnsafeMutableRawPointer?) -> Int32 {
+    package func control(_ fd: Int32, _ request: DeviceRequest, _ argument: UnsafeMutableRawPointer?) -> Int32 {
         CPlat_ioctl(fd, request.code, argument)
     }
 
-    public func write(_ fd: Int32, _ bytes: UnsafeRawBufferPointer) -> Int {
+    package func write(_ fd: Int32, _ bytes: UnsafeRawBufferPointer) -> Int {
         Glibc.write(fd, bytes.baseAddress, bytes.count)
     }
 }

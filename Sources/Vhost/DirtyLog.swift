@@ -6,6 +6,7 @@ import Memory
 public final class DirtyLog {
     /// Bytes of guest memory behind one bit (VHOST_LOG_PAGE).
     public static let page: UInt64 = 4096
+    /// The log itself, which the back-end writes; mapped as long as this lives.
     public let memory: HostMemory
     /// Bytes: covers the highest address, in steps of 8.
     public let size: Int

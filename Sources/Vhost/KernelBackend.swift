@@ -8,6 +8,7 @@ import Virtio
 public final class KernelBackend: VhostBackend {
     public let kind = VhostKind.kernel
     public let name: String
+    /// The device whose queues vhost moves packets to and from.
     public let tap: Tap
     public private(set) var offered = Features(rawValue: 0)
     private let calls: any DeviceCalls
@@ -18,7 +19,11 @@ public final class KernelBackend: VhostBackend {
     private var usesIOTLB = false
 
     /// Nothing is opened yet. `tap` has a queue for each pair.
-    public init(path: String = "/dev/vhost-net", tap: Tap, calls: any DeviceCalls = SystemCalls()) {
+    public convenience init(path: String = "/dev/vhost-net", tap: Tap) {
+        self.init(path: path, tap: tap, calls: SystemCalls())
+    }
+
+    package init(path: String = "/dev/vhost-net", tap: Tap, calls: any DeviceCalls) {
         name = path
         self.tap = tap
         self.calls = calls

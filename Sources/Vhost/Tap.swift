@@ -23,9 +23,15 @@ public final class Tap {
     /// Calls: open /dev/net/tun, TUNGETFEATURES, TUNSETIFF, TUNSETVNETHDRSZ, TUNSETSNDBUF for each queue.
     /// `isNonblocking` is what QEMU and vhost-net use; io_uring waits on blocking descriptors.
     /// Errors: `.system` names the call.
-    public init(
-        name: String, queues: Int = 1, isPersistent: Bool = false, isNonblocking: Bool = true,
-        calls: any DeviceCalls = SystemCalls()
+    public convenience init(
+        name: String, queues: Int = 1, isPersistent: Bool = false, isNonblocking: Bool = true
+    ) throws(VhostError) {
+        try self.init(
+            name: name, queues: queues, isPersistent: isPersistent, isNonblocking: isNonblocking, calls: SystemCalls())
+    }
+
+    package init(
+        name: String, queues: Int = 1, isPersistent: Bool = false, isNonblocking: Bool = true, calls: any DeviceCalls
     ) throws(VhostError) {
         guard name.utf8.count < Int(IFNAMSIZ), !name.contains(where: { $0 == "/" || $0.isWhitespace }), name != ".",
             name != ".."
@@ -75,7 +81,11 @@ public final class Tap {
     /// A TAP device that was opened by somebody else (IFF_TAP, IFF_NO_PI); each descriptor is one queue and is taken
     /// over. Calls: TUNGETIFF and TUNSETVNETHDRSZ for each. Errors: `.argument` for what is no TAP, has packet
     /// information, or for queues of different interfaces.
-    public init(descriptors: [OwnedDescriptor], calls: any DeviceCalls = SystemCalls()) throws(VhostError) {
+    public convenience init(descriptors: [OwnedDescriptor]) throws(VhostError) {
+        try self.init(descriptors: descriptors, calls: SystemCalls())
+    }
+
+    package init(descriptors: [OwnedDescriptor], calls: any DeviceCalls) throws(VhostError) {
         var devices: [Device] = []
         var found: InterfaceRequest?
         for descriptor in descriptors {

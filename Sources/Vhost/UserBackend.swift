@@ -26,6 +26,7 @@ public final class UserBackend: VhostBackend {
     private(set) var channel: MessageSocket?
     /// Called with each CONFIG_CHANGE, also while an answer is waited for.
     var configurationChanged: (() -> Void)?
+    /// What both sides have (SET_PROTOCOL_FEATURES); empty before `open`.
     public private(set) var protocolFeatures = ProtocolFeatures(rawValue: 0)
     /// What `setMemory` has told; those that went out one by one (ADD_MEM_REG), or in a table, which the back-end
     /// keeps.

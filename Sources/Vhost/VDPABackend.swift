@@ -24,8 +24,9 @@ public final class VDPABackend: VhostBackend {
     public private(set) var iovaRange: ClosedRange<UInt64> = 0...UInt64.max
     /// Virtqueues in all, the control queue with them; 0: the kernel does not say.
     public private(set) var queueCount = 0
-    /// Address spaces, and the group of each virtqueue where there are groups.
+    /// Address spaces.
     public private(set) var addressSpaces = 1
+    /// The group of each virtqueue, by its index; empty where the kernel has no groups.
     public private(set) var groups: [Int: UInt32] = [:]
     /// Groups that belong elsewhere than into address space 0.
     private var spaces: [UInt32: UInt32] = [:]
@@ -36,7 +37,9 @@ public final class VDPABackend: VhostBackend {
     private var isSuspended = false
 
     /// Nothing is opened yet.
-    public init(path: String, calls: any DeviceCalls = SystemCalls()) {
+    public convenience init(path: String) { self.init(path: path, calls: SystemCalls()) }
+
+    package init(path: String, calls: any DeviceCalls) {
         name = path
         self.calls = calls
     }
@@ -50,6 +53,7 @@ public final class VDPABackend: VhostBackend {
         ]
         .filter { backendFeatures.contains($0.0) }.map(\.1)
     }
+    /// Whether the device can be suspended, so that rings stop where they stand.
     public var hasSuspend: Bool { backendFeatures.contains(.suspend) }
 
     private func opened() throws(VhostError) -> Device {

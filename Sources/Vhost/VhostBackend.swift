@@ -11,8 +11,11 @@ public struct VhostObject: Sendable, Equatable {
     public let ringCount: Int
     /// Of those that take part in the operation at hand.
     public let isFirst: Bool
+    /// Of those that take part in the operation at hand.
     public let isLast: Bool
+    /// The control queue.
     public var isControl: Bool { ringCount == 1 }
+    /// Indexes of its rings on the whole device.
     public var rings: Range<Int> { firstRing..<firstRing + ringCount }
 }
 
@@ -22,9 +25,11 @@ public struct VhostRegion: Sendable {
     public var guestAddress: UInt64
     /// Bytes.
     public var size: UInt64
+    /// Where it is mapped in this process.
     public var userAddress: UInt64
     /// The file behind it, for vhost-user; from `offset` in it.
     public var descriptor: OwnedDescriptor
+    /// Where the region starts in its file, in bytes.
     public var offset: UInt64
     /// VDPA: the one address space that it is mapped into; nil: every one in use.
     public var addressSpace: UInt32?
@@ -32,6 +37,7 @@ public struct VhostRegion: Sendable {
     /// reads rings of a back-end that does not answer. Nil: the caller keeps the memory until then.
     public var owner: (any AnyObject & Sendable)?
 
+    /// Nothing is mapped or checked here: `VhostNet.start` does that.
     public init(
         guestAddress: UInt64, size: UInt64, userAddress: UInt64, descriptor: OwnedDescriptor, offset: UInt64 = 0,
         owner: (any AnyObject & Sendable)? = nil
@@ -61,6 +67,7 @@ public struct VhostRegion: Sendable {
 
 /// Where the parts of a ring lie, as the back-end wants it: user addresses (kernel, user) or IOVA (vDPA).
 public struct VhostRingAddress: Sendable, Equatable {
+    /// Split: descriptor table. Packed: descriptor ring.
     public var descriptors: UInt64
     /// Split: available ring. Packed: driver event suppression.
     public var driverArea: UInt64
@@ -76,6 +83,7 @@ public struct VhostRingAddress: Sendable, Equatable {
 /// All calls come from the thread that uses the `VhostNet`, and may block for an answer (vhost-user: five
 /// seconds). Errors: see `VhostError`; operations that a kind lacks throw `.unsupported`.
 public protocol VhostBackend: AnyObject {
+    /// Which of the three.
     var kind: VhostKind { get }
     /// Path or device, for errors.
     var name: String { get }
@@ -93,16 +101,25 @@ public protocol VhostBackend: AnyObject {
     /// Lets go of everything; afterwards nothing is open. Never fails.
     func close()
 
+    /// Acknowledges features for the driver and the back-end (SET_FEATURES).
     func setFeatures(_ object: VhostObject, _ features: Features) throws(VhostError)
+    /// Tells which memory the back-end may reach: a memory table or IOTLB entries, in place of what was told before.
     func setMemory(_ object: VhostObject, _ regions: [VhostRegion]) throws(VhostError)
     /// Takes back what `setMemory` told (vDPA: unmaps), after the device has stopped.
     func dropMemory(_ object: VhostObject) throws(VhostError)
+    /// SET_VRING_NUM: descriptors of a ring.
     func setVringNum(_ ring: Int, _ size: UInt32) throws(VhostError)
+    /// SET_VRING_BASE: where a ring goes on, in the form of `RingPosition.base`.
     func setVringBase(_ ring: Int, _ base: UInt32) throws(VhostError)
+    /// SET_VRING_ADDR: where a ring lies.
     func setVringAddress(_ ring: Int, _ address: VhostRingAddress) throws(VhostError)
+    /// SET_VRING_KICK: the eventfd that the driver writes. Nil: none, the back-end polls.
     func setVringKick(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError)
+    /// SET_VRING_CALL: the eventfd that the back-end writes for used buffers. Nil: none.
     func setVringCall(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError)
+    /// SET_VRING_ERR: the eventfd that the back-end writes when the ring is broken. Nil: none.
     func setVringErr(_ ring: Int, _ fd: OwnedDescriptor?) throws(VhostError)
+    /// GET_VRING_BASE, which stops the ring; where it stands then.
     func getVringBase(_ ring: Int) throws(VhostError) -> UInt32
     /// After its rings are set up: DRIVER_OK with the last object, enables on vDPA.
     func finishStart(_ object: VhostObject) throws(VhostError)
@@ -121,17 +138,25 @@ public protocol VhostBackend: AnyObject {
 
     /// Kernel: VHOST_NET_SET_BACKEND with the TAP, or -1; nothing elsewhere.
     func bind(_ ring: Int, _ isBound: Bool) throws(VhostError)
+    /// Vhost-user SET_VRING_ENABLE for each of `rings`.
     func setVringEnable(_ rings: Range<Int>, _ isEnabled: Bool) throws(VhostError)
     /// Returns when everything that was told has taken effect (vhost-user, whose messages may be under way).
     func settle() throws(VhostError)
+    /// For how long the kernel's thread polls a ring before it sleeps; 0: not at all.
     func setBusyloopTimeout(_ ring: Int, microseconds: UInt32) throws(VhostError)
+    /// The same, as it was set; microseconds.
     func busyloopTimeout(_ ring: Int) throws(VhostError) -> UInt32
+    /// `size` bytes of the configuration space (virtio 1.3, 5.1.4) from `offset` on.
     func readConfiguration(offset: Int, size: Int) throws(VhostError) -> [UInt8]
+    /// Writes the configuration space from `offset` on; `forMigration`: also fields that the driver cannot write.
     func writeConfiguration(offset: Int, _ bytes: [UInt8], forMigration: Bool) throws(VhostError)
+    /// The eventfd that the back-end writes when its configuration has changed. Nil: none.
     func setConfigurationCall(_ fd: OwnedDescriptor?) throws(VhostError)
     /// Before the start; the device's MTU in bytes. False: nobody is told.
     func setMTU(_ mtu: UInt16) throws(VhostError) -> Bool
+    /// Vhost-user SEND_RARP: the back-end announces this MAC address, six bytes, to its network.
     func sendRARP(_ mac: [UInt8]) throws(VhostError)
+    /// From here on the back-end marks in `log` each page that it writes.
     func setLogBase(_ object: VhostObject, _ log: DirtyLog) throws(VhostError)
     /// Asks for the in-flight region once, and hands it over before the rings start.
     func shareInflight(ringCount: Int, ringSize: UInt16, isPacked: Bool) throws(VhostError)

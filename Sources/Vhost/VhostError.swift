@@ -5,6 +5,7 @@ import Virtio
 
 /// What went wrong in the control plane: one line that names the back-end and the call.
 public struct VhostError: Error, Sendable, Equatable, CustomStringConvertible {
+    /// What sort of failure, for programs; the text is for people.
     public enum Kind: Sendable, Equatable {
         /// The back-end does not have this operation.
         case unsupported
@@ -24,9 +25,11 @@ public struct VhostError: Error, Sendable, Equatable, CustomStringConvertible {
         case argument
     }
 
+    /// What sort of failure.
     public let kind: Kind
     public let description: String
 
+    /// For a back-end of one's own: the text names the back-end and the call.
     public init(_ kind: Kind, _ description: String) {
         self.kind = kind
         self.description = description

@@ -20,8 +20,11 @@ import Virtio
 ///
 /// `docs/vhostnet.md` lists for each function of QEMU's layer what does it here.
 public final class VhostNet {
+    /// What a device is opened with.
     public struct Options: Sendable {
+        /// Data queue pairs, at most `maximumPairs`.
         public var queuePairs = 1
+        /// A control queue comes after the pairs.
         public var hasControl = false
         /// Microseconds for which the kernel's vhost thread polls before it sleeps; 0 leaves it alone. Any other
         /// value is an error (`.argument`) on vhost-user and vDPA, which have no such thing.
@@ -30,6 +33,7 @@ public final class VhostNet {
         public var keepsInflight = false
         /// What a connection to the same device left behind (`VhostNet.saved`).
         public var saved: Saved?
+        /// One queue pair.
         public init() {}
     }
 
@@ -39,9 +43,11 @@ public final class VhostNet {
         public internal(set) var features: Features = []
         /// By pair: whether its queues were enabled.
         public internal(set) var enabled: [Bool] = []
+        /// The in-flight region, with `keepsInflight`; nil before the back-end made one.
         public internal(set) var inflight: Inflight?
         /// What was set through the control queue.
         public internal(set) var control = ControlState()
+        /// Nothing: for a device's first connection.
         public init() {}
     }
 
@@ -56,7 +62,9 @@ public final class VhostNet {
         var ring: VhostRing?
     }
 
+    /// What it runs on.
     public let backend: any VhostBackend
+    /// As it was opened.
     public let options: Options
     let log: Logger
     var queues: [Queue] = []
@@ -68,6 +76,7 @@ public final class VhostNet {
     public internal(set) var acknowledged: Features = []
     /// See `Saved`; kept up to date at every acknowledgement, stop and close.
     public internal(set) var saved = Saved()
+    /// Its rings run.
     public internal(set) var isStarted = false
     /// Objects of the start under way.
     var started: [VhostObject] = []

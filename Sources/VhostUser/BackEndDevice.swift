@@ -2,14 +2,19 @@ import Virtio
 
 /// What one ring of the device is started with.
 public struct RingStart {
+    /// Where the ring lies and goes on.
     public var setup: RingSetup
     /// Whether receive is on; while off, transmits are consumed and dropped (vhost-user, "Ring states").
     public var enabled: Bool
-    /// Eventfds, owned by the session and valid until a stop or an update returns; -1 without.
+    /// The eventfd that the driver writes. It is the session's, as the two that follow, and valid until a stop or an
+    /// update returns; -1: none.
     public var kickFD: Int32
+    /// The eventfd to write for used buffers; -1: none.
     public var callFD: Int32
+    /// The eventfd to write when the ring is broken; -1: none.
     public var errFD: Int32
 
+    /// A session makes these; tests do, too.
     public init(setup: RingSetup, enabled: Bool, kickFD: Int32, callFD: Int32, errFD: Int32) {
         (self.setup, self.enabled) = (setup, enabled)
         (self.kickFD, self.callFD, self.errFD) = (kickFD, callFD, errFD)
@@ -18,6 +23,7 @@ public struct RingStart {
 
 /// What happens to one ring.
 public struct RingChange {
+    /// What happens.
     public enum What {
         /// It may run: it has addresses, memory and a kick. With in-band notifications the descriptors are the
         /// session's own eventfds.
@@ -30,9 +36,12 @@ public struct RingChange {
         case update(enabled: Bool, kickFD: Int32, callFD: Int32, errFD: Int32)
     }
 
+    /// Which: 0 ..< 2 * pairs, or the control queue.
     public var ring: Int
+    /// What happens to it.
     public var what: What
 
+    /// A session makes these; tests do, too.
     public init(_ ring: Int, _ what: What) {
         self.ring = ring
         self.what = what
@@ -49,8 +58,9 @@ public protocol BackEndDevice: AnyObject {
     /// Queue pairs offered; GET_QUEUE_NUM answers it. Rings are numbered 0 ..< 2 * pairs,
     /// the control queue is 2 * pairs (MQ acknowledged) or 2.
     var queuePairs: Int { get }
-    /// Reads and writes of the configuration space, virtio 1.3 section 5.1.4. Nil or false: refused.
+    /// GET_CONFIG: `size` bytes of the configuration space (virtio 1.3, 5.1.4) from `offset` on. Nil: refused.
     func readConfiguration(offset: Int, size: Int) -> [UInt8]?
+    /// SET_CONFIG: writes them. False: refused.
     func writeConfiguration(offset: Int, bytes: [UInt8]) -> Bool
     /// The driver's features were set.
     func featuresAcknowledged(_ features: Features)

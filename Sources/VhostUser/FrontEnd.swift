@@ -5,11 +5,13 @@ import Virtio
 /// What the back-end answers is checked: request, flags, size, descriptors. Blocks for its answers; one thread at a
 /// time.
 public final class FrontEnd {
+    /// The connection.
     public let socket: MessageSocket
     /// What the back-end offers.
     public private(set) var offered = Features(rawValue: 0)
     /// What was acknowledged.
     public private(set) var features = Features(rawValue: 0)
+    /// What was chosen with `setProtocolFeatures`.
     public private(set) var protocolFeatures = ProtocolFeatures(rawValue: 0)
     /// Queue pairs that the back-end has (GET_QUEUE_NUM), 1 without MQ.
     public private(set) var queuePairs = 1

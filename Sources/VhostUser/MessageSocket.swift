@@ -18,6 +18,7 @@ public final class MessageSocket {
         case none
     }
 
+    /// The socket's descriptor: belongs to this object, which closes it.
     public let fd: Int32
     /// Which descriptors are kept; to be set before the first message is received.
     public var keeps: Kept { didSet { readUrgentInline() } }

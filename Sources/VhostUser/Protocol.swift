@@ -2,14 +2,86 @@ import Memory
 
 /// Requests of the front-end, vhost-user specification, "Front-end message types".
 public enum Request: UInt32, Sendable, CaseIterable {
+    /// Which features are offered? Answer: 64 bits, `Features`.
     case getFeatures = 1
-    case setFeatures, setOwner, resetOwner, setMemTable, setLogBase, setLogFD, setVringNum, setVringAddr
-    case setVringBase, getVringBase, setVringKick, setVringCall, setVringErr, getProtocolFeatures, setProtocolFeatures
-    case getQueueNum, setVringEnable, sendRARP, netSetMTU, setBackendReqFD, iotlbMsg, setVringEndian, getConfig,
-        setConfig
-    case createCryptoSession, closeCryptoSession, postcopyAdvise, postcopyListen, postcopyEnd, getInflightFD,
-        setInflightFD
-    case gpuSetSocket, resetDevice, vringKick, getMaxMemSlots, addMemReg, remMemReg, setStatus, getStatus
+    /// The features that the driver accepted, and the back-end's own.
+    case setFeatures
+    /// A session begins.
+    case setOwner
+    /// Deprecated: back-ends disable all rings.
+    case resetOwner
+    /// The memory that the back-end may reach: up to 8 regions, with a descriptor each.
+    case setMemTable
+    /// The dirty log: size and offset, with its descriptor; needs LOG_SHMFD.
+    case setLogBase
+    /// An eventfd that is written when the log was.
+    case setLogFD
+    /// Descriptors of a ring.
+    case setVringNum
+    /// Where a ring lies, in user addresses.
+    case setVringAddr
+    /// Where a ring goes on.
+    case setVringBase
+    /// Stops a ring. Answer: where it stands.
+    case getVringBase
+    /// The eventfd that the driver writes.
+    case setVringKick
+    /// The eventfd that the back-end writes for used buffers.
+    case setVringCall
+    /// The eventfd that the back-end writes when the ring is broken.
+    case setVringErr
+    /// Which protocol features are offered? Answer: 64 bits, `ProtocolFeatures`.
+    case getProtocolFeatures
+    /// The protocol features that the front-end has chosen.
+    case setProtocolFeatures
+    /// How many queues? Of network devices: queue pairs. Answer: 64 bits; needs MQ.
+    case getQueueNum
+    /// Enables a ring, or disables it, which goes on to run; needs PROTOCOL_FEATURES.
+    case setVringEnable
+    /// Announce this MAC address after a migration; needs RARP.
+    case sendRARP
+    /// The MTU that the driver was told; needs MTU.
+    case netSetMTU
+    /// A socket for the back-end's own requests; needs BACKEND_REQ.
+    case setBackendReqFD
+    /// An entry of the IOTLB comes or goes; needs the feature ACCESS_PLATFORM.
+    case iotlbMsg
+    /// Byte order of a legacy device's ring; needs CROSS_ENDIAN.
+    case setVringEndian
+    /// Reads the configuration space. Answer: the same with its bytes, empty for an error; needs CONFIG.
+    case getConfig
+    /// Writes the configuration space; needs CONFIG.
+    case setConfig
+    /// For crypto devices; needs CRYPTO_SESSION.
+    case createCryptoSession
+    /// For crypto devices; needs CRYPTO_SESSION.
+    case closeCryptoSession
+    /// A migration with postcopy begins. Answer: a userfaultfd; needs PAGEFAULT, as the two that follow.
+    case postcopyAdvise
+    /// Postcopy begins: missing pages shall fault.
+    case postcopyListen
+    /// Postcopy has ended. Answer: 64 bits, 0 for success.
+    case postcopyEnd
+    /// A region for the buffers in flight is wanted. Answer: the region; needs INFLIGHT_SHMFD.
+    case getInflightFD
+    /// That region, for a back-end that was started anew; needs INFLIGHT_SHMFD.
+    case setInflightFD
+    /// For graphics devices.
+    case gpuSetSocket
+    /// Disables all rings and resets the device; needs RESET_DEVICE.
+    case resetDevice
+    /// A kick as a message; needs INBAND_NOTIFICATIONS.
+    case vringKick
+    /// How many regions can there be? Answer: 64 bits; needs CONFIGURE_MEM_SLOTS, as the two that follow.
+    case getMaxMemSlots
+    /// One more region, with its descriptor.
+    case addMemReg
+    /// One region fewer.
+    case remMemReg
+    /// The virtio status byte (`DeviceStatus`); needs STATUS.
+    case setStatus
+    /// Which status? Answer: 64 bits; needs STATUS.
+    case getStatus
 
     /// The specification's name.
     public var name: String {
@@ -29,8 +101,16 @@ public enum Request: UInt32, Sendable, CaseIterable {
 
 /// Requests of the back-end, on the channel that SET_BACKEND_REQ_FD opened.
 public enum BackEndRequest: UInt32, Sendable {
+    /// An address is not in the IOTLB, or may not be reached so.
     case iotlbMsg = 1
-    case configChange, vringHostNotifier, vringCall, vringErr
+    /// The configuration space has changed; needs CONFIG.
+    case configChange
+    /// Memory that a driver's kicks shall go to; needs HOST_NOTIFIER.
+    case vringHostNotifier
+    /// A call as a message; needs INBAND_NOTIFICATIONS.
+    case vringCall
+    /// A ring is broken, as a message; needs INBAND_NOTIFICATIONS.
+    case vringErr
 }
 
 /// Protocol feature bits by their names in the specification.
@@ -39,17 +119,29 @@ public struct ProtocolFeatures: OptionSet, Sendable, Hashable {
     public init(rawValue: UInt64) { self.rawValue = rawValue }
     private init(bit: Int) { rawValue = 1 << UInt64(bit) }
 
+    /// Several queues; GET_QUEUE_NUM says how many.
     public static let mq = ProtocolFeatures(bit: 0)
+    /// The dirty log is shared memory (SET_LOG_BASE).
     public static let logShmFD = ProtocolFeatures(bit: 1)
+    /// SEND_RARP.
     public static let rarp = ProtocolFeatures(bit: 2)
+    /// Every message can be acknowledged (`Message.needReply`).
     public static let replyAck = ProtocolFeatures(bit: 3)
+    /// NET_SET_MTU.
     public static let mtu = ProtocolFeatures(bit: 4)
+    /// The back-end has requests of its own (SET_BACKEND_REQ_FD).
     public static let backendReq = ProtocolFeatures(bit: 5)
+    /// GET_CONFIG, SET_CONFIG and CONFIG_CHANGE.
     public static let config = ProtocolFeatures(bit: 9)
+    /// Buffers in flight are kept in shared memory, so that a back-end that crashed can go on.
     public static let inflightShmFD = ProtocolFeatures(bit: 12)
+    /// RESET_DEVICE.
     public static let resetDevice = ProtocolFeatures(bit: 13)
+    /// Kicks and calls can be messages.
     public static let inbandNotifications = ProtocolFeatures(bit: 14)
+    /// Regions can come and go one by one.
     public static let configureMemSlots = ProtocolFeatures(bit: 15)
+    /// SET_STATUS and GET_STATUS.
     public static let status = ProtocolFeatures(bit: 16)
 
     private static let names = [
@@ -72,36 +164,47 @@ public struct ProtocolFeatures: OptionSet, Sendable, Hashable {
 public struct Message {
     /// Raw request number; `Request(rawValue:)` names it.
     public var request: UInt32
+    /// The version in the low two bits, then `reply` and `needReply`.
     public var flags: UInt32
+    /// What comes after the header, at most `maximumPayload` bytes.
     public var payload: [UInt8]
     /// Descriptors that came with it; closed with the last reference.
     public var descriptors: [OwnedDescriptor] = []
 
+    /// The protocol's only version.
     public static let version: UInt32 = 1
+    /// Bits of the version.
     public static let versionMask: UInt32 = 3
+    /// This message is an answer.
     public static let reply: UInt32 = 4
+    /// This message wants to be acknowledged (REPLY_ACK): 64 bits, 0 for success.
     public static let needReply: UInt32 = 8
     /// Of SET_VRING_KICK, CALL and ERR: bits 0 to 7 are the ring's index, bit 8 says that no descriptor comes.
     public static let ringMask: UInt64 = 0xff
+    /// No descriptor comes with SET_VRING_KICK, CALL or ERR.
     public static let noDescriptor: UInt64 = 1 << 8
     /// VHOST_VRING_F_LOG of SET_VRING_ADDR: writes to the used ring are logged.
     public static let logsUsed: UInt32 = 1
+    /// Bytes of request, flags and the payload's size.
     public static let headerSize = 12
     /// Longest payload taken: a memory table of 8 regions has 264 bytes, a configuration 268.
     public static let maximumPayload = 4096
     /// Descriptors of one message: 8 regions.
     public static let maximumDescriptors = 8
 
+    /// A message with any number, also one that the specification does not know.
     public init(_ request: UInt32, flags: UInt32 = Message.version, payload: [UInt8] = []) {
         self.request = request
         self.flags = flags
         self.payload = payload
     }
 
+    /// A message of the specification.
     public init(_ request: Request, flags: UInt32 = Message.version, payload: Payload = Payload()) {
         self.init(request.rawValue, flags: flags, payload: payload.bytes)
     }
 
+    /// It wants to be acknowledged.
     public var needsReply: Bool { flags & Message.needReply != 0 }
 
     /// Header and payload as they go over the socket.
@@ -116,16 +219,22 @@ public struct Message {
 
 /// Builds a payload; little-endian, as every host that Ringway knows.
 public struct Payload: Sendable {
+    /// What was added so far.
     public private(set) var bytes: [UInt8] = []
+    /// No byte.
     public init() {}
+    /// 64 bits.
     public init(_ value: UInt64) { add64(value) }
     /// Vring state description: index and number.
     public init(index: Int, _ value: UInt32) {
         add32(UInt32(index))
         add32(value)
     }
+    /// Adds 32 bits.
     public mutating func add32(_ v: UInt32) { withUnsafeBytes(of: v.littleEndian) { bytes += $0 } }
+    /// Adds 64 bits.
     public mutating func add64(_ v: UInt64) { withUnsafeBytes(of: v.littleEndian) { bytes += $0 } }
+    /// Adds bytes as they are.
     public mutating func add(_ more: [UInt8]) { bytes += more }
     /// Memory region description.
     public mutating func add(_ r: RegionDescription) {

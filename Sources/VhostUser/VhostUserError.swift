@@ -1,5 +1,6 @@
 /// What is wrong with a message, or with the connection. The text names the message and the operand.
 public struct VhostUserError: Error, Sendable, Equatable, CustomStringConvertible {
+    /// What sort of failure, for programs; the text is for people.
     public enum Kind: Sendable, Equatable {
         /// Header: version, size, reply flag, an unknown request.
         case header
@@ -21,9 +22,11 @@ public struct VhostUserError: Error, Sendable, Equatable, CustomStringConvertibl
         case socket
     }
 
+    /// What sort of failure.
     public let kind: Kind
     public let description: String
 
+    /// For a device or a transport of one's own.
     public init(_ kind: Kind, _ description: String) {
         self.kind = kind
         self.description = description

@@ -8,6 +8,7 @@ public enum ForwardingMode: Sendable, Equatable {
     case `switch`
     /// Back to the port it came from, MAC addresses swapped.
     case macswap
+    /// Nowhere: received and thrown away.
     case drop
     /// The guest's receive rings are filled with packets of `size` bytes (14…9216, without CRC).
     case generate(size: Int)
@@ -15,9 +16,11 @@ public enum ForwardingMode: Sendable, Equatable {
 
 /// One port of an engine.
 public struct PortOptions: Sendable, Equatable {
+    /// What is at its other end.
     public var kind: PortKind
     /// Queue pairs offered, 1…128.
     public var queuePairs = 1
+    /// The most that `queuePairs` may say.
     public static var maximumQueuePairs: Int { PairTable.pairsPerPort }
     /// MTU offered to the driver in bytes (68…65535), nil: the feature is not offered.
     public var mtu: UInt16?
@@ -31,26 +34,32 @@ public struct PortOptions: Sendable, Equatable {
     /// vhost-user ports: RING_RESET is offered. Not to QEMU: it lets its driver reset a queue and tells a vhost-user
     /// back-end nothing of it (`ethtool -G`), which would go on in memory that is no ring any more.
     public var offersRingReset = false
-    /// Driver-side ports: packed rings and IN_ORDER wanted where the back-end has them, and the ring size.
+    /// Driver-side ports: packed rings (virtio 1.3, 2.8) are wanted where the back-end has them.
     public var wantsPacked = false
+    /// Driver-side ports: IN_ORDER is accepted where the back-end has it (virtio 1.3, 2.7.9 and 2.8.8).
     public var wantsInOrder = true
-    /// Descriptors of each ring, less where the back-end takes less.
+    /// Driver-side ports: descriptors of each ring, less where the back-end takes less.
     public var ringSize = 1024
 
+    /// One queue pair; everything else as the engine's options say.
     public init(_ kind: PortKind) { self.kind = kind }
 
     /// What errors and tables call the port.
     public var name: String { kind.name }
 }
 
+/// What an engine is made of. `Engine.init` checks it: what cannot be is an `EngineError` that names it.
 public struct EngineOptions: Sendable, Equatable {
+    /// In an order that counts: a packet function numbers ports by their places here.
     public var ports: [PortOptions]
+    /// Where packets go; of no meaning to an engine with a packet function of its own.
     public var mode: ForwardingMode
     /// CPUs of the poll threads, one thread each; empty: one thread, on a CPU of the machine's choice.
     public var cpus: [Int]
     /// Poll threads that are not pinned, where `cpus` is empty: there may be more than CPUs. They give way to each
     /// other.
     public var unpinnedThreads = 1
+    /// For how long queues are polled before their thread sleeps; a port may differ.
     public var busyloop: BusyloopBudget
     /// What busy rings are tuned for.
     public var pacing = Pacing.auto
@@ -65,6 +74,7 @@ public struct EngineOptions: Sendable, Equatable {
     /// 1024.
     public var requests = 1024
 
+    /// Everything else as it stands at the properties.
     public init(ports: [PortOptions], mode: ForwardingMode, cpus: [Int] = [], busyloop: BusyloopBudget = .auto) {
         self.ports = ports
         self.mode = mode
@@ -75,8 +85,11 @@ public struct EngineOptions: Sendable, Equatable {
 
 /// Packets and bytes (of frames, without net headers and CRC) since the engine started.
 public struct DirectionCounters: Sendable, Equatable {
+    /// Frames.
     public var packets: UInt64 = 0
+    /// Of the frames.
     public var bytes: UInt64 = 0
+    /// Zeros.
     public init() {}
 }
 
@@ -87,6 +100,7 @@ public struct QueueSnapshot: Sendable, Equatable {
     public var queue: Int
     /// That its thread has seen: a queue that is polled watches none.
     public var kicks: UInt64
+    /// To the driver, for used buffers.
     public var calls: UInt64
 
     /// What was added after `earlier`.
@@ -100,7 +114,9 @@ public struct QueueSnapshot: Sendable, Equatable {
 /// Every packet is counted once: over all ports, at rest, `rx.packets` + `made` = `tx.packets` + all `drops` +
 /// `flooded` + `consumed`.
 public struct PortSnapshot: Sendable, Equatable {
+    /// As `PortOptions.name`.
     public var name: String
+    /// Somebody is at the other end; of a TAP port: it is open.
     public var isConnected: Bool
     /// Somebody is, or was, at the other end since the engine started.
     public var wasConnected = true
@@ -145,9 +161,10 @@ public struct ThreadSnapshot: Sendable, Equatable {
     public var cpuNanoseconds: UInt64
     /// An embedder's packet function, by its type; nil: one of Ringway's own modes.
     public var function: String?
-    /// Bursts since the start in which it took longer than `EngineOptions.functionBudget`, and the longest of them. A
+    /// Bursts since the start in which it took longer than `EngineOptions.functionBudget`. A
     /// thread that waits for its function, or was not on its CPU, serves nobody.
     public var slowBursts: UInt64 = 0
+    /// The longest that it took for a burst since the start.
     public var longestNanoseconds: UInt64 = 0
 
     /// What was added after `earlier`.

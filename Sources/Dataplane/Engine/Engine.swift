@@ -10,6 +10,7 @@ import Virtio
 ///
 /// Unchecked: the caller keeps its threads apart; nothing here locks.
 public final class Engine: @unchecked Sendable {
+    /// As it was made with; `mode` is `drop` where there is a packet function.
     public let options: EngineOptions
     let logger: Logger
     /// An embedder's function for each thread, and what it says of itself.

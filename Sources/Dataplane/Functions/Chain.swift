@@ -4,12 +4,15 @@ import Virtio
 /// drops or sends the second never sees. Composed at compile time: no indirect call between them. Packets that the
 /// first makes go where it sends them. `Chain(a, Chain(b, c))` makes longer ones.
 public struct Chain<First: PacketFunction & ~Copyable, Second: PacketFunction & ~Copyable>: PacketFunction, ~Copyable {
+    /// The one that judges first.
     public var first: First
+    /// The one that judges what the first leaves.
     public var second: Second
 
     /// What the first has of its own.
     @usableFromInline let (causes, counts): (Int, Int)
 
+    /// Takes both over.
     public init(_ first: consuming First, _ second: consuming Second) {
         self.first = first
         self.second = second
@@ -18,13 +21,17 @@ public struct Chain<First: PacketFunction & ~Copyable, Second: PacketFunction & 
 
     /// A command for one of the two.
     public enum Command: Sendable {
+        /// For the first function.
         case first(First.Command)
+        /// For the second.
         case second(Second.Command)
     }
 
     /// The answer of one of the two.
     public enum Answer: Sendable {
+        /// The first function's.
         case first(First.Answer)
+        /// The second's.
         case second(Second.Answer)
     }
 

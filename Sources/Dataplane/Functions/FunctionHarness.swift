@@ -24,6 +24,7 @@ public final class FunctionHarness<F: PacketFunction & ~Copyable> {
         /// Its net header, as the function left it.
         public var header = NetHeader()
 
+        /// What a test expects.
         public init(
             _ frame: [UInt8], to ports: [Int], because cause: String? = nil, isMade: Bool = false,
             isConsumed: Bool = false

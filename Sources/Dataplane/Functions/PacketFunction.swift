@@ -68,6 +68,7 @@ extension PacketFunction where Self: ~Copyable {
 }
 
 extension PacketFunction where Self: ~Copyable, Command == Never {
+    /// Nothing can be told.
     public mutating func perform(_ command: Never) -> Answer {}
 }
 

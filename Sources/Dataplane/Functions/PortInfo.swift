@@ -13,6 +13,7 @@ public struct PortInfo: Equatable, Sendable {
     /// Checksum and segmentation offloads (GUEST_*) that its driver takes: what else it is sent, Ringway resolves.
     public var offloads: Features
 
+    /// What a test wants a port to be: `FunctionHarness.setInfo`.
     public init(isUp: Bool, mac: MACAddress? = nil, mtu: UInt16? = nil, offloads: Features = []) {
         (self.isUp, self.mac, self.mtu, self.offloads) = (isUp, mac, mtu, offloads)
     }

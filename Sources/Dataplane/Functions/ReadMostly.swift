@@ -9,6 +9,7 @@ public final class ReadMostly<Value: ~Copyable>: @unchecked Sendable {
     /// Holds a reference, as no property could while others read it.
     @usableFromInline let current: Atomic<Unmanaged<Held>>
 
+    /// Takes the first value over. Any thread.
     public init(_ value: consuming Value) { current = Atomic(.passRetained(Held(value))) }
 
     deinit { current.load(ordering: .relaxed).release() }

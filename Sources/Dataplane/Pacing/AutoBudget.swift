@@ -7,24 +7,24 @@
 /// is taken, if it is cheap enough against sleeping at once (budget 0) to be worth a change.
 ///
 /// Plain values, for the thread that owns the queue; all times in ticks of its clock.
-public struct AutoBudget: BitwiseCopyable, Sendable {
+package struct AutoBudget: BitwiseCopyable, Sendable {
     /// Microseconds of polling that going to sleep, being woken and the packet's wait are worth. Measured: a sleep
     /// costs the thread about 10 µs of CPU time; the rest is what the 20 to 30 µs are worth that the packet waits
     /// longer.
-    public static var price: Int { 50 }
+    package static var price: Int { 50 }
     /// Gaps after which the budget is chosen anew; older ones then count half.
-    public static var window: UInt32 { 128 }
+    package static var window: UInt32 { 128 }
     /// Arrivals from one listening to the next: a sleeping thread learns of a packet only when it is awake, so now and
     /// then it polls for as long as `price` to see how long the gaps really are. Costs a twelfth of what the sleeps
     /// cost at most.
-    public static var listenEvery: UInt32 { 64 }
+    package static var listenEvery: UInt32 { 64 }
     /// Sizes of gaps: up to about 1 µs, 2 µs, 4 µs … 1 ms, and longer.
     static var sizes: Int { 12 }
 
     /// How long to poll after the last work, this time.
-    public private(set) var ticks: UInt64
+    package private(set) var ticks: UInt64
     /// What was learned: 0, or long enough for most gaps.
-    public private(set) var learned: UInt64
+    package private(set) var learned: UInt64
     let price: UInt64
     /// The first size holds gaps below 2 to this.
     private let shift: UInt64
@@ -38,7 +38,7 @@ public struct AutoBudget: BitwiseCopyable, Sendable {
         var sum: UInt64 = 0
     }
 
-    public init(ticksPerMicrosecond: UInt64) {
+    package init(ticksPerMicrosecond: UInt64) {
         price = ticksPerMicrosecond &* UInt64(AutoBudget.price)
         shift = UInt64(63 &- max(1, ticksPerMicrosecond).leadingZeroBitCount)
         learned = price
@@ -47,7 +47,7 @@ public struct AutoBudget: BitwiseCopyable, Sendable {
 
     /// `packets` arrived `gap` ticks after the last ones; the thread was polling, or has slept and been woken since.
     @inline(__always)
-    public mutating func arrived(after gap: UInt64, packets: Int, slept: Bool) {
+    package mutating func arrived(after gap: UInt64, packets: Int, slept: Bool) {
         if slept || learned == 0 { return arrivedAsleep(gap, packets, slept) }
         count(gap)
     }

@@ -43,8 +43,10 @@ struct BudgetState: BitwiseCopyable {
 
 /// The cycle counter as a clock. Measured once against CLOCK_MONOTONIC.
 public struct TickClock: BitwiseCopyable, Sendable {
+    /// How fast the counter is.
     public let ticksPerMicrosecond: UInt64
 
+    /// This machine's. Whoever asks first waits 5 ms for the measurement.
     public static let shared = TickClock()
 
     /// A clock of another speed, for simulations.

@@ -17,6 +17,7 @@ public enum QueueTime: Int, CaseIterable, Sendable {
     /// driver-side ports: to kick the device.
     case transmitCallDelay, receiveCallDelay
 
+    /// Its name for people.
     public var text: String {
         switch self {
         case .ringSojourn: return "ring sojourn"
@@ -86,7 +87,9 @@ public struct QueueTimeSnapshot: Sendable {
     public var port: String
     /// Virtqueue index: 2k is pair k's receive queue, 2k + 1 its transmit queue.
     public var queue: Int
+    /// What was timed.
     public var what: QueueTime
+    /// How often which duration, in ticks.
     public var counts: LiveCounts
     /// How long the ticks of `counts` are.
     public var ticksPerMicrosecond: UInt64
