@@ -3,8 +3,8 @@ import Ringway
 /// An IPv4 router (RFC 1812): an interface on each port, static routes, ARP, and the ICMP messages that hosts rely on.
 /// It does not fragment, and knows neither VLAN tags nor source routes.
 ///
-/// It owns its tables, and so cannot be copied. What one poll thread learns by ARP the others do not know: run it on
-/// one.
+/// It owns its tables, and so cannot be copied. What one poll thread learns by ARP the others would not know: an engine
+/// with several does not start. `NAT44` routes with one of these, and changes addresses on the way.
 public struct Router: PacketFunction, ~Copyable {
     public static let dropCauses = [
         "malformed", "neither IPv4 nor ARP", "for another host", "header checksum", "address that is not routed",
@@ -12,6 +12,7 @@ public struct Router: PacketFunction, ~Copyable {
     ]
     public static let counters = ["forwarded", "ARP requests", "ARP replies", "ICMP errors", "echo replies"]
     public static let tickMicroseconds = 100_000
+    public static let mostThreads = 1
 
     private enum Cause {
         static let (malformed, notIPv4, notMine, checksum, notRouted) = (0, 1, 2, 3, 4)
@@ -50,23 +51,22 @@ public struct Router: PacketFunction, ~Copyable {
     public mutating func tick(_ burst: borrowing PacketBurst) { neighbors.expire(now: burst.seconds) }
 
     public mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
-        for i in 0..<packets.count {
-            let packet = packets[i]
-            guard packets.port < interfaces.count else {
-                packets.drop(i, because: Cause.noInterface)
-                continue
-            }
-            guard let ethernet = Ethernet(packet.bytes) else {
-                packets.drop(i, because: Cause.malformed)
-                continue
-            }
-            switch ethernet.etherType {
-            case .arp: takeARP(packets, i)
-            case .ipv4: route(packets, i)
-            default: packets.drop(i, because: Cause.notIPv4)
-            }
-        }
+        for i in 0..<packets.count { judge(packets, i) }
         return nil
+    }
+
+    /// One packet of a burst.
+    public mutating func judge(_ packets: borrowing PacketBurst, _ i: Int) {
+        let packet = packets[i]
+        guard packets.port < interfaces.count else { return packets.drop(i, because: Cause.noInterface) }
+        guard let ethernet = Ethernet(packet.bytes) else { return packets.drop(i, because: Cause.malformed) }
+        switch ethernet.etherType {
+        case .arp: takeARP(packets, i)
+        case .ipv4:
+            let layers = Layers(packet.bytes, frameLength: packet.length)
+            if let next = self.next(packets, i, layers) { send(packets, i, next) }
+        default: packets.drop(i, because: Cause.notIPv4)
+        }
     }
 
     // MARK: ARP
@@ -88,7 +88,7 @@ public struct Router: PacketFunction, ~Copyable {
         }
         neighbors.learn(sender, mac, now: packets.seconds)
         guard arp.operation == .request else {
-            packets.drop(i, because: Cause.mine)
+            packets.decide(i, .consumed)
             return
         }
         arp.operation = .reply
@@ -113,10 +113,21 @@ public struct Router: PacketFunction, ~Copyable {
 
     // MARK: IPv4
 
-    private mutating func route(_ packets: borrowing PacketBurst, _ i: Int) {
+    /// Where a packet goes that the router passes on.
+    public struct Next: Sendable {
+        /// The port's place.
+        public let port: Int
+        fileprivate let mac: MACAddress
+    }
+
+    /// Where an IPv4 packet goes, of which `layers` were found; nil where it does not go on: then it was dropped, or was
+    /// the router's own. `destination`: it goes where packets for this address go, as its own is going to be changed;
+    /// it must not have been yet, so that ICMP errors quote what their receiver has sent.
+    public mutating func next(
+        _ packets: borrowing PacketBurst, _ i: Int, _ layers: Layers, for destination: IPv4Address? = nil
+    ) -> Next? {
         let packet = packets[i]
         let own = interfaces[packets.port]
-        let layers = Layers(packet.bytes, frameLength: packet.length)
         // What is wrong behind the IP header is the receiver's business.
         let isWhole =
             switch layers.defect {
@@ -125,32 +136,35 @@ public struct Router: PacketFunction, ~Copyable {
             }
         guard isWhole, layers.isIPv4, let ethernet = Ethernet(packet.bytes),
             let ip = IPv4(packet.bytes, at: Ethernet.size)
-        else { return packets.drop(i, because: Cause.malformed) }
-        if ethernet.destination != own.mac { return packets.drop(i, because: Cause.notMine) }
-        if !ip.isChecksumValid { return packets.drop(i, because: Cause.checksum) }
-        let (source, destination) = (ip.sourceAddress, ip.destinationAddress)
+        else { return refuse(packets, i, Cause.malformed) }
+        if ethernet.destination != own.mac { return refuse(packets, i, Cause.notMine) }
+        if !ip.isChecksumValid { return refuse(packets, i, Cause.checksum) }
+        let (source, destination) = (ip.sourceAddress, destination ?? ip.destinationAddress)
         if !Router.isHost(source) || !Router.isHost(destination) {
-            return packets.drop(i, because: Cause.notRouted)
+            return refuse(packets, i, Cause.notRouted)
         }
-        if interfaces.contains(where: { $0.address == destination }) { return takeOwn(packets, i, layers) }
+        if interfaces.contains(where: { $0.address == destination }) {
+            takeOwn(packets, i, layers)
+            return nil
+        }
 
         guard let hop = routes.hop(to: destination) else {
             report(ICMP.V4.destinationUnreachable, 0, packets, i, layers)
-            return packets.drop(i, because: Cause.noRoute)
+            return refuse(packets, i, Cause.noRoute)
         }
         if ip.timeToLive < 2 {
             report(ICMP.V4.timeExceeded, 0, packets, i, layers)
-            return packets.drop(i, because: Cause.noHop)
+            return refuse(packets, i, Cause.noHop)
         }
         let out = interfaces[hop.port]
         if length(packet, ip, layers) > out.mtu {
             if ip.flags.contains(.dontFragment) {
                 report(ICMP.V4.destinationUnreachable, 4, packets, i, layers, rest: UInt32(clamping: out.mtu))
             }
-            return packets.drop(i, because: Cause.tooLong)
+            return refuse(packets, i, Cause.tooLong)
         }
         let next = hop.gateway ?? destination
-        if next == out.prefix.last && out.prefix.length < 31 { return packets.drop(i, because: Cause.notRouted) }
+        if next == out.prefix.last && out.prefix.length < 31 { return refuse(packets, i, Cause.notRouted) }
         guard let mac = neighbors.find(next) else {
             // The packet cannot wait here: its sender repeats it.
             switch neighbors.step(for: next, now: packets.seconds) {
@@ -158,11 +172,23 @@ public struct Router: PacketFunction, ~Copyable {
             case .wait: break
             case .unreachable: report(ICMP.V4.destinationUnreachable, 1, packets, i, layers)
             }
-            return packets.drop(i, because: Cause.unknown)
+            return refuse(packets, i, Cause.unknown)
         }
+        return Next(port: hop.port, mac: mac)
+    }
+
+    private func refuse(_ packets: borrowing PacketBurst, _ i: Int, _ cause: Int) -> Next? {
+        packets.drop(i, because: cause)
+        return nil
+    }
+
+    /// Sends a packet where `next` says.
+    public func send(_ packets: borrowing PacketBurst, _ i: Int, _ next: Next) {
+        let packet = packets[i]
+        guard let ethernet = Ethernet(packet.bytes), let ip = IPv4(packet.bytes, at: Ethernet.size) else { return }
         _ = ip.decrementTimeToLive()
-        (ethernet.destination, ethernet.source) = (mac, out.mac)
-        packet.verdict = .port(hop.port)
+        (ethernet.destination, ethernet.source) = (next.mac, interfaces[next.port].mac)
+        packet.verdict = .port(next.port)
         packets.count(Count.forwarded)
     }
 

@@ -101,7 +101,7 @@ import Testing
                     "ffffffffffff 0200000000f1 0806 0001 0800 06 04 0001 0200000000f1 c6336401 000000000000")
                 + RouterTests.bytes(next.address.rawValue) + [UInt8](repeating: 0, count: 18)
             #expect(out[2] == .init(asked, to: [1], isMade: true))
-            #expect(harness.process([RouterTests.arp(2, from: next, to: 1)], from: 1)[0].cause == "for the router")
+            #expect(harness.process([RouterTests.arp(2, from: next, to: 1)], from: 1)[0].isConsumed)
             for pieces in [[], [1, 20, 3]] {
                 let sent = harness.process([frame], from: 0, pieces: pieces)
                 #expect(sent == [.init(RouterTests.forwarded(frame, to: next.mac), to: [1])])
