@@ -3,7 +3,9 @@ import Glibc
 import Logging
 import Ringway
 
-guard CommandLine.arguments.count == 4 else { fatalError("usage: firewall INSIDE.sock OUTSIDE.sock RULES") }
+guard CommandLine.arguments.count == 4 else {
+    fatalError("usage: firewall INSIDE OUTSIDE RULES (a port: vhost-user:/run/a.sock, tap:t0)")
+}
 let file = CommandLine.arguments[3]
 
 var rules: Rules
@@ -14,7 +16,7 @@ do { rules = try readRules(file) } catch {
 let signals = EndSignals()
 // After `EndSignals`, which takes SIGHUP, too.
 ReloadSignal.install()
-let ports = CommandLine.arguments[1...2].map { PortOptions(.vhostUser(path: $0, isClient: false)) }
+let ports = try CommandLine.arguments[1...2].map { try PortSyntax.port($0) }
 let first = rules
 let engine = try Engine(EngineOptions(ports: ports, mode: .drop), logger: Logger(label: "firewall")) { _ in
     Firewall(first)
@@ -22,7 +24,9 @@ let engine = try Engine(EngineOptions(ports: ports, mode: .drop), logger: Logger
 try engine.start()
 
 var seconds = 0
-while signals.wait(seconds: 1) == nil {
+var isRunning = true
+while isRunning {
+    isRunning = signals.wait(seconds: 1) == nil
     if ReloadSignal.take() {
         do {
             let answers = try engine.send(.reload(try readRules(file)), to: Firewall.self)
@@ -33,7 +37,7 @@ while signals.wait(seconds: 1) == nil {
         }
     }
     seconds += 1
-    if seconds % 10 != 0 { continue }
+    if isRunning && seconds % 10 != 0 { continue }
     for port in engine.snapshot() { print(port.name, port.rx.packets, port.tx.packets, port.drops) }
     for counter in engine.functionCounters() { print("\(counter.name): \(counter.count)") }
 }

@@ -120,9 +120,9 @@ public struct Router: PacketFunction, ~Copyable {
         fileprivate let mac: MACAddress
     }
 
-    /// Where an IPv4 packet goes, of which `layers` were found; nil where it does not go on: then it was dropped, or was
-    /// the router's own. `destination`: it goes where packets for this address go, as its own is going to be changed;
-    /// it must not have been yet, so that ICMP errors quote what their receiver has sent.
+    /// Where an IPv4 packet goes, of which `layers` were found; nil where it does not go on: then it was dropped, or
+    /// was the router's own. `destination`: it goes where packets for this address go, as its own is going to be
+    /// changed; it must not have been yet, so that ICMP errors quote what their receiver has sent.
     public mutating func next(
         _ packets: borrowing PacketBurst, _ i: Int, _ layers: Layers, for destination: IPv4Address? = nil
     ) -> Next? {

@@ -2,23 +2,29 @@ import Logging
 import Ringway
 import VLANSwitchFunction
 
-let usage = "usage: vlanswitch SOCKET=VLANS... (10u: without tags; 10+20+1u: 1 without tags; 10u+i: isolated)"
-var paths: [String] = []
-var ports: [VLANSwitch.Port] = []
-for argument in CommandLine.arguments.dropFirst() {
-    let parts = argument.split(separator: "=", maxSplits: 1)
-    guard parts.count == 2, let port = VLANSwitch.Port(parts[1]) else { fatalError("\(argument): \(usage)") }
-    paths.append(String(parts[0]))
-    ports.append(port)
+let usage = """
+    usage: vlanswitch PORT VLANS... (10u: without tags; 10+20+1u: 1 without tags; 10u+i: isolated; a port: \
+    vhost-user:/run/a.sock, tap:t0)
+    """
+var words = CommandLine.arguments.dropFirst()
+guard words.count > 2, words.count % 2 == 0 else { fatalError(usage) }
+var ports: [PortOptions] = []
+var kinds: [VLANSwitch.Port] = []
+while let port = words.popFirst(), let text = words.popFirst() {
+    guard let kind = VLANSwitch.Port(text) else { fatalError("\(text): \(usage)") }
+    ports.append(try PortSyntax.port(port))
+    kinds.append(kind)
 }
-guard ports.count > 1 else { fatalError(usage) }
-let all = ports
+let all = kinds
 
 let signals = EndSignals()
-let options = EngineOptions(ports: paths.map { PortOptions(.vhostUser(path: $0, isClient: false)) }, mode: .drop)
-let engine = try Engine(options, logger: Logger(label: "vlanswitch")) { _ in VLANSwitch(all) }
+let engine = try Engine(EngineOptions(ports: ports, mode: .drop), logger: Logger(label: "vlanswitch")) { _ in
+    VLANSwitch(all)
+}
 try engine.start()
-while signals.wait(seconds: 10) == nil {
+var isRunning = true
+while isRunning {
+    isRunning = signals.wait(seconds: 10) == nil
     for port in engine.snapshot() { print(port.name, port.rx.packets, port.tx.packets, port.drops) }
     for counter in engine.functionCounters() { print("\(counter.name): \(counter.count)") }
 }
