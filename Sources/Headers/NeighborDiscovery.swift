@@ -90,4 +90,21 @@ public struct NeighborDiscovery: ~Escapable {
         }
         return nil
     }
+
+    /// Whether the options of a neighbour discovery message (RFC 4861, section 4.6) are well formed to the last, and
+    /// whatever MAC address they tell (types 1 and 2) is `address`. They lie in `bytes` from `start` to `end`; false
+    /// where those are not all there.
+    public static func tellOnly(_ address: MACAddress, _ bytes: HeaderBytes, from start: Int, to end: Int) -> Bool {
+        if start < 0 || end < start || end > bytes.count { return false }
+        var at = start
+        while at < end {
+            guard at + 8 <= end else { return false }
+            let size = Int(bytes.start.load8(at + 1)) * 8
+            if size == 0 || at + size > end { return false }
+            let type = bytes.start.load8(at)
+            if type == 1 || type == 2, size != 8 || bytes.start.loadMAC(at + 2) != address { return false }
+            at += size
+        }
+        return true
+    }
 }

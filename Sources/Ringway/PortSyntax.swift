@@ -53,7 +53,7 @@ public enum PortSyntax {
             if !names.insert(name).inserted { throw EngineError("--port \(text): '\(name)' is given twice") }
             try fields.read(part, of: text)
         }
-        return fields.options(place)
+        return try fields.options(place, of: text)
     }
 
     private static func list(_ words: [String], _ last: String) -> String {
@@ -130,6 +130,7 @@ public enum PortSyntax {
         var isPacked = false
         var isInOrder = true
         var ringSize = 1024
+        var switching = SwitchSyntax()
 
         mutating func read(_ part: String, of text: String) throws(EngineError) {
             guard let equals = part.firstIndex(of: "=") else {
@@ -143,10 +144,12 @@ public enum PortSyntax {
             }
             // DPDK's name for it.
             let known = name == "packed_vq" ? "packed" : name
+            if SwitchSyntax.options.contains(name) { return try switching.read(name, value, of: text) }
             guard kind.options.contains(known) else {
                 throw EngineError(
                     "--port \(text): '\(name)' is no option of \(kind.name); "
-                        + kind.options.joined(separator: ", ") + " are")
+                        + kind.options.joined(separator: ", ") + " are, and of a switch's port "
+                        + SwitchSyntax.options.joined(separator: ", "))
             }
             switch known {
             case "queues":
@@ -192,8 +195,9 @@ public enum PortSyntax {
             }
         }
 
-        func options(_ place: String) -> PortOptions {
+        func options(_ place: String, of text: String) throws(EngineError) -> PortOptions {
             var o = PortOptions(kind.make(place, self))
+            o.switching = try switching.finish(text)
             o.offersRingReset = offersRingReset
             o.queuePairs = queues ?? 1
             o.mtu = mtu
@@ -207,7 +211,7 @@ public enum PortSyntax {
         }
     }
 
-    private static func flag(_ name: String, _ value: String, _ text: String) throws(EngineError) -> Bool {
+    static func flag(_ name: String, _ value: String, _ text: String) throws(EngineError) -> Bool {
         switch value {
         case "on", "1": return true
         case "off", "0": return false

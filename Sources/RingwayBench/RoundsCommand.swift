@@ -71,6 +71,14 @@ struct RoundsCommand: ParsableCommand {
                 }
             }
         }
+        // What options of a switch's ports cost.
+        for switching in BenchSwitch.allCases {
+            for (format, isPacked, isInOrder) in formats where !isInOrder {
+                var shape = RoundBench.Shape()
+                (shape.mode, shape.switching, shape.isPacked) = (.switch, switching, isPacked)
+                all.append(("\(switching.rawValue) \(format) 64", shape))
+            }
+        }
         // What an embedder's function costs, and what it does to packets.
         for function in BenchFunction.allCases {
             for (format, isPacked, isInOrder) in formats where !isInOrder {
@@ -98,6 +106,9 @@ struct RoundsCommand: ParsableCommand {
                 all.append(("drop \(format) 64 \(what)", shape))
             }
         }
+        var guarded = RoundBench.Shape()
+        (guarded.mode, guarded.switching, guarded.threads) = (.switch, .guarded, 2)
+        all.append(("\(BenchSwitch.guarded.rawValue) split 64 2-threads", guarded))
         // Each packet's way is on one thread, and then (for contrast) from one thread to the other.
         for (mode, make, _) in modes
         where mode == "macswap" || mode == "crossconnect" || mode == "switch" || mode == "generate" {

@@ -12,6 +12,8 @@ package final class RoundBench {
         package var mode = ForwardingMode.drop
         /// An embedder's function, in place of `macswap`.
         package var function: BenchFunction?
+        /// Options of the switch's two ports.
+        package var switching: BenchSwitch?
         package var isPacked = false
         package var isInOrder = false
         /// Bytes of a frame.
@@ -56,6 +58,7 @@ package final class RoundBench {
         let options = pairs.enumerated().map { i, count in
             var port = PortOptions(.vhostUser(path: "\(i)", isClient: false))
             port.queuePairs = count
+            if let switching = shape.switching, i < busy { port.switching = switching.port(i) }
             return port
         }
         events = (0..<3).map { _ in CPlat_eventfd(0) }
@@ -89,7 +92,8 @@ package final class RoundBench {
                 pair, receive: driver.pointee.receive.deviceSetup(map: port.map),
                 transmit: driver.pointee.transmit.deviceSetup(map: port.map), kick: kick, callRings: callRings)
             if isBusy {
-                let (frame, growth) = (Frames.udp(size: shape.size), shape.function?.growth ?? 0)
+                let growth = shape.function?.growth ?? 0
+                let frame = shape.switching?.frame(shape.size, index) ?? Frames.udp(size: shape.size)
                 lanes[k].add(BenchEnd(driver, pair, frame, isBackward: index == 1, growth: growth))
             }
         }

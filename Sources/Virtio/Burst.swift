@@ -49,8 +49,8 @@ public struct Burst: ~Copyable {
     @inline(__always) public var identity: UnsafePointer<UInt16> { UnsafePointer(identityRoom.start) }
     /// Packets that were popped into this burst.
     public var count = 0
-    /// Sets of ports that packets of this burst go to; as many as it has packets at most.
-    public let sets = OwnedMemory<PortSet>(count: Burst.maximum)
+    /// Sets of ports that packets of this burst go to.
+    public let sets = OwnedMemory<PortSet>(count: Verdict.mostSets)
     /// What the function has done to the burst.
     public var work = FunctionWork()
     /// Places of `segments` that are taken.

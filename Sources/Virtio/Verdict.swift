@@ -24,6 +24,8 @@ public struct Verdict: Sendable, Equatable, BitwiseCopyable {
 
     @inlinable static var causes: UInt32 { 0x8000_0000 }
     @inlinable static var sets: UInt32 { 0xc000_0000 }
+    /// Sets that a burst has at most, a power of two: two for each packet.
+    @inlinable public static var mostSets: Int { 128 }
     /// Causes that functions have at most.
     @inlinable public static var mostCauses: Int { 64 }
 
@@ -33,7 +35,7 @@ public struct Verdict: Sendable, Equatable, BitwiseCopyable {
     }
     /// To the ports of a set by its place in `Burst.sets`.
     @inlinable package static func set(_ index: Int) -> Verdict {
-        Verdict(rawValue: sets | UInt32(truncatingIfNeeded: index) & 63)
+        Verdict(rawValue: sets | UInt32(truncatingIfNeeded: index & (mostSets &- 1)))
     }
 
     /// The port, if it goes to one.
@@ -46,7 +48,7 @@ public struct Verdict: Sendable, Equatable, BitwiseCopyable {
     }
     /// The set, if it goes to one.
     @inlinable package var set: Int? {
-        rawValue >= Verdict.sets && rawValue < Verdict.consumed.rawValue ? Int(rawValue & 63) : nil
+        rawValue >= Verdict.sets && rawValue < Verdict.consumed.rawValue ? Int(rawValue) & (Verdict.mostSets &- 1) : nil
     }
     /// To several ports.
     @inlinable package var isSeveral: Bool { self == .flood || set != nil }
@@ -89,6 +91,55 @@ public struct PortSet: Sendable, Equatable, BitwiseCopyable {
         if port < 0 || port >= PortSet.most { return false }
         let word = port < 128 ? (port < 64 ? words.0 : words.1) : (port < 192 ? words.2 : words.3)
         return word &>> UInt64(truncatingIfNeeded: port & 63) & 1 != 0
+    }
+
+    /// Adds the ports of another.
+    @inlinable @inline(__always)
+    public mutating func formUnion(_ other: PortSet) {
+        words.0 |= other.words.0
+        words.1 |= other.words.1
+        words.2 |= other.words.2
+        words.3 |= other.words.3
+    }
+
+    /// Removes the ports of another.
+    @inlinable @inline(__always)
+    public mutating func subtract(_ other: PortSet) {
+        words.0 &= ~other.words.0
+        words.1 &= ~other.words.1
+        words.2 &= ~other.words.2
+        words.3 &= ~other.words.3
+    }
+
+    /// The ports that both have.
+    @inlinable @inline(__always)
+    public func intersection(_ other: PortSet) -> PortSet {
+        var both = self
+        both.words.0 &= other.words.0
+        both.words.1 &= other.words.1
+        both.words.2 &= other.words.2
+        both.words.3 &= other.words.3
+        return both
+    }
+
+    /// Ports in it.
+    @inlinable public var count: Int {
+        words.0.nonzeroBitCount &+ words.1.nonzeroBitCount &+ words.2.nonzeroBitCount &+ words.3.nonzeroBitCount
+    }
+
+    /// The lowest port; nil: it is empty.
+    @inlinable public var first: Int? {
+        if words.0 != 0 { return words.0.trailingZeroBitCount }
+        if words.1 != 0 { return words.1.trailingZeroBitCount &+ 64 }
+        if words.2 != 0 { return words.2.trailingZeroBitCount &+ 128 }
+        return words.3 != 0 ? words.3.trailingZeroBitCount &+ 192 : nil
+    }
+
+    /// Removes the lowest port and returns it; nil: it is empty.
+    @inlinable public mutating func popFirst() -> Int? {
+        guard let port = first else { return nil }
+        remove(port)
+        return port
     }
 
     /// No port is in.

@@ -330,7 +330,7 @@ static void bad_arguments(ringway_burst *b, int n) {
     /* All that is as it was. */
     CHECK(ringway_packet_look(b, 0, &views[1]) == RINGWAY_OK);
     CHECK(views[0].frame_length == views[1].frame_length && views[0].front_length == views[1].front_length);
-    /* Sets: 64 different ones, which two ports do not give; and packets: 64. */
+    /* Sets: 128 different ones, which two ports do not give; and packets: 64. */
     CHECK(ringway_burst_set(b, two, 1, &made) == RINGWAY_OK && ringway_packet_decide(b, 0, made) == RINGWAY_OK);
     CHECK(ringway_burst_set(b, NULL, 0, &made) == RINGWAY_OK);
     for (int i = 0; i < RINGWAY_BURST; i++) {

@@ -25,6 +25,56 @@ import Testing
         #expect(try PortSyntax.port("vhost-user:/a:b,queues=128").queuePairs == 128)
     }
 
+    @Test("ports of a switch with their options")
+    func switching() throws {
+        let a = try PortSyntax.port(
+            "tap:t,trunk=10+20-22,native=1,isolated=on,sticky=on,max_macs=3,storm=1kpps,rate_out=1gbit+200kpps,"
+                + "mirror=tap:mon"
+        ).switching
+        var wanted = SwitchPort()
+        wanted.vlans = .trunk([10, 20, 21, 22], native: 1)
+        (wanted.isIsolated, wanted.isSticky, wanted.addressLimit) = (true, true, 3)
+        (wanted.limitFlooding, wanted.limitOut) = (
+            RateLimit(packets: 1000), RateLimit(packets: 200_000, bytes: 125_000_000)
+        )
+        (wanted.mirrorIn, wanted.mirrorOut) = ("tap:mon", "tap:mon")
+        #expect(a == wanted)
+        let b = try PortSyntax.port(
+            "vhost-user:/x,access=7,static=02:00:00:00:00:01+2:0:0:0:0:2,anti_spoof=on,"
+                + "ips=192.0.2.1+2001:db8::/64,inspect=on,ip_guard=on,rate_in=8kbit,mirror_in=/y"
+        ).switching
+        wanted = SwitchPort()
+        wanted.vlans = .access(7)
+        wanted.addresses = [MACAddress(2, 0, 0, 0, 0, 1), MACAddress(2, 0, 0, 0, 0, 2)]
+        (wanted.checksSource, wanted.inspects, wanted.checksIP) = (true, true, true)
+        (wanted.ipv4, wanted.ipv6) = ([IPv4Prefix("192.0.2.1")!], [IPv6Prefix("2001:db8::/64")!])
+        (wanted.limitIn, wanted.mirrorIn) = (RateLimit(bytes: 1000), "/y")
+        #expect(b == wanted)
+        #expect(try PortSyntax.port("null:x,trunk=all").switching.vlans == .trunk(nil, native: nil))
+        #expect(
+            try PortSyntax.port("null:x").switching.isPlain && PortSyntax.port("null:x,isolated=off").switching.isPlain)
+    }
+
+    @Test(
+        "errors of a switch's options name the part and say what to write",
+        arguments: [
+            ("access=0", "1 to 4094"), ("access=4095", "1 to 4094"), ("access=x", "1 to 4094"),
+            ("trunk=", "10+20-30"), ("trunk=5-3", "10+20-30"), ("trunk=1+4095", "10+20-30"),
+            ("native=4", "trunk=all,native=4"),
+            ("access=1,trunk=2", "one of the two"), ("access=1,native=2", "goes with trunk="),
+            ("isolated=yes", "isolated=on"),
+            ("static=01:00:00:00:00:00", "unicast"), ("max_macs=0", "1 to 4096"), ("ips=192.0.2.300", "is no address"),
+            ("rate_in=10", "100mbit"), ("rate_in=0pps", "100mbit"), ("rate_out=1kpps+2kpps", "100mbit"),
+            ("storm=99999999999999999999pps", "100mbit"), ("storm=7bit", "100mbit"), ("mirror=", "name the port"),
+            ("isolated", "name=value"),
+            ("acess=3", "of a switch's port access, trunk"),
+        ])
+    func switchErrors(_ option: String, _ wanted: String) {
+        #expect { try PortSyntax.port("tap:t," + option) } throws: {
+            "\($0)".contains(wanted) && !"\($0)".contains("\n")
+        }
+    }
+
     @Test(
         "errors name the part and say what to write",
         arguments: [

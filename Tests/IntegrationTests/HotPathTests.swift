@@ -20,8 +20,8 @@ import Testing
         ("16SplitDriverQueueV10reclaimAny", 1), ("17PackedDriverQueueV10reclaimAny", 1),
         ("16SplitDriverQueueV14reclaimInOrder", 1), ("17PackedDriverQueueV14reclaimInOrder", 1),
         ("16SplitDriverQueueV9needsKick", 1), ("17PackedDriverQueueV9needsKick", 1),
-        // One specialisation of the loop for each packet function: drop, crossconnect, macswap, switch, embedder's.
-        ("8PollLoopO5round", 5), ("8PollLoopO10visitQuiet", 5), ("8PollLoopO12acceptEvents", 1),
+        // One specialisation of the loop for each function: drop, crossconnect, macswap, two switches, an embedder's.
+        ("8PollLoopO5round", 6), ("8PollLoopO10visitQuiet", 6), ("8PollLoopO12acceptEvents", 1),
         ("8PollLoopO8keepTime", 1), ("loadAddresses", 1), ("loadLarge", 1), ("9copyLarge", 1), ("10copyPieces", 1),
         ("10PacketSlotV11extendFront", 1), ("10PacketSlotV11settleFront", 1),
         ("9ForwarderO12dispatchSlow", 1), ("9ForwarderO12spreadByPort", 1), ("9ForwarderO6toPort", 1),
@@ -33,6 +33,8 @@ import Testing
         ("9ForwarderO7discard", 1), ("7OffloadO7deliver", 1), ("7OffloadO6screen", 1), ("7OffloadO7resolve", 1),
         ("8NotifierV8makeRoom", 1),
         ("8NotifierV6submit", 1), ("9ForwarderO6accept", 1), ("8MACTableC9learnSlow", 1),
+        ("13GuardedSwitchV5flood", 1), ("13GuardedSwitchV12sendMirrored", 1), ("13GuardedSwitchV6refuse", 1),
+        ("10SwitchCoreC5learn", 1), ("10SwitchCoreC7inspect", 1), ("10MeterPartsC4more", 1),
         ("10QueueTimesV4took", 1), ("8NotifierV12recordDelays", 1), ("10AutoBudgetV6choose", 1),
         ("10AutoBudgetV13arrivedAsleep", 1),
     ]

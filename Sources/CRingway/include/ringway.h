@@ -233,7 +233,7 @@ int ringway_burst_views(ringway_burst *burst, ringway_view *views, size_t room);
 /* Verdicts of the first `count` packets. */
 int ringway_burst_decide(ringway_burst *burst, const uint32_t *verdicts, size_t count);
 /* The verdict that sends to several ports (of the first 256), but not to where the packet came from. A burst can have
- * 64 different sets. */
+ * 128 different sets. */
 int ringway_burst_set(ringway_burst *burst, const uint32_t *ports, size_t count, uint32_t *verdict);
 /* Adds to a counter by its place in the function's `counters`. */
 int ringway_burst_add(ringway_burst *burst, uint32_t counter, uint64_t n);

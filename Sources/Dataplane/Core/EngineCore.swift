@@ -12,8 +12,10 @@ final class EngineCore {
     let mode: ForwardingMode
     let busyloop: BusyloopBudget
     let pacing: Pacing
-    /// The switch's addresses; nil in other modes.
+    /// The plain switch's addresses; nil in other modes.
     let addresses: MACTable?
+    /// The switch whose ports have options; nil in other modes.
+    let guarded: SwitchCore?
     /// Queues that had to stop, by port.
     let stops: [StopCounts]
 
@@ -26,7 +28,9 @@ final class EngineCore {
         stops = options.ports.map { _ in StopCounts() }
         tableMemory = PairTableMemory(portCount: options.ports.count)
         table = tableMemory.table
-        addresses = options.mode == .switch ? MACTable(ports: options.ports.count, ageing: options.macAgeing) : nil
+        let (isPlain, isGuarded) = (options.mode == .switch && !options.isGuarded, options.isGuarded)
+        addresses = isPlain ? MACTable(ports: options.ports.count, ageing: options.macAgeing) : nil
+        guarded = isGuarded ? SwitchCore(options.members, ageing: options.macAgeing, threads: cpus.count) : nil
         var boxes: [Mailbox] = []
         for _ in cpus { boxes.append(try Mailbox()) }
         var all: [PollThread] = []
@@ -69,7 +73,10 @@ final class EngineCore {
     /// Takes a pair over; it lives as long as this.
     func add(_ pair: consuming PairState) -> PairPointer { tableMemory.add(pair) }
 
-    func forgetAddresses(port: Int) { addresses?.forget(port: port) }
+    func forgetAddresses(port: Int) {
+        addresses?.forget(port: port)
+        guarded?.addresses.forget(port: port)
+    }
 
     /// Sends a RARP for `mac` as if `port` had sent it, so that switches behind the other ports learn
     /// where the guest now is (SEND_RARP after a migration).
@@ -77,14 +84,21 @@ final class EngineCore {
         guard mac.count == 6 else { return }
         let value = mac.enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << UInt64(8 * $1.offset) }
         let seconds = TickClock.shared.seconds(CPlat_cycles())
-        addresses?.learn(value, port: port, seconds: seconds)
-        let targets: [Int]
-        switch mode {
-        case .switch: targets = (0..<table.portCount).filter { $0 != port }
-        case .crossconnect: targets = [port ^ 1]
-        default: targets = []
-        }
         let frame = Frames.rarp(mac)
+        if let guarded {
+            let all = guarded.announcement(frame, mac: value, from: port, seconds: seconds)
+            for (frame, targets) in all { inject(frame, to: targets) }
+            return
+        }
+        addresses?.learn(value, port: port, seconds: seconds)
+        switch mode {
+        case .switch: inject(frame, to: (0..<table.portCount).filter { $0 != port })
+        case .crossconnect: inject(frame, to: [port ^ 1])
+        default: break
+        }
+    }
+
+    private func inject(_ frame: [UInt8], to targets: [Int]) {
         var work = ThreadWork()
         for thread in threads { work.add(thread.index) { Forwarder.inject($0.state, frame, to: targets) } }
         run(work)

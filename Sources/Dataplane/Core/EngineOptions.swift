@@ -1,3 +1,4 @@
+import Headers
 import Logging
 
 /// Where packets go.
@@ -41,6 +42,9 @@ public struct PortOptions: Sendable, Equatable {
     /// Driver-side ports: descriptors of each ring, less where the back-end takes less.
     public var ringSize = 1024
 
+    /// `ForwardingMode.switch`: VLANs, limits, and what else the port may do.
+    public var switching = SwitchPort()
+
     /// One queue pair; everything else as the engine's options say.
     public init(_ kind: PortKind) { self.kind = kind }
 
@@ -80,6 +84,25 @@ public struct EngineOptions: Sendable, Equatable {
         self.mode = mode
         self.cpus = cpus
         self.busyloop = busyloop
+    }
+}
+
+extension EngineOptions {
+    /// A switch whose packets are looked at for what a port's options say.
+    var isGuarded: Bool { mode == .switch && ports.contains { !$0.switching.isPlain } }
+
+    /// The ports as the switch sees them.
+    var members: [SwitchMember] {
+        ports.map { port in
+            let bytes = port.mac ?? []
+            let mac = bytes.enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << UInt64(8 * $1.offset) }
+            return SwitchMember(port.name, mac: bytes.isEmpty ? nil : MACAddress(rawValue: mac), port.switching)
+        }
+    }
+
+    /// Packets are counted against rates, and so are judged once.
+    var countsPackets: Bool {
+        ports.map(\.switching).contains { $0.limitIn != nil || $0.limitOut != nil || $0.limitFlooding != nil }
     }
 }
 

@@ -25,7 +25,9 @@ public final class Engine: @unchecked Sendable {
         self.options = options
         self.logger = logger
         embedded = nil
-        functionNames = FunctionNames()
+        var names = FunctionNames()
+        if options.isGuarded { names.dropCauses = GuardedSwitch.dropCauses }
+        functionNames = names
         try Engine.check(options)
     }
 
@@ -91,6 +93,7 @@ public final class Engine: @unchecked Sendable {
             try check(port.busyloop, port.name)
             if let mtu = port.mtu, mtu < 68 { throw EngineError("\(port.name): mtu=\(mtu); at least 68 bytes") }
         }
+        try checkSwitch(options)
         if case .generate(let size) = options.mode, !(14...9216).contains(size) {
             throw EngineError("generate: size \(size); 14 to 9216 bytes")
         }
@@ -114,6 +117,14 @@ public final class Engine: @unchecked Sendable {
         for cpu in options.cpus where !CPlat_cpu_allowed(Int32(clamping: cpu)) {
             throw EngineError("CPU \(cpu) is not one this process may run on; see `taskset -p $$`")
         }
+    }
+
+    private static func checkSwitch(_ options: EngineOptions) throws(EngineError) {
+        guard let port = options.ports.first(where: { !$0.switching.isPlain }) else { return }
+        if options.mode != .switch {
+            throw EngineError("\(port.name): access, isolated and the like go with --mode switch")
+        }
+        try SwitchMember.check(options.members)
     }
 
     /// Opens the ports and starts the threads; returns when every socket listens.
@@ -158,7 +169,11 @@ public final class Engine: @unchecked Sendable {
         case .drop: try thread.start(DropFunction())
         case .crossconnect: try thread.start(CrossconnectFunction())
         case .macswap: try thread.start(MACSwapFunction())
-        case .switch: try thread.start(SwitchFunction(table: core.addresses!))
+        case .switch:
+            guard let guarded = core.guarded else { return try thread.start(SwitchFunction(table: core.addresses!)) }
+            var traits = FunctionTraits(GuardedSwitch.self)
+            traits.judgesAgain = !options.countsPackets
+            try thread.start(GuardedSwitch(guarded), traits)
         case .generate(let size):
             thread.state.pointee.template = FrameTemplate(Frames.udp(size: size))
             try thread.start(DropFunction())

@@ -54,3 +54,27 @@ extension Engine {
 private final class FunctionAnswer<Answer> {
     var value: Answer?
 }
+
+/// The addresses of `ForwardingMode.switch`.
+extension Engine {
+    /// The addresses that the switch knows now, by port, VLAN and address; none in other modes, and where the engine
+    /// does not run. Poll threads go on meanwhile.
+    public func macTable() -> [TableAddress] {
+        guard let core else { return [] }
+        let seconds = TickClock.shared.seconds(CPlat_cycles())
+        let all = core.addresses?.entries(seconds: seconds) ?? core.guarded?.addresses.entries(seconds: seconds) ?? []
+        return all.sorted {
+            ($0.port, $0.vlan ?? 0, $0.mac.rawValue.byteSwapped) < ($1.port, $1.vlan ?? 0, $1.mac.rawValue.byteSwapped)
+        }
+    }
+
+    /// Forgets addresses: all that were learned, or those of a port (by its place in the options), or in a VLAN; sticky
+    /// ones, too, but no static ones. Returns how many they were. Poll threads go on meanwhile; they may learn an
+    /// address anew at once. The plain switch knows no VLANs: there an address is in none.
+    @discardableResult
+    public func clearAddresses(port: Int? = nil, vlan: UInt16? = nil) -> Int {
+        guard let core else { return 0 }
+        if let addresses = core.addresses { return vlan == nil ? addresses.clear(port: port) : 0 }
+        return core.guarded?.addresses.clear(port: port, vlan: vlan) ?? 0
+    }
+}

@@ -128,9 +128,11 @@ private struct ModeFunctions: ~Copyable {
     private let macswap = OwnedValues(MACSwapFunction())
     /// None in other modes.
     private var `switch` = OwnedValues<SwitchFunction>(capacity: 1)
+    private var guarded = OwnedValues<GuardedSwitch>(capacity: 1)
 
     init(_ core: EngineCore) {
         if let table = core.addresses { `switch`.add(SwitchFunction(table: table)) }
+        if let core = core.guarded { guarded.add(GuardedSwitch(core)) }
     }
 
     func kind(_ mode: ForwardingMode) -> any PacketFunction.Type {
@@ -138,7 +140,7 @@ private struct ModeFunctions: ~Copyable {
         case .drop, .generate: return DropFunction.self
         case .crossconnect: return CrossconnectFunction.self
         case .macswap: return MACSwapFunction.self
-        case .switch: return SwitchFunction.self
+        case .switch: return guarded.count > 0 ? GuardedSwitch.self : SwitchFunction.self
         }
     }
 
@@ -147,6 +149,7 @@ private struct ModeFunctions: ~Copyable {
         case .drop, .generate: PollLoop.round(state, &drop.start.pointee)
         case .crossconnect: PollLoop.round(state, &crossconnect.start.pointee)
         case .macswap: PollLoop.round(state, &macswap.start.pointee)
+        case .switch where guarded.count > 0: PollLoop.round(state, &guarded.start.pointee)
         case .switch: PollLoop.round(state, &`switch`.start.pointee)
         }
     }

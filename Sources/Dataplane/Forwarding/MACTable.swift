@@ -20,7 +20,7 @@ import Virtio
 public final class MACTable: @unchecked Sendable {
     static var buckets: Int { 2048 }
     /// Entries of a bucket.
-    private static var places: Int { 8 }
+    private static var places: Int { Bucket.places }
     /// Words of a bucket.
     private static var width: Int { 2 * places }
     private let words = OwnedMemory<UInt64>(count: MACTable.buckets * MACTable.width, repeating: 0)
@@ -44,11 +44,11 @@ public final class MACTable: @unchecked Sendable {
     }
 
     /// Eight entries; those at even numbers are an address with its port, and behind each stands when it was heard of.
-    private struct Bucket: BitwiseCopyable {
+    private struct Bucket: AddressBucket, BitwiseCopyable {
         let words: UnsafeMutablePointer<UInt64>
 
         @inline(__always) func entry(_ i: Int) -> UInt64 { CPlat_load64_relaxed(words + i) }
-        @inline(__always) func heard(_ i: Int) -> UInt32 {
+        @inline(__always) func heard(at i: Int) -> UInt32 {
             UInt32(truncatingIfNeeded: CPlat_load64_relaxed(words + (i &+ 1)))
         }
         @inline(__always) func hear(_ i: Int, _ seconds: UInt32) {
@@ -56,6 +56,10 @@ public final class MACTable: @unchecked Sendable {
         }
         /// False: another thread was first.
         func replace(_ i: Int, _ before: UInt64, _ new: UInt64) -> Bool { CPlat_replace64(words + i, before, new) }
+
+        func holder(_ place: Int) -> Int { Int(entry(2 * place) >> 48) - 1 }
+        func heard(_ place: Int) -> UInt32 { heard(at: 2 * place) }
+        func isPinned(_ place: Int) -> Bool { false }
     }
 
     @inline(__always)
@@ -75,7 +79,7 @@ public final class MACTable: @unchecked Sendable {
         while i < MACTable.width {
             let word = b.entry(i)
             if word & 0xffff_ffff_ffff == mac && word >> 48 != 0 {
-                let heard = b.heard(i)
+                let heard = b.heard(at: i)
                 return seconds &- heard > ageing && seconds > heard ? -1 : Int(word >> 48) &- 1
             }
             i &+= 2
@@ -91,7 +95,7 @@ public final class MACTable: @unchecked Sendable {
         var i = 0
         while i < MACTable.width {
             if b.entry(i) == wanted {
-                if b.heard(i) != seconds {
+                if b.heard(at: i) != seconds {
                     b.hear(i, seconds)
                 }
                 return
@@ -118,51 +122,45 @@ public final class MACTable: @unchecked Sendable {
         }
     }
 
-    /// Where in the bucket an address of `port` goes, -1: nowhere. Where it stands already; else a free or expired
-    /// place, if the port may have one more; else the place of its own oldest; else, if it is below its share, the
-    /// oldest of the port that holds most.
+    /// Where in the bucket an address of `port` goes, -1: nowhere. Where it stands already, else where a new one does.
     private func place(_ b: Bucket, _ mac: UInt64, _ port: Int, _ seconds: UInt32) -> Int {
-        var (free, own, count, other, most) = (-1, -1, 0, -1, 0)
-        var (ownAge, otherAge) = (UInt32.max, UInt32.max)
-        var i = 0
-        while i < MACTable.width {
-            defer { i &+= 2 }
-            let word = b.entry(i)
-            let holder = Int(word >> 48) &- 1
-            let heard = b.heard(i)
-            if holder >= 0 && word & 0xffff_ffff_ffff == mac { return i }
-            if holder < 0 || seconds > heard && seconds &- heard > ageing {
-                if free < 0 { free = i }
-            } else if holder == port {
-                count &+= 1
-                if own < 0 || heard < ownAge { (own, ownAge) = (i, heard) }
-            } else {
-                let held = entries(of: holder, b)
-                if held > most || held == most && heard < otherAge { (other, otherAge, most) = (i, heard, held) }
-            }
-        }
-        let isAllowed = count < MACTable.places / 2 && CPlat_load32_relaxed(used.start + port) < quota
-        if free >= 0 && isAllowed { return free }
-        if count < share && isAllowed && most > share { return other }
-        return own
-    }
-
-    private func entries(of port: Int, _ b: Bucket) -> Int {
-        var (n, i) = (0, 0)
-        while i < MACTable.width {
-            if Int(b.entry(i) >> 48) &- 1 == port { n &+= 1 }
-            i &+= 2
-        }
-        return n
+        for i in stride(from: 0, to: MACTable.width, by: 2)
+        where b.entry(i) >> 48 != 0 && b.entry(i) & 0xffff_ffff_ffff == mac { return i }
+        let hasRoom = CPlat_load32_relaxed(used.start + port) < quota
+        let choice = b.choose(for: port, seconds: seconds, ageing: ageing, share: share, hasRoom: hasRoom)
+        return choice < 0 ? choice : 2 * choice
     }
 
     /// Forgets what was learned of a port.
-    public func forget(port: Int) {
+    public func forget(port: Int) { _ = clear(port: port) }
+
+    /// Forgets all addresses, or those of a port; returns how many they were.
+    func clear(port: Int?) -> Int {
+        var removed = 0
         for i in stride(from: 0, to: MACTable.buckets * MACTable.width, by: 2) {
             let word = CPlat_load64_relaxed(words.start + i)
-            if Int(word >> 48) - 1 == port && CPlat_replace64(words.start + i, word, 0) {
-                _ = CPlat_add32_relaxed(used.start + port, UInt32.max)
+            let holder = Int(word >> 48) - 1
+            if holder < 0 || holder != port ?? holder || !CPlat_replace64(words.start + i, word, 0) { continue }
+            _ = CPlat_add32_relaxed(used.start + holder, UInt32.max)
+            removed += 1
+        }
+        return removed
+    }
+
+    /// All addresses that are known at `seconds`, in no order.
+    func entries(seconds: UInt32) -> [TableAddress] {
+        var all: [TableAddress] = []
+        for i in 0..<MACTable.buckets {
+            let b = Bucket(words: words.start + i * MACTable.width)
+            for place in 0..<MACTable.places where b.holder(place) >= 0 {
+                let (word, heard) = (b.entry(2 * place), b.heard(place))
+                let age = seconds > heard ? seconds - heard : 0
+                if word >> 48 == 0 || age > ageing { continue }
+                all.append(
+                    TableAddress(
+                        mac: word & 0xffff_ffff_ffff, vlan: nil, port: Int(word >> 48) - 1, kind: .learned, age: age))
             }
         }
+        return all
     }
 }

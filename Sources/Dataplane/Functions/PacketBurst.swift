@@ -110,6 +110,13 @@ public struct PacketBurst: ~Copyable, ~Escapable {
         return _overrideLifetime(Packet(packets + i, burst), borrowing: self)
     }
 
+    /// The same where the front may have been read already: modes of Ringway's that are tried in a harness, too.
+    @inline(__always) @_lifetime(borrow self)
+    func lookOnce(_ i: Int, _ wanted: PacketSlot.Front) -> Packet {
+        if slot(i).pointee.front == .nothing { slot(i).pointee.loadFront(wanted) }
+        return _overrideLifetime(Packet(slot(i), burst), borrowing: self)
+    }
+
     /// The verdict of a packet, without a look at it.
     @inlinable @inline(__always)
     public func decide(_ i: Int, _ verdict: Verdict) { slot(i).pointee.verdict = verdict.rawValue }
@@ -121,11 +128,11 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     }
 
     /// The verdict for several ports: each gets the packet, but for the port that it came from (as with `flood`). In
-    /// one burst there can be 64 different sets; further ones drop.
+    /// one burst there can be 128 different sets; further ones drop.
     public func verdict(for ports: PortSet) -> Verdict {
         let n = Int(burst.pointee.work.sets)
         for i in 0..<n where burst.pointee.sets[i] == ports { return .set(i) }
-        if n == Burst.maximum { return .drop }
+        if n == Verdict.mostSets { return .drop }
         burst.pointee.sets[n] = ports
         burst.pointee.work.sets = UInt16(truncatingIfNeeded: n &+ 1)
         return .set(n)
