@@ -46,8 +46,8 @@ public struct SwitchPort: Sendable, Equatable {
     public var limitOut: RateLimit?
     /// What it may have flooded: packets to group addresses and to unknown ones.
     public var limitFlooding: RateLimit?
-    /// Name of the port (`PortOptions.name`) that gets a copy of what comes in, dropped or not. Such a port gets nothing
-    /// else; what its driver sends is dropped.
+    /// Name of the port (`PortOptions.name`) that gets a copy of what comes in, dropped or not. Such a port gets
+    /// nothing else; what its driver sends is dropped.
     public var mirrorIn: String?
     /// The same for what goes out.
     public var mirrorOut: String?
