@@ -11,7 +11,8 @@ struct RingwayBenchCommand: ParsableCommand {
         version: Version.text,
         subcommands: [
             ThroughputCommand.self, LatencyCommand.self, PeerLatencyCommand.self, ScaleCommand.self,
-            ThreadsCommand.self, TuneCommand.self, CompareCommand.self, RoundsCommand.self,
+            ThreadsCommand.self, TuneCommand.self, CompareCommand.self, FunctionsCommand.self,
+            RoundsCommand.self, FunctionDeviceCommand.self,
         ])
 
     static func main() { Program.run(RingwayBenchCommand.self) }

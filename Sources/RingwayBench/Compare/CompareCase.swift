@@ -69,7 +69,7 @@ struct CompareCase {
     /// Of frame `i` of the mix.
     static func size(ofFrame i: Int) -> Int { LoadSyntax.imix[i % LoadSyntax.imix.count] }
 
-    private static func list(_ text: String, _ option: String, _ known: [String]?) throws -> [String] {
+    static func list(_ text: String, _ option: String, _ known: [String]?) throws -> [String] {
         let all = text.split(separator: ",").map(String.init)
         if all.isEmpty { throw CompareError("\(option): nothing in it") }
         if let known, let odd = all.first(where: { !known.contains($0) }) {
