@@ -42,6 +42,7 @@ struct CContext {
         if word <= UInt32(truncatingIfNeeded: ports) || word == Verdict.flood.rawValue { return true }
         let verdict = Verdict(rawValue: word)
         if verdict == .consumed { return true }
+        if verdict.pair != nil, let port = verdict.port { return port < Int(ports) }
         if let cause = verdict.cause { return cause < causes && verdict == .dropCause(cause) }
         if let set = verdict.set { return set < Int(burst.pointee.work.sets) && verdict == .set(set) }
         return false

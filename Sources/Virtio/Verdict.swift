@@ -1,7 +1,8 @@
 /// Where a packet goes.
 public struct Verdict: Sendable, Equatable, BitwiseCopyable {
-    /// For `PacketSlot.verdict`. 0: drop. Then a port's place and 1; from `causes` on a cause of the function's own;
-    /// from `sets` on the place of a set among the burst's; at the end the four below.
+    /// For `PacketSlot.verdict`. 0: drop. Then a port's place and 1; from `pairs` on that with one of the port's pairs
+    /// above it; from `causes` on a cause of the function's own; from `sets` on the place of a set among the burst's; at
+    /// the end the four below.
     public let rawValue: UInt32
     /// From `PacketSlot.verdict`.
     @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
@@ -17,11 +18,21 @@ public struct Verdict: Sendable, Equatable, BitwiseCopyable {
     /// The function has used the packet up, such as an answer that it had asked for: it goes no further, and counts as
     /// consumed (`PortSnapshot`), not as dropped.
     @inlinable public static var consumed: Verdict { Verdict(rawValue: UInt32.max &- 3) }
-    /// To a port by its place in the engine's options.
+    /// To a port by its place in the engine's options, by the pair of the number of that which it came by (modulo those
+    /// that the port uses).
     @inlinable public static func port(_ index: Int) -> Verdict {
-        Verdict(rawValue: UInt32(truncatingIfNeeded: index &+ 1) & 0x7fff_ffff)
+        Verdict(rawValue: UInt32(truncatingIfNeeded: index &+ 1) & (pairs &- 1))
+    }
+    /// To a port by a pair of the function's choice, modulo those that the port uses: its thread delivers the packet.
+    /// With a hash of the flow (`FlowKey.symmetricHash`) for `pair`, each flow's packets leave by one pair, whatever
+    /// pairs they came by. `index`: below 2^20.
+    @inlinable public static func port(_ index: Int, pair: Int) -> Verdict {
+        if index < 0 || index >= 0xfffff { return .port(index) }
+        let chosen = UInt32(truncatingIfNeeded: pair) & 0x3ff
+        return Verdict(rawValue: pairs | chosen &<< 20 | UInt32(truncatingIfNeeded: index &+ 1))
     }
 
+    @inlinable static var pairs: UInt32 { 0x4000_0000 }
     @inlinable static var causes: UInt32 { 0x8000_0000 }
     @inlinable static var sets: UInt32 { 0xc000_0000 }
     /// Sets that a burst has at most, a power of two: two for each packet.
@@ -40,7 +51,12 @@ public struct Verdict: Sendable, Equatable, BitwiseCopyable {
 
     /// The port, if it goes to one.
     @inlinable public var port: Int? {
-        rawValue > 0 && rawValue < Verdict.causes ? Int(rawValue) &- 1 : nil
+        if rawValue > 0 && rawValue < Verdict.pairs { return Int(rawValue) &- 1 }
+        return pair == nil ? nil : Int(rawValue & 0xfffff) &- 1
+    }
+    /// The pair of its port, modulo those that the port uses, if it was chosen.
+    @inlinable public var pair: Int? {
+        rawValue >= Verdict.pairs && rawValue < Verdict.causes ? Int(rawValue &>> 20 & 0x3ff) : nil
     }
     /// The cause, if it is dropped for one.
     @inlinable package var cause: Int? {
@@ -52,8 +68,8 @@ public struct Verdict: Sendable, Equatable, BitwiseCopyable {
     }
     /// To several ports.
     @inlinable package var isSeveral: Bool { self == .flood || set != nil }
-    /// To one port, or to none: decided without looking further.
-    @inlinable package var isSingle: Bool { rawValue < Verdict.causes }
+    /// To one port, by the pair of the same number, or to none: decided without looking further.
+    @inlinable package var isSingle: Bool { rawValue < Verdict.pairs }
 }
 
 /// A set of ports by their places in the engine's options, of the first 256.

@@ -43,7 +43,7 @@ import Virtio
             let hasMissed = d.queue.armCalls()
             #expect(!hasMissed)
             d.offer(1 + round % 3)
-            #expect(d.eventually { d.queue.hasUsed }, "round \(round)")
+            #expect(eventually { d.queue.hasUsed }, "round \(round)")
             // QEMU's order: packets came between KICK and CALL.
             try d.newCall()
             #expect(d.isCalled, "round \(round): a new call descriptor")
@@ -57,7 +57,7 @@ import Virtio
             // The event is left where it was: the first decision after the start calls.
             d.offer(1)
             #expect(d.isCalled, "round \(round): the first decision")
-            #expect(d.eventually { d.queue.hasUsed })
+            #expect(eventually { d.queue.hasUsed })
             // The same memory again at another mapping.
             try d.shareAgain()
             #expect(d.isCalled, "round \(round): a change of memory")
@@ -90,9 +90,9 @@ import Virtio
         // The available index is further ahead than the ring is long.
         d.queue.driverArea.storeBytes(of: 1000, toByteOffset: 2, as: UInt16.self)
         d.kickNow()
-        #expect(d.eventually { engine.snapshot()[0].stoppedQueues.map(\.cause) == ["availableIndexJump"] })
+        #expect(eventually { engine.snapshot()[0].stoppedQueues.map(\.cause) == ["availableIndexJump"] })
         #expect(engine.snapshot()[0].stoppedQueues.map(\.count) == [1])
-        #expect(d.eventually { lines.all.contains { $0.contains("queue 1 stopped: available index") } })
+        #expect(eventually { lines.all.contains { $0.contains("queue 1 stopped: available index") } })
     }
 }
 
@@ -192,14 +192,5 @@ final class WaitingDriver {
         guard poll(&p, 1, 3000) == 1 else { return false }
         var n: UInt64 = 0
         return read(call.fd, &n, 8) == 8
-    }
-
-    func eventually(_ condition: () -> Bool) -> Bool {
-        let end = CPlat_monotonic_ns() + 3_000_000_000
-        while !condition() {
-            if CPlat_monotonic_ns() > end { return false }
-            usleep(200)
-        }
-        return true
     }
 }

@@ -130,6 +130,7 @@ import Testing
                 let verdict: [Verdict] = [
                     .drop, .flood, .port(i % packets.portCount), .port(77), .port(packets.port), .next,
                     packets.verdict(for: PortSet([0, 1])), packets.verdict(for: PortSet([i % 3, 200])),
+                    .port(i % 3, pair: i), .port(packets.portCount, pair: 1), .port(1, pair: 2 + i % 2),
                 ]
                 packets.decide(i, verdict[i % verdict.count])
                 if i % 7 == 4 { packets.decide(i, .consumed) }
@@ -145,7 +146,7 @@ import Testing
             for i in 0..<packets.count {
                 guard let copy = packets.copy(i) else { return }
                 copy.verdict = [.flood, .drop, .port(i % 4), packets.verdict(for: PortSet([0, 2]))][i % 4]
-                packets.originate(60 + i)?.verdict = .port(i % 5)
+                packets.originate(60 + i)?.verdict = i & 1 == 0 ? .port(i % 5) : .port(i % 5, pair: i)
             }
         }
     }

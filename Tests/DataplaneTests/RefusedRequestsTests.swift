@@ -37,7 +37,7 @@ struct RefusedRequestsTests {
             #expect(d.isCalled, "at the start")
             for n in 0..<100 {
                 d.offer(1 + n % 3)
-                try #require(d.eventually { d.queue.hasUsed }, "kick \(n) was lost")
+                try #require(eventually { d.queue.hasUsed }, "kick \(n) was lost")
                 try #require(d.isCalled, "call \(n) was lost")
                 d.reclaimAll()
             }
@@ -62,7 +62,7 @@ struct RefusedRequestsTests {
             for n in 0..<10 {
                 for d in drivers { d.offer(1) }
                 for (i, d) in drivers.enumerated() {
-                    try #require(d.eventually { d.queue.hasUsed }, "kick \(n) of ring \(i) was lost")
+                    try #require(eventually { d.queue.hasUsed }, "kick \(n) of ring \(i) was lost")
                     try #require(d.isCalled, "call \(n) of ring \(i) was lost")
                     d.reclaimAll()
                 }

@@ -67,7 +67,12 @@ typedef struct ringway_stats ringway_stats;
 /* From `process` alone: each packet has a verdict of its own (RINGWAY_DROP where none was given). */
 #define RINGWAY_EACH 0xfffffffeu
 /* To a port, by its place among those of `ringway_engine_new`. */
-static inline uint32_t ringway_to_port(uint32_t port) { return port < 0x7fffffffu ? port + 1u : RINGWAY_DROP; }
+static inline uint32_t ringway_to_port(uint32_t port) { return port < 0x3fffffffu ? port + 1u : RINGWAY_DROP; }
+/* To a port by one of its pairs, modulo those that it uses, instead of the pair of the number that it came by: with a
+ * hash of the flow for `pair` each flow leaves by one pair. */
+static inline uint32_t ringway_to_pair(uint32_t port, uint32_t pair) {
+    return port < 0xfffffu ? 0x40000000u | (pair & 0x3ffu) << 20 | (port + 1u) : RINGWAY_DROP;
+}
 /* Drops, for a cause by its place in the function's `drop_causes`. */
 static inline uint32_t ringway_drop_for(uint32_t cause) { return 0x80000000u | (cause & 0x3fffffffu); }
 /* To several ports: see `ringway_burst_set`. */

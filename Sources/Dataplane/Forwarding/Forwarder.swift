@@ -158,7 +158,7 @@ enum Forwarder {
             return true
         }
         if verdict.isSingle {
-            guard let receiver = destination(thread, sender, Int(verdict.rawValue) &- 1) else {
+            guard let receiver = destination(thread, sender.pointee.pair, Int(verdict.rawValue) &- 1) else {
                 dropUndeliverable(thread, sender, Int(verdict.rawValue) &- 1, n)
                 finish(thread, sender, thread.pointee.burst, n)
                 return true
@@ -175,11 +175,10 @@ enum Forwarder {
 
     /// Where packets from `sender` to `port` go: the pair of the same number, as far as the port has them.
     @inline(__always)
-    static func destination(_ thread: ThreadPointer, _ sender: PairPointer, _ port: Int) -> PairPointer? {
+    static func destination(_ thread: ThreadPointer, _ pair: Int, _ port: Int) -> PairPointer? {
         if port < 0 || port >= thread.pointee.table.portCount { return nil }
         let active = thread.pointee.table.activePairs(port)
         if active == 0 { return nil }
-        let pair = sender.pointee.pair
         return thread.pointee.table[port, pair < active ? pair : pair % active]
     }
 

@@ -40,7 +40,7 @@ extension Forwarder {
             guard let receiver = thread.pointee.table[port, 0],
                 receiver.pointee.owner == UInt32(thread.pointee.index)
             else { continue }
-            handOut(
+            _ = handOut(
                 thread, receiver, thread.pointee.resolved, thread.pointee.resolved.first(1), copies: 1)
         }
     }

@@ -17,7 +17,11 @@ extension Forwarder {
     static func dispatchSlow(
         _ thread: ThreadPointer, _ sender: PairPointer, _ n: Int, _ verdict: Verdict, _ refused: UInt64
     ) {
-        if let port = verdict.port { thread.pointee.targets[port] = Target() } else { thread.pointee.targets.clear() }
+        if verdict.isSingle, let port = verdict.port {
+            thread.pointee.targets[port] = Target()
+        } else {
+            thread.pointee.targets.clear()
+        }
         let made = Int(thread.pointee.burst.work.made)
         if made > 0 { sender.pointee.counters.add(.made, made) }
         let others = spreadOut(thread, .own(sender), thread.pointee.burst, n, verdict, refused: refused)
@@ -55,19 +59,23 @@ extension Forwarder {
     private static func mask(_ n: Int) -> UInt64 { n >= 64 ? UInt64.max : (1 << UInt64(n)) &- 1 }
 
     /// Packets with verdicts of their own: those from `first` on that have a bit in `all`. What goes to one port
-    /// arrives there in its order.
+    /// arrives there in its order, as far as no pairs were chosen.
     @inline(never)
     private static func spreadMixed(
         _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, first: Int, _ all: UInt64
     ) -> UInt64 {
         let packets = burst.packets + first
-        var candidates = all
+        var (candidates, withPair, goesFar) = (all, UInt64(0), false)
         while candidates != 0 {
-            let verdict = Verdict(rawValue: packets[candidates.trailingZeroBitCount].verdict)
-            if verdict.isSeveral { return spreadByPort(thread, origin, burst, first: first, all) }
+            let i = candidates.trailingZeroBitCount
+            let verdict = Verdict(rawValue: packets[i].verdict)
+            if verdict.isSeveral { goesFar = true }
+            if verdict.pair != nil { withPair |= 1 << UInt64(i) }
             candidates &= candidates &- 1
         }
-        return spreadByVerdict(thread, origin, burst, first: first, all)
+        if !goesFar { return spreadByVerdict(thread, origin, burst, first: first, all) }
+        return spreadByVerdict(thread, origin, burst, first: first, withPair)
+            | spreadByPort(thread, origin, burst, first: first, all & ~withPair)
     }
 
     /// Each goes to one port or nowhere: those with the same verdict go together.
@@ -131,7 +139,7 @@ extension Forwarder {
                 }
             }
             if n > 0 {
-                others |= toPort(thread, origin, burst, PacketList(places, count: n), copies: copies, port)
+                others |= toPort(thread, origin, burst, PacketList(places, count: n), copies: copies, .port(port))
             }
         }
         return others
@@ -178,7 +186,7 @@ extension Forwarder {
         _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, _ list: PacketList,
         _ verdict: Verdict
     ) -> UInt64 {
-        if let port = verdict.port { return toPort(thread, origin, burst, list, copies: 0, port) }
+        if verdict.port != nil { return toPort(thread, origin, burst, list, copies: 0, verdict) }
         if !verdict.isSeveral {
             if case .own(let sender) = origin { endJudged(sender, verdict, list.count) }
             return 0
@@ -187,7 +195,7 @@ extension Forwarder {
         var (others, port) = (UInt64(0), 0)
         while port < thread.pointee.table.portCount {
             if reaches(verdict, burst, port, except: Forwarder.port(of: origin)) {
-                others |= toPort(thread, origin, burst, list, copies: list.count, port)
+                others |= toPort(thread, origin, burst, list, copies: list.count, .port(port))
             }
             port &+= 1
         }
@@ -199,26 +207,32 @@ extension Forwarder {
     @inline(never)
     private static func toPort(
         _ thread: ThreadPointer, _ origin: Origin, _ burst: borrowing Burst, _ list: PacketList,
-        copies: Int, _ port: Int
+        copies: Int, _ verdict: Verdict
     ) -> UInt64 {
+        let port = verdict.port ?? -1
         let me = UInt32(truncatingIfNeeded: thread.pointee.index)
         switch origin {
         case .own(let sender):
-            let target = decide(thread, sender, port)
+            let target = decide(thread, sender, port, verdict)
             guard let receiver = target.pair else {
                 if copies < list.count { dropUndeliverable(thread, sender, port, list.count &- copies) }
                 return 0
             }
             if target.thread == me {
-                handOut(thread, receiver, burst, list, copies: copies)
+                thread.pointee.countRefused(handOut(thread, receiver, burst, list, copies: copies))
                 return 0
             }
             return 1 << UInt64(target.thread)
         case .parcel(let parcel):
             // What the sender could not deliver, or has delivered, is no target of this thread.
-            if port >= thread.pointee.table.portCount || parcel.pointee.targets[port].thread != me { return 0 }
-            if let receiver = mine(thread, parcel, port) {
-                handOut(thread, receiver, burst, list, copies: copies)
+            if port < 0 || port >= thread.pointee.table.portCount { return 0 }
+            let target = parcel.pointee.targets[verdict, port]
+            if target.thread != me { return 0 }
+            if let receiver = mine(thread, target) {
+                let refused = handOut(thread, receiver, burst, list, copies: copies)
+                if refused > 0 {
+                    parcel.pointee.refused.add(UInt32(truncatingIfNeeded: refused), ordering: .relaxed)
+                }
             } else if copies < list.count {
                 lose(parcel, list.count &- copies)
             }
@@ -229,28 +243,29 @@ extension Forwarder {
     /// Where a burst's packets for `port` go: looked up for the first of its lists, noted among the targets, and the
     /// same for the rest. A port may start, stop or change its thread between two lists of a burst (what came and what
     /// the function made); another thread that finds the port among its targets delivers them all.
-    private static func decide(_ thread: ThreadPointer, _ sender: PairPointer, _ port: Int) -> Target {
+    private static func decide(
+        _ thread: ThreadPointer, _ sender: PairPointer, _ port: Int, _ verdict: Verdict
+    ) -> Target {
         if port < 0 || port >= thread.pointee.table.portCount { return Target(thread: Target.nobody) }
-        let known = thread.pointee.targets[port]
+        let known = thread.pointee.targets[verdict, port]
         if known.thread != Target.undecided { return known }
-        let receiver = destination(thread, sender, port)
+        let receiver = destination(thread, verdict.pair ?? sender.pointee.pair, port)
         let owner = receiver.map { $0.pointee.owner } ?? Target.nobody
         let target = Target(pair: receiver, thread: owner)
-        thread.pointee.targets[port] = target
+        thread.pointee.targets[verdict, port] = target
         return target
     }
 
-    /// Delivers a list of packets; what finds no buffers is dropped.
+    /// Delivers a list of packets; what finds no buffers is dropped. Returns how many of these the function had made.
     static func handOut(
         _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: PacketList,
         copies: Int
-    ) {
+    ) -> Int {
         if copies > 0 { receiver.pointee.counters.add(.made, copies) }
         let consumed = deliver(thread, receiver, burst, list)
-        if consumed < list.count {
-            Receiver.drop(receiver, .receiverFull, list.count &- consumed)
-            if list[0] >= Burst.maximum { thread.pointee.countRefused(list.count &- consumed) }
-        }
+        let refused = list.count &- consumed
+        if refused > 0 { Receiver.drop(receiver, .receiverFull, refused) }
+        return list[0] >= Burst.maximum ? refused : 0
     }
 
     /// A parcel of another thread: delivers the part that belongs here.
@@ -263,14 +278,16 @@ extension Forwarder {
             return
         }
         // A single destination: what it has no buffers for goes back to the sender.
-        guard let receiver = mine(thread, parcel, Int(verdict.rawValue) &- 1) else { return lose(parcel, count) }
+        guard let receiver = mine(thread, parcel.pointee.targets[Int(verdict.rawValue) &- 1]) else {
+            return lose(parcel, count)
+        }
         parcel.pointee.consumed = deliver(
             thread, receiver, parcel.pointee.burst, parcel.pointee.burst.first(count))
     }
 
-    /// The ring of a port to which the parcel's sender found the way; nil if another thread has it meanwhile.
-    private static func mine(_ thread: ThreadPointer, _ parcel: ParcelPointer, _ port: Int) -> PairPointer? {
-        guard let receiver = parcel.pointee.targets[port].pair,
+    /// The pair to which a parcel's sender found the way; nil if another thread has it meanwhile.
+    private static func mine(_ thread: ThreadPointer, _ target: Target) -> PairPointer? {
+        guard let receiver = target.pair,
             receiver.pointee.owner == UInt32(truncatingIfNeeded: thread.pointee.index)
         else { return nil }
         return receiver
@@ -289,6 +306,8 @@ extension Forwarder {
         sender.pointee.parcel = nil
         let lost = parcel.pointee.lost.load(ordering: .relaxed)
         if lost > 0 { Receiver.drop(sender, .notReady, Int(lost)) }
+        let refused = parcel.pointee.refused.load(ordering: .relaxed)
+        if refused > 0 { thread.pointee.countRefused(Int(refused)) }
         conclude(thread, sender, nil, parcel.pointee.burst, parcel.pointee.burst.count, parcel.pointee.consumed)
         thread.pointee.exchange.giveBack(parcel)
         return true

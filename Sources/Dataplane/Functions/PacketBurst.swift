@@ -178,7 +178,7 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     }
 
     /// Packets that functions of this thread have made so far and for which their receivers had no buffers: whoever
-    /// sends of its own accord slows down when this grows. Of receivers that another thread serves it knows nothing.
+    /// sends of its own accord slows down when this grows. What another thread delivers counts when that is done.
     public var refused: UInt64 { counters[FunctionTraits.refusedPlace] }
 
     private func make() -> UnsafeMutablePointer<PacketSlot>? {

@@ -121,6 +121,7 @@ struct Exchange: ~Copyable {
     func send(_ parcel: ParcelPointer, to threads: UInt64) {
         parcel.pointee.remaining.store(UInt32(threads.nonzeroBitCount), ordering: .relaxed)
         parcel.pointee.lost.store(0, ordering: .relaxed)
+        parcel.pointee.refused.store(0, ordering: .relaxed)
         var left = threads
         while left != 0 {
             let thread = left.trailingZeroBitCount

@@ -109,6 +109,8 @@ struct Parcel: ~Copyable {
     let remaining = Atomic<UInt32>(0)
     /// Packets that nobody delivered, as their destination's rings went to another thread while they were under way.
     let lost = Atomic<UInt32>(0)
+    /// Packets that the sender's function made, and that found no buffers.
+    let refused = Atomic<UInt32>(0)
     var burst = Burst()
     /// Which thread delivers to which port, as its sender decided.
     var targets: Targets
@@ -133,22 +135,47 @@ struct Target: BitwiseCopyable {
     static let nobody = UInt32.max - 1
 }
 
-/// One for each port, decided once by the thread that sends the packets: whatever changes while they are under way,
-/// each is delivered or counted by one thread.
+/// One for each port, and for each pair of a port that was chosen; decided once by the thread that sends the packets:
+/// whatever changes while they are under way, each is delivered or counted by one thread.
 struct Targets: ~Copyable {
     private let all: OwnedMemory<Target>
     private let count: Int
+    /// Verdicts that chose a pair, and where that is: at most one for each packet.
+    private let verdicts = OwnedMemory<Verdict>(count: 2 * Burst.maximum)
+    private let chosen = OwnedMemory<Target>(count: 2 * Burst.maximum)
+    private var chosenCount = 0
 
     init(ports: Int) {
         count = max(1, ports)
         all = OwnedMemory(count: count, repeating: Target())
     }
 
-    func clear() { all.start.update(repeating: Target(), count: count) }
+    mutating func clear() {
+        all.start.update(repeating: Target(), count: count)
+        chosenCount = 0
+    }
 
+    /// Of a port of the engine's.
     subscript(port: Int) -> Target {
         get { all[port] }
         nonmutating set { all[port] = newValue }
+    }
+
+    /// Of packets with `verdict` for `port`.
+    subscript(verdict: Verdict, port: Int) -> Target {
+        get {
+            if verdict.pair == nil { return all[port] }
+            for i in 0..<chosenCount where verdicts[i] == verdict { return chosen[i] }
+            return Target()
+        }
+        set {
+            if verdict.pair == nil {
+                all[port] = newValue
+            } else if chosenCount < 2 * Burst.maximum {
+                (verdicts[chosenCount], chosen[chosenCount]) = (verdict, newValue)
+                chosenCount &+= 1
+            }
+        }
     }
 }
 
