@@ -1,8 +1,8 @@
 /// Where a packet goes.
 public struct Verdict: Sendable, Equatable, BitwiseCopyable {
     /// For `PacketSlot.verdict`. 0: drop. Then a port's place and 1; from `pairs` on that with one of the port's pairs
-    /// above it; from `causes` on a cause of the function's own; from `sets` on the place of a set among the burst's; at
-    /// the end the four below.
+    /// above it; from `causes` on a cause of the function's own; from `sets` on the place of a set among the burst's;
+    /// at the end the four below.
     public let rawValue: UInt32
     /// From `PacketSlot.verdict`.
     @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }

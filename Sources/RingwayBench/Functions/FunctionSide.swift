@@ -42,7 +42,9 @@ final class FunctionSide {
         _ path: String, _ work: FunctionWork, _ sockets: [String], cpu: Int, folder: String
     ) throws -> Child {
         try work.peerRules.write(toFile: folder + "/rules", atomically: true, encoding: .utf8)
-        let other = work == .route ? "R2001:db8::/32 1\n" : "R0:0:0:0:0:0:0:0/0 0:0:0:0:0:0:0:0/0 0 : 65535 0 : 65535 0x11/0xff 1\n"
+        // It wants one for IPv6 as well.
+        let all = "0:0:0:0:0:0:0:0/0"
+        let other = work == .route ? "R2001:db8::/32 1\n" : "R\(all) \(all) 0 : 65535 0 : 65535 0x11/0xff 1\n"
         try other.write(toFile: folder + "/rules6", atomically: true, encoding: .utf8)
         let devices = sockets.enumerated().flatMap { ["--vdev", "net_vhost\($0),iface=\($1)"] }
         return try Child(
