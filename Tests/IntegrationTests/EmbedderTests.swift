@@ -34,6 +34,10 @@ import Testing
         let readme = try String(contentsOfFile: root + "/README.md", encoding: .utf8)
         let program = try String(contentsOfFile: root + "/Tests/Embedder/main.swift", encoding: .utf8)
         #expect(readme.contains(program))
+        // What the documentation begins with is a part of it.
+        let page = try String(contentsOfFile: root + "/Sources/Ringway/Ringway.docc/Ringway.md", encoding: .utf8)
+        let listing = page.components(separatedBy: "```")[1].dropFirst("swift\n".count)
+        #expect(program.contains(listing))
     }
 
     @Test("the listings of docs/functions.md are the ones that are compiled")
