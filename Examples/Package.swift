@@ -22,6 +22,7 @@ func example(_ name: String, _ parts: [String] = []) -> [Target] {
 /// With the examples that they are made of.
 let examples: KeyValuePairs = [
     "Firewall": [], "Mirror": [], "NAT44": ["Router"], "RateLimiter": [], "Router": [], "VLANSwitch": [],
+    "VXLANGateway": ["Router"],
 ]
 
 let package = Package(

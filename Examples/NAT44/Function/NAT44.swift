@@ -12,7 +12,7 @@ import RouterFunction
 /// **Threads.** A packet from inside and its answer can come by queue pairs of different threads, as each driver
 /// chooses its queue for itself, and Ringway steers no flows. State that all threads may write would need a lock for
 /// each packet; so there is one thread with one state, and an engine with more does not start (`mostThreads`). Where
-/// that is too slow: several engines, each with an outside address, or a range of ports, of its own.
+/// that is too slow: several engines, each with an outside address of its own.
 public struct NAT44: PacketFunction, ~Copyable {
     /// A port of the outside address that leads to an inside endpoint at any time: a server behind the NAT.
     public struct Forward: Sendable, Equatable {
@@ -242,7 +242,8 @@ public struct NAT44: PacketFunction, ~Copyable {
         deliver(packets, i, layers, flow.reversed.from(owner.endpoint), owner)
     }
 
-    /// To the inside endpoint behind an outside port, where `flow`, which is the answers' way, has or may have a session.
+    /// To the inside endpoint behind an outside port, where `flow`, which is the way of answers, has a session or may
+    /// have one.
     private mutating func deliver(
         _ packets: borrowing PacketBurst, _ i: Int, _ layers: Layers, _ flow: FlowKey, _ owner: Bindings.Owner
     ) {

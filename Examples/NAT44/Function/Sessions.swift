@@ -91,8 +91,8 @@ struct Sessions: ~Copyable {
     }
 }
 
-/// How far a TCP connection is, seen from its middle (RFC 5382, section 5; RFC 7857, section 2): enough to know how long
-/// it may be silent.
+/// How far a TCP connection is, seen from its middle (RFC 5382, section 5; RFC 7857, section 2): enough to know how
+/// long it may be silent.
 struct TCPState: BitwiseCopyable {
     private static let (synIn, synOut, finIn, finOut, reset): (UInt8, UInt8, UInt8, UInt8, UInt8) = (1, 2, 4, 8, 16)
     private var bits: UInt8 = 0

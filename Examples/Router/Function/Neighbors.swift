@@ -1,34 +1,98 @@
 import Ringway
 
-/// MAC addresses of the hosts around, and whom the router has asked for one. Belongs to one poll thread.
-struct Neighbors: ~Copyable {
-    /// Seconds for which an address counts after it was told.
-    static let lifetime: UInt32 = 300
+/// ARP: MAC addresses of the hosts around, and whom one has asked for one. Belongs to one poll thread.
+public struct Neighbors: ~Copyable {
+    /// Seconds for which an address counts after it was told; who still uses it in the last of them asks again.
+    static let (lifetime, notice): (UInt32, UInt32) = (300, 30)
     /// Requests for an address, one a second, before its host counts as unreachable; and the seconds until all of this
     /// starts anew.
     static let (mostRequests, pause): (UInt32, UInt32) = (3, 20)
 
     // Not private: Swift 6.3 cannot compile a table of a private type without optimisation.
+    struct Neighbor: BitwiseCopyable {
+        var mac: MACAddress
+        var told: UInt32
+    }
+
     struct Search: BitwiseCopyable {
         var start: UInt32
         var requests: UInt32
     }
 
-    private var known = ExactTable<IPv4Address, MACAddress>(capacity: 4096, timeout: Neighbors.lifetime)
+    private var known = ExactTable<IPv4Address, Neighbor>(capacity: 4096, timeout: Neighbors.lifetime)
     private var searches = ExactTable<IPv4Address, Search>(capacity: 1024, timeout: Neighbors.pause)
+    private let (requests, replies): (Int, Int)
 
-    /// The address does not grow younger by being used, or a host that has changed would never be asked again.
-    func find(_ address: IPv4Address) -> MACAddress? { known.find(address) }
+    /// `requests` and `replies`: places of the function's counters of what is sent.
+    public init(requests: Int, replies: Int) { (self.requests, self.replies) = (requests, replies) }
 
-    mutating func learn(_ address: IPv4Address, _ mac: MACAddress, now: UInt32) {
-        _ = known.insert(address, mac, now: now) { _, _ in }
-        searches.remove(address)
+    // MARK: What comes
+
+    /// What an ARP packet was.
+    public enum Taken { case answered, learned, notMine, malformed }
+
+    /// An ARP packet on a port where one is `own`: notes who asks or answers, and turns a request into the reply. Gives
+    /// it its verdict, unless it is not one's own or malformed.
+    public mutating func take(_ packets: borrowing PacketBurst, _ i: Int, _ own: Interface) -> Taken {
+        let packet = packets[i]
+        guard let ethernet = Ethernet(packet.bytes), let arp = ARP(packet.bytes, at: Ethernet.size) else {
+            return .malformed
+        }
+        let (sender, mac) = (arp.senderProtocolAddress, arp.senderHardwareAddress)
+        guard arp.targetProtocolAddress == own.address, own.prefix.contains(sender), sender != own.address,
+            !mac.isMulticast, mac != .zero
+        else { return .notMine }
+        _ = known.insert(sender, Neighbor(mac: mac, told: packets.seconds), now: packets.seconds) { _, _ in }
+        searches.remove(sender)
+        guard arp.operation == .request else {
+            packet.verdict = .consumed
+            return .learned
+        }
+        arp.operation = .reply
+        (arp.targetHardwareAddress, arp.targetProtocolAddress) = (mac, sender)
+        (arp.senderHardwareAddress, arp.senderProtocolAddress) = (own.mac, own.address)
+        (ethernet.destination, ethernet.source) = (mac, own.mac)
+        packet.verdict = .port(packets.port)
+        packets.count(replies)
+        return .answered
     }
 
-    enum Step { case ask, wait, unreachable }
+    // MARK: What goes
 
-    /// What to do for a packet whose next hop is not known.
-    mutating func step(for address: IPv4Address, now: UInt32) -> Step {
+    /// What is known of a neighbour's address.
+    public enum Found {
+        case mac(MACAddress)
+        /// It has been asked for, or is now: what is to go there cannot wait, and its sender repeats it.
+        case asked
+        /// Nobody answers.
+        case unreachable
+    }
+
+    /// The MAC address of a neighbour on `port`, where one is `own`. Asks for it where that is due.
+    public mutating func find(
+        _ address: IPv4Address, _ packets: borrowing PacketBurst, port: Int, _ own: Interface
+    ) -> Found {
+        let now = packets.seconds
+        // The address does not grow younger by being used, or a host that has changed would never be asked again.
+        if let neighbor = known.find(address) {
+            if now &- neighbor.told >= Neighbors.lifetime - Neighbors.notice, step(address, now) == .ask {
+                ask(address, packets, port, own)
+            }
+            return .mac(neighbor.mac)
+        }
+        switch step(address, now) {
+        case .ask:
+            ask(address, packets, port, own)
+            return .asked
+        case .wait: return .asked
+        case .unreachable: return .unreachable
+        }
+    }
+
+    private enum Step { case ask, wait, unreachable }
+
+    /// What to do about a host that has not answered.
+    private mutating func step(_ address: IPv4Address, _ now: UInt32) -> Step {
         guard var search = searches.find(address), now &- search.start < Neighbors.pause else {
             _ = searches.insert(address, Search(start: now, requests: 1), now: now) { _, _ in }
             return .ask
@@ -43,8 +107,20 @@ struct Neighbors: ~Copyable {
         return elapsed < Neighbors.mostRequests ? .wait : .unreachable
     }
 
+    private func ask(_ address: IPv4Address, _ packets: borrowing PacketBurst, _ port: Int, _ own: Interface) {
+        guard let packet = packets.originate(60), let ethernet = Ethernet(packet.bytes),
+            let arp = ARP(creating: packet.bytes, at: Ethernet.size)
+        else { return }
+        (ethernet.destination, ethernet.source, ethernet.etherType) = (.broadcast, own.mac, .arp)
+        arp.operation = .request
+        (arp.senderHardwareAddress, arp.senderProtocolAddress) = (own.mac, own.address)
+        arp.targetProtocolAddress = address
+        packet.verdict = .port(port)
+        packets.count(requests)
+    }
+
     /// Forgets what is too old, looking at some of the tables' places.
-    mutating func expire(now: UInt32) {
+    public mutating func expire(now: UInt32) {
         known.expire(now: now, limit: 256) { _, _ in }
         searches.expire(now: now, limit: 256) { _, _ in }
     }

@@ -22,7 +22,7 @@ public struct Router: PacketFunction, ~Copyable {
 
     private let interfaces: [Interface]
     private var routes: Routes
-    private var neighbors = Neighbors()
+    private var neighbors = Neighbors(requests: Count.requests, replies: Count.replies)
     /// ICMP errors are few whatever comes (RFC 1812, section 4.3.2.8): 100 a second.
     private var errorLimit: TokenBucket
 
@@ -61,54 +61,17 @@ public struct Router: PacketFunction, ~Copyable {
         guard packets.port < interfaces.count else { return packets.drop(i, because: Cause.noInterface) }
         guard let ethernet = Ethernet(packet.bytes) else { return packets.drop(i, because: Cause.malformed) }
         switch ethernet.etherType {
-        case .arp: takeARP(packets, i)
+        case .arp:
+            switch neighbors.take(packets, i, interfaces[packets.port]) {
+            case .answered, .learned: break
+            case .notMine: packets.drop(i, because: Cause.notMine)
+            case .malformed: packets.drop(i, because: Cause.malformed)
+            }
         case .ipv4:
             let layers = Layers(packet.bytes, frameLength: packet.length)
             if let next = self.next(packets, i, layers) { send(packets, i, next) }
         default: packets.drop(i, because: Cause.notIPv4)
         }
-    }
-
-    // MARK: ARP
-
-    /// Notes who asks the router or answers it, and turns a request into the reply.
-    private mutating func takeARP(_ packets: borrowing PacketBurst, _ i: Int) {
-        let packet = packets[i]
-        let own = interfaces[packets.port]
-        guard let ethernet = Ethernet(packet.bytes), let arp = ARP(packet.bytes, at: Ethernet.size) else {
-            packets.drop(i, because: Cause.malformed)
-            return
-        }
-        let (sender, mac) = (arp.senderProtocolAddress, arp.senderHardwareAddress)
-        guard arp.targetProtocolAddress == own.address, own.prefix.contains(sender), sender != own.address,
-            !mac.isMulticast, mac != .zero
-        else {
-            packets.drop(i, because: Cause.notMine)
-            return
-        }
-        neighbors.learn(sender, mac, now: packets.seconds)
-        guard arp.operation == .request else {
-            packets.decide(i, .consumed)
-            return
-        }
-        arp.operation = .reply
-        (arp.targetHardwareAddress, arp.targetProtocolAddress) = (mac, sender)
-        (arp.senderHardwareAddress, arp.senderProtocolAddress) = (own.mac, own.address)
-        (ethernet.destination, ethernet.source) = (mac, own.mac)
-        packet.verdict = .port(packets.port)
-        packets.count(Count.replies)
-    }
-
-    private func ask(for address: IPv4Address, _ port: Int, _ packets: borrowing PacketBurst) {
-        guard let packet = packets.originate(60), let ethernet = Ethernet(packet.bytes),
-            let arp = ARP(creating: packet.bytes, at: Ethernet.size)
-        else { return }
-        (ethernet.destination, ethernet.source, ethernet.etherType) = (.broadcast, interfaces[port].mac, .arp)
-        arp.operation = .request
-        (arp.senderHardwareAddress, arp.senderProtocolAddress) = (interfaces[port].mac, interfaces[port].address)
-        arp.targetProtocolAddress = address
-        packet.verdict = .port(port)
-        packets.count(Count.requests)
     }
 
     // MARK: IPv4
@@ -165,16 +128,12 @@ public struct Router: PacketFunction, ~Copyable {
         }
         let next = hop.gateway ?? destination
         if next == out.prefix.last && out.prefix.length < 31 { return refuse(packets, i, Cause.notRouted) }
-        guard let mac = neighbors.find(next) else {
-            // The packet cannot wait here: its sender repeats it.
-            switch neighbors.step(for: next, now: packets.seconds) {
-            case .ask: ask(for: next, hop.port, packets)
-            case .wait: break
-            case .unreachable: report(ICMP.V4.destinationUnreachable, 1, packets, i, layers)
-            }
-            return refuse(packets, i, Cause.unknown)
+        switch neighbors.find(next, packets, port: hop.port, out) {
+        case .mac(let mac): return Next(port: hop.port, mac: mac)
+        case .asked: break
+        case .unreachable: report(ICMP.V4.destinationUnreachable, 1, packets, i, layers)
         }
-        return Next(port: hop.port, mac: mac)
+        return refuse(packets, i, Cause.unknown)
     }
 
     private func refuse(_ packets: borrowing PacketBurst, _ i: Int, _ cause: Int) -> Next? {

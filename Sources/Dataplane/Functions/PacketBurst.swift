@@ -127,6 +127,10 @@ public struct PacketBurst: ~Copyable, ~Escapable {
         slot(i).pointee.verdict = Verdict.dropCause(firstCause &+ cause).rawValue
     }
 
+    /// The verdict that drops for a cause by its place in the function's `dropCauses`: for packets of its own.
+    @inlinable @inline(__always)
+    public func verdict(because cause: Int) -> Verdict { Verdict.dropCause(firstCause &+ cause) }
+
     /// The verdict for several ports: each gets the packet, but for the port that it came from (as with `flood`). In
     /// one burst there can be 128 different sets; further ones drop.
     public func verdict(for ports: PortSet) -> Verdict {
