@@ -29,10 +29,10 @@ let package = Package(
 
         // Headers' views of packets cannot outlive them: such types are made with this feature, and used without it.
         .target(name: "Headers", swiftSettings: [.enableExperimentalFeature("Lifetimes")]),
-        .target(name: "Tables", dependencies: ["Headers", "CPlatform"]),
         .target(
             name: "Virtio", dependencies: ["CPlatform"],
             swiftSettings: [.enableExperimentalFeature("Lifetimes")]),
+        .target(name: "Tables", dependencies: ["Virtio", "Headers", "CPlatform"]),
         .target(name: "Memory", dependencies: ["Virtio", "CPlatform", "CNuma"]),
         .target(name: "Control", dependencies: ["Memory", "Virtio", "CPlatform"]),
         .target(name: "VhostUser", dependencies: ["Control", "Virtio", "Memory", "CPlatform"]),
@@ -90,7 +90,7 @@ let package = Package(
             ]),
 
         .testTarget(name: "HeadersTests", dependencies: ["TestSupport", "Headers"]),
-        .testTarget(name: "TablesTests", dependencies: ["TestSupport", "Tables", "Headers"]),
+        .testTarget(name: "TablesTests", dependencies: ["TestSupport", "Tables", "Virtio", "Headers"]),
         .target(name: "TestSupport", path: "Tests/TestSupport"),
         .testTarget(name: "VirtioTests", dependencies: ["TestSupport", "Virtio", "CPlatform"]),
         .testTarget(name: "MemoryTests", dependencies: ["Memory", "Virtio", "CPlatform"]),

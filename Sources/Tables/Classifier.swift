@@ -1,4 +1,5 @@
 import Headers
+import Virtio
 
 /// One of a classifier's rules: what a flow must be for it to match. What is not said matches anything.
 public struct ClassifierRule: Sendable, Hashable {
@@ -104,7 +105,7 @@ public struct Classifier: ~Copyable {
 
     /// Rules that there are.
     public let count: Int
-    private let actions: UnsafeMutablePointer<UInt32>
+    private let actions: OwnedMemory<UInt32>
     private let source4: BitTable<AddressSteps>
     private let destination4: BitTable<AddressSteps>
     private let source6: BitTable<AddressSearch>
@@ -117,8 +118,7 @@ public struct Classifier: ~Copyable {
     public init(_ rules: [ClassifierRule]) throws(ClassifierError) {
         guard rules.count <= Classifier.mostRules else { throw .tooManyRules(rules.count) }
         count = rules.count
-        actions = .allocate(capacity: max(1, rules.count))
-        for (i, rule) in rules.enumerated() { (actions + i).initialize(to: rule.action) }
+        actions = OwnedMemory(rules.map(\.action))
         func ranges(_ field: (ClassifierRule) -> ClosedRange<UInt128>?) -> [ClosedRange<UInt128>?] { rules.map(field) }
         func v4(_ addresses: ClassifierRule.Addresses) -> ClosedRange<UInt128>? {
             switch addresses {
@@ -147,8 +147,6 @@ public struct Classifier: ~Copyable {
             ranges { $0.protocol.map { UInt128($0.rawValue)...UInt128($0.rawValue) } ?? 0...UInt128(UInt8.max) })
     }
 
-    deinit { actions.deallocate() }
-
     /// Bytes of memory.
     public var bytes: Int {
         source4.bytes + destination4.bytes + source6.bytes + destination6.bytes + sourcePort.bytes
@@ -157,7 +155,7 @@ public struct Classifier: ~Copyable {
 
     /// The first rule that matches; nil where none does. At most 64 words of each field's set are read.
     public func match(_ key: FlowKey) -> Match? {
-        let (from, to): (UnsafePointer<UInt64>, UnsafePointer<UInt64>)
+        let (from, to): (BitRow, BitRow)
         if key.isIPv4 {
             from = source4.row(UInt32(truncatingIfNeeded: key.sourceLow))
             to = destination4.row(UInt32(truncatingIfNeeded: key.destinationLow))
@@ -189,19 +187,26 @@ extension Classifier: @unchecked Sendable {}
 
 // MARK: One field
 
-/// Finds which of a field's intervals a value lies in. Owns memory, which `deallocate` frees.
-private protocol Intervals {
+/// Finds which of a field's intervals a value lies in.
+private protocol Intervals: ~Copyable {
     /// `starts[i]` is the first value of interval `i`, `starts[0]` is 0; `rows[i]` what is to be found.
     init(_ starts: [UInt128], _ rows: [UInt16])
-    func deallocate()
     var bytes: Int { get }
 }
 
+/// A set of rules: a word that says which others are not 0, and these. Must not outlive its table.
+private struct BitRow: BitwiseCopyable {
+    let start: UnsafePointer<UInt64>
+
+    @inline(__always)
+    subscript(_ word: Int) -> UInt64 { start[word] }
+}
+
 /// Sets of rules by a field's value.
-private struct BitTable<Index: Intervals>: ~Copyable {
+private struct BitTable<Index: Intervals & ~Copyable>: ~Copyable {
     let index: Index
-    /// A row for each set that occurs: a word that says which others are not 0, and these.
-    let rows: UnsafeMutablePointer<UInt64>
+    /// A row for each set that occurs.
+    let rows: OwnedMemory<UInt64>
     let width: Int
     let count: Int
 
@@ -234,63 +239,56 @@ private struct BitTable<Index: Intervals>: ~Copyable {
         }
         index = Index(starts, found)
         count = sets.count
-        rows = .allocate(capacity: width * sets.count)
+        rows = OwnedMemory(count: width * sets.count, repeating: 0)
         for (i, set) in sets.enumerated() {
-            let row = rows + i * width
-            row.initialize(to: 0)
+            let row = i * width
             for (k, word) in set.enumerated() {
-                (row + 1 + k).initialize(to: word)
-                if word != 0 { row.pointee |= 1 << UInt64(k) }
+                rows[row + 1 + k] = word
+                if word != 0 { rows[row] |= 1 << UInt64(k) }
             }
         }
-    }
-
-    deinit {
-        index.deallocate()
-        rows.deallocate()
     }
 
     var bytes: Int { index.bytes + width * count * 8 }
 
     @inline(__always)
-    func row(at i: UInt16) -> UnsafePointer<UInt64> { UnsafePointer(rows + Int(i) &* width) }
+    func row(at i: UInt16) -> BitRow { BitRow(start: rows.start + Int(i) &* width) }
 }
 
 extension BitTable where Index == Direct {
     @inline(__always)
-    func row(_ value: Int) -> UnsafePointer<UInt64> { row(at: index.rows[value]) }
+    func row(_ value: Int) -> BitRow { row(at: index.rows[value]) }
 }
 
 extension BitTable where Index == AddressSteps {
     @inline(__always)
-    func row(_ address: UInt32) -> UnsafePointer<UInt64> { row(at: index.find(address)) }
+    func row(_ address: UInt32) -> BitRow { row(at: index.find(address)) }
 }
 
 extension BitTable where Index == AddressSearch {
     @inline(__always)
-    func row(_ high: UInt64, _ low: UInt64) -> UnsafePointer<UInt64> { row(at: index.find(high, low)) }
+    func row(_ high: UInt64, _ low: UInt64) -> BitRow { row(at: index.find(high, low)) }
 }
 
 /// A row for each value of 16 bits: ports, and protocols, which are fewer.
-private struct Direct: Intervals {
-    let rows: UnsafeMutablePointer<UInt16>
+private struct Direct: Intervals, ~Copyable {
+    let rows: OwnedMemory<UInt16>
     var bytes: Int { 65_536 * 2 }
 
     init(_ starts: [UInt128], _ found: [UInt16]) {
-        rows = .allocate(capacity: 65_536)
+        rows = OwnedMemory(count: 65_536)
         var i = 0
         for value in 0..<65_536 {
             while i + 1 < starts.count && starts[i + 1] <= UInt128(value) { i += 1 }
-            (rows + value).initialize(to: found[i])
+            rows[value] = found[i]
         }
     }
-    func deallocate() { rows.deallocate() }
 }
 
 /// IPv4 addresses: steps of 16, 8 and 8 bits, as in `PrefixTable`. An entry with the highest bit is the number of the
 /// next step's 256 entries, else a row.
-private struct AddressSteps: Intervals {
-    let entries: UnsafeMutablePointer<UInt16>
+private struct AddressSteps: Intervals, ~Copyable {
+    let entries: OwnedMemory<UInt16>
     let count: Int
     var bytes: Int { count * 2 }
 
@@ -314,10 +312,8 @@ private struct AddressSteps: Intervals {
         }
         fill(0, 65_536, 0, 65_536)
         count = all.count
-        entries = .allocate(capacity: count)
-        entries.initialize(from: all, count: count)
+        entries = OwnedMemory(all)
     }
-    func deallocate() { entries.deallocate() }
 
     @inline(__always)
     func find(_ address: UInt32) -> UInt16 {
@@ -329,14 +325,17 @@ private struct AddressSteps: Intervals {
     }
 }
 
+/// The first address of an interval. (Not private: with a private element of memory in such types the compiler, 6.3.1,
+/// breaks off without optimisation.)
+struct IntervalStart: BitwiseCopyable {
+    var high: UInt64
+    var low: UInt64
+}
+
 /// IPv6 addresses: a search by halves without branches, at most 14 steps.
-private struct AddressSearch: Intervals {
-    struct Start {
-        var high: UInt64
-        var low: UInt64
-    }
-    let starts: UnsafeMutablePointer<Start>
-    let rows: UnsafeMutablePointer<UInt16>
+private struct AddressSearch: Intervals, ~Copyable {
+    let starts: OwnedMemory<IntervalStart>
+    let rows: OwnedMemory<UInt16>
     /// A power of two: behind the last interval the largest address repeats.
     let count: Int
     var bytes: Int { count * 18 }
@@ -345,18 +344,14 @@ private struct AddressSearch: Intervals {
         var size = 1
         while size < given.count { size *= 2 }
         count = size
-        starts = .allocate(capacity: size)
-        rows = .allocate(capacity: size)
+        starts = OwnedMemory(count: size)
+        rows = OwnedMemory(count: size)
         for i in 0..<size {
             let value = i < given.count ? given[i] : .max
-            let start = Start(high: UInt64(truncatingIfNeeded: value >> 64), low: UInt64(truncatingIfNeeded: value))
-            (starts + i).initialize(to: start)
-            (rows + i).initialize(to: i < given.count ? found[i] : found[found.count - 1])
+            starts[i] = IntervalStart(
+                high: UInt64(truncatingIfNeeded: value >> 64), low: UInt64(truncatingIfNeeded: value))
+            rows[i] = i < given.count ? found[i] : found[found.count - 1]
         }
-    }
-    func deallocate() {
-        starts.deallocate()
-        rows.deallocate()
     }
 
     @inline(__always)

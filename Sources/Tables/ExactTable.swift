@@ -1,5 +1,6 @@
 import CPlatform
 import Headers
+import Virtio
 
 /// A table of flows: `ExactTable` with the 5-tuple as key.
 public typealias FlowTable<Value: BitwiseCopyable> = ExactTable<FlowKey, Value>
@@ -37,13 +38,18 @@ extension Insertion: Sendable where Value: Sendable {}
 /// ```
 public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable {
     @usableFromInline
-    struct Entry {
+    struct Entry: BitwiseCopyable {
         @usableFromInline var key: Key
         @usableFromInline var lastUsed: UInt32
         @usableFromInline var timeout: UInt32
         /// Of the same bucket, or of the free ones: those have the highest bit set.
         @usableFromInline var next: UInt32
         @usableFromInline var value: Value
+
+        @inlinable
+        init(key: Key, lastUsed: UInt32, timeout: UInt32, next: UInt32, value: Value) {
+            (self.key, self.lastUsed, self.timeout, self.next, self.value) = (key, lastUsed, timeout, next, value)
+        }
     }
 
     @inlinable static var none: UInt32 { 0x7fff_ffff }
@@ -54,9 +60,9 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
     /// Ticks without use after which an entry may be removed, where `insert` says nothing else.
     public let timeout: UInt32
     @usableFromInline let seed: HashSeed
-    @usableFromInline let entries: UnsafeMutablePointer<Entry>
+    @usableFromInline let entries: OwnedMemory<Entry>
     /// The first entry of each bucket.
-    @usableFromInline let heads: UnsafeMutablePointer<UInt32>
+    @usableFromInline let heads: OwnedMemory<UInt32>
     @usableFromInline let shift: UInt32
     @usableFromInline var firstFree: UInt32
     @usableFromInline var used = 0
@@ -78,14 +84,12 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
         // At least two buckets an entry: nearly every search ends at its first.
         let bits = max(1, Int.bitWidth - (2 * capacity - 1).leadingZeroBitCount)
         shift = UInt32(32 - bits)
-        heads = .allocate(capacity: 1 << bits)
-        heads.initialize(repeating: ExactTable.none, count: 1 << bits)
-        entries = UnsafeMutableRawPointer.allocate(byteCount: capacity * MemoryLayout<Entry>.stride, alignment: 64)
-            .bindMemory(to: Entry.self, capacity: capacity)
+        heads = OwnedMemory(count: 1 << bits, repeating: ExactTable.none)
+        entries = OwnedMemory(count: capacity)
         firstFree = 0
         stride = ExactTable.stride(capacity)
-        UnsafeMutableRawPointer(entries)
-            .initializeMemory(as: UInt8.self, repeating: 0, count: capacity * MemoryLayout<Entry>.stride)
+        // There is no value yet that could be written.
+        CPlat_zero(entries.start, UInt64(capacity * MemoryLayout<Entry>.stride))
         for i in 0..<capacity {
             entries[i].next = ExactTable.free | (i + 1 < capacity ? UInt32(i + 1) : ExactTable.none)
         }
@@ -100,11 +104,6 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
         return stride
     }
 
-    deinit {
-        heads.deallocate()
-        UnsafeMutableRawPointer(entries).deallocate()
-    }
-
     /// Entries that there are.
     @inlinable @inline(__always)
     public var count: Int { used }
@@ -112,61 +111,64 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
     // MARK: Searching
 
     @inlinable @inline(__always)
-    func bucket(_ key: Key) -> UnsafeMutablePointer<UInt32> { heads + Int(key.hash(seed) &>> shift) }
+    func bucket(_ key: Key) -> Int { Int(key.hash(seed) &>> shift) }
+
+    /// The entry of `key`; `none` where there is none.
+    @inlinable @inline(__always)
+    func search(_ key: Key) -> UInt32 { search(key, from: heads[bucket(key)]) }
 
     @inlinable @inline(__always)
-    func search(_ key: Key) -> UnsafeMutablePointer<Entry>? { search(key, bucket(key)) }
-
-    @inlinable @inline(__always)
-    func search(_ key: Key, _ head: UnsafeMutablePointer<UInt32>) -> UnsafeMutablePointer<Entry>? {
-        var i = head.pointee
-        while i != ExactTable.none {
-            let entry = entries + Int(i)
-            if entry.pointee.key == key { return entry }
-            i = entry.pointee.next
-        }
-        return nil
+    func search(_ key: Key, from first: UInt32) -> UInt32 {
+        var i = first
+        while i != ExactTable.none && entries[Int(i)].key != key { i = entries[Int(i)].next }
+        return i
     }
 
     /// Asks the processor for the memory in which a search for `key` starts. Of use when keys of a whole burst are
     /// known before the first is looked for, and the table is larger than the processor's caches.
     @inlinable @inline(__always)
-    public func prefetch(_ key: Key) { CPlat_prefetch_read(bucket(key)) }
+    public func prefetch(_ key: Key) { CPlat_prefetch_read(heads.start + bucket(key)) }
 
     /// Asks for the entry at which a search for `key` looks first. A second pass over a burst, after `prefetch` for all
     /// of its keys.
     @inlinable @inline(__always)
     public func prefetchEntry(_ key: Key) {
-        let first = bucket(key).pointee
-        if first != ExactTable.none { CPlat_prefetch_read(entries + Int(first)) }
+        let first = heads[bucket(key)]
+        if first != ExactTable.none { CPlat_prefetch_read(entries.start + Int(first)) }
     }
 
     /// The value of `key`; nil where there is none. The entry's age stays as it is.
     @inlinable @inline(__always)
-    public func find(_ key: Key) -> Value? { search(key)?.pointee.value }
+    public func find(_ key: Key) -> Value? {
+        let i = search(key)
+        return i == ExactTable.none ? nil : entries[Int(i)].value
+    }
 
     /// The value of `key`, whose entry is used now; nil where there is none.
     @inlinable @inline(__always)
     public mutating func find(_ key: Key, now: UInt32) -> Value? {
-        guard let entry = search(key) else { return nil }
-        entry.pointee.lastUsed = now
-        return entry.pointee.value
+        let i = search(key)
+        if i == ExactTable.none { return nil }
+        entries[Int(i)].lastUsed = now
+        return entries[Int(i)].value
     }
 
     /// Lets `body` change the value of `key`, whose entry is used now. Nil, without a call, where there is none.
     @inlinable @inline(__always)
     public mutating func update<R>(_ key: Key, now: UInt32, _ body: (inout Value) -> R) -> R? {
-        guard let entry = search(key) else { return nil }
-        entry.pointee.lastUsed = now
-        return body(&entry.pointee.value)
+        let i = search(key)
+        if i == ExactTable.none { return nil }
+        entries[Int(i)].lastUsed = now
+        return body(&entries[Int(i)].value)
     }
 
     /// Gives the entry of `key` another timeout, as when a connection has been established. False where there is none.
     @inlinable @inline(__always)
     @discardableResult
     public mutating func setTimeout(_ timeout: UInt32, of key: Key) -> Bool {
-        guard let entry = search(key) else { return false }
-        entry.pointee.timeout = timeout
+        let i = search(key)
+        if i == ExactTable.none { return false }
+        entries[Int(i)].timeout = timeout
         return true
     }
 
@@ -176,24 +178,21 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
     /// entry that was there keeps its timeout, unless there is one here. Where the table is full, nothing changes.
     @inlinable
     public mutating func insert(_ key: Key, _ value: Value, now: UInt32, timeout: UInt32? = nil) -> Insertion<Value> {
-        let head = bucket(key)
-        if let entry = search(key, head) {
-            let old = entry.pointee.value
-            entry.pointee.value = value
-            entry.pointee.lastUsed = now
-            if let timeout { entry.pointee.timeout = timeout }
+        let bucket = bucket(key)
+        let known = search(key, from: heads[bucket])
+        if known != ExactTable.none {
+            let old = entries[Int(known)].value
+            entries[Int(known)].value = value
+            entries[Int(known)].lastUsed = now
+            if let timeout { entries[Int(known)].timeout = timeout }
             return .replaced(old)
         }
         if firstFree == ExactTable.none { return .full }
         let i = firstFree
-        let entry = entries + Int(i)
-        firstFree = entry.pointee.next & ~ExactTable.free
-        entry.pointee.key = key
-        entry.pointee.lastUsed = now
-        entry.pointee.timeout = timeout ?? self.timeout
-        entry.pointee.next = head.pointee
-        entry.pointee.value = value
-        head.pointee = i
+        firstFree = entries[Int(i)].next & ~ExactTable.free
+        entries[Int(i)] = Entry(
+            key: key, lastUsed: now, timeout: timeout ?? self.timeout, next: heads[bucket], value: value)
+        heads[bucket] = i
         used &+= 1
         return .inserted
     }
@@ -224,9 +223,10 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
     @inlinable
     @discardableResult
     public mutating func remove(_ key: Key) -> Value? {
-        guard let entry = search(key) else { return nil }
-        let value = entry.pointee.value
-        unlink(UInt32(truncatingIfNeeded: entry - entries))
+        let i = search(key)
+        if i == ExactTable.none { return nil }
+        let value = entries[Int(i)].value
+        unlink(i)
         return value
     }
 
@@ -238,11 +238,10 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
     public mutating func expire(now: UInt32, limit: Int, removed: (Key, Value) -> Void) -> Int {
         var n = 0
         for _ in 0..<max(0, min(limit, capacity)) {
-            let entry = entries + position
-            if entry.pointee.next & ExactTable.free == 0, entry.pointee.timeout != .max,
-                now &- entry.pointee.lastUsed >= entry.pointee.timeout
+            if entries[position].next & ExactTable.free == 0, entries[position].timeout != .max,
+                now &- entries[position].lastUsed >= entries[position].timeout
             {
-                let (key, value) = (entry.pointee.key, entry.pointee.value)
+                let (key, value) = (entries[position].key, entries[position].value)
                 unlink(UInt32(truncatingIfNeeded: position))
                 removed(key, value)
                 n &+= 1
@@ -290,16 +289,15 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
     /// Takes entry `i`, which is used, out of its bucket and makes it free.
     @inlinable
     mutating func unlink(_ i: UInt32) {
-        let entry = entries + Int(i)
-        let head = bucket(entry.pointee.key)
-        if head.pointee == i {
-            head.pointee = entry.pointee.next
+        let bucket = bucket(entries[Int(i)].key)
+        if heads[bucket] == i {
+            heads[bucket] = entries[Int(i)].next
         } else {
-            var before = head.pointee
+            var before = heads[bucket]
             while entries[Int(before)].next != i { before = entries[Int(before)].next }
-            entries[Int(before)].next = entry.pointee.next
+            entries[Int(before)].next = entries[Int(i)].next
         }
-        entry.pointee.next = ExactTable.free | firstFree
+        entries[Int(i)].next = ExactTable.free | firstFree
         firstFree = i
         used &-= 1
     }

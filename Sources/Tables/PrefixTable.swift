@@ -1,4 +1,5 @@
 import Headers
+import Virtio
 
 /// Longest-prefix match: routes. `PrefixTable<IPv4Address>` and `PrefixTable<IPv6Address>`.
 ///
@@ -128,7 +129,7 @@ extension PrefixTrie {
             let byte = step < 8 ? high &>> (56 &- step &* 8) : low &>> (120 &- step &* 8)
             entry = entries[n &<< 8 | Int(truncatingIfNeeded: byte & 0xff)]
             if step != next {
-                let node = nodes + n
+                let node = nodes.start + n
                 let differs = (high ^ node.pointee.high) & node.pointee.highMask
                 if differs | (low ^ node.pointee.low) & node.pointee.lowMask != 0 { return node.pointee.fallback }
             }

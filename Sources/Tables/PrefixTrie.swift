@@ -1,4 +1,5 @@
 import Headers
+import Virtio
 
 /// A prefix as the key of a table of rules.
 struct RuleKey: SeededHashable {
@@ -31,7 +32,7 @@ struct RuleKey: SeededHashable {
 struct PrefixTrie: ~Copyable {
     /// What lookups read of a node besides its entries. One cache line.
     @usableFromInline
-    struct Node {
+    struct Node: BitwiseCopyable {
         /// The bits that lead to it, and which they are.
         @usableFromInline var high: UInt64 = 0
         @usableFromInline var low: UInt64 = 0
@@ -60,10 +61,10 @@ struct PrefixTrie: ~Copyable {
     /// Numbers that would be the root's entries.
     @inlinable static var firstNode: Int { 256 }
 
-    @usableFromInline var entries: UnsafeMutablePointer<UInt32>
-    @usableFromInline var nodes: UnsafeMutablePointer<Node>
+    @usableFromInline var entries: OwnedMemory<UInt32>
+    @usableFromInline var nodes: OwnedMemory<Node>
     /// The prefix length of each entry's value plus one; 0: none.
-    @usableFromInline var depths: UnsafeMutablePointer<UInt8>
+    @usableFromInline var depths: OwnedMemory<UInt8>
     /// Numbers of nodes that there is room for, and below which they have been used.
     private var room: Int
     private var end = PrefixTrie.firstNode
@@ -75,26 +76,9 @@ struct PrefixTrie: ~Copyable {
     init(skips: Bool) {
         self.skips = skips
         room = PrefixTrie.firstNode + 16
-        entries = .allocate(capacity: room << 8)
-        entries.initialize(repeating: PrefixTrie.none, count: room << 8)
-        depths = .allocate(capacity: room << 8)
-        depths.initialize(repeating: 0, count: room << 8)
-        nodes = PrefixTrie.allocateNodes(room)
-    }
-
-    // To be inlined with the setter of a property of this type; else the compiler breaks off.
-    @inlinable
-    deinit {
-        entries.deallocate()
-        depths.deallocate()
-        UnsafeMutableRawPointer(nodes).deallocate()
-    }
-
-    private static func allocateNodes(_ count: Int) -> UnsafeMutablePointer<Node> {
-        let nodes = UnsafeMutableRawPointer.allocate(byteCount: count * MemoryLayout<Node>.stride, alignment: 64)
-            .bindMemory(to: Node.self, capacity: count)
-        nodes.initialize(repeating: Node(), count: count)
-        return nodes
+        entries = OwnedMemory(count: room << 8, repeating: PrefixTrie.none)
+        depths = OwnedMemory(count: room << 8, repeating: 0)
+        nodes = OwnedMemory(count: room, repeating: Node())
     }
 
     /// Bytes of its memory.
@@ -236,8 +220,8 @@ struct PrefixTrie: ~Copyable {
         node.fallback = fallback
         node.depth = depth
         nodes[n] = node
-        (entries + n << 8).update(repeating: fallback, count: 256)
-        (depths + n << 8).update(repeating: depth, count: 256)
+        (entries.start + n << 8).update(repeating: fallback, count: 256)
+        (depths.start + n << 8).update(repeating: depth, count: 256)
         nodeCount += 1
         return n
     }
@@ -250,18 +234,9 @@ struct PrefixTrie: ~Copyable {
 
     private mutating func grow() {
         let larger = room * 2
-        let (oldEntries, oldDepths, oldNodes) = (entries, depths, nodes)
-        entries = .allocate(capacity: larger << 8)
-        entries.initialize(from: oldEntries, count: room << 8)
-        (entries + room << 8).initialize(repeating: PrefixTrie.none, count: (larger - room) << 8)
-        depths = .allocate(capacity: larger << 8)
-        depths.initialize(from: oldDepths, count: room << 8)
-        (depths + room << 8).initialize(repeating: 0, count: (larger - room) << 8)
-        nodes = PrefixTrie.allocateNodes(larger)
-        nodes.update(from: oldNodes, count: room)
-        oldEntries.deallocate()
-        oldDepths.deallocate()
-        UnsafeMutableRawPointer(oldNodes).deallocate()
+        entries = entries.copied(room << 8, of: larger << 8, filledWith: PrefixTrie.none)
+        depths = depths.copied(room << 8, of: larger << 8, filledWith: 0)
+        nodes = nodes.copied(room, of: larger, filledWith: Node())
         room = larger
     }
 }

@@ -1,12 +1,21 @@
 /// Memory for a fixed number of plain values, on cache lines that hold nothing else. Whoever holds this owns it, and it
-/// is freed with its owner. `start` must not outlive it.
+/// is freed with its owner. `start` must not outlive it. Places are the caller's to know; a build without optimisation
+/// checks them.
 @frozen
 public struct OwnedMemory<Element: BitwiseCopyable>: ~Copyable {
     /// The first element.
     public let start: UnsafeMutablePointer<Element>
+    #if DEBUG
+    @usableFromInline let count: Int
+    #endif
 
     /// Uninitialised: each element is written before it is read.
-    @inlinable public init(count: Int) { start = .allocateApart(capacity: count) }
+    @inlinable public init(count: Int) {
+        start = .allocateApart(capacity: count)
+        #if DEBUG
+        self.count = count
+        #endif
+    }
 
     /// `count` elements, each of them `value`.
     @inlinable public init(count: Int, repeating value: Element) {
@@ -22,11 +31,28 @@ public struct OwnedMemory<Element: BitwiseCopyable>: ~Copyable {
 
     @inlinable deinit { start.deallocate() }
 
-    /// Not checked: the caller knows the bounds.
-    @inlinable @inline(__always)
+    /// Larger memory, with the first `kept` elements of this; the others are `value`.
+    @inlinable
+    public func copied(_ kept: Int, of count: Int, filledWith value: Element) -> OwnedMemory {
+        assert(kept <= count)
+        let larger = OwnedMemory(count: count)
+        larger.start.initialize(from: start, count: kept)
+        (larger.start + kept).initialize(repeating: value, count: count - kept)
+        return larger
+    }
+
+    @inlinable
     public subscript(_ i: Int) -> Element {
-        get { start[i] }
-        nonmutating set { start[i] = newValue }
+        @inline(__always) unsafeAddress { UnsafePointer(place(i)) }
+        @inline(__always) nonmutating unsafeMutableAddress { place(i) }
+    }
+
+    @inlinable @inline(__always)
+    func place(_ i: Int) -> UnsafeMutablePointer<Element> {
+        #if DEBUG
+        precondition(i >= 0 && i < count, "there is no such place")
+        #endif
+        return start + i
     }
 }
 

@@ -11,7 +11,7 @@ struct FrameTemplate: ~Copyable {
         let size = frame.count
         room = OwnedMemory(count: Burst.maximum * size)
         var burst = Burst()
-        for (place, byte) in frame.enumerated() { room[place] = byte }
+        CPlat_copy(room.start, frame, UInt64(size))
         for place in 0..<Burst.maximum {
             let at = room.start + place * size
             if place > 0 { CPlat_copy(at, room.start, UInt64(size)) }
