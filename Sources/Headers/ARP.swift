@@ -1,7 +1,7 @@
 /// A view of an ARP packet for IPv4 over Ethernet: 28 bytes (RFC 826). It starts behind the Ethernet header and its
 /// VLAN tags (`Layers.networkOffset`).
 public struct ARP: ~Escapable {
-    @usableFromInline let start: UnsafeMutableRawPointer
+    @usableFromInline let header: HeaderBytes
     /// Bytes of the packet.
     @inlinable public static var size: Int { 28 }
 
@@ -23,48 +23,48 @@ public struct ARP: ~Escapable {
     @inlinable @inline(__always) @_lifetime(copy bytes)
     public init?(_ bytes: HeaderBytes, at offset: Int) {
         guard bytes.has(28, at: offset) else { return nil }
-        start = bytes.start + offset
-        guard start.load32(0) == 0x0001_0800, start.load16(4) == 0x0604 else { return nil }
+        header = bytes.from(offset)
+        guard header.load32(0) == 0x0001_0800, header.load16(4) == 0x0604 else { return nil }
     }
 
     /// Writes a packet whose operation and addresses are 0. Nil where the 28 bytes from `offset` on are not all there.
     @inlinable @_lifetime(copy bytes)
     public init?(creating bytes: HeaderBytes, at offset: Int) {
         guard bytes.has(28, at: offset) else { return nil }
-        start = bytes.start + offset
-        start.initializeMemory(as: UInt8.self, repeating: 0, count: 28)
-        start.store32(0, 0x0001_0800)
-        start.store16(4, 0x0604)
+        header = bytes.from(offset)
+        header.zero(28)
+        header.store32(0, 0x0001_0800)
+        header.store16(4, 0x0604)
     }
 
     /// Request or reply (`ar$op`).
     @inlinable @inline(__always)
     public var operation: Operation {
-        get { Operation(rawValue: start.load16(6)) }
-        nonmutating set { start.store16(6, newValue.rawValue) }
+        get { Operation(rawValue: header.load16(6)) }
+        nonmutating set { header.store16(6, newValue.rawValue) }
     }
     /// `ar$sha`.
     @inlinable @inline(__always)
     public var senderHardwareAddress: MACAddress {
-        get { start.loadMAC(8) }
-        nonmutating set { start.storeMAC(8, newValue) }
+        get { header.loadMAC(8) }
+        nonmutating set { header.storeMAC(8, newValue) }
     }
     /// `ar$spa`.
     @inlinable @inline(__always)
     public var senderProtocolAddress: IPv4Address {
-        get { IPv4Address(rawValue: start.load32(14)) }
-        nonmutating set { start.store32(14, newValue.rawValue) }
+        get { IPv4Address(rawValue: header.load32(14)) }
+        nonmutating set { header.store32(14, newValue.rawValue) }
     }
     /// `ar$tha`. Means nothing in a request.
     @inlinable @inline(__always)
     public var targetHardwareAddress: MACAddress {
-        get { start.loadMAC(18) }
-        nonmutating set { start.storeMAC(18, newValue) }
+        get { header.loadMAC(18) }
+        nonmutating set { header.storeMAC(18, newValue) }
     }
     /// `ar$tpa`.
     @inlinable @inline(__always)
     public var targetProtocolAddress: IPv4Address {
-        get { IPv4Address(rawValue: start.load32(24)) }
-        nonmutating set { start.store32(24, newValue.rawValue) }
+        get { IPv4Address(rawValue: header.load32(24)) }
+        nonmutating set { header.store32(24, newValue.rawValue) }
     }
 }

@@ -54,40 +54,40 @@ public struct FlowKey: SeededHashable, Hashable, Sendable, BitwiseCopyable, Cust
     public init?(_ bytes: HeaderBytes, _ layers: Layers) {
         let network = Int(layers.network)
         guard layers.flags & Layers.Flags.hasProtocol != 0 else { return nil }
-        let p = bytes.start
         // `layers` may be another frame's: the bytes are there, whatever it says.
         var ports: UInt64 = 0
         let transport = Int(layers.transport)
         if transport != 0, bytes.has(8, at: transport) {
             if IPProtocol(rawValue: layers.proto).hasPorts {
-                ports = UInt64(p.load32(transport)) &<< 32
+                ports = UInt64(bytes.load32(transport)) &<< 32
             } else {
-                ports = FlowKey.echo(p + transport, layers.proto)
+                ports = FlowKey.echo(bytes.from(transport), layers.proto)
             }
         }
         let rest = ports | UInt64(layers.proto) &<< 8
         if layers.flags & Layers.Flags.ipv4 != 0 {
             guard bytes.has(20, at: network) else { return nil }
-            self.init(0, UInt64(p.load32(network &+ 12)), 0, UInt64(p.load32(network &+ 16)), rest | 4)
+            self.init(0, UInt64(bytes.load32(network &+ 12)), 0, UInt64(bytes.load32(network &+ 16)), rest | 4)
         } else {
             guard bytes.has(40, at: network) else { return nil }
             self.init(
-                p.load64(network &+ 8), p.load64(network &+ 16), p.load64(network &+ 24), p.load64(network &+ 32),
+                bytes.load64(network &+ 8), bytes.load64(network &+ 16), bytes.load64(network &+ 24),
+                bytes.load64(network &+ 32),
                 rest | 6)
         }
     }
 
     /// The identifier of an echo and of its answer, twice; 0 for anything else. Eight bytes are there.
     @usableFromInline
-    static func echo(_ p: UnsafeMutableRawPointer, _ proto: UInt8) -> UInt64 {
-        let type = p.load8(0)
+    static func echo(_ bytes: HeaderBytes, _ proto: UInt8) -> UInt64 {
+        let type = bytes.load8(0)
         let isEcho =
             switch IPProtocol(rawValue: proto) {
             case .icmp: type == ICMP.V4.echo || type == ICMP.V4.echoReply
             case .icmpV6: type == ICMP.V6.echoRequest || type == ICMP.V6.echoReply
             default: false
             }
-        return isEcho ? UInt64(p.load16(4)) &* 0x0001_0001 &<< 32 : 0
+        return isEcho ? UInt64(bytes.load16(4)) &* 0x0001_0001 &<< 32 : 0
     }
 
     /// Whether the addresses are IPv4's.

@@ -53,46 +53,69 @@ public struct HeaderBytes: ~Escapable {
     }
 }
 
-/// Fields of headers: network byte order in memory, host order here. Callers have checked the bounds.
-extension UnsafeMutableRawPointer {
+/// Fields of headers: network byte order in memory, host order here. Callers have checked the bounds; a build without
+/// optimisation checks them again.
+extension HeaderBytes {
+    /// Those from `offset` on, which are there.
+    @inlinable @inline(__always) @_lifetime(copy self)
+    func from(_ offset: Int) -> HeaderBytes {
+        assert(has(0, at: offset))
+        return _overrideLifetime(HeaderBytes(start + offset, count: count &- offset), copying: self)
+    }
+    /// The first `n` become 0.
     @inlinable @inline(__always)
-    func load8(_ offset: Int) -> UInt8 { load(fromByteOffset: offset, as: UInt8.self) }
+    func zero(_ n: Int) {
+        assert(has(n, at: 0))
+        start.initializeMemory(as: UInt8.self, repeating: 0, count: n)
+    }
+    @inlinable @inline(__always)
+    func load<Number: FixedWidthInteger & BitwiseCopyable>(_ offset: Int, as type: Number.Type) -> Number {
+        assert(has(MemoryLayout<Number>.size, at: offset))
+        return start.loadUnaligned(fromByteOffset: offset, as: type)
+    }
+    @inlinable @inline(__always)
+    func store<Number: FixedWidthInteger & BitwiseCopyable>(_ offset: Int, _ value: Number) {
+        assert(has(MemoryLayout<Number>.size, at: offset))
+        start.storeBytes(of: value, toByteOffset: offset, as: Number.self)
+    }
+    @inlinable @inline(__always)
+    func load8(_ offset: Int) -> UInt8 { load(offset, as: UInt8.self) }
     @inlinable @inline(__always)
     func load16(_ offset: Int) -> UInt16 {
-        UInt16(bigEndian: loadUnaligned(fromByteOffset: offset, as: UInt16.self))
+        UInt16(bigEndian: load(offset, as: UInt16.self))
     }
     @inlinable @inline(__always)
     func load32(_ offset: Int) -> UInt32 {
-        UInt32(bigEndian: loadUnaligned(fromByteOffset: offset, as: UInt32.self))
+        UInt32(bigEndian: load(offset, as: UInt32.self))
     }
     @inlinable @inline(__always)
     func load64(_ offset: Int) -> UInt64 {
-        UInt64(bigEndian: loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+        UInt64(bigEndian: load(offset, as: UInt64.self))
     }
     @inlinable @inline(__always)
-    func store8(_ offset: Int, _ value: UInt8) { storeBytes(of: value, toByteOffset: offset, as: UInt8.self) }
+    func store8(_ offset: Int, _ value: UInt8) { store(offset, value) }
     @inlinable @inline(__always)
     func store16(_ offset: Int, _ value: UInt16) {
-        storeBytes(of: value.bigEndian, toByteOffset: offset, as: UInt16.self)
+        store(offset, value.bigEndian)
     }
     @inlinable @inline(__always)
     func store32(_ offset: Int, _ value: UInt32) {
-        storeBytes(of: value.bigEndian, toByteOffset: offset, as: UInt32.self)
+        store(offset, value.bigEndian)
     }
     @inlinable @inline(__always)
     func store64(_ offset: Int, _ value: UInt64) {
-        storeBytes(of: value.bigEndian, toByteOffset: offset, as: UInt64.self)
+        store(offset, value.bigEndian)
     }
     @inlinable @inline(__always)
     func loadMAC(_ offset: Int) -> MACAddress {
-        let low = UInt64(loadUnaligned(fromByteOffset: offset, as: UInt32.self))
-        let high = UInt64(loadUnaligned(fromByteOffset: offset &+ 4, as: UInt16.self))
+        let low = UInt64(load(offset, as: UInt32.self))
+        let high = UInt64(load(offset &+ 4, as: UInt16.self))
         return MACAddress(rawValue: low | high &<< 32)
     }
     @inlinable @inline(__always)
     func storeMAC(_ offset: Int, _ value: MACAddress) {
-        storeBytes(of: UInt32(truncatingIfNeeded: value.rawValue), toByteOffset: offset, as: UInt32.self)
-        storeBytes(of: UInt16(truncatingIfNeeded: value.rawValue &>> 32), toByteOffset: offset &+ 4, as: UInt16.self)
+        store(offset, UInt32(truncatingIfNeeded: value.rawValue))
+        store(offset &+ 4, UInt16(truncatingIfNeeded: value.rawValue &>> 32))
     }
     @inlinable @inline(__always)
     func loadIPv6(_ offset: Int) -> IPv6Address { IPv6Address(high: load64(offset), low: load64(offset &+ 8)) }

@@ -1,6 +1,6 @@
 /// A view of the first 8 bytes of an ICMP message, of IPv4 (RFC 792) or IPv6 (RFC 4443, section 2.1).
 public struct ICMP: ~Escapable {
-    @usableFromInline let start: UnsafeMutableRawPointer
+    @usableFromInline let header: HeaderBytes
     /// Bytes of it.
     @inlinable public static var size: Int { 8 }
 
@@ -8,46 +8,46 @@ public struct ICMP: ~Escapable {
     @inlinable @inline(__always) @_lifetime(copy bytes)
     public init?(_ bytes: HeaderBytes, at offset: Int) {
         guard bytes.has(8, at: offset) else { return nil }
-        start = bytes.start + offset
+        header = bytes.from(offset)
     }
 
     /// Type. The numbers of IPv4 and IPv6 differ: `ICMP.V4`, `ICMP.V6`.
     @inlinable @inline(__always)
     public var type: UInt8 {
-        get { start.load8(0) }
-        nonmutating set { start.store8(0, newValue) }
+        get { header.load8(0) }
+        nonmutating set { header.store8(0, newValue) }
     }
     /// Code: what it is of that type.
     @inlinable @inline(__always)
     public var code: UInt8 {
-        get { start.load8(1) }
-        nonmutating set { start.store8(1, newValue) }
+        get { header.load8(1) }
+        nonmutating set { header.store8(1, newValue) }
     }
     /// The checksum as it stands there: over the message, and with IPv6 over the pseudo header, too.
     @inlinable @inline(__always)
     public var checksum: UInt16 {
-        get { start.load16(2) }
-        nonmutating set { start.store16(2, newValue) }
+        get { header.load16(2) }
+        nonmutating set { header.store16(2, newValue) }
     }
     /// The next four bytes, which are each type's own: a redirect's gateway, the pointer of "parameter problem", the
     /// MTU of "packet too big".
     @inlinable @inline(__always)
     public var rest: UInt32 {
-        get { start.load32(4) }
-        nonmutating set { start.store32(4, newValue) }
+        get { header.load32(4) }
+        nonmutating set { header.store32(4, newValue) }
     }
     /// Of an echo: which series. The upper half of `rest`.
     @inlinable @inline(__always)
     public var identifier: UInt16 {
-        get { start.load16(4) }
-        nonmutating set { start.store16(4, newValue) }
+        get { header.load16(4) }
+        nonmutating set { header.store16(4, newValue) }
     }
     /// Of an echo: which of the series. The lower half of `rest`; in "fragmentation needed" of IPv4 the MTU (RFC 1191,
     /// section 4).
     @inlinable @inline(__always)
     public var sequenceNumber: UInt16 {
-        get { start.load16(6) }
-        nonmutating set { start.store16(6, newValue) }
+        get { header.load16(6) }
+        nonmutating set { header.store16(6, newValue) }
     }
 
     /// Types of IPv4 (RFC 792).

@@ -1,6 +1,6 @@
 /// A view of an IPv4 header: 20 bytes and up to 40 of options (RFC 791, section 3.1).
 public struct IPv4: ~Escapable {
-    @usableFromInline let start: UnsafeMutableRawPointer
+    @usableFromInline let header: HeaderBytes
     /// Where it lies in the bytes, and how many there are from there on.
     @usableFromInline let offset: Int
     @usableFromInline let available: Int
@@ -27,10 +27,10 @@ public struct IPv4: ~Escapable {
     @inlinable @inline(__always) @_lifetime(copy bytes)
     public init?(_ bytes: HeaderBytes, at offset: Int) {
         guard bytes.has(20, at: offset) else { return nil }
-        start = bytes.start + offset
+        header = bytes.from(offset)
         self.offset = offset
         available = bytes.count &- offset
-        let first = start.load8(0)
+        let first = header.load8(0)
         guard first == 0x45 || (first &- 0x45 <= 10 && Int(first & 15) &* 4 <= available) else { return nil }
     }
 
@@ -39,24 +39,24 @@ public struct IPv4: ~Escapable {
     @inlinable @_lifetime(copy bytes)
     public init?(creating bytes: HeaderBytes, at offset: Int) {
         guard bytes.has(20, at: offset) else { return nil }
-        start = bytes.start + offset
+        header = bytes.from(offset)
         self.offset = offset
         available = bytes.count &- offset
-        start.initializeMemory(as: UInt8.self, repeating: 0, count: 20)
-        start.store8(0, 0x45)
+        header.zero(20)
+        header.store8(0, 0x45)
     }
 
     /// Version: 4. Higher bits than the lowest four are dropped.
     @inlinable @inline(__always)
     public var version: UInt8 {
-        get { start.load8(0) &>> 4 }
-        nonmutating set { start.storeBits(0, 0xf0, newValue &<< 4) }
+        get { header.load8(0) &>> 4 }
+        nonmutating set { header.storeBits(0, 0xf0, newValue &<< 4) }
     }
     /// Internet header length in words of four bytes, 5 to 15. Higher bits are dropped.
     @inlinable @inline(__always)
     public var ihl: UInt8 {
-        get { start.load8(0) & 15 }
-        nonmutating set { start.storeBits(0, 0x0f, newValue) }
+        get { header.load8(0) & 15 }
+        nonmutating set { header.storeBits(0, 0x0f, newValue) }
     }
     /// Bytes of the header with its options, 20 to 60; never more than there are.
     @inlinable @inline(__always)
@@ -68,81 +68,81 @@ public struct IPv4: ~Escapable {
     /// Type of service, all eight bits: `dscp` and `ecn`.
     @inlinable @inline(__always)
     public var typeOfService: UInt8 {
-        get { start.load8(1) }
-        nonmutating set { start.store8(1, newValue) }
+        get { header.load8(1) }
+        nonmutating set { header.store8(1, newValue) }
     }
     /// Differentiated services code point, 0 to 63 (RFC 2474, section 3). Higher bits are dropped.
     @inlinable @inline(__always)
     public var dscp: UInt8 {
-        get { start.load8(1) &>> 2 }
-        nonmutating set { start.storeBits(1, 0xfc, newValue &<< 2) }
+        get { header.load8(1) &>> 2 }
+        nonmutating set { header.storeBits(1, 0xfc, newValue &<< 2) }
     }
     /// Explicit congestion notification, 0 to 3 (RFC 3168, section 5). Higher bits are dropped.
     @inlinable @inline(__always)
     public var ecn: UInt8 {
-        get { start.load8(1) & 3 }
-        nonmutating set { start.storeBits(1, 0x03, newValue) }
+        get { header.load8(1) & 3 }
+        nonmutating set { header.storeBits(1, 0x03, newValue) }
     }
     /// Bytes of the packet: header and data.
     @inlinable @inline(__always)
     public var totalLength: UInt16 {
-        get { start.load16(2) }
-        nonmutating set { start.store16(2, newValue) }
+        get { header.load16(2) }
+        nonmutating set { header.store16(2, newValue) }
     }
     /// What the fragments of a packet have in common (RFC 6864).
     @inlinable @inline(__always)
     public var identification: UInt16 {
-        get { start.load16(4) }
-        nonmutating set { start.store16(4, newValue) }
+        get { header.load16(4) }
+        nonmutating set { header.store16(4, newValue) }
     }
     /// Whether it may be, or is, a fragment.
     @inlinable @inline(__always)
     public var flags: Flags {
-        get { Flags(rawValue: start.load8(6) & 0xe0) }
-        nonmutating set { start.storeBits(6, 0xe0, newValue.rawValue) }
+        get { Flags(rawValue: header.load8(6) & 0xe0) }
+        nonmutating set { header.storeBits(6, 0xe0, newValue.rawValue) }
     }
     /// Where the fragment lies in the packet, in units of eight bytes, 0 to 8191. Higher bits are dropped.
     @inlinable @inline(__always)
     public var fragmentOffset: UInt16 {
-        get { start.load16(6) & 0x1fff }
-        nonmutating set { start.store16(6, start.load16(6) & 0xe000 | newValue & 0x1fff) }
+        get { header.load16(6) & 0x1fff }
+        nonmutating set { header.store16(6, header.load16(6) & 0xe000 | newValue & 0x1fff) }
     }
     /// Hops that are left.
     @inlinable @inline(__always)
     public var timeToLive: UInt8 {
-        get { start.load8(8) }
-        nonmutating set { start.store8(8, newValue) }
+        get { header.load8(8) }
+        nonmutating set { header.store8(8, newValue) }
     }
     /// What follows.
     @inlinable @inline(__always)
     public var `protocol`: IPProtocol {
-        get { IPProtocol(rawValue: start.load8(9)) }
-        nonmutating set { start.store8(9, newValue.rawValue) }
+        get { IPProtocol(rawValue: header.load8(9)) }
+        nonmutating set { header.store8(9, newValue.rawValue) }
     }
     /// The header's checksum, as it stands there. `updateChecksum()` computes it.
     @inlinable @inline(__always)
     public var headerChecksum: UInt16 {
-        get { start.load16(10) }
-        nonmutating set { start.store16(10, newValue) }
+        get { header.load16(10) }
+        nonmutating set { header.store16(10, newValue) }
     }
     /// Source address.
     @inlinable @inline(__always)
     public var sourceAddress: IPv4Address {
-        get { IPv4Address(rawValue: start.load32(12)) }
-        nonmutating set { start.store32(12, newValue.rawValue) }
+        get { IPv4Address(rawValue: header.load32(12)) }
+        nonmutating set { header.store32(12, newValue.rawValue) }
     }
     /// Destination address.
     @inlinable @inline(__always)
     public var destinationAddress: IPv4Address {
-        get { IPv4Address(rawValue: start.load32(16)) }
-        nonmutating set { start.store32(16, newValue.rawValue) }
+        get { IPv4Address(rawValue: header.load32(16)) }
+        nonmutating set { header.store32(16, newValue.rawValue) }
     }
 
     /// Whether the checksum is right.
     @inlinable
     public var isChecksumValid: Bool {
         var sum = Checksum()
-        sum.add(start, headerLength)
+        sum.add(header.start, headerLength)
         return sum.value == 0
     }
 
@@ -150,20 +150,20 @@ public struct IPv4: ~Escapable {
     /// `Checksum.update` is faster.
     @inlinable
     public func updateChecksum() {
-        start.store16(10, 0)
+        header.store16(10, 0)
         var sum = Checksum()
-        sum.add(start, headerLength)
-        start.store16(10, sum.value)
+        sum.add(header.start, headerLength)
+        header.store16(10, sum.value)
     }
 
     /// One hop less, with the checksum (RFC 1812, section 5.3.1). False, and nothing changed, where the time to live is
     /// 0 or 1: the packet may not be forwarded.
     @inlinable @inline(__always)
     public func decrementTimeToLive() -> Bool {
-        let old = start.load16(8)
+        let old = header.load16(8)
         if old < 0x0200 { return false }
-        start.store16(8, old &- 0x0100)
-        start.store16(10, Checksum.update(start.load16(10), from: old, to: old &- 0x0100))
+        header.store16(8, old &- 0x0100)
+        header.store16(10, Checksum.update(header.load16(10), from: old, to: old &- 0x0100))
         return true
     }
 }

@@ -64,18 +64,19 @@ public struct Layers: Sendable, BitwiseCopyable {
     public init(_ bytes: HeaderBytes, frameLength: Int) {
         // Nearly all packets: IPv4 without tags, options and fragments, TCP or UDP.
         if bytes.count >= 54, frameLength >= 54, bytes.count <= 0xffff {
-            let p = bytes.start
-            let total = Int(p.load16(16))
-            if p.load16(12) == 0x0800, p.load8(14) == 0x45, p.load16(20) & 0x3fff == 0, total &+ 14 <= frameLength {
-                let proto = p.load8(23)
+            let total = Int(bytes.load16(16))
+            if bytes.load16(12) == 0x0800, bytes.load8(14) == 0x45, bytes.load16(20) & 0x3fff == 0,
+                total &+ 14 <= frameLength
+            {
+                let proto = bytes.load8(23)
                 if proto == 6 {
-                    let header = Int(p.load8(46) &>> 4) &* 4
+                    let header = Int(bytes.load8(46) &>> 4) &* 4
                     if header >= 20, header &+ 20 <= total, header &+ 34 <= bytes.count {
                         self.init(ipv4: total, proto, payload: UInt16(truncatingIfNeeded: 34 &+ header))
                         return
                     }
                 } else if proto == 17 {
-                    let length = Int(p.load16(38))
+                    let length = Int(bytes.load16(38))
                     if length >= 8, length &+ 20 <= total {
                         self.init(ipv4: total, proto, payload: 42)
                         return
@@ -83,7 +84,7 @@ public struct Layers: Sendable, BitwiseCopyable {
                 }
             }
         }
-        self = Layers.parse(bytes.start, min(bytes.count, 0xffff), frameLength)
+        self = Layers.parse(bytes, frameLength)
     }
 
     @inlinable @inline(__always)
@@ -153,14 +154,14 @@ public struct Layers: Sendable, BitwiseCopyable {
 
 /// All that is not the usual packet.
 extension Layers {
-    /// `count` bytes are there of a frame of `length`.
+    /// `bytes` are there of a frame of `length`.
     @inline(never)
     @usableFromInline
-    static func parse(_ p: UnsafeMutableRawPointer, _ count: Int, _ length: Int) -> Layers {
+    static func parse(_ bytes: HeaderBytes, _ length: Int) -> Layers {
         var layers = Layers()
         // Lengths in 32 bits; no frame is longer.
         let length = min(max(length, 0), Int(UInt32.max))
-        layers.parse(p, Front(count: min(count, length), end: length))
+        layers.parse(bytes, Front(count: min(bytes.count, 0xffff, length), end: length))
         return layers
     }
 
@@ -181,37 +182,37 @@ extension Layers {
         if fault == 0 { fault = defect.rawValue }
     }
 
-    private mutating func parse(_ p: UnsafeMutableRawPointer, _ front: Front) {
+    private mutating func parse(_ bytes: HeaderBytes, _ front: Front) {
         if let defect = front.missing(14, at: 0, .ethernetTruncated) { return fail(defect) }
         var at = 14
-        var next = EtherType(rawValue: p.load16(12))
+        var next = EtherType(rawValue: bytes.load16(12))
         while next.isVLAN && tagCount < 2 {
             if let defect = front.missing(4, at: at, .ethernetTruncated) { return fail(defect) }
-            if tagCount == 0 { tags.0 = p.load16(at) } else { tags.1 = p.load16(at) }
+            if tagCount == 0 { tags.0 = bytes.load16(at) } else { tags.1 = bytes.load16(at) }
             tagCount += 1
-            next = EtherType(rawValue: p.load16(at + 2))
+            next = EtherType(rawValue: bytes.load16(at + 2))
             at += 4
         }
         type = next.rawValue
         network = UInt16(at)
         switch next {
-        case .ipv4: parseIPv4(p, front)
-        case .ipv6: parseIPv6(p, front)
+        case .ipv4: parseIPv4(bytes, front)
+        case .ipv6: parseIPv6(bytes, front)
         default: break
         }
     }
 
-    private mutating func parseIPv4(_ p: UnsafeMutableRawPointer, _ front: Front) {
+    private mutating func parseIPv4(_ bytes: HeaderBytes, _ front: Front) {
         let at = Int(network)
         if let defect = front.missing(20, at: at, .networkTruncated) { return fail(defect) }
-        let first = p.load8(at)
+        let first = bytes.load8(at)
         if first >> 4 != 4 { return fail(.version) }
         let header = Int(first & 15) * 4
         if header < 20 { return fail(.headerLength) }
         if let defect = front.missing(header, at: at, .networkTruncated) { return fail(defect) }
         flags |= Flags.ipv4 | Flags.hasProtocol
-        proto = p.load8(at + 9)
-        let total = Int(p.load16(at + 2))
+        proto = bytes.load8(at + 9)
+        let total = Int(bytes.load16(at + 2))
         var front = front
         if total < 20 || at + total > front.end {
             fail(.totalLength)
@@ -221,21 +222,21 @@ extension Layers {
             front = Front(count: min(front.count, at + total), end: at + total)
         }
         end = UInt32(front.end)
-        let fragment = p.load16(at + 6)
+        let fragment = bytes.load16(at + 6)
         if fragment & 0x3fff != 0 { flags |= Flags.fragment }
         if fragment & 0x1fff != 0 {
             flags |= Flags.laterFragment
             return
         }
-        parseTransport(p, at + header, front)
+        parseTransport(bytes, at + header, front)
     }
 
-    private mutating func parseIPv6(_ p: UnsafeMutableRawPointer, _ front: Front) {
+    private mutating func parseIPv6(_ bytes: HeaderBytes, _ front: Front) {
         var at = Int(network)
         if let defect = front.missing(40, at: at, .networkTruncated) { return fail(defect) }
-        if p.load8(at) >> 4 != 6 { return fail(.version) }
+        if bytes.load8(at) >> 4 != 6 { return fail(.version) }
         flags |= Flags.ipv6
-        let payload = Int(p.load16(at + 4))
+        let payload = Int(bytes.load16(at + 4))
         var front = front
         if at + 40 + payload > front.end {
             fail(.payloadLength)
@@ -243,7 +244,7 @@ extension Layers {
             front = Front(count: min(front.count, at + 40 + payload), end: at + 40 + payload)
         }
         end = UInt32(front.end)
-        var next = p.load8(at + 6)
+        var next = bytes.load8(at + 6)
         at += 40
         // RFC 8200, section 4.1: hop-by-hop, destination options, routing, fragment, authentication, destination
         // options; receivers must take them in any order, and a few more than once.
@@ -252,34 +253,34 @@ extension Layers {
             switch IPProtocol(rawValue: next) {
             case .hopByHop, .routing, .destinationOptions:
                 if let defect = front.missing(8, at: at, .extensionHeaders) { return fail(defect) }
-                size = (Int(p.load8(at + 1)) + 1) * 8
+                size = (Int(bytes.load8(at + 1)) + 1) * 8
             case .ah:
                 if let defect = front.missing(8, at: at, .extensionHeaders) { return fail(defect) }
-                size = (Int(p.load8(at + 1)) + 2) * 4
+                size = (Int(bytes.load8(at + 1)) + 2) * 4
             case .fragment:
                 if let defect = front.missing(8, at: at, .extensionHeaders) { return fail(defect) }
                 size = 8
-                let fragment = p.load16(at + 2)
+                let fragment = bytes.load16(at + 2)
                 if fragment & 0xfff9 != 0 { flags |= Flags.fragment }
                 if fragment & 0xfff8 != 0 {
                     flags |= Flags.laterFragment | Flags.hasProtocol
-                    proto = p.load8(at)
+                    proto = bytes.load8(at)
                     return
                 }
             default:
                 proto = next
                 flags |= Flags.hasProtocol
-                if next != IPProtocol.none.rawValue { parseTransport(p, at, front) }
+                if next != IPProtocol.none.rawValue { parseTransport(bytes, at, front) }
                 return
             }
             if let defect = front.missing(size, at: at, .extensionHeaders) { return fail(defect) }
-            next = p.load8(at)
+            next = bytes.load8(at)
             at += size
         }
         fail(.extensionHeaders)
     }
 
-    private mutating func parseTransport(_ p: UnsafeMutableRawPointer, _ at: Int, _ front: Front) {
+    private mutating func parseTransport(_ bytes: HeaderBytes, _ at: Int, _ front: Front) {
         // Nothing behind the IP header at all, of a protocol without a header that we know, is no defect.
         let needed: Int
         switch IPProtocol(rawValue: proto) {
@@ -293,12 +294,12 @@ extension Layers {
         transport = UInt16(at)
         switch IPProtocol(rawValue: proto) {
         case .tcp:
-            let header = Int(p.load8(at + 12) >> 4) * 4
+            let header = Int(bytes.load8(at + 12) >> 4) * 4
             if header < 20 { return fail(.dataOffset) }
             if let defect = front.missing(header, at: at, .dataOffset) { return fail(defect) }
             payload = UInt16(truncatingIfNeeded: at + header)
         case .udp:
-            let length = Int(p.load16(at + 4))
+            let length = Int(bytes.load16(at + 4))
             // A first fragment has the length of the whole datagram.
             if length < 8 || (length > front.end - at && !isFragment) { return fail(.udpLength) }
             payload = UInt16(truncatingIfNeeded: at + 8)

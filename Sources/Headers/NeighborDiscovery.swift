@@ -2,7 +2,7 @@
 /// It starts behind the IPv6 header (`Layers.transportOffset`). A receiver drops what did not come with a hop limit of
 /// 255.
 public struct NeighborDiscovery: ~Escapable {
-    @usableFromInline let start: UnsafeMutableRawPointer
+    @usableFromInline let header: HeaderBytes
     /// How many bytes there are from it on.
     @usableFromInline let available: Int
     /// Bytes of it without options.
@@ -35,9 +35,9 @@ public struct NeighborDiscovery: ~Escapable {
     @inlinable @inline(__always) @_lifetime(copy bytes)
     public init?(_ bytes: HeaderBytes, at offset: Int) {
         guard bytes.has(24, at: offset) else { return nil }
-        start = bytes.start + offset
+        header = bytes.from(offset)
         available = bytes.count &- offset
-        let type = start.load16(0)
+        let type = header.load16(0)
         guard type == 0x8700 || type == 0x8800 else { return nil }
     }
 
@@ -46,34 +46,34 @@ public struct NeighborDiscovery: ~Escapable {
     @inlinable @_lifetime(copy bytes)
     public init?(creating bytes: HeaderBytes, at offset: Int, isAdvertisement: Bool, address: MACAddress) {
         guard bytes.has(32, at: offset) else { return nil }
-        start = bytes.start + offset
+        header = bytes.from(offset)
         available = bytes.count &- offset
-        start.initializeMemory(as: UInt8.self, repeating: 0, count: 32)
-        start.store8(0, isAdvertisement ? 136 : 135)
-        start.store16(24, isAdvertisement ? 0x0201 : 0x0101)
-        start.storeMAC(26, address)
+        header.zero(32)
+        header.store8(0, isAdvertisement ? 136 : 135)
+        header.store16(24, isAdvertisement ? 0x0201 : 0x0101)
+        header.storeMAC(26, address)
     }
 
     /// Whether it is an advertisement, and no solicitation.
     @inlinable @inline(__always)
-    public var isAdvertisement: Bool { start.load8(0) == 136 }
+    public var isAdvertisement: Bool { header.load8(0) == 136 }
     /// The checksum as it stands there: over the message and IPv6's pseudo header.
     @inlinable @inline(__always)
     public var checksum: UInt16 {
-        get { start.load16(2) }
-        nonmutating set { start.store16(2, newValue) }
+        get { header.load16(2) }
+        nonmutating set { header.store16(2, newValue) }
     }
     /// Of an advertisement; reserved in a solicitation.
     @inlinable @inline(__always)
     public var flags: Flags {
-        get { Flags(rawValue: start.load8(4) & 0xe0) }
-        nonmutating set { start.storeBits(4, 0xe0, newValue.rawValue) }
+        get { Flags(rawValue: header.load8(4) & 0xe0) }
+        nonmutating set { header.storeBits(4, 0xe0, newValue.rawValue) }
     }
     /// The address that is asked for, or told.
     @inlinable @inline(__always)
     public var targetAddress: IPv6Address {
-        get { start.loadIPv6(8) }
-        nonmutating set { start.storeIPv6(8, newValue) }
+        get { header.loadIPv6(8) }
+        nonmutating set { header.storeIPv6(8, newValue) }
     }
 
     /// The MAC address in an option. Nil where there is none among the first eight, or an option before it is not well
@@ -83,9 +83,9 @@ public struct NeighborDiscovery: ~Escapable {
         var at = 24
         for _ in 0..<8 {
             guard at + 8 <= end else { return nil }
-            let size = Int(start.load8(at + 1)) * 8
+            let size = Int(header.load8(at + 1)) * 8
             if size == 0 { return nil }
-            if start.load8(at) == option.rawValue { return size == 8 ? start.loadMAC(at + 2) : nil }
+            if header.load8(at) == option.rawValue { return size == 8 ? header.loadMAC(at + 2) : nil }
             at += size
         }
         return nil

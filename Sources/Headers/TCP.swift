@@ -1,6 +1,6 @@
 /// A view of a TCP header: 20 bytes and up to 40 of options (RFC 9293, section 3.1).
 public struct TCP: ~Escapable {
-    @usableFromInline let start: UnsafeMutableRawPointer
+    @usableFromInline let header: HeaderBytes
     /// Where it lies in the bytes, and how many there are from there on.
     @usableFromInline let offset: Int
     @usableFromInline let available: Int
@@ -36,10 +36,10 @@ public struct TCP: ~Escapable {
     @inlinable @inline(__always) @_lifetime(copy bytes)
     public init?(_ bytes: HeaderBytes, at offset: Int) {
         guard bytes.has(20, at: offset) else { return nil }
-        start = bytes.start + offset
+        header = bytes.from(offset)
         self.offset = offset
         available = bytes.count &- offset
-        let words = Int(start.load8(12) &>> 4)
+        let words = Int(header.load8(12) &>> 4)
         guard words >= 5, words &* 4 <= available else { return nil }
     }
 
@@ -48,42 +48,42 @@ public struct TCP: ~Escapable {
     @inlinable @_lifetime(copy bytes)
     public init?(creating bytes: HeaderBytes, at offset: Int) {
         guard bytes.has(20, at: offset) else { return nil }
-        start = bytes.start + offset
+        header = bytes.from(offset)
         self.offset = offset
         available = bytes.count &- offset
-        start.initializeMemory(as: UInt8.self, repeating: 0, count: 20)
-        start.store8(12, 0x50)
+        header.zero(20)
+        header.store8(12, 0x50)
     }
 
     /// Source port.
     @inlinable @inline(__always)
     public var sourcePort: UInt16 {
-        get { start.load16(0) }
-        nonmutating set { start.store16(0, newValue) }
+        get { header.load16(0) }
+        nonmutating set { header.store16(0, newValue) }
     }
     /// Destination port.
     @inlinable @inline(__always)
     public var destinationPort: UInt16 {
-        get { start.load16(2) }
-        nonmutating set { start.store16(2, newValue) }
+        get { header.load16(2) }
+        nonmutating set { header.store16(2, newValue) }
     }
     /// Number of the first byte of data.
     @inlinable @inline(__always)
     public var sequenceNumber: UInt32 {
-        get { start.load32(4) }
-        nonmutating set { start.store32(4, newValue) }
+        get { header.load32(4) }
+        nonmutating set { header.store32(4, newValue) }
     }
     /// Number of the byte that the sender waits for.
     @inlinable @inline(__always)
     public var acknowledgmentNumber: UInt32 {
-        get { start.load32(8) }
-        nonmutating set { start.store32(8, newValue) }
+        get { header.load32(8) }
+        nonmutating set { header.store32(8, newValue) }
     }
     /// Length of the header in words of four bytes, 5 to 15. Higher bits are dropped.
     @inlinable @inline(__always)
     public var dataOffset: UInt8 {
-        get { start.load8(12) &>> 4 }
-        nonmutating set { start.storeBits(12, 0xf0, newValue &<< 4) }
+        get { header.load8(12) &>> 4 }
+        nonmutating set { header.storeBits(12, 0xf0, newValue &<< 4) }
     }
     /// Bytes of the header with its options, 20 to 60; never more than there are.
     @inlinable @inline(__always)
@@ -94,40 +94,40 @@ public struct TCP: ~Escapable {
     /// The four bits between data offset and control bits. Higher bits are dropped.
     @inlinable @inline(__always)
     public var reserved: UInt8 {
-        get { start.load8(12) & 15 }
-        nonmutating set { start.storeBits(12, 0x0f, newValue) }
+        get { header.load8(12) & 15 }
+        nonmutating set { header.storeBits(12, 0x0f, newValue) }
     }
     /// Control bits.
     @inlinable @inline(__always)
     public var flags: Flags {
-        get { Flags(rawValue: start.load8(13)) }
-        nonmutating set { start.store8(13, newValue.rawValue) }
+        get { Flags(rawValue: header.load8(13)) }
+        nonmutating set { header.store8(13, newValue.rawValue) }
     }
     /// Bytes that the sender is ready to take, before scaling (RFC 7323).
     @inlinable @inline(__always)
     public var window: UInt16 {
-        get { start.load16(14) }
-        nonmutating set { start.store16(14, newValue) }
+        get { header.load16(14) }
+        nonmutating set { header.store16(14, newValue) }
     }
     /// The checksum as it stands there.
     @inlinable @inline(__always)
     public var checksum: UInt16 {
-        get { start.load16(16) }
-        nonmutating set { start.store16(16, newValue) }
+        get { header.load16(16) }
+        nonmutating set { header.store16(16, newValue) }
     }
     /// Where urgent data ends.
     @inlinable @inline(__always)
     public var urgentPointer: UInt16 {
-        get { start.load16(18) }
-        nonmutating set { start.store16(18, newValue) }
+        get { header.load16(18) }
+        nonmutating set { header.store16(18, newValue) }
     }
 
     /// The value of the option Maximum Segment Size in bytes (RFC 9293, section 3.7.1); nil where there is none, or the
     /// options before it are not well formed. Setting it where there is none changes nothing; the checksum stays as it
     /// is.
     public var maximumSegmentSize: UInt16? {
-        get { segmentSizeOffset.map { start.load16($0) } }
-        nonmutating set { if let newValue, let at = segmentSizeOffset { start.store16(at, newValue) } }
+        get { segmentSizeOffset.map { header.load16($0) } }
+        nonmutating set { if let newValue, let at = segmentSizeOffset { header.store16(at, newValue) } }
     }
 
     /// Offset of the option's value from the header's start. 40 steps at most.
@@ -135,14 +135,14 @@ public struct TCP: ~Escapable {
         let end = headerLength
         var at = 20
         while at < end {
-            let kind = start.load8(at)
+            let kind = header.load8(at)
             if kind == 0 { return nil }
             if kind == 1 {
                 at += 1
                 continue
             }
             guard at + 2 <= end else { return nil }
-            let length = Int(start.load8(at + 1))
+            let length = Int(header.load8(at + 1))
             guard length >= 2, at + length <= end else { return nil }
             if kind == 2 { return length == 4 ? at + 2 : nil }
             at += length

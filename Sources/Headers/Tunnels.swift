@@ -1,6 +1,6 @@
 /// A view of a VXLAN header: 8 bytes behind a UDP header; an Ethernet frame follows (RFC 7348, section 5).
 public struct VXLAN: ~Escapable {
-    @usableFromInline let start: UnsafeMutableRawPointer
+    @usableFromInline let header: HeaderBytes
     /// Bytes of the header.
     @inlinable public static var size: Int { 8 }
     /// The UDP port that IANA gave it.
@@ -10,41 +10,41 @@ public struct VXLAN: ~Escapable {
     @inlinable @inline(__always) @_lifetime(copy bytes)
     public init?(_ bytes: HeaderBytes, at offset: Int) {
         guard bytes.has(8, at: offset) else { return nil }
-        start = bytes.start + offset
+        header = bytes.from(offset)
     }
 
     /// Writes a header with this network identifier. Nil where the 8 bytes from `offset` on are not all there.
     @inlinable @inline(__always) @_lifetime(copy bytes)
     public init?(creating bytes: HeaderBytes, at offset: Int, vni: UInt32) {
         guard bytes.has(8, at: offset) else { return nil }
-        start = bytes.start + offset
-        start.store32(0, 0x0800_0000)
-        start.store32(4, vni &<< 8)
+        header = bytes.from(offset)
+        header.store32(0, 0x0800_0000)
+        header.store32(4, vni &<< 8)
     }
 
     /// All eight flags.
     @inlinable @inline(__always)
     public var flags: UInt8 {
-        get { start.load8(0) }
-        nonmutating set { start.store8(0, newValue) }
+        get { header.load8(0) }
+        nonmutating set { header.store8(0, newValue) }
     }
     /// The flag I: without it, `vni` means nothing.
     @inlinable @inline(__always)
     public var isVNIValid: Bool {
-        get { start.load8(0) & 0x08 != 0 }
-        nonmutating set { start.storeBits(0, 0x08, newValue ? 0x08 : 0) }
+        get { header.load8(0) & 0x08 != 0 }
+        nonmutating set { header.storeBits(0, 0x08, newValue ? 0x08 : 0) }
     }
     /// VXLAN network identifier, 24 bits. Higher bits are dropped.
     @inlinable @inline(__always)
     public var vni: UInt32 {
-        get { start.load32(4) &>> 8 }
-        nonmutating set { start.store32(4, start.load32(4) & 0xff | newValue &<< 8) }
+        get { header.load32(4) &>> 8 }
+        nonmutating set { header.store32(4, header.load32(4) & 0xff | newValue &<< 8) }
     }
 }
 
 /// A view of a Geneve header: 8 bytes and up to 252 of options, behind a UDP header (RFC 8926, section 3.4).
 public struct Geneve: ~Escapable {
-    @usableFromInline let start: UnsafeMutableRawPointer
+    @usableFromInline let header: HeaderBytes
     /// Where it lies in the bytes, and how many there are from there on.
     @usableFromInline let offset: Int
     @usableFromInline let available: Int
@@ -57,10 +57,10 @@ public struct Geneve: ~Escapable {
     @inlinable @inline(__always) @_lifetime(copy bytes)
     public init?(_ bytes: HeaderBytes, at offset: Int) {
         guard bytes.has(8, at: offset) else { return nil }
-        start = bytes.start + offset
+        header = bytes.from(offset)
         self.offset = offset
         available = bytes.count &- offset
-        let first = start.load8(0)
+        let first = header.load8(0)
         guard first < 0x40, 8 &+ Int(first) &* 4 <= available else { return nil }
     }
 
@@ -69,24 +69,24 @@ public struct Geneve: ~Escapable {
     @inlinable @inline(__always) @_lifetime(copy bytes)
     public init?(creating bytes: HeaderBytes, at offset: Int, vni: UInt32) {
         guard bytes.has(8, at: offset) else { return nil }
-        start = bytes.start + offset
+        header = bytes.from(offset)
         self.offset = offset
         available = bytes.count &- offset
-        start.store32(0, 0x6558)
-        start.store32(4, vni &<< 8)
+        header.store32(0, 0x6558)
+        header.store32(4, vni &<< 8)
     }
 
     /// Version: 0. Higher bits than the lowest two are dropped.
     @inlinable @inline(__always)
     public var version: UInt8 {
-        get { start.load8(0) &>> 6 }
-        nonmutating set { start.storeBits(0, 0xc0, newValue &<< 6) }
+        get { header.load8(0) &>> 6 }
+        nonmutating set { header.storeBits(0, 0xc0, newValue &<< 6) }
     }
     /// Length of the options in words of four bytes, 0 to 63. Higher bits are dropped.
     @inlinable @inline(__always)
     public var optionsLength: UInt8 {
-        get { start.load8(0) & 0x3f }
-        nonmutating set { start.storeBits(0, 0x3f, newValue) }
+        get { header.load8(0) & 0x3f }
+        nonmutating set { header.storeBits(0, 0x3f, newValue) }
     }
     /// Bytes of the header with its options, 8 to 260; never more than there are.
     @inlinable @inline(__always)
@@ -97,25 +97,25 @@ public struct Geneve: ~Escapable {
     /// The bit O: a control packet.
     @inlinable @inline(__always)
     public var isControl: Bool {
-        get { start.load8(1) & 0x80 != 0 }
-        nonmutating set { start.storeBits(1, 0x80, newValue ? 0x80 : 0) }
+        get { header.load8(1) & 0x80 != 0 }
+        nonmutating set { header.storeBits(1, 0x80, newValue ? 0x80 : 0) }
     }
     /// The bit C: there are options that whoever does not know them must not pass over.
     @inlinable @inline(__always)
     public var hasCriticalOptions: Bool {
-        get { start.load8(1) & 0x40 != 0 }
-        nonmutating set { start.storeBits(1, 0x40, newValue ? 0x40 : 0) }
+        get { header.load8(1) & 0x40 != 0 }
+        nonmutating set { header.storeBits(1, 0x40, newValue ? 0x40 : 0) }
     }
     /// What follows the options. `EtherType.transparentEthernet`: a frame.
     @inlinable @inline(__always)
     public var protocolType: EtherType {
-        get { EtherType(rawValue: start.load16(2)) }
-        nonmutating set { start.store16(2, newValue.rawValue) }
+        get { EtherType(rawValue: header.load16(2)) }
+        nonmutating set { header.store16(2, newValue.rawValue) }
     }
     /// Virtual network identifier, 24 bits. Higher bits are dropped.
     @inlinable @inline(__always)
     public var vni: UInt32 {
-        get { start.load32(4) &>> 8 }
-        nonmutating set { start.store32(4, start.load32(4) & 0xff | newValue &<< 8) }
+        get { header.load32(4) &>> 8 }
+        nonmutating set { header.store32(4, header.load32(4) & 0xff | newValue &<< 8) }
     }
 }
