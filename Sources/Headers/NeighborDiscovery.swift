@@ -99,10 +99,10 @@ public struct NeighborDiscovery: ~Escapable {
         var at = start
         while at < end {
             guard at + 8 <= end else { return false }
-            let size = Int(bytes.start.load8(at + 1)) * 8
+            let size = Int(bytes.load8(at + 1)) * 8
             if size == 0 || at + size > end { return false }
-            let type = bytes.start.load8(at)
-            if type == 1 || type == 2, size != 8 || bytes.start.loadMAC(at + 2) != address { return false }
+            let type = bytes.load8(at)
+            if type == 1 || type == 2, size != 8 || bytes.loadMAC(at + 2) != address { return false }
             at += size
         }
         return true
