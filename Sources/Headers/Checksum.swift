@@ -1,5 +1,14 @@
 /// The Internet checksum (RFC 1071) over pieces of any length, in any number; and what changes it where a field changes
 /// (RFC 1624). A value: a copy goes on from where it stands.
+///
+/// ```swift
+/// // Another source: both checksums follow, without a look at the rest of the packet.
+/// let old = ip.sourceAddress
+/// ip.sourceAddress = address
+/// ip.headerChecksum = Checksum.update(ip.headerChecksum, from: old, to: address)
+/// udp.checksum = Checksum.forUDP(
+///     Checksum.update(udp.checksum, from: old, to: address), old: udp.checksum)
+/// ```
 public struct Checksum: Sendable, BitwiseCopyable {
     // The sum is kept in the order in which the machine (little-endian) loads words: so no word is swapped.
     @usableFromInline var sum: UInt64 = 0

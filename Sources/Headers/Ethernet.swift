@@ -1,4 +1,8 @@
 /// A view of an Ethernet header: 14 bytes (IEEE 802.3-2022, 3.1.1).
+///
+/// ```swift
+/// guard let ethernet = Ethernet(packet.bytes), ethernet.etherType == .ipv4 else { continue }
+/// ```
 public struct Ethernet: ~Escapable {
     @usableFromInline let header: HeaderBytes
     /// Bytes of the header.

@@ -1,5 +1,9 @@
 /// What tells flows of packets from each other: addresses, ports and protocol of an IPv4 or IPv6 packet. 40 bytes.
 /// Compares in a few instructions, and hashes with a secret seed (`HashSeed`).
+///
+/// ```swift
+/// if let key = FlowKey(packet.bytes, layers) { worker = Int(key.symmetricHash(seed) & 3) }
+/// ```
 public struct FlowKey: SeededHashable, Hashable, Sendable, BitwiseCopyable, CustomStringConvertible {
     // IPv4: the upper words are 0, the lower ones hold the address.
     @usableFromInline package var sourceHigh: UInt64

@@ -1,4 +1,10 @@
 /// A view of an IPv4 header: 20 bytes and up to 40 of options (RFC 791, section 3.1).
+///
+/// ```swift
+/// if let ip = IPv4(packet.bytes, at: Ethernet.size), ip.decrementTimeToLive() {
+///     packet.verdict = .port(1)
+/// }
+/// ```
 public struct IPv4: ~Escapable {
     @usableFromInline let header: HeaderBytes
     /// Where it lies in the bytes, and how many there are from there on.

@@ -3,8 +3,8 @@
 /// whatever the bytes are, and nothing beyond them is read.
 ///
 /// ```swift
-/// let layers = Layers(bytes, frameLength: length)
-/// if let at = layers.transportOffset, layers.ipProtocol == .udp, let udp = UDP(bytes, at: at) {
+/// let layers = Layers(packet.bytes, frameLength: packet.length)
+/// if let at = layers.transportOffset, layers.ipProtocol == .udp, let udp = UDP(packet.bytes, at: at) {
 ///     isDNS = udp.destinationPort == 53
 /// }
 /// ```

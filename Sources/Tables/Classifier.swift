@@ -85,6 +85,14 @@ public enum ClassifierError: Error, Equatable {
 /// rule. Which words of 64 rules can have one at all is found by the same with one bit a word ("aggregated bit
 /// vector"), so a packet costs five table look-ups and mostly one or two words, with 10 rules as with 1,000. Memory:
 /// 0.6 MiB for the tables and, at worst, 1 KiB for each of 1,000 rules; the square of their number counts.
+///
+/// ```swift
+/// let classifier = try Classifier([
+///     ClassifierRule(protocol: .tcp, destinationPorts: 22...22, action: 0),
+///     ClassifierRule(source: .ipv4(IPv4Prefix("10.0.0.0/8")!), action: 1),
+/// ])
+/// let action = classifier.match(key)?.action  // That of the first rule which matches
+/// ```
 public struct Classifier: ~Copyable {
     /// The rule that counts for a packet.
     public struct Match: Equatable, Sendable, BitwiseCopyable {

@@ -33,8 +33,8 @@ extension Insertion: Sendable where Value: Sendable {}
 ///
 /// ```swift
 /// var flows = FlowTable<UInt32>(capacity: 100_000, timeout: 30)
-/// if let port = flows.find(key, now: seconds) { … } else { _ = flows.insert(key, port, now: seconds) }
-/// flows.expire(now: seconds, limit: 64) { key, port in release(port) }
+/// if flows.find(key, now: seconds) == nil { _ = flows.insert(key, 7, now: seconds) }
+/// _ = flows.expire(now: seconds + 31, limit: 100_000) { key, value in ended.append(value) }
 /// ```
 public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable {
     @usableFromInline

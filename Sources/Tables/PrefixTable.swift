@@ -18,6 +18,13 @@ import Virtio
 /// table takes time (a default route over 900,000 scattered ones: 0.13 s). So change a table before packets use it, or
 /// make a new one on another thread and replace it as a whole. One thread, or several that only look up. The memory is
 /// freed with the table.
+///
+/// ```swift
+/// var routes = PrefixTable<IPv4Address>(capacity: 1000)
+/// _ = routes.insert(IPv4Prefix("10.0.0.0/8")!, 1)
+/// _ = routes.insert(IPv4Prefix("10.1.0.0/16")!, 2)
+/// let port = routes.lookup(IPv4Address("10.1.2.3")!)  // 2
+/// ```
 public struct PrefixTable<Address: IPAddress>: ~Copyable {
     @usableFromInline var trie: PrefixTrie
     private var rules: ExactTable<RuleKey, UInt32>

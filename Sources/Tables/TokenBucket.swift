@@ -2,8 +2,9 @@
 /// thread. Exact: credit is counted in fractions of a unit, and no rate, burst, clock or pause overflows.
 ///
 /// ```swift
-/// var limit = TokenBucket(rate: 125_000_000, burst: 65_536, ticksPerSecond: 1_000_000_000, now: nanoseconds)
-/// if !limit.take(UInt64(packet.length), now: nanoseconds) { drop() }
+/// var limit = TokenBucket(
+///     rate: 125_000_000, burst: 65_536, ticksPerSecond: 1_000_000_000, now: nanoseconds)
+/// if !limit.take(UInt64(packet.length), now: nanoseconds) { packet.verdict = .drop }
 /// ```
 public struct TokenBucket: Sendable, BitwiseCopyable {
     /// Units per second.

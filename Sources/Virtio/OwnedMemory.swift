@@ -41,6 +41,7 @@ public struct OwnedMemory<Element: BitwiseCopyable>: ~Copyable {
         return larger
     }
 
+    /// An element by its place, which only builds without optimisation check.
     @inlinable
     public subscript(_ i: Int) -> Element {
         @inline(__always) unsafeAddress { UnsafePointer(place(i)) }

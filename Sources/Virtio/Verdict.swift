@@ -1,4 +1,8 @@
 /// Where a packet goes.
+///
+/// ```swift
+/// return packets.isUp(1) ? .port(1) : .flood
+/// ```
 public struct Verdict: Sendable, Equatable, BitwiseCopyable {
     /// For `PacketSlot.verdict`. 0: drop. Then a port's place and 1; from `pairs` on that with one of the port's pairs
     /// above it; from `causes` on a cause of the function's own; from `sets` on the place of a set among the burst's;
@@ -73,6 +77,12 @@ public struct Verdict: Sendable, Equatable, BitwiseCopyable {
 }
 
 /// A set of ports by their places in the engine's options, of the first 256.
+///
+/// ```swift
+/// var ports = PortSet([1, 2, 3])
+/// ports.remove(packets.port)
+/// return packets.verdict(for: ports)
+/// ```
 public struct PortSet: Sendable, Equatable, BitwiseCopyable {
     @usableFromInline var words: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
     /// Ports that a set can hold: places 0…255.

@@ -52,4 +52,47 @@ import Testing
             #expect(guide.contains("```swift\n\(listing)```"), "\(listing.prefix(60))")
         }
     }
+
+    @Test("the examples in comments are ones that are compiled")
+    func comments() throws {
+        /// Without the indentation that all lines have.
+        func plain(_ lines: [Substring]) -> String {
+            let least = lines.filter { !$0.isEmpty }.map { $0.prefix { $0 == " " }.count }.min() ?? 0
+            return lines.map { $0.dropFirst(least) }.joined(separator: "\n")
+        }
+        let examples = try String(contentsOfFile: root + "/Tests/DataplaneTests/DocExamples.swift", encoding: .utf8)
+        var compiled: Set<String> = []
+        var listing: [Substring]?
+        for line in examples.split(separator: "\n", omittingEmptySubsequences: false) {
+            let code = line.drop { $0 == " " }
+            if code.hasPrefix("// listing: ") {
+                listing = []
+            } else if code == "// end" {
+                compiled.insert(plain(listing ?? []))
+                listing = nil
+            } else {
+                listing?.append(line)
+            }
+        }
+        var shown: Set<String> = []
+        let files = FileManager.default.enumerator(atPath: root + "/Sources")?.compactMap { $0 as? String } ?? []
+        for file in files where file.hasSuffix(".swift") {
+            let source = try String(contentsOfFile: root + "/Sources/" + file, encoding: .utf8)
+            var example: [Substring]?
+            for line in source.split(separator: "\n", omittingEmptySubsequences: false) {
+                let code = line.drop { $0 == " " }
+                if code == "/// ```swift" {
+                    example = []
+                } else if code == "/// ```" {
+                    let text = plain(example ?? [])
+                    #expect(compiled.contains(text), "\(file): \(text.prefix(80))")
+                    shown.insert(text)
+                    example = nil
+                } else {
+                    example?.append(code.dropFirst(3))
+                }
+            }
+        }
+        #expect(shown == compiled && shown.count >= 24)
+    }
 }

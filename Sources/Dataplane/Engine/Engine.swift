@@ -9,6 +9,13 @@ import Virtio
 /// Its methods may be called from any one thread at a time; none of them is for a poll thread.
 ///
 /// Unchecked: the caller keeps its threads apart; nothing here locks.
+///
+/// ```swift
+/// let engine = try Engine(EngineOptions(ports: ports, mode: .switch), logger: logger)
+/// try engine.start()
+/// for port in engine.snapshot() { print(port.name, port.rx.packets, port.tx.packets, port.drops) }
+/// engine.stop()
+/// ```
 public final class Engine: @unchecked Sendable {
     /// As it was made with; `mode` is `drop` where there is a packet function.
     public let options: EngineOptions

@@ -6,6 +6,11 @@ extension Engine {
     /// Gives every thread's function a command and returns their answers, in the threads' order. Each obeys between two
     /// bursts, all of them side by side; this returns when all have: what a command has replaced nobody reads any more.
     /// Throws where the engine does not run, or not with this function.
+    ///
+    /// ```swift
+    /// let answers = try engine.send(
+    ///     .first(.bytesPerSecond(125_000_000)), to: Chain<Limiter, Firewall>.self)
+    /// ```
     @discardableResult
     public func send<F: PacketFunction & ~Copyable>(_ command: F.Command, to function: F.Type) throws(EngineError) -> [F
         .Answer]
@@ -26,6 +31,12 @@ extension Engine {
 
     /// Returns when every poll thread has finished the burst that it had begun: what functions could see before, none
     /// of them reads any more. At once where the engine does not run.
+    ///
+    /// ```swift
+    /// isOpen.store(false, ordering: .relaxed)
+    /// engine.synchronize()
+    /// // No thread is in a burst any more that has seen the old value.
+    /// ```
     public func synchronize() {
         guard let core else { return }
         var work = ThreadWork()
@@ -35,6 +46,10 @@ extension Engine {
 
     /// Has all functions read another value from now on, while packets flow; the old one is freed before this returns.
     /// The value is made on the caller's thread: no packet waits for it.
+    ///
+    /// ```swift
+    /// engine.replace(rules, with: try Classifier(new))
+    /// ```
     public func replace<Value: ~Copyable>(_ table: ReadMostly<Value>, with value: consuming Value) {
         let old = table.exchange(value)
         synchronize()

@@ -3,6 +3,10 @@ import Virtio
 /// Two functions one after the other, as one: what the first passes on (`Verdict.next`) the second judges, what it
 /// drops or sends the second never sees. Composed at compile time: no indirect call between them. Packets that the
 /// first makes go where it sends them. `Chain(a, Chain(b, c))` makes longer ones.
+///
+/// ```swift
+/// let chain = Chain(Responder(address: address, hardware: hardware), Firewall(rules: rules.reader))
+/// ```
 public struct Chain<First: PacketFunction & ~Copyable, Second: PacketFunction & ~Copyable>: PacketFunction, ~Copyable {
     /// The one that judges first.
     public var first: First

@@ -4,10 +4,12 @@ import Virtio
 /// Runs a packet function without an engine, on the calling thread: frames in, frames out. For tests of functions, and
 /// for trying one on a capture.
 ///
-///     let harness = FunctionHarness(Firewall(), ports: 2)
-///     #expect(harness.process([frame], from: 0) == [.init(frame, to: [1])])
-///
 /// One thread at a time.
+///
+/// ```swift
+/// let harness = FunctionHarness(Pass(), ports: 2)
+/// #expect(harness.process([frame], from: 0) == [.init(frame, to: [1])])
+/// ```
 public final class FunctionHarness<F: PacketFunction & ~Copyable> {
     /// What became of a packet.
     public struct Output: Equatable, Sendable, CustomStringConvertible {

@@ -4,6 +4,13 @@ import Virtio
 
 /// Headers that a function puts before many packets: filled in once, copied before each (`Packet.prepend`), where only
 /// what differs is left to be written. Up to 128 bytes; a plain value.
+///
+/// ```swift
+/// let outer = HeaderTemplate(Ethernet.size) { bytes in
+///     guard let ethernet = Ethernet(bytes) else { return }
+///     (ethernet.destination, ethernet.source, ethernet.etherType) = (gateway, own, .ipv4)
+/// }
+/// ```
 public struct HeaderTemplate: BitwiseCopyable, Sendable {
     /// Words, so that a copy is aligned.
     @usableFromInline var words: InlineArray<16, UInt64> = .init(repeating: 0)

@@ -7,6 +7,15 @@ import Virtio
 ///
 /// What the function reads here is what every receiver gets: the sender cannot change it any more. All changes keep the
 /// net header's offsets right (virtio 1.3, 5.1.6.2).
+///
+/// ```swift
+/// let packet = packets[i]
+/// if let tag = packet.popVLAN() {
+///     packet.verdict = .port(Int(tag & 0xfff))
+/// } else if packet.pushVLAN(UInt16(packets.port)) {
+///     packet.verdict = .port(0)
+/// }
+/// ```
 public struct Packet: ~Escapable {
     @usableFromInline let slot: UnsafeMutablePointer<PacketSlot>
     @usableFromInline let burst: UnsafeMutablePointer<Burst>
@@ -51,6 +60,10 @@ public struct Packet: ~Escapable {
     public func prepend(_ n: Int) -> Bool { slot.pointee.prepend(n) }
 
     /// The same with the bytes of a template.
+    ///
+    /// ```swift
+    /// if packet.removeFirst(Ethernet.size), packet.prepend(template) { packet.verdict = .port(1) }
+    /// ```
     @inlinable @inline(__always)
     public func prepend(_ template: borrowing HeaderTemplate) -> Bool {
         if !slot.pointee.open(template.count) { return false }

@@ -3,6 +3,18 @@ import Virtio
 
 /// The packets of one burst, as a `PacketFunction` gets them: all from one queue pair of one port. Valid during the
 /// call alone: neither it nor a packet of it can be kept, which the compiler sees to. Belongs to the poll thread.
+///
+/// ```swift
+/// let others = packets.verdict(for: PortSet([2, 3]))
+/// for i in 0..<packets.count {
+///     if packets[i].length > 1514 {
+///         packets.drop(i, because: 0)
+///     } else {
+///         packets.decide(i, others)
+///     }
+/// }
+/// return nil
+/// ```
 public struct PacketBurst: ~Copyable, ~Escapable {
     @usableFromInline let burst: UnsafeMutablePointer<Burst>
     @usableFromInline let packets: UnsafeMutablePointer<PacketSlot>

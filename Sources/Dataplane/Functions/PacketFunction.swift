@@ -6,6 +6,19 @@ import Virtio
 /// allocate or touch reference-counted objects. A function may be `~Copyable`, and own tables that are.
 ///
 /// `docs/functions.md` leads from nothing to a firewall. `FunctionHarness` runs a function without an engine.
+///
+/// ```swift
+/// struct Direct: PacketFunction {
+///     static var counters: [String] { ["IPv4"] }
+///
+///     mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+///         for i in 0..<packets.count {
+///             if let ethernet = Ethernet(packets[i].bytes), ethernet.etherType == .ipv4 { packets.count(0) }
+///         }
+///         return .port(1 - packets.port)
+///     }
+/// }
+/// ```
 public protocol PacketFunction: ~Copyable {
     /// What other threads can tell it: see `Engine.send`. `Never`: nothing.
     associatedtype Command: Sendable = Never

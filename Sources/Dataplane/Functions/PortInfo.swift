@@ -3,6 +3,12 @@ import Virtio
 
 /// What a packet function can know of a port. Its name, and all else that does not change, is in the engine's options,
 /// in whose order functions number ports.
+///
+/// ```swift
+/// if let mtu = packets.info(of: 1)?.mtu, packets[i].length > Int(mtu) + Ethernet.size {
+///     packets.drop(i, because: 0)
+/// }
+/// ```
 public struct PortInfo: Equatable, Sendable {
     /// It has a queue pair that takes packets.
     public var isUp: Bool

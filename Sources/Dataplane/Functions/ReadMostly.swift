@@ -5,6 +5,14 @@ import Synchronization
 /// as long as functions have its `reader`.
 ///
 /// Unchecked: the value is only read, and the reference to it atomically replaced, by one thread at a time.
+///
+/// ```swift
+/// let rules = ReadMostly(try Classifier(old))
+/// let engine = try Engine(EngineOptions(ports: ports, mode: .drop), logger: logger) { _ in
+///     Chain(Limiter(bytesPerSecond: 1_000_000), Firewall(rules: rules.reader))
+/// }
+/// try engine.start()
+/// ```
 public final class ReadMostly<Value: ~Copyable>: @unchecked Sendable {
     /// Holds a reference, as no property could while others read it.
     @usableFromInline let current: Atomic<Unmanaged<Held>>

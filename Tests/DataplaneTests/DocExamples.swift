@@ -1,0 +1,303 @@
+// The examples in the comments of the packet API: what stands between "listing" and "end" stands there, too
+// (EmbedderTests compares them).
+import Glibc
+import Logging
+import Ringway
+import RingwayLab
+import Synchronization
+import Testing
+
+// listing: PacketFunction
+struct Direct: PacketFunction {
+    static var counters: [String] { ["IPv4"] }
+
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        for i in 0..<packets.count {
+            if let ethernet = Ethernet(packets[i].bytes), ethernet.etherType == .ipv4 { packets.count(0) }
+        }
+        return .port(1 - packets.port)
+    }
+}
+// end
+
+/// To ports 2 and 3, if it is not too long.
+private struct Spread: PacketFunction {
+    static var dropCauses: [String] { ["too long"] }
+
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        // listing: PacketBurst
+        let others = packets.verdict(for: PortSet([2, 3]))
+        for i in 0..<packets.count {
+            if packets[i].length > 1514 {
+                packets.drop(i, because: 0)
+            } else {
+                packets.decide(i, others)
+            }
+        }
+        return nil
+        // end
+    }
+}
+
+private struct AllButThis: PacketFunction {
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        // listing: PortSet
+        var ports = PortSet([1, 2, 3])
+        ports.remove(packets.port)
+        return packets.verdict(for: ports)
+        // end
+    }
+}
+
+private struct Fallback: PacketFunction {
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        // listing: Verdict
+        return packets.isUp(1) ? .port(1) : .flood
+        // end
+    }
+}
+
+private struct Small: PacketFunction {
+    static var dropCauses: [String] { ["beyond the MTU"] }
+
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        for i in 0..<packets.count {
+            packets.decide(i, .port(1))
+            // listing: PortInfo
+            if let mtu = packets.info(of: 1)?.mtu, packets[i].length > Int(mtu) + Ethernet.size {
+                packets.drop(i, because: 0)
+            }
+            // end
+        }
+        return nil
+    }
+}
+
+private struct Trunk: PacketFunction {
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        for i in 0..<packets.count {
+            // listing: Packet
+            let packet = packets[i]
+            if let tag = packet.popVLAN() {
+                packet.verdict = .port(Int(tag & 0xfff))
+            } else if packet.pushVLAN(UInt16(packets.port)) {
+                packet.verdict = .port(0)
+            }
+            // end
+        }
+        return nil
+    }
+}
+
+private struct Headed: PacketFunction {
+    let template: HeaderTemplate
+
+    init(_ gateway: MACAddress, _ own: MACAddress) {
+        // listing: HeaderTemplate
+        let outer = HeaderTemplate(Ethernet.size) { bytes in
+            guard let ethernet = Ethernet(bytes) else { return }
+            (ethernet.destination, ethernet.source, ethernet.etherType) = (gateway, own, .ipv4)
+        }
+        // end
+        template = outer
+    }
+
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        for i in 0..<packets.count {
+            let packet = packets[i]
+            // listing: prepend
+            if packet.removeFirst(Ethernet.size), packet.prepend(template) { packet.verdict = .port(1) }
+            // end
+        }
+        return nil
+    }
+}
+
+/// Looks at headers in each of the ways that comments show.
+private struct Looking: PacketFunction {
+    let address: IPv4Address
+    let seed = HashSeed()
+    var limit = TokenBucket(rate: 0, burst: 0, ticksPerSecond: 1, now: 0)
+    var isDNS = false
+    var worker = -1
+
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        let nanoseconds = packets.ticks
+        for i in 0..<packets.count {
+            let packet = packets[i]
+            // listing: Ethernet
+            guard let ethernet = Ethernet(packet.bytes), ethernet.etherType == .ipv4 else { continue }
+            // end
+            // listing: IPv4
+            if let ip = IPv4(packet.bytes, at: Ethernet.size), ip.decrementTimeToLive() {
+                packet.verdict = .port(1)
+            }
+            // end
+            // listing: Layers
+            let layers = Layers(packet.bytes, frameLength: packet.length)
+            if let at = layers.transportOffset, layers.ipProtocol == .udp, let udp = UDP(packet.bytes, at: at) {
+                isDNS = udp.destinationPort == 53
+            }
+            // end
+            // listing: FlowKey
+            if let key = FlowKey(packet.bytes, layers) { worker = Int(key.symmetricHash(seed) & 3) }
+            // end
+            guard let at = layers.transportOffset, let udp = UDP(packet.bytes, at: at),
+                let ip = IPv4(packet.bytes, at: Ethernet.size)
+            else { continue }
+            // listing: Checksum
+            // Another source: both checksums follow, without a look at the rest of the packet.
+            let old = ip.sourceAddress
+            ip.sourceAddress = address
+            ip.headerChecksum = Checksum.update(ip.headerChecksum, from: old, to: address)
+            udp.checksum = Checksum.forUDP(
+                Checksum.update(udp.checksum, from: old, to: address), old: udp.checksum)
+            // end
+            // listing: TokenBucket
+            var limit = TokenBucket(
+                rate: 125_000_000, burst: 65_536, ticksPerSecond: 1_000_000_000, now: nanoseconds)
+            if !limit.take(UInt64(packet.length), now: nanoseconds) { packet.verdict = .drop }
+            // end
+            self.limit = limit
+        }
+        return nil
+    }
+}
+
+@Suite struct DocExampleTests {
+    /// From 10.0.0.1 to 10.0.0.2, port 53.
+    private static let datagram: [UInt8] = {
+        var f = Frame.mac(2) + Frame.mac(1) + [8, 0]
+        f += [0x45, 0] + Frame.big(60) + [0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]
+        f += Frame.big(5000) + Frame.big(53) + Frame.big(40) + [0, 0] + [UInt8](repeating: 7, count: 32)
+        return f
+    }()
+
+    @Test("verdicts: one for all, by length, to sets of ports, by what is known of a port")
+    func verdicts() {
+        let frame = DocExampleTests.datagram
+        let direct = FunctionHarness(Direct(), ports: 2)
+        #expect(direct.process([frame], from: 0) == [.init(frame, to: [1])] && direct.counter("IPv4") == 1)
+        let long = frame + [UInt8](repeating: 0, count: 1500)
+        let spread = FunctionHarness(Spread(), ports: 4).process([frame, long], from: 0)
+        #expect(spread.map(\.ports) == [[2, 3], []] && spread[1].cause == "too long")
+        #expect(FunctionHarness(AllButThis(), ports: 4).process([frame], from: 2)[0].ports == [1, 3])
+        let fallback = FunctionHarness(Fallback(), ports: 3)
+        #expect(fallback.process([frame], from: 0)[0].ports == [1])
+        fallback.setPort(1, isUp: false)
+        #expect(fallback.process([frame], from: 0)[0].ports == [1, 2])
+        let small = FunctionHarness(Small(), ports: 2)
+        small.setInfo(PortInfo(isUp: true, mtu: 1000), of: 1)
+        #expect(small.process([frame, long], from: 0).map(\.cause) == [nil, "beyond the MTU"])
+    }
+
+    @Test("packets change: tags, other headers")
+    func changes() {
+        let frame = DocExampleTests.datagram
+        let trunk = FunctionHarness(Trunk(), ports: 3)
+        let tagged = trunk.process([frame], from: 2)[0]
+        #expect(tagged.ports == [0] && trunk.process([tagged.frame], from: 0) == [.init(frame, to: [2])])
+        let headed = FunctionHarness(
+            Headed(MACAddress("02:00:00:00:00:0a")!, MACAddress("02:00:00:00:00:0b")!), ports: 2)
+        let out = headed.process([frame], from: 0)[0]
+        #expect(Array(out.frame.prefix(14)) == [2, 0, 0, 0, 0, 10, 2, 0, 0, 0, 0, 11, 8, 0])
+        #expect(out.frame.dropFirst(14) == frame.dropFirst(14) && out.ports == [1])
+    }
+
+    @Test("headers are looked at")
+    func looks() {
+        let looking = FunctionHarness(Looking(address: IPv4Address("192.0.2.1")!), ports: 2)
+        let out = looking.process([DocExampleTests.datagram], from: 0)[0]
+        #expect(out.ports == [1] && out.frame[22] == 63 && Array(out.frame[26..<30]) == [192, 0, 2, 1])
+        #expect(looking.function.isDNS && (0..<4).contains(looking.function.worker))
+        #expect(looking.function.limit.burst == 65_536)
+    }
+
+    @Test("tables")
+    func tables() throws {
+        let key = FlowKey(
+            source: IPv4Address("10.1.0.1")!, destination: IPv4Address("10.0.0.2")!, protocol: .tcp, sourcePort: 5000,
+            destinationPort: 22)
+        let seconds: UInt32 = 1
+        var ended: [UInt32] = []
+        // listing: ExactTable
+        var flows = FlowTable<UInt32>(capacity: 100_000, timeout: 30)
+        if flows.find(key, now: seconds) == nil { _ = flows.insert(key, 7, now: seconds) }
+        _ = flows.expire(now: seconds + 31, limit: 100_000) { key, value in ended.append(value) }
+        // end
+        #expect(ended == [7] && flows.count == 0)
+        // listing: PrefixTable
+        var routes = PrefixTable<IPv4Address>(capacity: 1000)
+        _ = routes.insert(IPv4Prefix("10.0.0.0/8")!, 1)
+        _ = routes.insert(IPv4Prefix("10.1.0.0/16")!, 2)
+        let port = routes.lookup(IPv4Address("10.1.2.3")!)  // 2
+        // end
+        #expect(port == 2)
+        // listing: Classifier
+        let classifier = try Classifier([
+            ClassifierRule(protocol: .tcp, destinationPorts: 22...22, action: 0),
+            ClassifierRule(source: .ipv4(IPv4Prefix("10.0.0.0/8")!), action: 1),
+        ])
+        let action = classifier.match(key)?.action  // That of the first rule which matches
+        // end
+        #expect(action == 0)
+    }
+
+    @Test("without an engine, in a chain")
+    func harness() throws {
+        let frame = DocExampleTests.datagram
+        do {
+            // listing: FunctionHarness
+            let harness = FunctionHarness(Pass(), ports: 2)
+            #expect(harness.process([frame], from: 0) == [.init(frame, to: [1])])
+            // end
+        }
+        let rules = ReadMostly(try Classifier([ClassifierRule(action: 1)]))
+        let (address, hardware) = (IPv4Address("10.0.0.9")!, MACAddress("02:00:00:00:00:09")!)
+        // listing: Chain
+        let chain = Chain(Responder(address: address, hardware: hardware), Firewall(rules: rules.reader))
+        // end
+        #expect(FunctionHarness(chain, ports: 2).process([frame], from: 0) == [.init(frame, to: [1])])
+    }
+
+    @Test("an engine is started, watched, told and given other rules")
+    func engine() throws {
+        var template = Array("/tmp/ringway-doc-XXXXXX".utf8CString)
+        let folder = String(cString: mkdtemp(&template))
+        defer { rmdir(folder) }
+        let ports = [0, 1].map { PortOptions(.vhostUser(path: "\(folder)/\($0).sock", isClient: false)) }
+        let logger = Logger(label: "test")
+        do {
+            // listing: Engine
+            let engine = try Engine(EngineOptions(ports: ports, mode: .switch), logger: logger)
+            try engine.start()
+            for port in engine.snapshot() { print(port.name, port.rx.packets, port.tx.packets, port.drops) }
+            engine.stop()
+            // end
+        }
+        let old = [ClassifierRule(action: 1)]
+        let new = old
+        // listing: ReadMostly
+        let rules = ReadMostly(try Classifier(old))
+        let engine = try Engine(EngineOptions(ports: ports, mode: .drop), logger: logger) { _ in
+            Chain(Limiter(bytesPerSecond: 1_000_000), Firewall(rules: rules.reader))
+        }
+        try engine.start()
+        // end
+        // listing: replace
+        engine.replace(rules, with: try Classifier(new))
+        // end
+        // listing: send
+        let answers = try engine.send(
+            .first(.bytesPerSecond(125_000_000)), to: Chain<Limiter, Firewall>.self)
+        // end
+        #expect(answers.count == 1)
+        let isOpen = Atomic(true)
+        // listing: synchronize
+        isOpen.store(false, ordering: .relaxed)
+        engine.synchronize()
+        // No thread is in a burst any more that has seen the old value.
+        // end
+        engine.stop()
+    }
+}
