@@ -15,7 +15,7 @@ import Testing
     }
 
     /// Frames of every sort: known, unknown and group addresses, too short, and large ones for segmentation.
-    private static func mixture(_ count: Int, from: Int, ports: Int, _ round: Int) -> (
+    private static func mixture(_ count: Int, from: Int, ports: Int, _ round: Int, hasTags: Bool) -> (
         frames: [[UInt8]], headers: [[UInt8]]
     ) {
         let plain = [UInt8](repeating: 0, count: 12)
@@ -33,13 +33,21 @@ import Testing
             default: frame = Frame.numbered(1, first: n, to: Frame.mac(UInt8(1 + n % ports)))[0]
             }
             if frame.count >= 12 { frame.replaceSubrange(6..<12, with: Frame.mac(UInt8(from + 1))) }
+            if hasTags && frame.count > 12 {
+                let tags: [[UInt8]] = [
+                    [], [0x81, 0, 0, 10], [0x81, 0, 0xe0, 0], [0x81, 0, 0, 10, 0x81, 0, 0, 20], [0x81],
+                ]
+                frame.insert(contentsOf: tags[n / 3 % 5], at: 12)
+                if n % 29 == 7 { frame = Array(frame[..<15]) }
+                if n % 31 == 8 { frame[11] = 0x77 }
+            }
             frames.append(frame)
             headers.append(header)
         }
         return (frames, headers)
     }
 
-    private static func run(_ lab: Lab, pairs: [Int], _ what: String) throws {
+    private static func run(_ lab: Lab, pairs: [Int], _ what: String, hasTags: Bool = false) throws {
         let ports = pairs.count
         func driver(_ port: Int, _ round: Int) throws -> EmbeddedDriver {
             try lab.driver(port) {
@@ -61,7 +69,7 @@ import Testing
         for round in 1...rounds(24, least: 6) {
             for port in 0..<ports {
                 for pair in 0..<pairs[port] {
-                    let (frames, headers) = mixture(60, from: port, ports: ports, round)
+                    let (frames, headers) = mixture(60, from: port, ports: ports, round, hasTags: hasTags)
                     if drivers[port].send(frames, headers: headers, pair: pair) { sent[port] += 60 }
                 }
                 // One of them looks at what it got only now and then, and fills up.
@@ -106,6 +114,39 @@ import Testing
         let pairs = mode == .crossconnect ? [4, 2] : [4, 2, 3]
         let lab = try Lab(ports: pairs.count, mode, pairs: pairs, unpinned: threads)
         try ConservationTests.run(lab, pairs: pairs, "\(mode), \(threads) threads")
+    }
+
+    @Test("in a switch whose ports have options", arguments: [1, 2, 3, 4], [false, true])
+    func options(threads: Int, hasLimits: Bool) throws {
+        let pairs = [4, 2, 3]
+        let lab = try Lab(
+            ports: 3, .switch, pairs: pairs, unpinned: threads, more: [PortOptions(.null(name: "watch", emit: nil))]
+        ) { options in
+            options.ports[0].switching.vlans = .trunk(nil, native: 30)
+            options.ports[1].switching.vlans = .access(10)
+            options.ports[2].switching.vlans = .trunk([10, 20, 30], native: 10)
+            for i in 0..<3 {
+                options.ports[i].switching.addresses = [MACAddress(2, 0, 0, 0, 0, UInt8(i + 1))]
+                options.ports[i].switching.isIsolated = i > 0
+                options.ports[i].switching.addressLimit = 8
+            }
+            options.ports[0].switching.mirrorIn = "null:watch"
+            options.ports[2].switching.mirrorOut = "null:watch"
+            options.ports[1].switching.checksSource = true
+            options.ports[2].switching.inspects = true
+            options.ports[2].switching.ipv4 = [.all]
+            if !hasLimits { return }
+            options.ports[0].switching.limitIn = RateLimit(packets: 20_000, bytes: 20_000_000)
+            options.ports[1].switching.limitOut = RateLimit(packets: 1000)
+            options.ports[2].switching.limitFlooding = RateLimit(packets: 500)
+        }
+        let what = "a switch with options, \(threads) threads, limits: \(hasLimits)"
+        try ConservationTests.run(lab, pairs: pairs, what, hasTags: true)
+        // Nothing that was to be tried was left out.
+        let causes = Set(lab.engine.snapshot().flatMap { $0.drops.map(\.cause) })
+        let wanted = ["wrong VLAN", "inner VLAN tag", "malformed", "spoofed source", "isolated"]
+        #expect(causes.isSuperset(of: wanted), "\(what): \(causes)")
+        #expect(lab.engine.snapshot()[3].tx.packets > 0)
     }
 
     /// Judges packets by where they stand in a burst: every verdict there is, also ports that are none; and makes

@@ -15,7 +15,7 @@ final class Lab {
         ports: Int, _ mode: ForwardingMode, pairs: [Int] = [], cpus: [Int] = [], busyloop: BusyloopBudget = .auto,
         ageing: Int = 300,
         batchesCalls: Bool = true, portBusyloop: BusyloopBudget? = nil, unpinned: Int = 1, requests: Int = 1024,
-        more: [PortOptions] = []
+        more: [PortOptions] = [], change: (inout EngineOptions) -> Void = { _ in }
     ) throws {
         (folder, paths) = Lab.places(ports)
         var options = Lab.options(paths, mode, pairs, cpus, busyloop, ageing)
@@ -24,6 +24,7 @@ final class Lab {
         options.batchesCalls = batchesCalls
         options.unpinnedThreads = unpinned
         options.requests = requests
+        change(&options)
         engine = try Engine(options, logger: Lab.logger)
         try engine.start()
     }
