@@ -35,6 +35,22 @@ struct ForwardCommand: ParsableCommand, GoesOn {
               emit=N        it sends frames of N bytes as fast as they are taken, from 02:00:00:00:00:01 \
             to 02:00:00:00:00:02
 
+            With --mode switch any port takes these, too ("in" is what its driver sends):
+              access=VLAN   frames of this VLAN, without tags
+              trunk=VLANS   tagged frames of these (10+20-30, or all); native=VLAN: that of frames \
+            without a tag, else they are dropped. A port with neither is a trunk of all VLANs
+              isolated=on   isolated ports do not reach each other
+              static=ADDRESSES   MAC addresses (with + between them) that are this port's for good
+              sticky=on     addresses that are learned here stay; max_macs=N (with sticky 1) at most
+              anti_spoof=on drop sources that are neither in static= nor mac=
+              ips=ADDRESSES IP addresses and prefixes of the port, for
+              inspect=on    drop ARP and neighbor discovery with other senders, and router advertisements
+              ip_guard=on   drop IP packets from other addresses
+              rate_in=R, rate_out=R, storm=R   limits (100mbit, 10kpps, 1gbit+200kpps) of what comes in, \
+            goes out, is flooded
+              mirror=PORT   copies of what comes in and goes out to PORT, by its path (or tap:NAME, null:NAME), \
+            which gets nothing else; mirror_in, mirror_out: of one direction
+
             Example: two QEMU guests with two queue pairs each, on CPU 1
               ringway forward --port vhost-user:/run/vm1.sock,queues=2 \\
                   --port vhost-user:/run/vm2.sock,queues=2 \\
