@@ -275,7 +275,7 @@ private final class BenchPort {
             pairs.add(
                 DriverPair(
                     size: ringSize, isPacked: shape.isPacked, features: features, frameRoom: room,
-                    memory: memory.base + k * each, transmitKick: kick, receiveKick: kick))
+                    memory: memory, at: k * each, transmitKick: kick, receiveKick: kick))
             pairs[k].suppressCalls()
         }
     }

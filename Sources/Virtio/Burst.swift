@@ -39,7 +39,7 @@ public struct Burst: ~Copyable {
     private let placeRoom = OwnedMemory<UnsafeMutablePointer<PacketSlot>>(count: Burst.maximum)
     /// Where the packets of the ring lie, in order: the list for a function that judges all of them.
     @inline(__always)
-    public var places: UnsafePointer<UnsafeMutablePointer<PacketSlot>> { UnsafePointer(placeRoom.start) }
+    public var places: SlotList { SlotList(placeRoom.start) }
     private let identityRoom = OwnedMemory<UInt16>(count: Burst.maximum)
     /// `maximum` packets of the ring, then as many that the packet function has made.
     @inline(__always) public var packets: UnsafeMutablePointer<PacketSlot> { packetRoom.start }
@@ -91,6 +91,30 @@ public struct Burst: ~Copyable {
         for i in 0..<count { list[i] = from.unsafelyUnwrapped[i] }
         segmentCount += room
         return list
+    }
+}
+
+/// Packets of a burst by where they lie, for who looks at each of them. Whoever made the list knows how many they are,
+/// and keeps its memory as long as it is used.
+public struct SlotList: BitwiseCopyable {
+    @usableFromInline let places: UnsafeMutablePointer<UnsafeMutablePointer<PacketSlot>>
+
+    @inlinable @inline(__always)
+    init(_ places: UnsafeMutablePointer<UnsafeMutablePointer<PacketSlot>>) { self.places = places }
+
+    /// Where a packet lies.
+    @inlinable @inline(__always)
+    public subscript(_ i: Int) -> UnsafeMutablePointer<PacketSlot> {
+        get { places[i] }
+        nonmutating set { places[i] = newValue }
+    }
+
+    /// Lends `body` an empty list that a whole burst fits into.
+    @inlinable @inline(__always)
+    public static func withRoom<Result>(_ body: (SlotList) -> Result) -> Result {
+        withUnsafeTemporaryAllocation(of: UnsafeMutablePointer<PacketSlot>.self, capacity: Burst.maximum) {
+            body(SlotList($0.baseAddress.unsafelyUnwrapped))
+        }
     }
 }
 

@@ -35,6 +35,14 @@ public struct RingSetup {
         self.map = map
     }
 
+    /// Where its parts lie, as numbers in this process's address space.
+    public var addresses: (descriptors: UInt64, driverArea: UInt64, deviceArea: UInt64) {
+        (
+            UInt64(UInt(bitPattern: descriptors)), UInt64(UInt(bitPattern: driverArea)),
+            UInt64(UInt(bitPattern: deviceArea))
+        )
+    }
+
     /// Where a split ring goes on that is given `base` as next available index. How far it was used stands in the ring
     /// itself, and whatever was taken and not used by a back-end that stopped or crashed is taken again: nobody else
     /// will. So a ring goes on at its used index, whether the front-end says 0 (DPDK's driver), the used index (QEMU)

@@ -210,11 +210,11 @@ public final class Engine: @unchecked Sendable {
     public func threadSnapshots() -> [ThreadSnapshot] {
         (core?.threads ?? []).map {
             ThreadSnapshot(
-                cpu: $0.cpu, busyCycles: $0.state.pointee.busyTicks.value,
-                systemCalls: $0.state.pointee.notifier.submits.value, cpuNanoseconds: $0.cpuNanoseconds,
+                cpu: $0.cpu, busyCycles: $0.state.pointee.busyTicks[0],
+                systemCalls: $0.state.pointee.notifier.submits[0], cpuNanoseconds: $0.cpuNanoseconds,
                 function: functionNames.function,
-                slowBursts: Counter($0.state.pointee.functionCounters.start + FunctionTraits.slowPlace).value,
-                longestNanoseconds: Counter($0.state.pointee.functionCounters.start + FunctionTraits.longestPlace).value
+                slowBursts: $0.state.pointee.functionCounters[FunctionTraits.slowPlace],
+                longestNanoseconds: $0.state.pointee.functionCounters[FunctionTraits.longestPlace]
                     &* 1000 / max(1, TickClock.shared.ticksPerMicrosecond))
         }
     }

@@ -60,7 +60,7 @@ extension Engine {
     public func functionCounters() -> [(name: String, count: UInt64)] {
         guard let core else { return lastFunctionCounters }
         return functionNames.counters.enumerated().map { i, name in
-            (name, core.threads.reduce(0) { $0 &+ Counter($1.state.pointee.functionCounters.start + i).value })
+            (name, core.threads.reduce(0) { $0 &+ $1.state.pointee.functionCounters[i] })
         }
     }
 }

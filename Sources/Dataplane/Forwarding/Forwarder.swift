@@ -92,7 +92,7 @@ enum Forwarder {
         PacketBurst(
             ThreadState.burst(thread), count: n, port: sender.pointee.port, pair: sender.pointee.pair,
             seconds: thread.pointee.seconds, ticks: thread.pointee.now,
-            counters: thread.pointee.functionCounters.start, table: thread.pointee.table)
+            counters: thread.pointee.functionCounters, table: thread.pointee.table)
     }
 
     /// Has the function keep house. What it makes goes out as if it had come with a burst of a pair of this thread;

@@ -5,7 +5,7 @@ import Virtio
 package struct BurstParts {
     package let burst: UnsafeMutablePointer<Burst>
     package let packets: UnsafeMutablePointer<PacketSlot>
-    let counters: UnsafeMutablePointer<UInt64>
+    let counters: CounterRow
     let table: PairTable
     package let (count, port, pair): (Int, Int, Int)
     package let seconds: UInt32

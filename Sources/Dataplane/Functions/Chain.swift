@@ -59,12 +59,10 @@ public struct Chain<First: PacketFunction & ~Copyable, Second: PacketFunction & 
             return second.process(
                 PacketBurst(packets, packets.list, count: packets.count, causes: causes, counters: counts))
         }
-        return withUnsafeTemporaryAllocation(of: UnsafeMutablePointer<PacketSlot>.self, capacity: Burst.maximum) {
-            list in
-            let base = list.baseAddress.unsafelyUnwrapped
-            let n = packets.listNext(base)
+        return SlotList.withRoom { list in
+            let n = packets.listNext(list)
             if n == 0 { return nil }
-            let rest = PacketBurst(packets, base, count: n, causes: causes, counters: counts)
+            let rest = PacketBurst(packets, list, count: n, causes: causes, counters: counts)
             if let verdict = second.process(rest) { rest.decideAll(verdict) }
             return nil
         }

@@ -58,20 +58,14 @@ public final class FunctionHarness<F: PacketFunction & ~Copyable> {
     private let portCount: Int
     private let memory: PairTableMemory
     private let words = OwnedMemory<UInt64>(count: FunctionTraits.words, repeating: 0)
-    private let burst = UnsafeMutablePointer<Burst>.allocate(capacity: 1)
+    private let room = OwnedValues(Burst())
 
     /// An engine of `ports` ports, all up, as the function sees it.
     public init(_ function: consuming F, ports: Int) {
         self.function = function
         portCount = ports
         memory = PairTableMemory(portCount: ports)
-        burst.initialize(to: Burst())
         for port in 0..<ports { memory.table.setActivePairs(1, port) }
-    }
-
-    deinit {
-        burst.deinitialize(count: 1)
-        burst.deallocate()
     }
 
     /// Has the function judge frames that come from `port`, in bursts of 64; returns what became of each, in order, and
@@ -83,9 +77,9 @@ public final class FunctionHarness<F: PacketFunction & ~Copyable> {
         var all: [Output] = []
         for start in stride(from: 0, to: frames.count, by: Burst.maximum) {
             let part = Array(frames[start..<min(frames.count, start + Burst.maximum)])
-            all += run(part, port, pieces, header) { burst in
-                burst.pointee.packets.loadFronts(part.count, FunctionTraits(F.self).front)
-                let packets = self.packets(burst, port, pair, part.count)
+            all += run(part, port, pieces, header) {
+                room.start.pointee.packets.loadFronts(part.count, FunctionTraits(F.self).front)
+                let packets = self.packets(port, pair, part.count)
                 if let verdict = self.function.process(packets) { packets.decideAll(verdict) }
             }
         }
@@ -94,7 +88,7 @@ public final class FunctionHarness<F: PacketFunction & ~Copyable> {
 
     /// Has it keep house; returns what it made.
     public func tick() -> [Output] {
-        run([], -1, [], NetHeader()) { burst in self.function.tick(self.packets(burst, -1, 0, 0)) }
+        run([], -1, [], NetHeader()) { self.function.tick(self.packets(-1, 0, 0)) }
     }
 
     /// Gives it a command.
@@ -118,37 +112,38 @@ public final class FunctionHarness<F: PacketFunction & ~Copyable> {
     public func counter(_ name: String) -> UInt64? { F.counters.firstIndex(of: name).map { words[$0] } }
 
     @_lifetime(immortal)
-    private func packets(_ burst: UnsafeMutablePointer<Burst>, _ port: Int, _ pair: Int, _ n: Int) -> PacketBurst {
+    private func packets(_ port: Int, _ pair: Int, _ n: Int) -> PacketBurst {
         PacketBurst(
-            burst, count: n, port: port, pair: pair, seconds: seconds,
-            ticks: ticks, counters: words.start, table: memory.table)
+            room.start, count: n, port: port, pair: pair, seconds: seconds,
+            ticks: ticks, counters: CounterRow(words), table: memory.table)
     }
 
     private func run(
         _ frames: [[UInt8]], _ port: Int, _ pieces: [Int], _ header: NetHeader,
-        _ body: (UnsafeMutablePointer<Burst>) -> Void
+        _ body: () -> Void
     ) -> [Output] {
-        let bytes = UnsafeMutableRawBufferPointer.allocate(
-            byteCount: frames.reduce(1) { $0 + $1.count }, alignment: 64)
-        defer { bytes.deallocate() }
-        burst.pointee.work = FunctionWork()
-        (burst.pointee.count, burst.pointee.segmentCount) = (frames.count, 0)
-        var at = bytes.baseAddress!
+        let bytes = OwnedMemory(frames.flatMap { $0 })
+        room.start.pointee.work = FunctionWork()
+        (room.start.pointee.count, room.start.pointee.segmentCount) = (frames.count, 0)
+        // Its packets point there.
+        defer { withExtendedLifetime(bytes) {} }
+        var start = 0
         for (i, frame) in frames.enumerated() {
-            at.copyMemory(from: frame, byteCount: frame.count)
-            place(i, at, frame.count, pieces)
-            burst.pointee.packets[i].header = header
-            at += frame.count
+            place(i, bytes, start, frame.count, pieces)
+            room.start.pointee.packets[i].header = header
+            start += frame.count
         }
-        body(burst)
-        let made = (0..<Int(burst.pointee.work.made)).map { output(Burst.maximum + $0, port, isMade: true) }
+        body()
+        let made = (0..<Int(room.start.pointee.work.made)).map { output(Burst.maximum + $0, port, isMade: true) }
         return frames.indices.map { output($0, port, isMade: false) } + made
     }
 
     /// A frame's slot, its bytes in pieces.
-    private func place(_ i: Int, _ at: UnsafeMutableRawPointer, _ length: Int, _ pieces: [Int]) {
-        let slot = burst.pointee.packets + i
-        slot.pointee.place(at, UInt32(length))
+    private func place(
+        _ i: Int, _ bytes: borrowing OwnedMemory<UInt8>, _ first: Int, _ length: Int, _ pieces: [Int]
+    ) {
+        let slot = room.start.pointee.packets + i
+        slot.pointee.place(bytes.start + first, UInt32(length))
         var lengths: [Int] = []
         var left = length
         for piece in pieces where left > piece {
@@ -157,22 +152,22 @@ public final class FunctionHarness<F: PacketFunction & ~Copyable> {
         }
         lengths.append(left)
         slot.pointee.dataLength = UInt32(lengths[0])
-        let list = burst.pointee.segments + burst.pointee.segmentCount
-        var start = lengths[0]
+        let list = room.start.pointee.segments + room.start.pointee.segmentCount
+        var start = first + lengths[0]
         for (k, piece) in lengths.dropFirst().enumerated() {
-            list[k] = Segment(base: at + start, length: UInt32(piece))
+            list[k] = Segment(base: bytes.start + start, length: UInt32(piece))
             start += piece
         }
         slot.pointee.more = list
         slot.pointee.moreCount = UInt16(lengths.count - 1)
-        burst.pointee.segmentCount += lengths.count - 1
+        room.start.pointee.segmentCount += lengths.count - 1
     }
 
     private func output(_ i: Int, _ port: Int, isMade: Bool) -> Output {
-        let slot = burst.pointee.packets[i]
+        let slot = room.start.pointee.packets[i]
         let frame = (0..<slot.pieces).flatMap { piece in
             let segment = slot.piece(piece)!
-            return Array(UnsafeRawBufferPointer(start: segment.base, count: Int(segment.length)))
+            return (0..<Int(segment.length)).map { segment.base.load(fromByteOffset: $0, as: UInt8.self) }
         }
         let verdict = Verdict(rawValue: slot.verdict)
         let cause = verdict.cause.map { $0 < F.dropCauses.count ? F.dropCauses[$0] : "cause \($0)" }
@@ -186,7 +181,7 @@ public final class FunctionHarness<F: PacketFunction & ~Copyable> {
     private func ports(_ verdict: Verdict, _ origin: Int) -> [Int] {
         let others = (0..<portCount).filter { $0 != origin }
         if verdict == .flood { return others }
-        if let set = verdict.set { return others.filter { burst.pointee.sets[set].contains($0) } }
+        if let set = verdict.set { return others.filter { room.start.pointee.sets[set].contains($0) } }
         return verdict.port.map { $0 < portCount ? [$0] : [] } ?? []
     }
 }

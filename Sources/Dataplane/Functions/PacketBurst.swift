@@ -19,8 +19,8 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     @usableFromInline let burst: UnsafeMutablePointer<Burst>
     @usableFromInline let packets: UnsafeMutablePointer<PacketSlot>
     /// Where they lie.
-    @usableFromInline let list: UnsafePointer<UnsafeMutablePointer<PacketSlot>>
-    @usableFromInline let counters: UnsafeMutablePointer<UInt64>
+    @usableFromInline let list: SlotList
+    @usableFromInline let counters: CounterRow
     /// Where the causes and counters of this function begin among those of a chain.
     @usableFromInline let firstCause: Int
     @usableFromInline let firstCounter: Int
@@ -43,7 +43,7 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     @inline(__always) @_lifetime(immortal)
     init(
         _ burst: UnsafeMutablePointer<Burst>, count: Int, port: Int, pair: Int, seconds: UInt32,
-        ticks: UInt64, counters: UnsafeMutablePointer<UInt64>, table: PairTable
+        ticks: UInt64, counters: CounterRow, table: PairTable
     ) {
         self.burst = burst
         packets = burst.pointee.packets
@@ -62,8 +62,7 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     /// `causes` and `counters` of its own.
     @usableFromInline @_lifetime(copy all)
     init(
-        _ all: borrowing PacketBurst, _ list: UnsafePointer<UnsafeMutablePointer<PacketSlot>>, count: Int, causes: Int,
-        counters: Int
+        _ all: borrowing PacketBurst, _ list: SlotList, count: Int, causes: Int, counters: Int
     ) {
         burst = all.burst
         packets = all.packets
@@ -81,7 +80,7 @@ public struct PacketBurst: ~Copyable, ~Escapable {
 
     /// Lists the packets that the next function is to judge; returns how many they are.
     @inlinable @inline(__always)
-    func listNext(_ to: UnsafeMutablePointer<UnsafeMutablePointer<PacketSlot>>) -> Int {
+    func listNext(_ to: SlotList) -> Int {
         var n = 0
         var i = 0
         while i < count {
@@ -112,21 +111,21 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     @inlinable @inline(__always)
     public subscript(i: Int) -> Packet {
         @_lifetime(borrow self)
-        get { _overrideLifetime(Packet(slot(i), burst), borrowing: self) }
+        get { Packet(slot(i), of: self) }
     }
 
     /// A packet of a whole burst, its front read now: for Ringway's own modes, whose fronts are not read beforehand.
     @inline(__always) @_lifetime(borrow self)
     func look(_ i: Int, _ wanted: PacketSlot.Front) -> Packet {
         (packets + i).pointee.loadFront(wanted)
-        return _overrideLifetime(Packet(packets + i, burst), borrowing: self)
+        return Packet(packets + i, of: self)
     }
 
     /// The same where the front may have been read already: modes of Ringway's that are tried in a harness, too.
     @inline(__always) @_lifetime(borrow self)
     func lookOnce(_ i: Int, _ wanted: PacketSlot.Front) -> Packet {
         if slot(i).pointee.front == .nothing { slot(i).pointee.loadFront(wanted) }
-        return _overrideLifetime(Packet(slot(i), burst), borrowing: self)
+        return Packet(slot(i), of: self)
     }
 
     /// The verdict of a packet, without a look at it.
@@ -157,8 +156,7 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     /// Adds to a counter by its place in the function's `counters`.
     @inlinable @inline(__always)
     public func count(_ counter: Int, _ n: Int = 1) {
-        let word = counters + (firstCounter &+ counter) & (FunctionWork.mostCounters &- 1)
-        CPlat_store64_relaxed(word, CPlat_load64_relaxed(word) &+ UInt64(truncatingIfNeeded: n))
+        counters.add((firstCounter &+ counter) & (FunctionWork.mostCounters &- 1), UInt64(truncatingIfNeeded: n))
     }
 
     /// Whether a port has a queue pair that takes packets.
@@ -181,7 +179,7 @@ public struct PacketBurst: ~Copyable, ~Escapable {
             burst.pointee.work.made &-= 1
             return nil
         }
-        return _overrideLifetime(Packet(slot, burst), borrowing: self)
+        return Packet(slot, of: self)
     }
 
     /// A packet of `length` bytes (14 to 1728), all zero, for the function to fill in; its verdict is `drop` at first.
@@ -190,7 +188,7 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     public func originate(_ length: Int) -> Packet? {
         guard PacketSlot.madeLengths.contains(length), let slot = make() else { return nil }
         slot.pointee.make(length)
-        return _overrideLifetime(Packet(slot, burst), borrowing: self)
+        return Packet(slot, of: self)
     }
 
     /// Packets that functions of this thread have made so far and for which their receivers had no buffers: whoever

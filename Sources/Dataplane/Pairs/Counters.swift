@@ -19,16 +19,21 @@ enum DropCause: Int, CaseIterable {
     }
 }
 
-/// A counter: written by one thread alone, read relaxed by anybody.
-struct Counter: BitwiseCopyable {
-    let word: UnsafeMutablePointer<UInt64>
-
-    init(_ word: UnsafeMutablePointer<UInt64>) { self.word = word }
+/// Counters in a row: each is written by one thread alone, and read relaxed by anybody. Must not outlive their memory.
+@usableFromInline
+struct CounterRow: BitwiseCopyable {
+    @usableFromInline let words: UnsafeMutablePointer<UInt64>
 
     @inline(__always)
-    func add(_ n: UInt64) { CPlat_store64_relaxed(word, CPlat_load64_relaxed(word) &+ n) }
+    init(_ memory: borrowing OwnedMemory<UInt64>) { words = memory.start }
 
-    var value: UInt64 { CPlat_load64_relaxed(word) }
+    @inlinable @inline(__always)
+    func add(_ place: Int, _ n: UInt64) {
+        CPlat_store64_relaxed(words + place, CPlat_load64_relaxed(words + place) &+ n)
+    }
+
+    @inlinable @inline(__always)
+    subscript(_ place: Int) -> UInt64 { CPlat_load64_relaxed(words + place) }
 }
 
 /// Counters of a pair, of its thread.
@@ -46,21 +51,21 @@ struct PairCounters: ~Copyable {
     private let words = OwnedMemory<UInt64>(count: firstOwn + Verdict.mostCauses, repeating: 0)
 
     @inline(__always)
-    func add(_ kind: Kind, _ n: Int) { Counter(words.start + kind.rawValue).add(UInt64(truncatingIfNeeded: n)) }
+    func add(_ kind: Kind, _ n: Int) { CounterRow(words).add(kind.rawValue, UInt64(truncatingIfNeeded: n)) }
 
     @inline(__always)
     func drop(_ cause: DropCause, _ n: Int) {
-        Counter(words.start + (Kind.drops.rawValue &+ cause.rawValue)).add(UInt64(truncatingIfNeeded: n))
+        CounterRow(words).add(Kind.drops.rawValue &+ cause.rawValue, UInt64(truncatingIfNeeded: n))
     }
 
     /// For a cause of the packet function's, by its place.
     func dropFor(_ cause: Int, _ n: Int) {
         assert(cause >= 0 && cause < Verdict.mostCauses)
-        Counter(words.start + (PairCounters.firstOwn &+ cause)).add(UInt64(truncatingIfNeeded: n))
+        CounterRow(words).add(PairCounters.firstOwn &+ cause, UInt64(truncatingIfNeeded: n))
     }
 
-    func drops(for cause: Int) -> UInt64 { Counter(words.start + PairCounters.firstOwn + cause).value }
+    func drops(for cause: Int) -> UInt64 { CounterRow(words)[PairCounters.firstOwn + cause] }
 
-    subscript(_ kind: Kind) -> UInt64 { Counter(words.start + kind.rawValue).value }
-    subscript(_ cause: DropCause) -> UInt64 { Counter(words.start + Kind.drops.rawValue + cause.rawValue).value }
+    subscript(_ kind: Kind) -> UInt64 { CounterRow(words)[kind.rawValue] }
+    subscript(_ cause: DropCause) -> UInt64 { CounterRow(words)[Kind.drops.rawValue + cause.rawValue] }
 }

@@ -1,4 +1,5 @@
 import CPlatform
+import Memory
 import Virtio
 
 /// A queue pair of which Ringway is the driver: rings and buffers in memory that the back-end maps. Belongs to
@@ -37,19 +38,20 @@ struct DriverEnd: ~Copyable {
     /// Buffers of one packet at most.
     private let longestChain: Int
 
-    /// `memory` holds `buffers.bytes`, its rings are zeroed.
+    /// `memory` has `buffers.bytes` from `start` on, where the rings are zeroed; it outlives this.
     init(
-        _ buffers: DriverBuffers, features: Features, memory: UnsafeMutableRawPointer, delta: UInt64,
+        _ buffers: DriverBuffers, features: Features, memory: HostMemory, at start: Int, delta: UInt64,
         receiveKick: Calls, transmitKick: Calls
     ) {
-        self.buffers = buffers.placed(at: memory)
+        self.buffers = buffers.placed(in: memory, at: start)
+        let rings = memory.base + start
         self.receiveKick = receiveKick
         self.transmitKick = transmitKick
         isMergeable = features.contains(.mrgRxbuf)
         let size = buffers.size
-        receive = DriverQueue(size: size, isPacked: buffers.isPacked, memory: memory, features: features, delta: delta)
+        receive = DriverQueue(size: size, isPacked: buffers.isPacked, memory: rings, features: features, delta: delta)
         transmit = DriverQueue(
-            size: size, isPacked: buffers.isPacked, memory: memory + buffers.ringBytes, features: features, delta: delta
+            size: size, isPacked: buffers.isPacked, memory: rings + buffers.ringBytes, features: features, delta: delta
         )
         // The whole ring, and room for one more reclaim.
         var capacity = 128
@@ -64,16 +66,16 @@ struct DriverEnd: ~Copyable {
         following = OwnedMemory(count: Int(size), repeating: DriverEnd.none)
         freeCount = Int(size)
         for place in 0..<Int(size) { free[place] = UInt32(Int(size) - 1 - place) }
-        for token in 0..<size { _ = post(token, scratch.start) }
+        for token in 0..<size { post(token) }
         receive.publish()
         receive.suppressCalls()
         transmit.suppressCalls()
     }
 
     @inline(__always)
-    private mutating func post(_ token: UInt32, _ at: UnsafeMutablePointer<DriverBuffer>) -> Int {
-        at.pointee = DriverBuffer(base: buffers.receive(token), length: buffers.room, token: token)
-        return receive.addReceive(at, 1)
+    private mutating func post(_ token: UInt32) {
+        scratch[0] = buffers.receive(token)
+        _ = receive.addReceive(scratch.start, 1)
     }
 
     // MARK: From the back-end
@@ -122,7 +124,7 @@ struct DriverEnd: ~Copyable {
     private func take(_ burst: inout Burst, _ place: Int) -> Int? {
         let head = used[next & usedMask]
         var packet = burst.packets[place]
-        let count = packet.receive(at: buffers.receive(head.token), head.length)
+        let count = packet.receive(at: buffers.receive(head.token).base, head.length)
         var slots = isMergeable ? Int(count) : 1
         // A count that cannot be: the packet is dropped with its first buffer.
         if slots == 0 || slots > longestChain { (slots, packet.length) = (1, 0) }
@@ -145,7 +147,7 @@ struct DriverEnd: ~Copyable {
         let more = burst.segments + burst.segmentCount
         for part in 1..<slots {
             let completion = used[(next &+ part) & usedMask]
-            more[part &- 1] = Segment(base: buffers.receive(completion.token), length: completion.length)
+            more[part &- 1] = Segment(base: buffers.receive(completion.token).base, length: completion.length)
             packet.length &+= completion.length
         }
         burst.segmentCount &+= slots &- 1
@@ -166,8 +168,7 @@ struct DriverEnd: ~Copyable {
         while posted < slots {
             let batch = min(Burst.maximum, slots &- posted)
             for place in 0..<batch {
-                let token = used[(first &+ place) & usedMask].token
-                scratch[place] = DriverBuffer(base: buffers.receive(token), length: buffers.room, token: token)
+                scratch[place] = buffers.receive(used[(first &+ place) & usedMask].token)
             }
             _ = receive.addReceive(scratch.start, batch)
             first &+= batch
@@ -196,8 +197,8 @@ struct DriverEnd: ~Copyable {
         // Large packets take many buffers each.
         var hasReclaimed = false
         while result.consumed < list.count {
-            let packet = burst.packets + list[result.consumed]
-            let length = packet.pointee.length
+            let place = list[result.consumed]
+            let length = burst.packets[place].length
             let needed = (Int(length) &+ PacketSlot.headerLength &+ Int(buffers.room) &- 1) / Int(buffers.room)
             if needed > longestChain {
                 result.consumed &+= 1
@@ -210,7 +211,7 @@ struct DriverEnd: ~Copyable {
                 if transmit.isStopped { break }
                 continue
             }
-            send(packet, needed)
+            send(burst, place, needed)
             result.consumed &+= 1
             result.delivered &+= 1
             result.bytes &+= UInt64(length)
@@ -221,17 +222,17 @@ struct DriverEnd: ~Copyable {
 
     /// One packet in `count` buffers.
     @inline(__always)
-    private mutating func send(_ packet: UnsafeMutablePointer<PacketSlot>, _ count: Int) {
-        var left = packet.pointee.length &+ UInt32(PacketSlot.headerLength)
+    private mutating func send(_ burst: borrowing Burst, _ place: Int, _ count: Int) {
+        var left = burst.packets[place].length &+ UInt32(PacketSlot.headerLength)
         let head = free[freeCount &- 1]
         for part in 0..<count {
             let token = free[freeCount &- 1 &- part]
-            segments[part] = Segment(base: buffers.transmit(token), length: min(left, buffers.room))
+            segments[part] = buffers.transmit(token, min(left, buffers.room))
             left &-= segments[part].length
             following[Int(token)] = part &+ 1 < count ? free[freeCount &- 2 &- part] : DriverEnd.none
         }
         freeCount &-= count
-        packet.write(to: segments.start, count)
+        (burst.packets + place).write(to: segments.start, count)
         if count == 1 {
             scratch[0] = DriverBuffer(base: segments[0].base, length: segments[0].length, token: head)
             _ = transmit.addTransmit(scratch.start, 1)
@@ -263,7 +264,8 @@ struct DriverBuffers {
     let isPacked: Bool
     /// Bytes of a buffer, its net header included.
     let room: UInt32
-    private var base = UnsafeMutableRawPointer(bitPattern: 64).unsafelyUnwrapped
+    /// The first receive buffer; nil until it has a place.
+    private var first: UnsafeMutableRawPointer?
 
     /// `longest`: the longest frame that must fit into one buffer.
     init(size: UInt32, isPacked: Bool, longest: Int) {
@@ -278,14 +280,18 @@ struct DriverBuffers {
     private var stride: Int { Int(room) + 64 }
     var bytes: Int { (2 * ringBytes + 2 * Int(size) * stride + 4095) & ~4095 }
 
-    func placed(at base: UnsafeMutableRawPointer) -> DriverBuffers {
+    func placed(in memory: HostMemory, at start: Int) -> DriverBuffers {
+        precondition(start >= 0 && start + bytes <= memory.size)
         var b = self
-        b.base = base
+        b.first = memory.base + (start + 2 * ringBytes)
         return b
     }
 
-    @inline(__always) func receive(_ token: UInt32) -> UnsafeMutableRawPointer {
-        base + (2 &* ringBytes &+ Int(token) &* stride)
+    @inline(__always) func receive(_ token: UInt32) -> DriverBuffer {
+        DriverBuffer(base: first.unsafelyUnwrapped + Int(token) &* stride, length: room, token: token)
     }
-    @inline(__always) func transmit(_ token: UInt32) -> UnsafeMutableRawPointer { receive(token &+ size) }
+    /// `length` bytes of a transmit buffer.
+    @inline(__always) func transmit(_ token: UInt32, _ length: UInt32) -> Segment {
+        Segment(base: first.unsafelyUnwrapped + Int(token &+ size) &* stride, length: length)
+    }
 }

@@ -16,7 +16,7 @@ struct Notifier: ~Copyable {
     /// Requests that the kernel has not taken yet.
     private var queued = 0
     /// System calls that submitted or waited.
-    var submits: Counter { Counter(submitsWord.start) }
+    var submits: CounterRow { CounterRow(submitsWord) }
     private let submitsWord = OwnedMemory<UInt64>(count: 1, repeating: 0)
 
     /// Off: each call is submitted at once, by a system call of its own. For comparison.
@@ -145,7 +145,7 @@ struct Notifier: ~Copyable {
     }
 
     private mutating func submit() {
-        submits.add(1)
+        submits.add(0, 1)
         if isTaken(io_uring_submit(ring.ring)) { return }
         // A signal, or no memory; or no room for completions, of which those that are here make some.
         setAside()
@@ -196,13 +196,13 @@ struct Notifier: ~Copyable {
     /// does not take everything.
     mutating func wait(nanoseconds: UInt64?) {
         guard let nanoseconds else {
-            submits.add(1)
+            submits.add(0, 1)
             _ = isTaken(io_uring_submit_and_wait(ring.ring, 1))
             return
         }
         submit()
         if queued > 0 { return }
-        submits.add(1)
+        submits.add(0, 1)
         ring.wait(nanoseconds: nanoseconds)
     }
 

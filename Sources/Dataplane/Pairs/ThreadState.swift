@@ -96,14 +96,15 @@ struct ThreadState: ~Copyable {
     var secondsDue: UInt64 = 0
 
     /// Ticks of rounds in which packets moved; read relaxed by anybody.
-    var busyTicks: Counter { Counter(busyWord.start) }
+    var busyTicks: CounterRow { CounterRow(busyWord) }
     private let busyWord = OwnedMemory<UInt64>(count: 1, repeating: 0)
     /// What the packet function says of itself.
     private(set) var traits = FunctionTraits()
     /// When it keeps house the next time; `.max`: never.
     var tickDue = UInt64.max
     /// Its counters, read relaxed by anybody.
-    let functionCounters = OwnedMemory<UInt64>(count: FunctionTraits.words, repeating: 0)
+    @inline(__always) var functionCounters: CounterRow { CounterRow(functionWords) }
+    private let functionWords = OwnedMemory<UInt64>(count: FunctionTraits.words, repeating: 0)
 
     /// Ticks that the function may take for a burst before it is slow.
     var functionBudget = UInt64.max
@@ -111,14 +112,14 @@ struct ThreadState: ~Copyable {
     /// The function took so many ticks for a burst: more than its budget.
     @inline(never)
     func noteSlow(_ ticks: UInt64) {
-        Counter(functionCounters.start + FunctionTraits.slowPlace).add(1)
-        let longest = Counter(functionCounters.start + FunctionTraits.longestPlace)
-        if ticks > longest.value { longest.add(ticks &- longest.value) }
+        functionCounters.add(FunctionTraits.slowPlace, 1)
+        let longest = functionCounters[FunctionTraits.longestPlace]
+        if ticks > longest { functionCounters.add(FunctionTraits.longestPlace, ticks &- longest) }
     }
 
     /// Packets that the function made and that found no buffers: behind its own counters.
     func countRefused(_ n: Int) {
-        Counter(functionCounters.start + FunctionTraits.refusedPlace).add(UInt64(truncatingIfNeeded: n))
+        functionCounters.add(FunctionTraits.refusedPlace, UInt64(truncatingIfNeeded: n))
     }
     /// Packets that arrived with the visit that has just ended; those that went back into their ring are none.
     var arrived = 0

@@ -17,7 +17,7 @@ enum PollLoop {
         if thread.pointee.exchange.rings { acceptParcels(thread) }
         let start = CPlat_cycles()
         // The last round, its notifications with it.
-        if thread.pointee.didWork { thread.pointee.busyTicks.add(start &- thread.pointee.now) }
+        if thread.pointee.didWork { thread.pointee.busyTicks.add(0, start &- thread.pointee.now) }
         thread.pointee.now = start
         thread.pointee.didWork = false
         if thread.pointee.now > thread.pointee.secondsDue { keepTime(thread, &function) }

@@ -45,9 +45,9 @@ public struct DriverPair: ~Copyable {
     /// A frame, its header and a line more: buffers at powers of two would share cache sets.
     private static func stride(_ frameRoom: Int) -> Int { ((frameRoom + header + 63) & ~63) + 64 }
 
-    /// `memory`: zeroed, of `bytes(…)`, the caller's; addresses in it are the device's too.
+    /// `memory`: `bytes(…)` of zeroes from `start` on, the caller's; addresses in it are the device's too.
     init(
-        size: UInt32, isPacked: Bool, features: Features, frameRoom: Int, memory: UnsafeMutableRawPointer,
+        size: UInt32, isPacked: Bool, features: Features, frameRoom: Int, memory: HostMemory, at start: Int,
         transmitKick: CallRing, receiveKick: CallRing
     ) {
         self.frameRoom = frameRoom
@@ -55,9 +55,9 @@ public struct DriverPair: ~Copyable {
         self.receiveKick = .passUnretained(receiveKick)
         let ring = DriverPair.ringBytes(size, isPacked)
         stride = DriverPair.stride(frameRoom)
-        transmit = DriverQueue(size: size, isPacked: isPacked, memory: memory, features: features)
-        receive = DriverQueue(size: size, isPacked: isPacked, memory: memory + ring, features: features)
-        transmitBuffers = memory + 2 * ring
+        transmit = DriverQueue(size: size, isPacked: isPacked, memory: memory.base + start, features: features)
+        receive = DriverQueue(size: size, isPacked: isPacked, memory: memory.base + start + ring, features: features)
+        transmitBuffers = memory.base + start + 2 * ring
         receiveBuffers = transmitBuffers + Int(size) * stride
         free = OwnedMemory(count: Int(size))
         freeCount = Int(size)

@@ -115,14 +115,14 @@ public final class EmbeddedDriver {
     /// How the pairs' kicks are written: a back-end may make them block, and full.
     private var kickRings: [CallRing] = []
 
-    private func startPair(_ i: Int, _ memory: UnsafeMutableRawPointer, _ features: Features) throws {
+    private func startPair(_ i: Int, at place: Int, _ features: Features) throws {
         let kicks = [try EmbeddedDriver.eventfd(), try EmbeddedDriver.eventfd()]
         let rings = [try CallRing(kicks[0].fd), try CallRing(kicks[1].fd)]
         kickRings += rings
         room.add(
             DriverPair(
                 size: options.ringSize, isPacked: options.isPacked, features: features, frameRoom: options.frameRoom,
-                memory: memory,
+                memory: memory, at: place,
                 transmitKick: rings[1], receiveKick: rings[0]))
         if options.wantsCalls { pairs[i].wantCalls() } else { pairs[i].suppressCalls() }
         try start(2 * i, pairs[i].receive.deviceSetup(), kicks[0])
@@ -132,8 +132,8 @@ public final class EmbeddedDriver {
     private func startRings(_ features: Features) throws {
         let each = DriverPair.bytes(
             size: options.ringSize, isPacked: options.isPacked, frameRoom: options.frameRoom)
-        for i in 0..<options.queuePairs { try startPair(i, memory.base + i * each, features) }
-        if options.hasControl { try startControl(memory.base + each * options.queuePairs, features) }
+        for i in 0..<options.queuePairs { try startPair(i, at: i * each, features) }
+        if options.hasControl { try startControl(at: each * options.queuePairs, features) }
     }
 
     /// Ends this driver by `end`, which resets the device, and begins as a new one would: memory of zeroes, the
@@ -153,18 +153,19 @@ public final class EmbeddedDriver {
     }
 
     private func start(_ ring: Int, _ setup: RingSetup, _ kick: OwnedDescriptor) throws {
-        func address(_ p: UnsafeMutableRawPointer) -> UInt64 { UInt64(UInt(bitPattern: p)) }
+        let addresses = setup.addresses
         let call = try EmbeddedDriver.eventfd()
         descriptors += [kick, call]
         try frontEnd.startRing(
             ring, size: setup.size, base: RingPosition().base(isPacked: setup.isPacked),
-            descriptors: address(setup.descriptors),
-            driverArea: address(setup.driverArea), deviceArea: address(setup.deviceArea), kick: kick, call: call)
+            descriptors: addresses.descriptors,
+            driverArea: addresses.driverArea, deviceArea: addresses.deviceArea, kick: kick, call: call)
     }
 
-    private func startControl(_ room: UnsafeMutableRawPointer, _ features: Features) throws {
+    private func startControl(at place: Int, _ features: Features) throws {
         let kick = try EmbeddedDriver.eventfd()
-        let driver = ControlDriver(isPacked: options.isPacked, features: features, memory: room, kick: kick.fd)
+        let driver = ControlDriver(
+            isPacked: options.isPacked, features: features, memory: memory, at: place, kick: kick.fd)
         control = driver
         try start(features.contains(.mq) ? 2 * frontEnd.queuePairs : 2, driver.queue.deviceSetup(), kick)
     }

@@ -6,7 +6,9 @@ import Virtio
 /// The driver's end of a control queue: one command at a time.
 package final class ControlDriver {
     package var queue: DriverQueue
-    private let room: UnsafeMutableRawPointer
+    private let memory: HostMemory
+    /// Where the command lies there.
+    private let place: Int
     private let kick: Int32
     private static var size: UInt32 { 16 }
     private static var most: Int { 8192 }
@@ -16,16 +18,21 @@ package final class ControlDriver {
         (DriverQueue.bytes(size: size, isPacked: isPacked) + 4095) & ~4095
     }
 
-    package init(isPacked: Bool, features: Features, memory: UnsafeMutableRawPointer, kick: Int32, delta: UInt64 = 0) {
+    package init(
+        isPacked: Bool, features: Features, memory: HostMemory, at start: Int, kick: Int32, delta: UInt64 = 0
+    ) {
         queue = DriverQueue(
-            size: ControlDriver.size, isPacked: isPacked, memory: memory, features: features, delta: delta)
-        room = memory + ControlDriver.ringBytes(isPacked)
+            size: ControlDriver.size, isPacked: isPacked, memory: memory.base + start, features: features,
+            delta: delta)
+        self.memory = memory
+        place = start + ControlDriver.ringBytes(isPacked)
         self.kick = kick
     }
 
     package func send(_ kind: UInt8, _ command: UInt8, _ data: [UInt8]) -> UInt8? {
         let bytes = [kind, command] + data
         guard bytes.count < ControlDriver.most - 1 else { return nil }
+        let room = memory.base + place
         bytes.withUnsafeBytes { room.copyMemory(from: $0.baseAddress!, byteCount: bytes.count) }
         let answer = room + ControlDriver.most - 1
         answer.storeBytes(of: 0xff, as: UInt8.self)

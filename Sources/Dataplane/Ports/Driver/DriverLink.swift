@@ -10,7 +10,7 @@ final class DriverLink {
     let vhost: VhostNet
     let memory: HostMemory
     /// By pair.
-    let ends: UnsafeMutablePointer<DriverEnd>
+    private(set) var ends: OwnedValues<DriverEnd>
     /// By pair: readable when the back-end has used receive buffers.
     private(set) var incoming: [OwnedDescriptor] = []
     /// What may be sent without being resolved first.
@@ -77,16 +77,16 @@ final class DriverLink {
             kicks.append(try DriverLink.eventfd())
             kickRings.append(try CallRing(kicks.last!.fd))
         }
-        ends = .allocate(capacity: pairs)
+        ends = OwnedValues(capacity: pairs)
         for i in 0..<pairs {
-            (ends + i).initialize(
-                to: DriverEnd(
-                    buffers, features: features, memory: memory.base + i * buffers.bytes, delta: delta,
+            ends.add(
+                DriverEnd(
+                    buffers, features: features, memory: memory, at: i * buffers.bytes, delta: delta,
                     receiveKick: kickRings[2 * i].calls,
                     transmitKick: kickRings[2 * i + 1].calls))
         }
         for command in DriverLink.commands(options, features) { vhost.remember(command) }
-        try start(features, regions, delta, at: memory.base + pairs * buffers.bytes, wantsControl)
+        try start(features, regions, delta, controlAt: pairs * buffers.bytes, wantsControl)
     }
 
     /// Of the kernel's vhost: microseconds; 0, its default, by `0`. Errors: other budgets are Ringway's, and not for a
@@ -103,8 +103,6 @@ final class DriverLink {
 
     deinit {
         vhost.close()
-        ends.deinitialize(count: pairs)
-        ends.deallocate()
     }
 
     private static func eventfd() throws -> OwnedDescriptor {
@@ -197,7 +195,7 @@ final class DriverLink {
     // MARK: Start
 
     private func start(
-        _ features: Features, _ regions: [VhostRegion], _ delta: UInt64, at room: UnsafeMutableRawPointer,
+        _ features: Features, _ regions: [VhostRegion], _ delta: UInt64, controlAt start: Int,
         _ wantsControl: Bool
     ) throws {
         var rings: [VhostRing] = []
@@ -212,7 +210,8 @@ final class DriverLink {
             let kick = try DriverLink.eventfd()
             kicks.append(kick)
             let driver = ControlDriver(
-                isPacked: features.contains(.ringPacked), features: features, memory: room, kick: kick.fd, delta: delta)
+                isPacked: features.contains(.ringPacked), features: features, memory: memory, at: start, kick: kick.fd,
+                delta: delta)
             control = driver
             rings.append(DriverLink.ring(driver.queue.setup, kick, try DriverLink.eventfd()))
         }
@@ -238,10 +237,10 @@ final class DriverLink {
     private static func ring(_ setup: RingSetup, _ kick: OwnedDescriptor, _ call: OwnedDescriptor)
         -> VhostRing
     {
-        func address(_ p: UnsafeMutableRawPointer) -> UInt64 { UInt64(UInt(bitPattern: p)) }
+        let addresses = setup.addresses
         return VhostRing(
             size: setup.size, isPacked: setup.isPacked, base: RingPosition().base(isPacked: setup.isPacked),
-            descriptors: address(setup.descriptors),
-            driverArea: address(setup.driverArea), deviceArea: address(setup.deviceArea), kick: kick, call: call)
+            descriptors: addresses.descriptors,
+            driverArea: addresses.driverArea, deviceArea: addresses.deviceArea, kick: kick, call: call)
     }
 }

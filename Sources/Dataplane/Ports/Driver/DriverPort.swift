@@ -220,7 +220,7 @@ final class DriverPort: EnginePort {
         saved = link.vhost.saved
         watchConfiguration(link)
         let ends = (0..<options.queuePairs).map {
-            (QueueEnd.driver(link.ends + $0), link.incoming[$0].fd, NUMA.node(of: link.memory.base))
+            (QueueEnd.driver(link.ends.start + $0), link.incoming[$0].fd, NUMA.node(of: link.memory.base))
         }
         let reasons = core.startOther(
             port: index, ends, offloads: link.receiveOffloads, budget: core.budget(options))
