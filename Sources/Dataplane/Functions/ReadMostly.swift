@@ -40,7 +40,7 @@ public final class ReadMostly<Value: ~Copyable>: @unchecked Sendable {
     }
 
     /// Reads the value on a poll thread: no reference is counted.
-    public struct Reader: BitwiseCopyable, @unchecked Sendable {
+    public struct Reader: BitwiseCopyable, Sendable {
         @usableFromInline let owner: Unmanaged<ReadMostly>
 
         @usableFromInline init(owner: Unmanaged<ReadMostly>) { self.owner = owner }
