@@ -63,13 +63,13 @@ public struct Layers: Sendable, BitwiseCopyable {
     @inlinable @inline(__always)
     public init(_ bytes: HeaderBytes, frameLength: Int) {
         // Nearly all packets: IPv4 without tags, options and fragments, TCP or UDP.
-        if bytes.count >= 54, frameLength >= 54, bytes.count <= 0xffff {
+        if bytes.count >= 42, frameLength >= 42, bytes.count <= 0xffff {
             let total = Int(bytes.load16(16))
             if bytes.load16(12) == 0x0800, bytes.load8(14) == 0x45, bytes.load16(20) & 0x3fff == 0,
                 total &+ 14 <= frameLength
             {
                 let proto = bytes.load8(23)
-                if proto == 6 {
+                if proto == 6 && bytes.count >= 54 {
                     let header = Int(bytes.load8(46) &>> 4) &* 4
                     if header >= 20, header &+ 20 <= total, header &+ 34 <= bytes.count {
                         self.init(ipv4: total, proto, payload: UInt16(truncatingIfNeeded: 34 &+ header))

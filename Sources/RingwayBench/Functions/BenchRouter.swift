@@ -36,7 +36,7 @@ struct BenchRouter: PacketFunction, ~Copyable {
 
 /// Routes as the first rule that matches says, as l3fwd does with an ACL.
 struct BenchFirewall: PacketFunction, ~Copyable {
-    static var frontBytes: Int { 42 }
+    static var frontBytes: Int { 64 }
     static var dropCauses: [String] { ["not to be routed", "no rule"] }
 
     private let rules: Classifier
