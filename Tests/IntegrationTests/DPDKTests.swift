@@ -105,7 +105,10 @@ final class Testpmd {
         #expect(testpmd.quit() == 0)
         #expect(ringway.complaints == [])
         let totals = try ringway.totals()[0]
-        #expect(sent > 0 && totals.rxPackets == sent && totals.rxBytes == 448 * sent, "\(sent) sent, \(totals)")
+        // What testpmd leaves in the ring when it goes, which has 1,024 entries, nobody gets.
+        let left = sent - totals.rxPackets
+        #expect(sent > 0 && (0...1024).contains(left), "\(sent) sent, \(totals)")
+        #expect(totals.rxBytes == 448 * totals.rxPackets, "\(sent) sent, \(totals)")
     }
 
     @Test(
