@@ -159,7 +159,8 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
         let i = search(key)
         if i == ExactTable.none { return nil }
         entries[Int(i)].lastUsed = now
-        return body(&entries[Int(i)].value)
+        // (Through the subscript the compiler, 6.3.1, makes invalid code with ThreadSanitizer.)
+        return body(&(entries.start + Int(i)).pointee.value)
     }
 
     /// Gives the entry of `key` another timeout, as when a connection has been established. False where there is none.
