@@ -1,5 +1,11 @@
 /// A view of an ARP packet for IPv4 over Ethernet: 28 bytes (RFC 826). It starts behind the Ethernet header and its
 /// VLAN tags (`Layers.networkOffset`).
+///
+/// ```swift
+/// if ethernet.etherType == .arp, let arp = ARP(packet.bytes, at: Ethernet.size), arp.operation == .request {
+///     asked = arp.targetProtocolAddress
+/// }
+/// ```
 public struct ARP: ~Escapable {
     @usableFromInline let header: HeaderBytes
     /// Bytes of the packet.

@@ -37,6 +37,10 @@ public struct Ethernet: ~Escapable {
 
 /// A view of a VLAN tag (IEEE 802.1Q-2022, 9.6) without the type that announces it: two bytes of tag control
 /// information and the type of what follows. The first of a frame is at offset 14.
+///
+/// ```swift
+/// if ethernet.etherType == .vlan, let tag = VLANTag(packet.bytes, at: Ethernet.size) { vlan = tag.vlanID }
+/// ```
 public struct VLANTag: ~Escapable {
     @usableFromInline let header: HeaderBytes
     /// Bytes of it.

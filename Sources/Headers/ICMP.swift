@@ -1,4 +1,10 @@
 /// A view of the first 8 bytes of an ICMP message, of IPv4 (RFC 792) or IPv6 (RFC 4443, section 2.1).
+///
+/// ```swift
+/// if layers.ipProtocol == .icmp, let icmp = ICMP(packet.bytes, at: at), icmp.type == ICMP.V4.echo {
+///     pings += 1
+/// }
+/// ```
 public struct ICMP: ~Escapable {
     @usableFromInline let header: HeaderBytes
     /// Bytes of it.

@@ -1,5 +1,11 @@
 /// A view of an IPv6 header: 40 bytes (RFC 8200, section 3). Extension headers follow it; `Layers` finds what is behind
 /// them.
+///
+/// ```swift
+/// if let ip = IPv6(packet.bytes, at: Ethernet.size), ip.decrementHopLimit() {
+///     packet.verdict = .port(1)
+/// }
+/// ```
 public struct IPv6: ~Escapable {
     @usableFromInline let header: HeaderBytes
     /// Bytes of the header.

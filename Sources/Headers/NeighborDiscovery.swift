@@ -1,6 +1,14 @@
 /// A view of a neighbor solicitation or advertisement of IPv6: 24 bytes and options (RFC 4861, sections 4.3 and 4.4).
 /// It starts behind the IPv6 header (`Layers.transportOffset`). A receiver drops what did not come with a hop limit of
 /// 255.
+///
+/// ```swift
+/// if layers.ipProtocol == .icmpV6, let message = NeighborDiscovery(packet.bytes, at: at),
+///     !message.isAdvertisement
+/// {
+///     wanted = message.targetAddress
+/// }
+/// ```
 public struct NeighborDiscovery: ~Escapable {
     @usableFromInline let header: HeaderBytes
     /// How many bytes there are from it on.

@@ -1,4 +1,8 @@
 /// A view of a TCP header: 20 bytes and up to 40 of options (RFC 9293, section 3.1).
+///
+/// ```swift
+/// if layers.ipProtocol == .tcp, let tcp = TCP(packet.bytes, at: at), tcp.flags.contains(.syn) { opened += 1 }
+/// ```
 public struct TCP: ~Escapable {
     @usableFromInline let header: HeaderBytes
     /// Where it lies in the bytes, and how many there are from there on.

@@ -1,4 +1,10 @@
 /// A view of a VXLAN header: 8 bytes behind a UDP header; an Ethernet frame follows (RFC 7348, section 5).
+///
+/// ```swift
+/// if udp.destinationPort == VXLAN.port, let vxlan = VXLAN(packet.bytes, at: at + UDP.size), vxlan.isVNIValid {
+///     network = vxlan.vni
+/// }
+/// ```
 public struct VXLAN: ~Escapable {
     @usableFromInline let header: HeaderBytes
     /// Bytes of the header.
@@ -43,6 +49,12 @@ public struct VXLAN: ~Escapable {
 }
 
 /// A view of a Geneve header: 8 bytes and up to 252 of options, behind a UDP header (RFC 8926, section 3.4).
+///
+/// ```swift
+/// if udp.destinationPort == Geneve.port, let geneve = Geneve(packet.bytes, at: at + UDP.size) {
+///     network = geneve.vni
+/// }
+/// ```
 public struct Geneve: ~Escapable {
     @usableFromInline let header: HeaderBytes
     /// Where it lies in the bytes, and how many there are from there on.

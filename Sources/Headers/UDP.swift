@@ -1,4 +1,8 @@
 /// A view of a UDP header: 8 bytes (RFC 768).
+///
+/// ```swift
+/// if let udp = UDP(packet.bytes, at: at), udp.destinationPort == 53 { names += 1 }
+/// ```
 public struct UDP: ~Escapable {
     @usableFromInline let header: HeaderBytes
     /// Bytes of the header.

@@ -164,6 +164,67 @@ private struct Looking: PacketFunction {
     }
 }
 
+/// Looks at what lies behind Ethernet headers.
+private struct Viewing: PacketFunction {
+    var asked = IPv4Address("0.0.0.0")!
+    var wanted = IPv6Address("::")!
+    var (vlan, network) = (UInt16(0), UInt32(0))
+    var (pings, opened, names) = (0, 0, 0)
+
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        for i in 0..<packets.count {
+            let packet = packets[i]
+            guard let ethernet = Ethernet(packet.bytes) else { continue }
+            // listing: VLANTag
+            if ethernet.etherType == .vlan, let tag = VLANTag(packet.bytes, at: Ethernet.size) { vlan = tag.vlanID }
+            // end
+            // listing: ARP
+            if ethernet.etherType == .arp, let arp = ARP(packet.bytes, at: Ethernet.size), arp.operation == .request {
+                asked = arp.targetProtocolAddress
+            }
+            // end
+            // listing: IPv6
+            if let ip = IPv6(packet.bytes, at: Ethernet.size), ip.decrementHopLimit() {
+                packet.verdict = .port(1)
+            }
+            // end
+            let layers = Layers(packet.bytes, frameLength: packet.length)
+            guard let at = layers.transportOffset else { continue }
+            // listing: ICMP
+            if layers.ipProtocol == .icmp, let icmp = ICMP(packet.bytes, at: at), icmp.type == ICMP.V4.echo {
+                pings += 1
+            }
+            // end
+            // listing: NeighborDiscovery
+            if layers.ipProtocol == .icmpV6, let message = NeighborDiscovery(packet.bytes, at: at),
+                !message.isAdvertisement
+            {
+                wanted = message.targetAddress
+            }
+            // end
+            // listing: TCP
+            if layers.ipProtocol == .tcp, let tcp = TCP(packet.bytes, at: at), tcp.flags.contains(.syn) { opened += 1 }
+            // end
+            guard layers.ipProtocol == .udp else { continue }
+            // listing: UDP
+            if let udp = UDP(packet.bytes, at: at), udp.destinationPort == 53 { names += 1 }
+            // end
+            guard let udp = UDP(packet.bytes, at: at) else { continue }
+            // listing: VXLAN
+            if udp.destinationPort == VXLAN.port, let vxlan = VXLAN(packet.bytes, at: at + UDP.size), vxlan.isVNIValid {
+                network = vxlan.vni
+            }
+            // end
+            // listing: Geneve
+            if udp.destinationPort == Geneve.port, let geneve = Geneve(packet.bytes, at: at + UDP.size) {
+                network = geneve.vni
+            }
+            // end
+        }
+        return nil
+    }
+}
+
 @Suite struct DocExampleTests {
     /// From 10.0.0.1 to 10.0.0.2, port 53.
     private static let datagram: [UInt8] = {
@@ -211,6 +272,38 @@ private struct Looking: PacketFunction {
         #expect(out.ports == [1] && out.frame[22] == 63 && Array(out.frame[26..<30]) == [192, 0, 2, 1])
         #expect(looking.function.isDNS && (0..<4).contains(looking.function.worker))
         #expect(looking.function.limit.burst == 65_536)
+    }
+
+    @Test("each kind of header is seen")
+    func views() {
+        func v4(_ number: UInt8, _ payload: [UInt8]) -> [UInt8] {
+            Frame.mac(2) + Frame.mac(1) + [8, 0, 0x45, 0] + Frame.big(20 + payload.count)
+                + [0, 0, 0, 0, 64, number, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2] + payload
+        }
+        func udp(_ port: Int, _ payload: [UInt8]) -> [UInt8] {
+            v4(17, Frame.big(5000) + Frame.big(port) + Frame.big(8 + payload.count) + [0, 0] + payload)
+        }
+        func see(_ frame: [UInt8]) -> (Viewing, FunctionHarness<Viewing>.Output) {
+            let harness = FunctionHarness(Viewing(), ports: 2)
+            let out = harness.process([frame], from: 0)[0]
+            return (harness.function, out)
+        }
+        let macs = Frame.mac(2) + Frame.mac(1)
+        let zeros = [UInt8](repeating: 0, count: 24)
+        #expect(see(macs + [0x81, 0, 0, 100, 8, 0] + zeros).0.vlan == 100)
+        let arp = [0, 1, 8, 0, 6, 4, 0, 1] + Frame.mac(1) + [10, 0, 0, 1] + [0, 0, 0, 0, 0, 0, 10, 0, 0, 9]
+        #expect(see(macs + [8, 6] + arp + zeros).0.asked == IPv4Address("10.0.0.9"))
+        #expect(see(v4(1, [8, 0, 0, 0, 0, 1, 0, 1])).0.pings == 1)
+        let syn = Frame.big(5000) + Frame.big(80) + [0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0]
+        #expect(see(v4(6, syn)).0.opened == 1)
+        #expect(see(udp(53, zeros)).0.names == 1)
+        #expect(see(udp(4789, [8, 0, 0, 0, 0, 0, 77, 0] + zeros)).0.network == 77)
+        #expect(see(udp(6081, [0, 0, 0x65, 0x58, 0, 0, 78, 0] + zeros)).0.network == 78)
+        let address = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] as [UInt8]
+        let solicitation = [135, 0, 0, 0, 0, 0, 0, 0] + address + [9]
+        let six = [0x60, 0, 0, 0, 0, 24, 58, 255] + address + [1] + address + [2] + solicitation
+        let seen = see(macs + [0x86, 0xdd] + six)
+        #expect(seen.0.wanted == IPv6Address("fe80::9") && seen.1.ports == [1] && seen.1.frame[21] == 254)
     }
 
     @Test("tables")

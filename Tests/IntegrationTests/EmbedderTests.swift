@@ -93,6 +93,6 @@ import Testing
                 }
             }
         }
-        #expect(shown == compiled && shown.count >= 24)
+        #expect(shown == compiled && shown.count >= 33)
     }
 }

@@ -32,7 +32,7 @@ public enum Pacing: String, Sendable, Equatable, CaseIterable {
 /// many completions at a time, as no packet waits for them.
 ///
 /// A plain value that belongs to one thread. Times are ticks of one `TickClock`.
-public struct LagState: BitwiseCopyable {
+package struct LagState: BitwiseCopyable {
     /// Entries taken at a time from which on leaving some alone gains anything.
     static var worthwhile: Int { 2 }
     /// Entries in the time of the pacing from which on completions are held back.
@@ -53,9 +53,9 @@ public struct LagState: BitwiseCopyable {
     private var isBusy = false
     private var holdsBack = false
     /// How many of the newest entries to leave this time.
-    public private(set) var leave = 0
+    package private(set) var leave = 0
     /// How many entries to take at least.
-    public private(set) var least = 1
+    package private(set) var least = 1
     /// Ticks of looking in vain after which what is there is taken.
     private var patience: UInt64 = 0
     /// When it was looked in vain for the first time, in ticks; 0: not yet. By the clock: on a thread with much to do
@@ -78,7 +78,7 @@ public struct LagState: BitwiseCopyable {
 
     /// For a ring of `size` entries: short ones are never left with less than half of them.
     /// `hold`: completions that may be held back on a long one. `mayWait`: a driver may wait for what it gave us.
-    public init(
+    package init(
         size: UInt32 = 0, hold: Int = 0, mayWait: Bool = false, pacing: Pacing = .latency, clock: TickClock = .shared
     ) {
         let size = Int(size)
@@ -98,19 +98,19 @@ public struct LagState: BitwiseCopyable {
 
     /// It is too early to look again.
     @inline(__always)
-    public func isWaiting(_ now: UInt64) -> Bool { nextLook > now }
+    package func isWaiting(_ now: UInt64) -> Bool { nextLook > now }
 
     /// Whether `n` completions may be held back.
     @inline(__always)
-    public func mayHold(_ n: Int) -> Bool { holdsBack && n < holds }
+    package func mayHold(_ n: Int) -> Bool { holdsBack && n < holds }
 
     /// Nothing came for so long that the driver is to be told of the completions that are held back.
     @inline(__always)
-    public func mustTell(_ now: UInt64) -> Bool { now &- tookAt >= unit &* 2 }
+    package func mustTell(_ now: UInt64) -> Bool { now &- tookAt >= unit &* 2 }
 
     /// What came of a look: `took` entries.
     @inline(__always)
-    public mutating func note(_ took: Int, _ now: UInt64) {
+    package mutating func note(_ took: Int, _ now: UInt64) {
         if took == 0 {
             if isBusy { wait(now) }
             return
@@ -124,7 +124,7 @@ public struct LagState: BitwiseCopyable {
     /// Measures the rate, if it is time to. To be called when what was taken has been delivered: it costs divisions,
     /// which a packet that comes alone would wait for.
     @inline(__always)
-    public mutating func judge(_ now: UInt64) {
+    package mutating func judge(_ now: UInt64) {
         if unit != 0 && now &- measuringSince >= unit &* 4 { measure(now) }
     }
 
