@@ -3,12 +3,12 @@ import Virtio
 
 /// A lock, and a wait for a change of what it guards. (`Synchronization.Mutex` has no such wait, and ThreadSanitizer
 /// does not see what it orders.)
-final class Monitor {
+package final class Monitor {
     // Room of their own: a stored property has no address that stays.
     private let mutex = OwnedValues(pthread_mutex_t())
     private let condition = OwnedValues(pthread_cond_t())
 
-    init() {
+    package init() {
         pthread_mutex_init(mutex.start, nil)
         pthread_cond_init(condition.start, nil)
     }
@@ -18,9 +18,9 @@ final class Monitor {
         pthread_cond_destroy(condition.start)
     }
 
-    func lock() { pthread_mutex_lock(mutex.start) }
-    func unlock() { pthread_mutex_unlock(mutex.start) }
+    package func lock() { pthread_mutex_lock(mutex.start) }
+    package func unlock() { pthread_mutex_unlock(mutex.start) }
     /// Gives the lock up until somebody tells of a change, or for no reason.
-    func wait() { pthread_cond_wait(condition.start, mutex.start) }
-    func tellAll() { pthread_cond_broadcast(condition.start) }
+    package func wait() { pthread_cond_wait(condition.start, mutex.start) }
+    package func tellAll() { pthread_cond_broadcast(condition.start) }
 }

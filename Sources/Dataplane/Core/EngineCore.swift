@@ -7,17 +7,25 @@ import Virtio
 /// What ports and threads of one engine share.
 final class EngineCore {
     private var tableMemory: PairTableMemory
+    /// For control threads, which know by themselves whether a port is there: each place of it can be asked for.
     let table: PairTable
+    /// How many ports there can be.
+    let places: Int
     let threads: [PollThread]
     let mode: ForwardingMode
     let busyloop: BusyloopBudget
     let pacing: Pacing
-    /// The plain switch's addresses; nil in other modes.
-    let addresses: MACTable?
-    /// The switch whose ports have options; nil in other modes.
-    let guarded: SwitchCore?
+    /// What the switch knows; neither in other modes. Control threads ask while a port is added.
+    private let switching: Guarded<(addresses: MACTable?, guarded: SwitchCore?)>
+    /// The plain switch's addresses.
+    var addresses: MACTable? { switching.value.addresses }
+    /// The switch whose ports have options.
+    var guarded: SwitchCore? { switching.value.guarded }
     /// Queues that had to stop, by port.
     let stops: [StopCounts]
+    /// By port, each its control thread's: pairs that receive, and whether it is up (`setUp`).
+    private let receiving: OwnedMemory<Int>
+    private let isUp: OwnedMemory<Bool>
 
     var generates: Bool { if case .generate = mode { return true } else { return false } }
 
@@ -25,18 +33,26 @@ final class EngineCore {
         mode = options.mode
         busyloop = options.busyloop
         pacing = options.pacing
-        stops = options.ports.map { _ in StopCounts() }
-        tableMemory = PairTableMemory(portCount: options.ports.count)
+        let (count, places) = (options.ports.count, options.places)
+        self.places = places
+        stops = (0..<places).map { _ in StopCounts() }
+        receiving = OwnedMemory(count: places, repeating: 0)
+        isUp = OwnedMemory(count: places, repeating: true)
+        tableMemory = PairTableMemory(portCount: count, places: places)
         table = tableMemory.table
-        let (isPlain, isGuarded) = (options.mode == .switch && !options.isGuarded, options.isGuarded)
-        addresses = isPlain ? MACTable(ports: options.ports.count, ageing: options.macAgeing) : nil
-        guarded = isGuarded ? SwitchCore(options.members, ageing: options.macAgeing, threads: cpus.count) : nil
+        let isPlain = options.mode == .switch && !options.isGuarded
+        switching = Guarded(
+            (
+                isPlain ? MACTable(ports: count, places: places, ageing: options.macAgeing) : nil,
+                options.isGuarded
+                    ? SwitchCore(options.members, places: places, ageing: options.macAgeing, threads: cpus.count) : nil
+            ))
         var boxes: [Mailbox] = []
         for _ in cpus { boxes.append(try Mailbox()) }
         var all: [PollThread] = []
         for (i, cpu) in cpus.enumerated() {
             let thread = try PollThread(
-                index: i, cpu: cpu, mailboxes: boxes, table: table, requests: options.requests)
+                index: i, cpu: cpu, mailboxes: boxes, table: table, places: places, requests: options.requests)
             thread.state.pointee.notifier.batchesCalls = options.batchesCalls
             all.append(thread)
         }
@@ -61,7 +77,13 @@ final class EngineCore {
     /// Publishes how many pairs of a port receive, and tells embedders' functions when there are some, or none any
     /// more. On the port's control thread.
     func setActivePairs(_ count: Int, port: Int) {
+        receiving[port] = count
+        publishPairs(port)
+    }
+
+    private func publishPairs(_ port: Int) {
         let wasUp = table.activePairs(port) > 0
+        let count = isUp[port] ? receiving[port] : 0
         table.setActivePairs(count, port)
         let isUp = count > 0
         if wasUp == isUp { return }
@@ -70,12 +92,69 @@ final class EngineCore {
         }
     }
 
-    /// Takes a pair over; it lives as long as this.
-    func add(_ pair: consuming PairState) -> PairPointer { tableMemory.add(pair) }
+    /// Lets packets of a port pass, or none. On the port's control thread.
+    func setUp(_ isUp: Bool, port: Int, pairs: Int) {
+        self.isUp[port] = isUp
+        // Other ports learn before it that the port does not receive, and after it that it does.
+        if !isUp { publishPairs(port) }
+        onPairs(of: port, pairs) { $1.pointee.setUp(isUp) }
+        if isUp { publishPairs(port) }
+    }
+
+    /// Takes a pair over; it lives until it is taken out.
+    func add(_ pair: consuming PairState) { _ = tableMemory.add(pair) }
+
+    /// A port's place is as new. For the embedder's thread.
+    func clearPlace(_ port: Int) {
+        (receiving[port], isUp[port]) = (0, true)
+        stops[port].clear()
+        table.setAddress(nil, mtu: nil, port)
+        table.setOffloads([], port)
+    }
+
+    /// A port that has stopped goes: threads let go of its pairs in one trip, then its memory is freed. `read` is
+    /// called when nothing of it is under way any more. For the embedder's thread.
+    func takeOut(port: Int, reading read: () -> Void) {
+        let pairs = tableMemory.takeOut(port: port)
+        var work = ThreadWork()
+        for thread in threads { work.add(thread.index) { $0.letGo(of: pairs) } }
+        run(work)
+        read()
+        // Here, where no thread learns from the port any more.
+        forgetAddresses(port: port)
+        tableMemory.free(pairs)
+    }
+
+    /// Has all threads know ports up to this number, in one trip. For the embedder's thread.
+    func setPortCount(_ count: Int) {
+        var work = ThreadWork()
+        for thread in threads { work.add(thread.index) { $0.setPortCount(count) } }
+        run(work)
+    }
 
     func forgetAddresses(port: Int) {
+        let (addresses, guarded) = switching.value
         addresses?.forget(port: port)
         guarded?.addresses.forget(port: port)
+    }
+
+    /// The switch has other ports now. Threads take what it knows of them in one trip. `members`: by place.
+    func setMembers(_ members: [SwitchMember?], ageing: Int, judgesAgain: Bool) {
+        let (addresses, old) = switching.value
+        let count = members.reduce(0) { $0 + ($1 == nil ? 0 : 1) }
+        if old == nil && members.allSatisfy({ $0?.port.isPlain ?? true }) {
+            addresses?.divide(among: count)
+            return
+        }
+        let new = SwitchCore(members, places: places, ageing: ageing, threads: threads.count, after: old)
+        var traits = FunctionTraits(GuardedSwitch.self)
+        traits.judgesAgain = judgesAgain
+        switching.value = (nil, new)
+        var work = ThreadWork()
+        for thread in threads { work.add(thread.index) { [traits] in $0.become(GuardedSwitch(new), traits) } }
+        run(work)
+        // What threads have learned meanwhile.
+        if let old { new.takeAddresses(of: old) }
     }
 
     /// Sends a RARP for `mac` as if `port` had sent it, so that switches behind the other ports learn
@@ -85,6 +164,7 @@ final class EngineCore {
         let value = mac.enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << UInt64(8 * $1.offset) }
         let seconds = TickClock.shared.seconds(CPlat_cycles())
         let frame = Frames.rarp(mac)
+        let (addresses, guarded) = switching.value
         if let guarded {
             let all = guarded.announcement(frame, mac: value, from: port, seconds: seconds)
             for (frame, targets) in all { inject(frame, to: targets) }
@@ -92,7 +172,7 @@ final class EngineCore {
         }
         addresses?.learn(value, port: port, seconds: seconds)
         switch mode {
-        case .switch: inject(frame, to: (0..<table.portCount).filter { $0 != port })
+        case .switch: inject(frame, to: (0..<places).filter { $0 != port })
         case .crossconnect: inject(frame, to: [port ^ 1])
         default: break
         }
@@ -146,6 +226,8 @@ package enum Frames {
 /// anyone.
 final class StopCounts: Sendable {
     private let counts = Mutex<[UInt8: UInt64]>([:])
+
+    func clear() { counts.withLock { $0 = [:] } }
 
     func note(_ defect: RingDefect) { counts.withLock { $0[defect.kind.rawValue, default: 0] += 1 } }
 

@@ -74,6 +74,9 @@ public struct EngineOptions: Sendable, Equatable {
     /// Microseconds that an embedder's packet function may take for a burst before it is counted as slow
     /// (`ThreadSnapshot`).
     public var functionBudget = 100
+    /// How many ports there can be at once, those that are added later included: 1 to 4096, with `crossconnect` 2.
+    /// Where it is given, the engine may start without ports. Nil: 64, or as many as `ports` has if these are more.
+    public var mostPorts: Int?
     /// Calls, and other requests to the kernel, that a poll thread gathers at most before it hands them over, 2 to
     /// 1024.
     public var requests = 1024
@@ -92,17 +95,26 @@ extension EngineOptions {
     var isGuarded: Bool { mode == .switch && ports.contains { !$0.switching.isPlain } }
 
     /// The ports as the switch sees them.
-    var members: [SwitchMember] {
-        ports.map { port in
-            let bytes = port.mac ?? []
-            let mac = bytes.enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << UInt64(8 * $1.offset) }
-            return SwitchMember(port.name, mac: bytes.isEmpty ? nil : MACAddress(rawValue: mac), port.switching)
-        }
-    }
+    var members: [SwitchMember] { ports.map(\.member) }
 
     /// Packets are counted against rates, and so are judged once.
+    var countsPackets: Bool { ports.contains(where: \.countsPackets) }
+
+    /// Places that are reserved for ports.
+    var places: Int { mode == .crossconnect ? 2 : mostPorts ?? max(64, ports.count) }
+}
+
+extension PortOptions {
+    /// As a switch sees it.
+    var member: SwitchMember {
+        let bytes = mac ?? []
+        let address = bytes.enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << UInt64(8 * $1.offset) }
+        return SwitchMember(name, mac: bytes.isEmpty ? nil : MACAddress(rawValue: address), switching)
+    }
+
+    /// Its packets are counted against rates.
     var countsPackets: Bool {
-        ports.map(\.switching).contains { $0.limitIn != nil || $0.limitOut != nil || $0.limitFlooding != nil }
+        switching.limitIn != nil || switching.limitOut != nil || switching.limitFlooding != nil
     }
 }
 
@@ -139,6 +151,12 @@ public struct QueueSnapshot: Sendable, Equatable {
 public struct PortSnapshot: Sendable, Equatable {
     /// As `PortOptions.name`.
     public var name: String
+    /// The number that packet functions know it by.
+    public var place = 0
+    /// Ports that the engine had before this one: tells apart ports that followed each other in one place.
+    public var serial: UInt64 = 0
+    /// False: whoever runs the engine lets none of its packets pass (`Engine.setUp`).
+    public var isUp = true
     /// Somebody is at the other end; of a TAP port: it is open.
     public var isConnected: Bool
     /// Somebody is, or was, at the other end since the engine started.
@@ -164,7 +182,8 @@ public struct PortSnapshot: Sendable, Equatable {
     public var stoppedQueues: [(cause: String, count: UInt64)] = []
 
     public static func == (a: PortSnapshot, b: PortSnapshot) -> Bool {
-        a.name == b.name && a.isConnected == b.isConnected && a.wasConnected == b.wasConnected && a.rx == b.rx
+        a.name == b.name && a.place == b.place && a.serial == b.serial && a.isUp == b.isUp
+            && a.isConnected == b.isConnected && a.wasConnected == b.wasConnected && a.rx == b.rx
             && a.tx == b.tx
             && a.flooded == b.flooded && a.consumed == b.consumed && a.made == b.made && a.queues == b.queues
             && a.drops.map(\.cause) == b.drops.map(\.cause) && a.drops.map(\.count) == b.drops.map(\.count)

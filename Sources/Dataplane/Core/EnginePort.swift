@@ -18,9 +18,11 @@ protocol EnginePort: AnyObject {
     var wasConnected: Bool { get }
     /// Opens it; from here on it has a control thread of its own where it needs one.
     func start() throws(EngineError)
+    /// Runs `work` on its control thread, where it has one, and returns when it has run.
+    func perform(_ work: @escaping () -> Void)
     /// Closes it; its rings are stopped afterwards.
     func stop()
-    /// After the threads have ended.
+    /// After the threads have ended, or have let go of its pairs.
     func dispose()
 }
 
@@ -32,13 +34,18 @@ extension EnginePort {
 extension EngineCore {
     /// Makes a port's entries of the table.
     func addPairs(port: Int, _ options: PortOptions, defectFD: Int32) {
+        clearPlace(port)
         table.setAddress(options.mac, mtu: options.mtu, port)
         for pair in 0..<options.queuePairs {
-            let p = add(PairState(port: port, pair: pair, defectFD: defectFD, pacing: options.pacing ?? pacing))
-            p.pointee.give(to: pair % threads.count)
-            p.pointee.budget = BudgetState(budget(options), clock: TickClock.shared)
+            var state = PairState(port: port, pair: pair, defectFD: defectFD, pacing: options.pacing ?? pacing)
+            state.give(to: pair % threads.count)
+            state.budget = BudgetState(budget(options), clock: TickClock.shared)
+            add(state)
         }
     }
+
+    /// The port's pairs.
+    func pairs(of port: any EnginePort) -> [PairPointer] { (0..<port.queuePairs).compactMap { table[port.index, $0] } }
 
     /// The thread that owns the pair's rings.
     func owner(of p: PairPointer) -> PollThread { threads[Int(p.pointee.owner)] }

@@ -17,7 +17,7 @@ import Virtio
 /// engine.stop()
 /// ```
 public final class Engine: @unchecked Sendable {
-    /// As it was made with; `mode` is `drop` where there is a packet function.
+    /// As it was made with; `mode` is `drop` where there is a packet function. `portOptions` has the ports of now.
     public let options: EngineOptions
     let logger: Logger
     /// An embedder's function for each thread, and what it says of itself.
@@ -25,7 +25,10 @@ public final class Engine: @unchecked Sendable {
     /// What the packet function calls what it counts.
     let functionNames: FunctionNames
     private(set) var core: EngineCore?
-    private var ports: [any EnginePort] = []
+    /// By place.
+    var ports: [PlacedPort?] = []
+    /// Ports so far.
+    var serial: UInt64 = 0
 
     /// Checks the options; nothing is opened yet.
     public init(_ options: EngineOptions, logger: Logger) throws(EngineError) {
@@ -33,7 +36,7 @@ public final class Engine: @unchecked Sendable {
         self.logger = logger
         embedded = nil
         var names = FunctionNames()
-        if options.isGuarded { names.dropCauses = GuardedSwitch.dropCauses }
+        if options.mode == .switch { names.dropCauses = GuardedSwitch.dropCauses }
         functionNames = names
         try Engine.check(options)
     }
@@ -69,71 +72,6 @@ public final class Engine: @unchecked Sendable {
     /// An engine that is dropped stops: its threads work in memory that goes with it.
     deinit { stop() }
 
-    /// Microseconds fit into vhost's 32 bits, and into ticks.
-    private static func check(_ budget: BusyloopBudget?, _ name: String) throws(EngineError) {
-        guard case .microseconds(let us) = budget, !(0...Int(UInt32.max)).contains(us) else { return }
-        throw EngineError("\(name): a busyloop budget of \(us) us; 0 to \(UInt32.max) are possible")
-    }
-
-    private static func check(_ options: EngineOptions) throws(EngineError) {
-        try check(options.busyloop, "busyloop")
-        if options.ports.isEmpty { throw EngineError("no ports; give --port at least once") }
-        if options.mode == .crossconnect && options.ports.count != 2 {
-            throw EngineError("crossconnect takes two ports, not \(options.ports.count); use --mode switch for more")
-        }
-        var names = Set<String>()
-        for port in options.ports {
-            if !names.insert(port.name).inserted {
-                throw EngineError("\(port.name): given twice; each port needs a path of its own")
-            }
-            if !(1...PairTable.pairsPerPort).contains(port.queuePairs) {
-                throw EngineError(
-                    "\(port.name): queues=\(port.queuePairs); 1 to \(PairTable.pairsPerPort) queue pairs are possible")
-            }
-            if let mac = port.mac, mac.count != 6 || mac[0] & 1 != 0 {
-                throw EngineError("\(port.name): mac= takes a unicast address such as 02:00:00:00:00:01")
-            }
-            if !RingLayout.isValid(size: UInt32(clamping: port.ringSize), isPacked: port.wantsPacked) {
-                throw EngineError(
-                    "\(port.name): queue_size=\(port.ringSize); 2 to 32768, a power of two without packed=on")
-            }
-            try check(port.busyloop, port.name)
-            if let mtu = port.mtu, mtu < 68 { throw EngineError("\(port.name): mtu=\(mtu); at least 68 bytes") }
-        }
-        try checkSwitch(options)
-        if case .generate(let size) = options.mode, !(14...9216).contains(size) {
-            throw EngineError("generate: size \(size); 14 to 9216 bytes")
-        }
-        if options.requests < 2 || options.requests > 1024 {
-            throw EngineError("\(options.requests) requests; 2 to 1024 are possible")
-        }
-        if !(1...64).contains(options.unpinnedThreads) {
-            throw EngineError("\(options.unpinnedThreads) threads that are not pinned; 1 to 64 are possible")
-        }
-        if options.unpinnedThreads > 1 && !options.cpus.isEmpty {
-            throw EngineError("threads are pinned or not: give CPUs or a number of unpinned threads, not both")
-        }
-        if !(1...1_000_000).contains(options.functionBudget) {
-            throw EngineError(
-                "a budget of \(options.functionBudget) us for a packet function; 1 to 1000000 are possible")
-        }
-        if options.cpus.count > 64 { throw EngineError("\(options.cpus.count) CPUs; at most 64 poll threads") }
-        if Set(options.cpus).count != options.cpus.count {
-            throw EngineError("a CPU is given twice; one poll thread runs on each")
-        }
-        for cpu in options.cpus where !CPlat_cpu_allowed(Int32(clamping: cpu)) {
-            throw EngineError("CPU \(cpu) is not one this process may run on; see `taskset -p $$`")
-        }
-    }
-
-    private static func checkSwitch(_ options: EngineOptions) throws(EngineError) {
-        guard let port = options.ports.first(where: { !$0.switching.isPlain }) else { return }
-        if options.mode != .switch {
-            throw EngineError("\(port.name): access, isolated and the like go with --mode switch")
-        }
-        try SwitchMember.check(options.members)
-    }
-
     /// Opens the ports and starts the threads; returns when every socket listens.
     public func start() throws(EngineError) {
         if core != nil { throw EngineError("the engine runs already") }
@@ -141,19 +79,20 @@ public final class Engine: @unchecked Sendable {
             options, cpus: options.cpus.isEmpty ? Array(repeating: -1, count: options.unpinnedThreads) : options.cpus)
         self.core = core
         do throws(EngineError) {
-            // Their pairs first: threads look at the table, and it does not change any more.
+            // Their pairs first: threads find them there.
             for (i, port) in options.ports.enumerated() {
-                ports.append(try makePort(i, port, core))
+                ports.append(PlacedPort(try makePort(i, port, core), serial: serial))
+                serial += 1
             }
             for thread in core.threads { try startThread(thread, core) }
-            for port in ports { try port.start() }
+            for port in ports { try port?.port.start() }
         } catch {
             stop()
             throw error
         }
     }
 
-    private func makePort(_ index: Int, _ options: PortOptions, _ core: EngineCore) throws(EngineError)
+    func makePort(_ index: Int, _ options: PortOptions, _ core: EngineCore) throws(EngineError)
         -> any EnginePort
     {
         switch options.kind {
@@ -190,19 +129,20 @@ public final class Engine: @unchecked Sendable {
     /// Stops threads, closes connections, removes sockets. Safe to call twice.
     public func stop() {
         guard let core else { return }
-        let connected = ports.map(\.isConnected)
-        for port in ports { port.stop() }
+        let all = ports.compactMap(\.self)
+        let connected = all.map(\.port.isConnected)
+        for port in all { port.port.stop() }
         for thread in core.threads { thread.stop() }
         // Now nothing is under way any more; whoever was there a moment ago is told of as such.
         (lastCounters, lastTimes, lastFunctionCounters) = (snapshot(), queueTimes(), functionCounters())
         for (i, isConnected) in zip(lastCounters.indices, connected) { lastCounters[i].isConnected = isConnected }
-        for port in ports { port.dispose() }
+        for port in all { port.port.dispose() }
         ports = []
         self.core = nil
     }
 
     /// Counters as the last `stop` found them.
-    private var lastCounters: [PortSnapshot] = []
+    private(set) var lastCounters: [PortSnapshot] = []
     private var lastTimes: [QueueTimeSnapshot] = []
     private(set) var lastFunctionCounters: [(name: String, count: UInt64)] = []
 
@@ -226,15 +166,19 @@ public final class Engine: @unchecked Sendable {
     /// which watch no kicks, one that sleeps.
     public func setBusyloop(_ budget: BusyloopBudget) {
         guard let core else { return }
-        for port in ports where core.budget(port.options) != .poll || budget == .poll {
-            for pair in 0..<port.queuePairs {
-                guard let p = core.table[port.index, pair] else { continue }
-                core.onOwner(of: p) { thread in
-                    p.pointee.budget = BudgetState(budget, clock: TickClock.shared)
-                    // Off the list of the quiet ones, too, where it would stay awake.
-                    thread.state.pointee.forget(p)
-                    if p.pointee.isRunning { thread.state.pointee.poll(p) }
-                }
+        for port in ports.compactMap(\.self) where core.budget(port.options) != .poll || budget == .poll {
+            setBusyloop(budget, of: port.port, core)
+        }
+    }
+
+    func setBusyloop(_ budget: BusyloopBudget, of port: any EnginePort, _ core: EngineCore) {
+        for pair in 0..<port.queuePairs {
+            guard let p = core.table[port.index, pair] else { continue }
+            core.onOwner(of: p) { thread in
+                p.pointee.budget = BudgetState(budget, clock: TickClock.shared)
+                // Off the list of the quiet ones, too, where it would stay awake.
+                thread.state.pointee.forget(p)
+                if p.pointee.isRunning { thread.state.pointee.poll(p) }
             }
         }
     }
@@ -244,7 +188,7 @@ public final class Engine: @unchecked Sendable {
     public func queueTimes() -> [QueueTimeSnapshot] {
         guard let core else { return lastTimes }
         var all: [QueueTimeSnapshot] = []
-        for port in ports {
+        for port in ports.compactMap({ $0?.port }) {
             for pair in 0..<port.queuePairs {
                 guard let p = core.table[port.index, pair] else { continue }
                 for what in QueueTime.allCases {
@@ -259,40 +203,5 @@ public final class Engine: @unchecked Sendable {
             }
         }
         return all
-    }
-
-    /// Counters of all ports; after `stop` those of the moment before.
-    public func snapshot() -> [PortSnapshot] {
-        guard let core else { return lastCounters }
-        return ports.map { port in
-            var s = PortSnapshot(
-                name: port.options.name, isConnected: port.isConnected, rx: .init(), tx: .init(), drops: [])
-            s.wasConnected = port.wasConnected
-            var drops = [UInt64](repeating: 0, count: DropCause.allCases.count)
-            var own = [UInt64](repeating: 0, count: functionNames.dropCauses.count)
-            for pair in 0..<port.queuePairs {
-                guard let p = core.table[port.index, pair] else { continue }
-                func count(_ what: PairCounters.Kind) -> UInt64 { p.pointee.counters[what] }
-                s.rx.packets &+= count(.rxPackets)
-                s.rx.bytes &+= count(.rxBytes)
-                s.tx.packets &+= count(.txPackets)
-                s.tx.bytes &+= count(.txBytes)
-                s.made &+= count(.made)
-                s.flooded &+= count(.flooded)
-                s.consumed &+= count(.consumed)
-                s.queues += QueueDirection.allCases.map {
-                    QueueSnapshot(
-                        queue: $0.queue(ofPair: pair),
-                        kicks: count($0 == .receive ? .receiveKicks : .transmitKicks),
-                        calls: count($0 == .receive ? .receiveCalls : .transmitCalls))
-                }
-                for cause in DropCause.allCases { drops[cause.rawValue] &+= p.pointee.counters[cause] }
-                for cause in own.indices { own[cause] &+= p.pointee.counters.drops(for: cause) }
-            }
-            s.stoppedQueues = core.stops[port.index].all
-            s.drops = DropCause.allCases.filter { drops[$0.rawValue] > 0 }.map { ($0.text, drops[$0.rawValue]) }
-            s.drops += own.indices.filter { own[$0] > 0 }.map { (functionNames.dropCauses[$0], own[$0]) }
-            return s
-        }
     }
 }

@@ -184,7 +184,9 @@ enum Forwarder {
 
     @inline(never)
     static func dropUndeliverable(_ thread: ThreadPointer, _ sender: PairPointer, _ port: Int, _ n: Int) {
-        Receiver.drop(sender, port >= 0 && port < thread.pointee.table.portCount ? .notReady : .noDestination, n)
+        let table = thread.pointee.table
+        let isThere = port >= 0 && port < table.portCount && table[port, 0] != nil
+        Receiver.drop(sender, isThere ? .notReady : .noDestination, n)
     }
 
     /// Puts packets into `receiver`'s ring, which is this thread's; returns how many were dealt with.

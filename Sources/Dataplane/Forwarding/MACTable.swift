@@ -26,22 +26,26 @@ public final class MACTable: @unchecked Sendable {
     private let words = OwnedMemory<UInt64>(count: MACTable.buckets * MACTable.width, repeating: 0)
     /// Entries of each port: one guest cannot fill the table with invented addresses.
     private let used: OwnedMemory<UInt32>
-    private let quota: UInt32
+    /// How many ports divide the table between them.
+    private let sharers = OwnedMemory<UInt32>(count: 1, repeating: 1)
     private let ageing: UInt32
-    /// Entries of a bucket that no other port can take from a port that holds no more.
-    private let share: Int
     /// What makes the place of an address a secret.
     private let key: (UInt64, UInt64)
 
     /// For `ports` ports, of which one can hold half of the table at most. `ageing`: seconds after which an address
     /// that was not heard of is forgotten.
-    public init(ports: Int, ageing: Int) {
-        used = OwnedMemory(count: max(1, ports), repeating: 0)
-        quota = UInt32(max(64, MACTable.buckets * MACTable.places / 2 / max(1, ports)))
-        share = max(1, MACTable.places / max(1, ports))
+    public convenience init(ports: Int, ageing: Int) { self.init(ports: ports, places: ports, ageing: ageing) }
+
+    /// `places`: how many ports there can be, with `divide(among:)`.
+    init(ports: Int, places: Int, ageing: Int) {
+        used = OwnedMemory(count: max(1, places), repeating: 0)
         key = (UInt64.random(in: 0...UInt64.max), UInt64.random(in: 0...UInt64.max) | 1)
         self.ageing = UInt32(clamping: ageing)
+        divide(among: ports)
     }
+
+    /// There are so many ports now. What one holds beyond its new share goes when others need it.
+    func divide(among ports: Int) { CPlat_store32_relaxed(sharers.start, UInt32(max(1, ports))) }
 
     /// Eight entries; those at even numbers are an address with its port, and behind each stands when it was heard of.
     private struct Bucket: AddressBucket, BitwiseCopyable {
@@ -126,6 +130,10 @@ public final class MACTable: @unchecked Sendable {
     private func place(_ b: Bucket, _ mac: UInt64, _ port: Int, _ seconds: UInt32) -> Int {
         for i in stride(from: 0, to: MACTable.width, by: 2)
         where b.entry(i) >> 48 != 0 && b.entry(i) & 0xffff_ffff_ffff == mac { return i }
+        let ports = Int(CPlat_load32_relaxed(sharers.start))
+        let quota = UInt32(max(64, MACTable.buckets * MACTable.places / 2 / ports))
+        // Entries of a bucket that no other port can take from a port that holds no more.
+        let share = max(1, MACTable.places / ports)
         let hasRoom = CPlat_load32_relaxed(used.start + port) < quota
         let choice = b.choose(for: port, seconds: seconds, ageing: ageing, share: share, hasRoom: hasRoom)
         return choice < 0 ? choice : 2 * choice

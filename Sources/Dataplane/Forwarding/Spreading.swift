@@ -20,7 +20,7 @@ extension Forwarder {
         if verdict.isSingle, let port = verdict.port {
             thread.pointee.targets[port] = Target()
         } else {
-            thread.pointee.targets.clear()
+            thread.pointee.targets.clear(thread.pointee.table.portCount)
         }
         let made = Int(thread.pointee.burst.work.made)
         if made > 0 { sender.pointee.counters.add(.made, made) }

@@ -64,7 +64,7 @@ public final class FunctionHarness<F: PacketFunction & ~Copyable> {
     public init(_ function: consuming F, ports: Int) {
         self.function = function
         portCount = ports
-        memory = PairTableMemory(portCount: ports)
+        memory = PairTableMemory(portCount: ports, places: ports)
         for port in 0..<ports { memory.table.setActivePairs(1, port) }
     }
 

@@ -53,8 +53,8 @@ struct Exchange: ~Copyable {
     /// Mailboxes of all threads, which live as long as the engine.
     private let mailboxes: OwnedMemory<Unmanaged<Mailbox>>
 
-    /// Of one of `boxes.count` threads; it can send when it was tied to the others.
-    init(_ boxes: [Mailbox], ports: Int) {
+    /// Of one of `boxes.count` threads, for `places` ports at most; it can send when it was tied to the others.
+    init(_ boxes: [Mailbox], places: Int) {
         threadCount = boxes.count
         bells = OwnedMemory(count: threadCount, repeating: bell.start)
         incoming = OwnedMemory(count: threadCount, repeating: nil)
@@ -66,7 +66,7 @@ struct Exchange: ~Copyable {
         parcels = OwnedValues(capacity: threadCount > 1 ? Exchange.parcels : 0)
         while parcels.count < parcels.capacity {
             free[parcels.count] = parcels.start + parcels.count
-            parcels.add(Parcel(ports: ports))
+            parcels.add(Parcel(places: places))
         }
         freeCount = parcels.count
     }

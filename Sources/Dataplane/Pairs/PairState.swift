@@ -4,7 +4,10 @@ import Virtio
 /// One direction of a pair: a virtqueue and how its driver is told.
 struct QueueState {
     var end = QueueEnd.none
+    /// Packets pass: its other side says so, and the port is up.
     var isEnabled = false
+    /// Its other side says so.
+    var isWanted = false
     var kickFD: Int32 = -1
     var calls = Calls()
     var errFD: Int32 = -1
@@ -19,8 +22,8 @@ struct QueueState {
     var isRunning: Bool { !end.isNone }
 }
 
-/// What a poll thread knows of one queue pair of one port. Lives from the engine's start to its
-/// stop; everything but its owner and `counters` is touched by the owning thread alone.
+/// What a poll thread knows of one queue pair of one port. Lives as long as its port;
+/// everything but its owner and `counters` is touched by the owning thread alone.
 struct PairState: ~Copyable {
     let port: Int
     /// Index of the thread that owns the pair's rings. Not first: its address would be the whole pair's, to which its
@@ -40,6 +43,9 @@ struct PairState: ~Copyable {
     let counters = PairCounters()
     /// What the driver accepted of the receive offloads (GUEST_*), as CTRL_GUEST_OFFLOADS set them.
     var receiveOffloads = Features(rawValue: 0)
+
+    /// Its port is up, as far as whoever runs the engine goes (`Engine.setUp`).
+    private(set) var isUp = true
 
     // Busyloop
     var budget = BudgetState()
@@ -83,6 +89,16 @@ struct PairState: ~Copyable {
 
     var isRunning: Bool { transmit.isRunning || receive.isRunning }
 
+    /// What a queue's other side says of it.
+    mutating func enable(_ direction: QueueDirection, _ isWanted: Bool) {
+        (self[direction].isWanted, self[direction].isEnabled) = (isWanted, isWanted && isUp)
+    }
+
+    mutating func setUp(_ isUp: Bool) {
+        self.isUp = isUp
+        for direction in QueueDirection.allCases { enable(direction, self[direction].isWanted) }
+    }
+
     /// One direction.
     subscript(_ direction: QueueDirection) -> QueueState {
         _read { if direction == .receive { yield receive } else { yield transmit } }
@@ -121,7 +137,7 @@ struct Parcel: ~Copyable {
     /// Of a burst with one destination: packets dealt with; the rest found no buffers.
     var consumed = 0
 
-    init(ports: Int) { targets = Targets(ports: ports) }
+    init(places: Int) { targets = Targets(places: places) }
 }
 
 /// Where packets for a port go: a pair, and the thread that owns its rings; no pair where the port has none that runs.
@@ -139,21 +155,25 @@ struct Target: BitwiseCopyable {
 /// whatever changes while they are under way, each is delivered or counted by one thread.
 struct Targets: ~Copyable {
     private let all: OwnedMemory<Target>
-    private let count: Int
+    private let places: Int
     /// Verdicts that chose a pair, and where that is: at most one for each packet.
     private let verdicts = OwnedMemory<Verdict>(count: 2 * Burst.maximum)
     private let chosen = OwnedMemory<Target>(count: 2 * Burst.maximum)
     private var chosenCount = 0
 
-    init(ports: Int) {
-        count = max(1, ports)
-        all = OwnedMemory(count: count, repeating: Target())
+    /// `places`: how many ports there can be.
+    init(places: Int) {
+        self.places = max(1, places)
+        all = OwnedMemory(count: self.places, repeating: Target())
     }
 
-    mutating func clear() {
+    /// Before a burst for the ports below `count`. Of others nothing was decided ever since `forgetAll`.
+    mutating func clear(_ count: Int) {
         all.start.update(repeating: Target(), count: count)
         chosenCount = 0
     }
+
+    mutating func forgetAll() { clear(places) }
 
     /// Of a port of the engine's.
     subscript(port: Int) -> Target {

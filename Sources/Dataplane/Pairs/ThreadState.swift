@@ -3,20 +3,24 @@ import Virtio
 
 /// The memory of a `PairTable` and of its pairs, freed with its owner.
 struct PairTableMemory: ~Copyable {
+    /// How many ports there can be.
+    let places: Int
     private let portCount: Int
-    private var rooms: [PairRoom] = []
+    private var rooms: [PairPointer: PairRoom] = [:]
     private let pairs: OwnedMemory<PairPointer?>
     private let active: OwnedMemory<UInt32>
     private let facts: OwnedMemory<UInt64>
 
-    init(portCount: Int) {
+    /// For the ports 0 to `portCount` - 1, and for others that come later: `places` in all.
+    init(portCount: Int, places: Int) {
         self.portCount = portCount
-        pairs = OwnedMemory(count: max(1, portCount * PairTable.pairsPerPort), repeating: nil)
-        active = OwnedMemory(count: max(1, portCount), repeating: 0)
-        facts = OwnedMemory(count: max(1, portCount) * PairTable.factsPerPort, repeating: 0)
+        self.places = max(1, places)
+        pairs = OwnedMemory(count: self.places * PairTable.pairsPerPort, repeating: nil)
+        active = OwnedMemory(count: self.places, repeating: 0)
+        facts = OwnedMemory(count: self.places * PairTable.factsPerPort, repeating: 0)
     }
 
-    /// Must not outlive this.
+    /// Of the ports at the start. Must not outlive this.
     var table: PairTable {
         PairTable(portCount: portCount, pairs: pairs.start, active: active.start, facts: facts.start)
     }
@@ -24,12 +28,24 @@ struct PairTableMemory: ~Copyable {
     /// Takes a pair over and puts it into the table. Its place there is free.
     mutating func add(_ pair: consuming PairState) -> PairPointer {
         let room = PairRoom(pair)
-        rooms.append(room)
         let pointer = room.pointer
+        rooms[pointer] = room
         assert(table[pointer.pointee.port, pointer.pointee.pair] == nil)
         table[pointer.pointee.port, pointer.pointee.pair] = pointer
         return pointer
     }
+
+    /// Takes a port's pairs out of the table: who looks from now on finds none. They live until `free`.
+    func takeOut(port: Int) -> [PairPointer] {
+        (0..<PairTable.pairsPerPort).compactMap { pair in
+            let pointer = table[port, pair]
+            table[port, pair] = nil
+            return pointer
+        }
+    }
+
+    /// Frees pairs that were taken out, after every thread has let go of them.
+    mutating func free(_ pairs: [PairPointer]) { for pair in pairs { rooms[pair] = nil } }
 }
 
 /// A pair, on cache lines of its own: another thread may own its neighbour.
@@ -41,11 +57,13 @@ private final class PairRoom {
     init(_ pair: consuming PairState) { room = OwnedValues(pair) }
 }
 
-/// All pairs of an engine by port and pair. The table itself never changes after the start.
+/// All pairs of an engine by port and pair, as one thread sees it. There is room for ports that come later.
 struct PairTable: BitwiseCopyable {
     static let pairsPerPort = 128
-    let portCount: Int
-    let pairs: UnsafeMutablePointer<PairPointer?>
+    /// Behind the last port. Each poll thread has it of its own, and learns of a change between two bursts: a port
+    /// receives packets when all threads know it, and no longer before the first of them forgets it.
+    fileprivate(set) var portCount: Int
+    fileprivate let pairs: UnsafeMutablePointer<PairPointer?>
     /// Receive-ready pairs of each port, counted from pair 0: written by its control thread, read by all poll threads.
     /// One that reads an old number sends packets to a ring that has stopped; its owner drops and counts them.
     fileprivate let active: UnsafeMutablePointer<UInt32>
@@ -55,8 +73,17 @@ struct PairTable: BitwiseCopyable {
 
     @inline(__always)
     subscript(port: Int, pair: Int) -> PairPointer? {
-        get { pairs[port &* PairTable.pairsPerPort &+ pair] }
-        nonmutating set { pairs[port &* PairTable.pairsPerPort &+ pair] = newValue }
+        get { self[place: port &* PairTable.pairsPerPort &+ pair] }
+        nonmutating set {
+            CPlat_store64_release(
+                pairs + (port &* PairTable.pairsPerPort &+ pair), UInt64(UInt(bitPattern: newValue)))
+        }
+    }
+
+    /// By the number that kicks carry: 128 times the port, and the pair. A port that comes is made before it is seen.
+    @inline(__always)
+    subscript(place place: Int) -> PairPointer? {
+        PairPointer(bitPattern: UInt(truncatingIfNeeded: CPlat_load64_acquire(pairs + place)))
     }
 
     @inline(__always)
@@ -86,7 +113,7 @@ struct PairTable: BitwiseCopyable {
 /// What a poll thread works with: plain memory, its own.
 struct ThreadState: ~Copyable {
     let index: Int
-    let table: PairTable
+    private(set) var table: PairTable
     var clock = TickClock.shared
     var notifier: Notifier
     /// Cycle counter at the start of this round.
@@ -149,15 +176,23 @@ struct ThreadState: ~Copyable {
     /// Bursts handed over to other threads and back.
     var exchange: Exchange
 
-    init(index: Int, table: PairTable, notifier: consuming Notifier, exchange: consuming Exchange) {
+    /// `places`: how many ports there can be.
+    init(index: Int, table: PairTable, places: Int, notifier: consuming Notifier, exchange: consuming Exchange) {
         self.index = index
         self.table = table
         self.notifier = notifier
         self.exchange = exchange
-        let room = max(1, table.portCount * PairTable.pairsPerPort)
+        let room = max(1, places * PairTable.pairsPerPort)
         polled = OwnedMemory(count: room)
         quiet = OwnedMemory(count: room)
-        targets = Targets(ports: table.portCount)
+        targets = Targets(places: places)
+    }
+
+    /// Ports come or go. No parcel of this thread is under way: what they say of other ports is left by none.
+    mutating func setPortCount(_ count: Int) {
+        table.portCount = count
+        targets.forgetAll()
+        exchange.forEachFree { $0.pointee.targets.forgetAll() }
     }
 
     mutating func obey(_ traits: FunctionTraits) {
@@ -180,7 +215,7 @@ struct ThreadState: ~Copyable {
         if exchange.threadCount > 1 && exchange.freeCount == 0 { return nil }
         for place in 0..<(table.portCount &* PairTable.pairsPerPort) {
             // Whose it is comes first: all else is its owner's.
-            guard let pair = table.pairs[place],
+            guard let pair = table[place: place],
                 pair.pointee.owner == UInt32(truncatingIfNeeded: index),
                 pair.pointee.parcel == nil
             else { continue }

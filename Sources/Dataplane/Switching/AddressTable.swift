@@ -41,18 +41,18 @@ package final class AddressTable: @unchecked Sendable {
     private let ageing: UInt32
     private let share: Int
     private let key: (UInt64, UInt64)
-    private let ports: Int
     let hasStatic: Bool
 
     private static var width: Int { 2 * Bucket.places }
     private static var leastBuckets: Int { 2048 }
 
-    /// `permanent`: addresses that are their ports' for good. `sticky`: how many more may stay where they were learned.
-    init(ports: Int, ageing: Int, permanent: [(mac: UInt64, port: Int)], sticky: Int) {
-        self.ports = max(1, ports)
-        used = OwnedMemory(count: self.ports, repeating: 0)
-        swept = OwnedMemory(count: self.ports, repeating: 0)
-        share = max(1, Bucket.places / self.ports)
+    /// For `ports` ports with numbers below `places`. `permanent`: addresses that are their ports' for good. `sticky`:
+    /// how many more may stay where they were learned.
+    init(ports: Int, places: Int, ageing: Int, permanent: [(mac: UInt64, port: Int)], sticky: Int) {
+        let ports = max(1, ports)
+        used = OwnedMemory(count: max(1, places), repeating: 0)
+        swept = OwnedMemory(count: max(1, places), repeating: 0)
+        share = max(1, Bucket.places / ports)
         self.ageing = UInt32(clamping: ageing)
         hasStatic = !permanent.isEmpty
         // What stays takes a quarter of a bucket on average at most. Until the static ones leave half of each bucket.
@@ -66,7 +66,7 @@ package final class AddressTable: @unchecked Sendable {
             if draws % 64 == 0 { buckets *= 2 }
         }
         (self.buckets, key) = (buckets, secret)
-        quota = UInt32(max(64, buckets * Bucket.places / 2 / self.ports))
+        quota = UInt32(max(64, buckets * Bucket.places / 2 / ports))
         words = OwnedMemory(count: buckets * AddressTable.width, repeating: 0)
         for (mac, port) in permanent {
             let word = AddressTable.word(mac, AddressTable.anyVLAN)
@@ -273,6 +273,34 @@ package final class AddressTable: @unchecked Sendable {
         defer { giveBack() }
         return remove { entry, itsVLAN, _ in
             (port ?? Bucket.port(entry)) == Bucket.port(entry) && (vlan ?? itsVLAN) == itsVLAN
+        }
+    }
+
+    /// Learns what another table knows of ports that are `wanted`, and this one does not know. Static addresses are its
+    /// own.
+    func take(_ other: AddressTable, where wanted: (Int) -> Bool) {
+        while !take(tries: 1000) {}
+        defer { giveBack() }
+        for i in 0..<other.buckets {
+            let from = Bucket(words: other.words.start + i * AddressTable.width)
+            for place in 0..<Bucket.places {
+                let word = from.word(place)
+                let (entry, heard) = (from.entry(place), from.heard(place))
+                let port = Bucket.port(entry)
+                if word == 0 || from.word(place) != word || entry & Bucket.isStatic != 0 || !wanted(port) { continue }
+                let to = bucket(word)
+                let places = 0..<Bucket.places
+                if places.contains(where: { to.word($0) == word }) { continue }
+                // One that stays goes before one that does not.
+                let isSticky = entry & Bucket.isSticky != 0
+                guard
+                    let free = places.first(where: { to.word($0) == 0 })
+                        ?? (isSticky ? places.first { !to.isPinned($0) } : nil)
+                else { continue }
+                if to.word(free) != 0 { count(Bucket.port(to.entry(free)), -1) }
+                count(port, 1)
+                to.put(free, word, port, entry & Bucket.isSticky, heard)
+            }
         }
     }
 

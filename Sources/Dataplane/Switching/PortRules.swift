@@ -72,40 +72,65 @@ package final class SwitchCore: @unchecked Sendable {
     let own: OwnedMemory<UInt64>
     let masks: OwnedMemory<AddressMask>
     let meterWords: MeterWords
-    let meterCount: Int
+    private let meters: MeterWords.Memory
+    var meterCount: Int { meters.count }
+    /// Ports that there are.
+    private let present: PortSet
     /// Ports with that option.
     let isolated: PortSet
     let limited: PortSet
     let mirrored: PortSet
 
-    /// `members` have been checked. `threads`: how many make use of it.
-    package init(_ members: [SwitchMember], ageing: Int, threads: Int) {
+    /// `members` have been checked; nil: there is no port in that place, of which there can be `places`. `threads`: how
+    /// many make use of it. `old`: what goes on with these ports. What it learned of them stays, and what they have
+    /// used up of their rates.
+    package init(
+        _ members: [SwitchMember?], places: Int? = nil, ageing: Int, threads: Int, after old: SwitchCore? = nil
+    ) {
+        let places = max(members.count, places ?? 0)
         var maker = Maker(threads: threads)
-        var all = members.map { maker.rules($0, members) }
+        var all = members.enumerated().map { i, member in
+            member.map { maker.rules($0, members, place: i) } ?? PortRules()
+        }
         for member in members {
-            for name in [member.port.mirrorIn, member.port.mirrorOut] {
-                if let to = members.firstIndex(where: { $0.name == name }) { all[to].isMirror = true }
+            for case let name? in [member?.port.mirrorIn, member?.port.mirrorOut] {
+                if let to = members.firstIndex(where: { $0?.name == name }) { all[to].isMirror = true }
             }
         }
         portCount = members.count
+        present = PortSet(members.indices.filter { members[$0] != nil })
         rules = OwnedMemory(all)
         own = OwnedMemory(maker.own)
         masks = OwnedMemory(maker.masks)
         self.members = OwnedMemory(count: 4096, repeating: VLANMembers())
-        for (i, member) in members.enumerated() where !all[i].isMirror {
+        for case (let i, let member?) in members.enumerated() where !all[i].isMirror {
             SwitchCore.join(self.members, i, member.port.vlans)
         }
         func ports(_ has: (PortRules) -> Bool) -> PortSet { PortSet(all.indices.filter { has(all[$0]) }) }
         isolated = ports(\.isIsolated)
         limited = ports(\.limitOut.isOn)
         mirrored = ports { $0.mirrorOut >= 0 }
-        meterCount = maker.meterCount
-        meterWords = MeterWords(count: meterCount)
+        meters = old?.meters ?? MeterWords.Memory(count: places * Maker.metersPerPort)
+        meterWords = meters.all
         let permanent = members.enumerated().flatMap { i, member in
-            member.port.addresses.map { (mac: $0.rawValue, port: i) }
+            (member?.port.addresses ?? []).map { (mac: $0.rawValue, port: i) }
         }
         let sticky = all.reduce(0) { $0 + ($1.terms.isSticky ? Int($1.terms.limit) : 0) }
-        addresses = AddressTable(ports: members.count, ageing: ageing, permanent: permanent, sticky: sticky)
+        addresses = AddressTable(
+            ports: present.count, places: places, ageing: ageing, permanent: permanent, sticky: sticky)
+        guard let old else { return }
+        // Of a port that is new no thread counts anything yet.
+        for port in members.indices where present.contains(port) && !old.present.contains(port) {
+            for meter in 0..<Maker.metersPerPort {
+                CPlat_store64_relaxed(meterWords.word(port * Maker.metersPerPort + meter), 0)
+            }
+        }
+        takeAddresses(of: old)
+    }
+
+    /// What an earlier one has learned of ports that are here, too, and that is not known yet.
+    func takeAddresses(of old: SwitchCore) {
+        addresses.take(old.addresses) { present.contains($0) && old.present.contains($0) }
     }
 
     private static func join(_ members: borrowing OwnedMemory<VLANMembers>, _ port: Int, _ vlans: SwitchPort.VLANs) {
@@ -125,9 +150,14 @@ package final class SwitchCore: @unchecked Sendable {
         let threads: Int
         var own: [UInt64] = []
         var masks: [AddressMask] = []
-        var meterCount = 0
+        /// Two for each of three limits.
+        static let metersPerPort = 6
+        private var nextMeter = 0
 
-        mutating func rules(_ member: SwitchMember, _ members: [SwitchMember]) -> PortRules {
+        init(threads: Int) { self.threads = threads }
+
+        mutating func rules(_ member: SwitchMember, _ members: [SwitchMember?], place: Int) -> PortRules {
+            nextMeter = place * Maker.metersPerPort
             let port = member.port
             var rules = PortRules()
             switch port.vlans {
@@ -143,8 +173,8 @@ package final class SwitchCore: @unchecked Sendable {
             own += member.own.map(\.rawValue)
             rules.ipv4 = add(port.ipv4.map { AddressMask($0) })
             rules.ipv6 = add(port.ipv6.map { AddressMask($0) })
-            func place(_ name: String?) -> Int { members.firstIndex { $0.name == name } ?? -1 }
-            (rules.mirrorIn, rules.mirrorOut) = (place(port.mirrorIn), place(port.mirrorOut))
+            func watcher(_ name: String?) -> Int { members.firstIndex { $0 != nil && $0?.name == name } ?? -1 }
+            (rules.mirrorIn, rules.mirrorOut) = (watcher(port.mirrorIn), watcher(port.mirrorOut))
             rules.limitIn = meters(port.limitIn)
             rules.limitOut = meters(port.limitOut)
             rules.limitFlooding = meters(port.limitFlooding)
@@ -168,9 +198,9 @@ package final class SwitchCore: @unchecked Sendable {
         }
 
         private mutating func meter(_ rate: UInt64, _ burst: UInt64, _ least: UInt64) -> RateMeter {
-            meterCount += 1
+            nextMeter += 1
             return RateMeter(
-                place: meterCount - 1, rate: rate, burst: burst, least: least, threads: max(1, threads),
+                place: nextMeter - 1, rate: rate, burst: burst, least: least, threads: max(1, threads),
                 ticksPerSecond: TickClock.shared.ticksPerMicrosecond * 1_000_000)
         }
     }

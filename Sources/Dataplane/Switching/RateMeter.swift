@@ -73,15 +73,27 @@ struct RateMeters: BitwiseCopyable {
     var isOn = false
 }
 
-/// The words of meters, each on lines of its own.
-struct MeterWords: ~Copyable {
-    private let words: OwnedMemory<UInt64>
+/// The words of meters, each on lines of its own. Must not outlive their memory.
+struct MeterWords: BitwiseCopyable {
+    private let start: UnsafeMutablePointer<UInt64>
     private static var apart: Int { CacheLines.pair / MemoryLayout<UInt64>.stride }
 
-    init(count: Int) { words = OwnedMemory(count: max(1, count) * MeterWords.apart, repeating: 0) }
-
     @inline(__always)
-    func word(_ place: Int) -> UnsafeMutablePointer<UInt64> { words.start + place &* MeterWords.apart }
+    func word(_ place: Int) -> UnsafeMutablePointer<UInt64> { start + place &* MeterWords.apart }
+
+    /// Stays when the switch gets other ports.
+    final class Memory {
+        private let words: OwnedMemory<UInt64>
+        /// Words.
+        let count: Int
+
+        init(count: Int) {
+            self.count = count
+            words = OwnedMemory(count: max(1, count) * MeterWords.apart, repeating: 0)
+        }
+
+        var all: MeterWords { MeterWords(start: words.start) }
+    }
 }
 
 /// What one thread has taken of each meter and not used up.

@@ -138,7 +138,7 @@ enum PollLoop {
                 continue
             }
             guard place < thread.pointee.table.portCount &* PairTable.pairsPerPort,
-                let pair = thread.pointee.table.pairs[place]
+                let pair = thread.pointee.table[place: place]
             else { continue }
             let direction = QueueDirection(queue: Int(truncatingIfNeeded: event.tag))
             // A late event of a ring that was stopped meanwhile carries an old generation.

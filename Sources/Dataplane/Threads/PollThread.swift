@@ -20,13 +20,16 @@ final class PollThread {
     private var isStopping = false
     private var generation: UInt64 = 0
 
-    init(index: Int, cpu: Int, mailboxes: [Mailbox], table: PairTable, requests: Int) throws(EngineError) {
+    init(
+        index: Int, cpu: Int, mailboxes: [Mailbox], table: PairTable, places: Int, requests: Int
+    ) throws(EngineError) {
         self.index = index
         self.cpu = cpu
         mailbox = mailboxes[index]
         let notifier = try Notifier(wakeFD: mailbox.wakeFD, requests: requests)
-        let exchange = Exchange(mailboxes, ports: table.portCount)
-        room = OwnedValues(ThreadState(index: index, table: table, notifier: notifier, exchange: exchange))
+        let exchange = Exchange(mailboxes, places: places)
+        room = OwnedValues(
+            ThreadState(index: index, table: table, places: places, notifier: notifier, exchange: exchange))
     }
 
     /// Starts the thread with a packet function of its own. Specialised for each `F` here, so that
@@ -39,11 +42,7 @@ final class PollThread {
     /// The same for a function that stands for another one, whose wishes these are.
     @inline(__always)
     func start<F: PacketFunction>(_ function: F, _ traits: FunctionTraits) throws(EngineError) {
-        state.pointee.obey(traits)
-        body = { me in
-            var own = function
-            me.loop(&own)
-        }
+        judge(function, traits)
         mailbox.queue.open()
         do { thread = try NamedThread("ringway-\(index)") { self.enter() } } catch {
             mailbox.queue.close()
@@ -51,11 +50,31 @@ final class PollThread {
         }
     }
 
+    /// From the next round on another function judges packets. On the thread, in a mailbox closure.
+    @inline(__always)
+    func become<F: PacketFunction>(_ function: F, _ traits: FunctionTraits) {
+        letParcelsHome()
+        judge(function, traits)
+    }
+
+    @inline(__always)
+    private func judge<F: PacketFunction>(_ function: F, _ traits: FunctionTraits) {
+        state.pointee.obey(traits)
+        body = { me in
+            var own = function
+            me.loop(&own)
+        }
+    }
+
     private func enter() {
         mailbox.queue.adopt()
         if cpu >= 0 { _ = CPlat_pin_to_cpu(Int32(cpu)) }
-        body?(self)
-        body = nil
+        state.pointee.notifier.watchAgain(tag: PollThread.wakeTag)
+        state.pointee.notifier.flush()
+        while let next = body {
+            body = nil
+            next(self)
+        }
         mailbox.queue.close()
     }
 
@@ -77,13 +96,12 @@ final class PollThread {
     @inline(__always)
     private func loop<F: PacketFunction>(_ function: inout F) {
         let thread = state
-        thread.pointee.notifier.watchAgain(tag: PollThread.wakeTag)
-        thread.pointee.notifier.flush()
         while true {
             if mailbox.hasWork {
                 thread.pointee.bringUpToDate()
                 mailbox.queue.serve()
-                if isStopping { return }
+                if isStopping { body = nil }
+                if isStopping || body != nil { return }
             }
             PollLoop.round(thread, &function)
             if thread.pointee.isIdle { sleep(thread) } else if !thread.pointee.didWork { giveWay() }
@@ -133,6 +151,7 @@ final class PollThread {
         _ pair: PairPointer, _ direction: QueueDirection, _ ring: DeviceQueue, _ state: QueueState, watchesKick: Bool
     ) {
         pair.pointee[direction] = state
+        pair.pointee.enable(direction, state.isEnabled)
         pair.pointee[direction].end =
             direction == .receive ? pair.pointee.receiveRoom.end(ring) : pair.pointee.transmitRoom.end(ring)
         if watchesKick && state.kickFD >= 0 { watch(pair, direction) }
@@ -189,7 +208,7 @@ final class PollThread {
         var setup = setup
         setup.position = stopRing(pair, direction)
         var state = QueueState()
-        (state.isEnabled, state.calls) = (old.isEnabled, old.calls)
+        (state.isEnabled, state.calls) = (old.isWanted, old.calls)
         (state.kickFD, state.errFD) = (old.kickFD, old.errFD)
         startRing(pair, direction, DeviceQueue(setup), state, watchesKick: watchesKick)
         return setup.position
@@ -212,7 +231,7 @@ final class PollThread {
         for direction in [QueueDirection.transmit, .receive] {
             pair.pointee[direction] = QueueState()
             pair.pointee[direction].end = end
-            pair.pointee[direction].isEnabled = true
+            pair.pointee.enable(direction, true)
         }
         pair.pointee[.transmit].kickFD = incoming
         if watches && incoming >= 0 { watch(pair, .transmit) }
@@ -238,13 +257,38 @@ final class PollThread {
         }
     }
 
+    /// Waits until other threads have let go of all that this one sent them; serves them meanwhile.
+    func letParcelsHome() {
+        for place in 0..<state.pointee.table.portCount * PairTable.pairsPerPort {
+            // Whose it is comes first: all else is its owner's.
+            if let pair = state.pointee.table[place: place], pair.pointee.owner == UInt32(index) { drain(pair) }
+        }
+    }
+
+    /// Lets go of pairs that were taken out of the table, and of what other threads have of their ports.
+    func letGo(of pairs: [PairPointer]) {
+        for pair in pairs where pair.pointee.owner == UInt32(index) {
+            drain(pair)
+            state.pointee.forget(pair)
+        }
+        letParcelsHome()
+        // What was queued names descriptors that are closed next.
+        state.pointee.notifier.flushAll()
+    }
+
+    /// Ports come, or have gone.
+    func setPortCount(_ count: Int) {
+        letParcelsHome()
+        state.pointee.setPortCount(count)
+    }
+
     /// New enable state and descriptors of a running ring.
     func updateRing(
         _ pair: PairPointer, _ direction: QueueDirection, enabled: Bool, calls: Calls, kickFD: Int32, errFD: Int32,
         watchesKick: Bool
     ) {
         if !pair.pointee[direction].isRunning { return }
-        pair.pointee[direction].isEnabled = enabled
+        pair.pointee.enable(direction, enabled)
         let isNewCall = pair.pointee[direction].calls.fd != calls.fd
         pair.pointee[direction].calls = calls
         if isNewCall {

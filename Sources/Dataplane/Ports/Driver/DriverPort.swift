@@ -96,6 +96,8 @@ final class DriverPort: EnginePort {
         }
     }
 
+    func perform(_ work: @escaping () -> Void) { control.run(work) }
+
     func stop() {
         EventFD.signalOwn(cancelFD)
         control.stop()

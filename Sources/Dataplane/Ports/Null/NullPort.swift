@@ -37,6 +37,8 @@ final class NullPort: EnginePort {
             offloads: PortFeatures.guestOffloads, budget: core.budget(options))
     }
 
+    func perform(_ work: @escaping () -> Void) { work() }
+
     func stop() {
         core.stopOther(port: index, pairs: options.queuePairs)
         ends.removeAll()

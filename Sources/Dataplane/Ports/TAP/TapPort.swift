@@ -127,6 +127,8 @@ final class TapPort: EnginePort {
         }
     }
 
+    func perform(_ work: @escaping () -> Void) { control.run(work) }
+
     func stop() {
         control.stop()
         closeTap()

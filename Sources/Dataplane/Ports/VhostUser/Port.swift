@@ -70,6 +70,8 @@ final class Port: EnginePort, BackEndDevice {
         }
     }
 
+    func perform(_ work: @escaping () -> Void) { server?.perform(work) }
+
     /// Closes the connection and the socket; its rings are stopped afterwards.
     func stop() { server?.stop() }
 

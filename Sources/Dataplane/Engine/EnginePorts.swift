@@ -1,0 +1,136 @@
+/// A port in its place.
+struct PlacedPort {
+    let port: any EnginePort
+    /// Ports that the engine had before it.
+    let serial: UInt64
+    var isUp = true
+    var options: PortOptions { port.options }
+
+    init(_ port: any EnginePort, serial: UInt64) { (self.port, self.serial) = (port, serial) }
+}
+
+/// Ports that come, change and go while packets flow. Other ports go on: poll threads learn of it between two bursts.
+extension Engine {
+    /// The ports of now, by their places: the numbers by which packet functions know them. Those of the options come
+    /// first; one that was removed leaves its place free. Empty where the engine does not run.
+    public var portOptions: [(place: Int, options: PortOptions)] {
+        ports.compactMap { port in port.map { ($0.port.index, $0.options) } }
+    }
+
+    /// Adds a port and returns its place, the first that is free. A server's socket listens when this returns. Throws,
+    /// and nothing has changed, where the port cannot be or another one has its name.
+    ///
+    /// ```swift
+    /// try engine.add(PortOptions(.vhostUser(path: "/run/vm3.sock", isClient: false)))
+    /// let last = try engine.remove("/run/vm3.sock")
+    /// ```
+    @discardableResult
+    public func add(_ options: PortOptions) throws(EngineError) -> Int {
+        guard let core else {
+            throw EngineError("\(options.name): the engine does not run; a port is added to one that does")
+        }
+        let place = try freePlace(for: options, core)
+        let port = PlacedPort(try makePort(place, options, core), serial: serial)
+        serial += 1
+        if place == ports.count {
+            ports.append(port)
+            core.setPortCount(ports.count)
+        } else {
+            ports[place] = port
+        }
+        tellSwitch(core)
+        do throws(EngineError) { try port.port.start() } catch {
+            _ = takeOut(port, core)
+            throw error
+        }
+        return place
+    }
+
+    /// Removes a port by its name (`PortOptions.name`): its connection ends, its socket goes, its descriptors and
+    /// mappings are closed. Packets that are on their way to it are delivered or dropped; returns its counters of then.
+    /// Throws, and nothing has changed, where there is no such port or others' options name it.
+    @discardableResult
+    public func remove(_ name: String) throws(EngineError) -> PortSnapshot {
+        let (core, port) = try find(name)
+        if let other = portOptions.first(where: {
+            [$0.options.switching.mirrorIn, $0.options.switching.mirrorOut].contains(name)
+        }) {
+            throw EngineError("\(name): \(other.options.name) sends its copies there (mirror=); remove that port first")
+        }
+        return takeOut(port, core)
+    }
+
+    /// Lets packets of a port pass, or none: it receives nothing, and what its driver sends is dropped ("receiver not
+    /// ready"). Its connection stays, and its driver is not told. A port is up when it is added.
+    public func setUp(_ isUp: Bool, port name: String) throws(EngineError) {
+        let (core, port) = try find(name)
+        ports[port.port.index]?.isUp = isUp
+        port.port.perform { core.setUp(isUp, port: port.port.index, pairs: port.port.queuePairs) }
+    }
+
+    /// Gives a port's queues another busyloop budget. Throws for one that was started with `poll`, which watches no
+    /// kicks, and for the kernel's, whose budget is set when it starts.
+    public func setBusyloop(_ budget: BusyloopBudget, port name: String) throws(EngineError) {
+        let (core, port) = try find(name)
+        try Engine.check(budget, name)
+        if core.budget(port.options) == .poll && budget != .poll {
+            throw EngineError("\(name): it was started with busyloop=poll, and watches no kicks; remove and add it")
+        }
+        if port.options.kind.isKernel {
+            throw EngineError("\(name): vhost's own budget is set when it starts; remove and add it")
+        }
+        setBusyloop(budget, of: port.port, core)
+    }
+
+    private func find(_ name: String) throws(EngineError) -> (EngineCore, PlacedPort) {
+        guard let core else { throw EngineError("\(name): the engine does not run, and has no ports") }
+        if let port = ports.compactMap(\.self).first(where: { $0.options.name == name }) { return (core, port) }
+        let names = portOptions.map(\.options.name)
+        throw EngineError(
+            "\(name): there is no such port; "
+                + (names.isEmpty ? "there is none" : "there are \(names.joined(separator: ", "))"))
+    }
+
+    /// Checks a port that is to be added.
+    private func freePlace(for new: PortOptions, _ core: EngineCore) throws(EngineError) -> Int {
+        try Engine.check(new)
+        let all = portOptions.map(\.options)
+        if all.contains(where: { $0.name == new.name }) {
+            throw EngineError("\(new.name): there is such a port already; each needs a path or name of its own")
+        }
+        try Engine.checkSwitch(all + [new], options.mode)
+        let place = ports.firstIndex { $0 == nil } ?? ports.count
+        if place >= core.places {
+            throw EngineError(
+                "\(new.name): there are \(all.count) ports, and there is room for no more (EngineOptions.mostPorts)")
+        }
+        return place
+    }
+
+    /// Of a port that came or is about to go.
+    private func tellSwitch(_ core: EngineCore) {
+        if options.mode != .switch { return }
+        let judgesAgain = !ports.contains { $0?.options.countsPackets == true }
+        core.setMembers(ports.map { $0?.options.member }, ageing: options.macAgeing, judgesAgain: judgesAgain)
+    }
+
+    private func takeOut(_ port: PlacedPort, _ core: EngineCore) -> PortSnapshot {
+        let place = port.port.index
+        let isConnected = port.port.isConnected
+        let pairs = core.pairs(of: port.port)
+        port.port.stop()
+        ports[place] = nil
+        tellSwitch(core)
+        var last = snapshot(port, pairs: [])
+        core.takeOut(port: place) { last = snapshot(port, pairs: pairs) }
+        port.port.dispose()
+        core.clearPlace(place)
+        last.isConnected = isConnected
+        let count = (ports.lastIndex { $0 != nil } ?? -1) + 1
+        if count < ports.count {
+            ports.removeLast(ports.count - count)
+            core.setPortCount(count)
+        }
+        return last
+    }
+}
