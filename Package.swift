@@ -75,10 +75,17 @@ let package = Package(
                 "Console", "CPlatform", .product(name: "Histogram", package: "hdrhistogram-swift"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
+        // What runs a dataplane for years: control sockets and who uses them.
+        .target(
+            name: "Operation",
+            dependencies: exported + [
+                "RingwayLab", "Console", "Control", "CPlatform",
+                .product(name: "Logging", package: "swift-log"),
+            ]),
         .executableTarget(
             name: "RingwayCLI",
             dependencies: exported + [
-                "RingwayLab", "Console", "CPlatform",
+                "Operation", "RingwayLab", "Console", "CPlatform",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
@@ -112,6 +119,8 @@ let package = Package(
         .executableTarget(
             name: "Embedder", dependencies: exported + [.product(name: "Logging", package: "swift-log")],
             path: "Tests/Embedder"),
+        .testTarget(
+            name: "OperationTests", dependencies: exported + ["Operation", "RingwayLab", "Console", "CPlatform"]),
         .testTarget(name: "IntegrationTests", dependencies: ["CPlatform", "Dataplane", "RingwayLab"]),
     ]
 )

@@ -2,6 +2,7 @@ import ArgumentParser
 import Console
 import Glibc
 import Logging
+import Operation
 import Ringway
 
 struct ForwardCommand: ParsableCommand, GoesOn {
@@ -104,6 +105,24 @@ struct ForwardCommand: ParsableCommand, GoesOn {
     @Option(help: ArgumentHelp("End after this long.", valueName: "seconds"))
     var duration: Double?
 
+    @Option(
+        help: ArgumentHelp(
+            """
+            A socket by which ports can be added and removed, and more (docs/control.md). After it may stand ,mode=660 \
+            and ,group=NAME; else this user alone may use it.
+            """,
+            valueName: "path"))
+    var control: String?
+
+    @Option(help: ArgumentHelp("The same for those who may read only.", valueName: "path"))
+    var controlRead: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Ports that there can be at once, those added later included (default: 64).",
+            valueName: "number"))
+    var maxPorts: Int?
+
     @Option(help: "trace, debug, info, notice, warning, error or critical.")
     var logLevel = "info"
 
@@ -112,30 +131,38 @@ struct ForwardCommand: ParsableCommand, GoesOn {
         if let stats, !(stats >= 0.01) { fail("--stats \(stats): give seconds above 0.01", status: 64) }
         if let duration, !(duration > 0) { fail("--duration \(duration): give seconds above 0", status: 64) }
         guard let level = Logger.Level(rawValue: logLevel) else {
-            fail("--log-level \(logLevel): write trace, debug, info, notice, warning, error or critical", status: 64)
+            fail("--log-level \(logLevel): write \(LogLevel.names)", status: 64)
         }
-        LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
-        var logger = Logger(label: "ringway")
-        logger.logLevel = level
-        let engine = usage { try Engine(options, logger: logger) }
+        let place = usage { try control.map { try SocketPlace($0, option: "--control") } }
+        let readPlace = usage { try controlRead.map { try SocketPlace($0, option: "--control-read") } }
+        LogLevel.current = level
+        LogLevel.startLog()
+        let engine = usage { try Engine(options, logger: Logger(label: "ringway")) }
         Signals.handOver()
         do throws(EngineError) { try engine.start() } catch { fail(error.description) }
-        let sockets = options.ports.compactMap(\.kind.listeningPath)
-        for path in sockets { Leftovers.add(socket: path) }
-        run(engine)
-        for path in sockets { Leftovers.forget(socket: path) }
+        for path in options.ports.compactMap(\.kind.listeningPath) { Leftovers.add(socket: path) }
+        let op = Operator(engine, texts: ports) { CPlatClock.seconds }
+        do { try op.start(place, reading: readPlace) } catch {
+            engine.stop()
+            fail("\(error)")
+        }
+        let last = run(op)
+        for path in last.compactMap(\.kind.listeningPath) { Leftovers.forget(socket: path) }
         flush()
-        let lonely = zip(options.ports, engine.snapshot()).filter { $0.kind.connects && !$1.wasConnected }.map(\.0.name)
+        let lonely = zip(last, engine.snapshot()).filter { $0.kind.connects && !$1.wasConnected }.map(\.0.name)
         if !lonely.isEmpty {
             fail("\(lonely.joined(separator: ", ")): never connected; start what serves the socket, or check the path")
         }
     }
 
     private func engineOptions() throws(EngineError) -> EngineOptions {
-        if ports.isEmpty { throw EngineError("no ports; give at least one as in --port vhost-user:/run/vm1.sock") }
+        if ports.isEmpty && control == nil {
+            throw EngineError("no ports; give at least one as in --port vhost-user:/run/vm1.sock")
+        }
         var all: [PortOptions] = []
         for text in ports { all.append(try PortSyntax.port(text)) }
         var options = EngineOptions(ports: all, mode: try forwardingMode())
+        options.mostPorts = maxPorts ?? (control == nil ? nil : max(64, all.count))
         if mode != "generate" {
             refuse("--size", because: "goes with --mode generate; in \(mode) the drivers choose their frames")
         }
@@ -169,24 +196,30 @@ struct ForwardCommand: ParsableCommand, GoesOn {
 
     /// Until a signal, the end of `--duration`, or until nobody reads what is printed. Without `--stats` nothing wakes
     /// up meanwhile.
-    private func run(_ engine: Engine) {
+    /// Returns the ports that there were at the end.
+    private func run(_ op: Operator) -> [PortOptions] {
         print(json ? "{\"type\":\"ready\"}" : "ready")
         let start = CPlatClock.seconds
         let end = duration.map { start + $0 }
-        var report = Report(isJSON: json, start: start, engine.snapshot(), engine.threadSnapshots())
+        var report = op.perform { Report(isJSON: json, start: start, $0.snapshot(), $0.threadSnapshots()) }
         var next = stats.map { start + $0 }
         while isOutputOpen {
             if Signals.wait(until: [end, next].compactMap { $0 }.min()) { break }
             let now = CPlatClock.seconds
             if let end, now >= end { break }
             if let due = next, now >= due {
-                report.interval(engine.snapshot(), engine.queueTimes(), engine.threadSnapshots(), now)
+                let (ports, times, threads) = op.perform { ($0.snapshot(), $0.queueTimes(), $0.threadSnapshots()) }
+                report.interval(ports, times, threads, now)
                 next = due + (stats ?? 1)
             }
         }
-        let now = CPlatClock.seconds
-        let threads = engine.threadSnapshots()
-        engine.stop()
-        report.totals(engine.snapshot(), engine.queueTimes(), threads, now)
+        op.stop()
+        return op.perform { engine in
+            let now = CPlatClock.seconds
+            let (threads, ports) = (engine.threadSnapshots(), engine.portOptions.map(\.options))
+            engine.stop()
+            report.totals(engine.snapshot(), engine.queueTimes(), threads, now)
+            return ports
+        }
     }
 }

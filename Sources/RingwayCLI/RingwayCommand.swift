@@ -11,7 +11,8 @@ struct RingwayCommand: ParsableCommand {
         version: Version.text,
         subcommands: [
             ForwardCommand.self, ProbeCommand.self, BenchCommand.self, TuneCommand.self, CompareCommand.self,
-            DemoCommand.self, DriveCommand.self, ReplayCommand.self,
+            DemoCommand.self, DriveCommand.self, ReplayCommand.self, PortCommand.self, StatsCommand.self,
+            AddressesCommand.self, LogLevelCommand.self,
         ])
 
     static func main() { Program.run(RingwayCommand.self) }

@@ -256,15 +256,33 @@ public final class BackEndServer {
 /// A listening socket, with the file that a crash left behind taken over.
 public enum Listener {
     /// Binds and listens; non-blocking. Errors: `.socket`, with what to do.
-    public static func open(_ path: String) throws(VhostUserError) -> Int32 {
+    public static func open(_ path: String) throws(VhostUserError) -> Int32 { try open(path, mode: nil, group: nil) }
+
+    /// The same for those who have these permissions (nil: as the umask has it), from the first moment on.
+    package static func open(_ path: String, mode: mode_t?, group: gid_t?) throws(VhostUserError) -> Int32 {
         let fd = CPlat_unix_socket()
         guard fd >= 0 else { throw VhostUserError(.socket, "socket: \(SystemError.text(errno))") }
         if CPlat_unix_bind(fd, path) != 0 {
             guard errno == EADDRINUSE else { throw failure(fd, path, "bind") }
             try takeOver(fd, path)
         }
+        // Before it listens, nobody can connect.
+        if let group, chown(path, uid_t.max, group) != 0 {
+            unlinkBound(path)
+            throw failure(fd, path, "chown")
+        }
+        if let mode, chmod(path, mode) != 0 {
+            unlinkBound(path)
+            throw failure(fd, path, "chmod")
+        }
         guard listen(fd, 16) == 0 else { throw failure(fd, path, "listen") }
         return fd
+    }
+
+    private static func unlinkBound(_ path: String) {
+        let code = errno
+        unlink(path)
+        errno = code
     }
 
     private static func failure(_ fd: Int32, _ path: String, _ call: String) -> VhostUserError {

@@ -377,6 +377,11 @@ private struct Viewing: PacketFunction {
         }
         try engine.start()
         // end
+        // listing: add
+        try engine.add(PortOptions(.null(name: "sink", emit: nil)))
+        let last = try engine.remove("null:sink")
+        print(last.tx.packets)
+        // end
         // listing: replace
         engine.replace(rules, with: try Classifier(new))
         // end

@@ -143,7 +143,7 @@ enum JSON: Decodable, Equatable {
     }
 }
 
-/// The tables of docs/json.md.
+/// The tables of docs/json.md and docs/control.md.
 struct Schema {
     struct Member {
         /// As in `ports[].rx.packets`.
@@ -154,10 +154,10 @@ struct Schema {
     }
 
     private static let tables: [String: [Member]] = {
-        let text = (try? String(contentsOfFile: root + "/docs/json.md", encoding: .utf8)) ?? ""
         var all: [String: [Member]] = [:]
         var heading = ""
-        for line in text.split(separator: "\n") {
+        let texts = ["json", "control"].map { try? String(contentsOfFile: root + "/docs/\($0).md", encoding: .utf8) }
+        for line in texts.compactMap(\.self).joined(separator: "\n").split(separator: "\n") {
             if line.hasPrefix("## ") { heading = String(line.dropFirst(3)) }
             guard line.hasPrefix("| `") else { continue }
             let cells = line.split(separator: "|", omittingEmptySubsequences: false).map {
@@ -185,7 +185,7 @@ struct Schema {
     }
 
     static func check(_ objects: [JSON], _ heading: String) throws {
-        guard let members = tables[heading] else { throw Unexpected("docs/json.md has no table '\(heading)'") }
+        guard let members = tables[heading] else { throw Unexpected("the documents have no table '\(heading)'") }
         if objects.isEmpty { throw Unexpected("\(heading): nothing was printed") }
         for object in objects {
             let problems = problems(object, at: "", members)

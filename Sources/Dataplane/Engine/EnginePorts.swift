@@ -21,8 +21,9 @@ extension Engine {
     /// and nothing has changed, where the port cannot be or another one has its name.
     ///
     /// ```swift
-    /// try engine.add(PortOptions(.vhostUser(path: "/run/vm3.sock", isClient: false)))
-    /// let last = try engine.remove("/run/vm3.sock")
+    /// try engine.add(PortOptions(.null(name: "sink", emit: nil)))
+    /// let last = try engine.remove("null:sink")
+    /// print(last.tx.packets)
     /// ```
     @discardableResult
     public func add(_ options: PortOptions) throws(EngineError) -> Int {

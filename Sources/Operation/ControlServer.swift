@@ -1,0 +1,205 @@
+import CPlatform
+import Console
+import Control
+import Foundation
+import Memory
+import VhostUser
+
+/// A place for a control socket, as `--control` takes it.
+package struct SocketPlace: Equatable, Sendable {
+    package var path: String
+    /// Permissions: who may write to a socket may connect to it.
+    package var mode: mode_t = 0o600
+    package var group: String?
+
+    package init(_ path: String) { self.path = path }
+}
+
+/// The control sockets of a running dataplane. They have a thread of their own, which sleeps in poll(2), so
+/// nothing that a client does reaches a poll thread or another client.
+///
+/// What a client can take up is bounded: a line of `longestLine` bytes, one answer beside `mostOutput` bytes that it
+/// does not read, and `mostClients` connections of all, of which the one that was silent longest yields.
+///
+/// Unchecked: what is not constant is the thread's own while there is one.
+package final class ControlServer: @unchecked Sendable {
+    package static let longestLine = 65_536
+    package static let mostOutput = 4_194_304
+    package static let mostClients = 64
+
+    private final class Client {
+        let socket: OwnedDescriptor
+        let isReadOnly: Bool
+        var input = Data()
+        var output = Data()
+        /// It has said all that it wants, or must not say more: closed when it has read what is left.
+        var isEnding = false
+        var lastHeard = 0
+
+        init(_ fd: Int32, isReadOnly: Bool) { (socket, self.isReadOnly) = (OwnedDescriptor(fd), isReadOnly) }
+    }
+
+    private let control = ControlThread()
+    private var listeners: [(fd: Int32, path: String, isReadOnly: Bool)] = []
+    private var clients: [Client] = []
+    private var turn = 0
+    /// Answers a line; it says whether the client may read only.
+    private var answer: (Data, Bool) -> String? = { _, _ in nil }
+
+    package init() {}
+
+    /// Opens the sockets and starts the thread, which calls `answer`.
+    package func start(
+        _ place: SocketPlace?, reading readPlace: SocketPlace?, answer: @escaping (Data, _ isReadOnly: Bool) -> String?
+    ) throws {
+        self.answer = answer
+        do {
+            for (place, isReadOnly) in [(place, false), (readPlace, true)] {
+                guard let place else { continue }
+                let group = try place.group.map(ControlServer.groupID)
+                let fd = try Listener.open(place.path, mode: place.mode, group: group)
+                listeners.append((fd, place.path, isReadOnly))
+            }
+            try control.start("ringway-control", prepare: { self.prepare(&$0) }, atEnd: { self.end() })
+        } catch {
+            end()
+            throw error
+        }
+    }
+
+    private static func groupID(_ name: String) throws -> gid_t {
+        if let number = gid_t(name) { return number }
+        guard let group = getgrnam(name) else { throw RPC.Failure.refused("group=\(name): there is no such group") }
+        return group.pointee.gr_gid
+    }
+
+    /// Closes the sockets and all connections.
+    package func stop() { control.stop() }
+
+    /// Runs `work` on the thread, where no request is carried out meanwhile; here, where there is none.
+    package func perform<Answer>(_ work: @escaping () -> Answer) -> Answer { control.run(work) }
+
+    /// On the thread, while a line is answered: `work` runs when the answer is on its way.
+    func afterwards(_ work: @escaping () -> Void) { control.post(work) }
+
+    // MARK: The thread
+
+    private func end() {
+        clients = []
+        for listener in listeners {
+            close(listener.fd)
+            unlink(listener.path)
+        }
+        listeners = []
+    }
+
+    private func prepare(_ waits: inout ControlThread.Waits) {
+        clients.removeAll { $0.socket.fd < 0 || $0.isEnding && $0.output.isEmpty }
+        for listener in listeners { waits.on(listener.fd) { [weak self] _ in self?.accept(listener) } }
+        for client in clients {
+            // Who does not read is not listened to, but for its end.
+            let events = (client.isEnding ? 0 : POLLIN) | (client.output.isEmpty ? 0 : POLLOUT)
+            waits.on(client.socket.fd, events) { [weak self] in self?.serve(client, $0) }
+        }
+    }
+
+    private func accept(_ listener: (fd: Int32, path: String, isReadOnly: Bool)) {
+        let fd = CPlat_accept(listener.fd)
+        if fd < 0 { return }
+        if clients.count >= ControlServer.mostClients,
+            let silent = clients.indices.min(by: { clients[$0].lastHeard < clients[$1].lastHeard })
+        {
+            clients.remove(at: silent)
+        }
+        let client = Client(fd, isReadOnly: listener.isReadOnly)
+        turn += 1
+        client.lastHeard = turn
+        clients.append(client)
+    }
+
+    private func drop(_ client: Client) {
+        client.output = Data()
+        client.isEnding = true
+    }
+
+    private func serve(_ client: Client, _ events: Int32) {
+        // An earlier handler of this round may have let it go.
+        if !clients.contains(where: { $0 === client }) { return }
+        if events & POLLIN != 0 && !client.isEnding { read(client) }
+        if !client.output.isEmpty { write(client) }
+        if events & (POLLERR | POLLNVAL) != 0 || events & POLLHUP != 0 && events & POLLIN == 0 { drop(client) }
+    }
+
+    private func read(_ client: Client) {
+        var room = [UInt8](repeating: 0, count: 16_384)
+        let n = recv(client.socket.fd, &room, room.count, Int32(MSG_DONTWAIT))
+        if n < 0 {
+            if errno != EAGAIN && errno != EINTR { drop(client) }
+            return
+        }
+        if n == 0 {
+            client.isEnding = true
+            return
+        }
+        turn += 1
+        client.lastHeard = turn
+        client.input.append(contentsOf: room[..<n])
+        while let end = client.input.firstIndex(of: 10), !client.isEnding {
+            let line = client.input[client.input.startIndex..<end]
+            client.input = Data(client.input[(end + 1)...])
+            if line.count > ControlServer.longestLine { return refuse(client) }
+            if line.allSatisfy({ $0 == 13 || $0 == 32 || $0 == 9 }) { continue }
+            if client.output.count > ControlServer.mostOutput { return drop(client) }
+            if let text = answer(Data(line), client.isReadOnly) { say(text, to: client) }
+        }
+        if client.input.count > ControlServer.longestLine { refuse(client) }
+    }
+
+    private func refuse(_ client: Client) {
+        let text = "the line is longer than \(ControlServer.longestLine) bytes; the connection ends here"
+        client.input = Data()
+        client.isEnding = true
+        say(RPC.failure(.parse(text)), to: client)
+    }
+
+    private func say(_ text: String, to client: Client) {
+        let isFirst = client.output.isEmpty
+        client.output.append(contentsOf: (text + "\n").utf8)
+        // Else it waits until there is room.
+        if isFirst { write(client) }
+    }
+
+    private func write(_ client: Client) {
+        while !client.output.isEmpty {
+            let n = client.output.withUnsafeBytes {
+                send(client.socket.fd, $0.baseAddress, $0.count, Int32(MSG_DONTWAIT | MSG_NOSIGNAL))
+            }
+            if n < 0 {
+                if errno != EAGAIN && errno != EINTR { drop(client) }
+                return
+            }
+            client.output = Data(client.output.dropFirst(n))
+        }
+    }
+}
+
+extension SocketPlace {
+    /// `PATH[,mode=660][,group=NAME]`.
+    package init(_ text: String, option: String) throws(RPC.Failure) {
+        let parts = text.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+        self.init(parts[0])
+        if path.isEmpty { throw .refused("\(option) \(text): write a path, as in /run/ringway/ctl.sock") }
+        for part in parts.dropFirst() {
+            let value = String(part.drop { $0 != "=" }.dropFirst())
+            switch part.prefix(while: { $0 != "=" }) {
+            case "mode":
+                guard let mode = mode_t(value, radix: 8), mode <= 0o777 else {
+                    throw .refused("\(option) \(text): mode=\(value): write permissions as chmod takes them, as in 660")
+                }
+                self.mode = mode
+            case "group" where !value.isEmpty: group = value
+            default: throw .refused("\(option) \(text): '\(part)': mode=660 and group=NAME can stand here")
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+import Logging
+import Synchronization
+
+/// The level of the program's log, which can be changed while it runs.
+package enum LogLevel {
+    private static let place = Atomic(2)
+
+    package static var current: Logger.Level {
+        get { Logger.Level.allCases[place.load(ordering: .relaxed)] }
+        set { place.store(Logger.Level.allCases.firstIndex(of: newValue) ?? 2, ordering: .relaxed) }
+    }
+
+    /// The names, for errors.
+    package static let names = "trace, debug, info, notice, warning, error or critical"
+
+    /// To standard error, once, before anything is logged. All loggers follow `current`.
+    package static func startLog() { LoggingSystem.bootstrap { Handler(inner: .standardError(label: $0)) } }
+
+    private struct Handler: LogHandler {
+        var inner: StreamLogHandler
+        var metadata: Logger.Metadata {
+            get { inner.metadata }
+            set { inner.metadata = newValue }
+        }
+        var logLevel: Logger.Level {
+            get { LogLevel.current }
+            set {}
+        }
+        subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+            get { inner[metadataKey: key] }
+            set { inner[metadataKey: key] = newValue }
+        }
+        func log(event: LogEvent) { inner.log(event: event) }
+    }
+}

@@ -1,0 +1,191 @@
+import Console
+import Foundation
+
+/// What the control socket can be asked for: docs/control.md.
+package protocol ControlMethod {
+    associatedtype Params: Codable
+    associatedtype Answer: Codable
+    static var name: String { get }
+    /// It changes nothing, and so is for the socket for reading, too.
+    static var isReading: Bool { get }
+    /// Parameters by their names, and what may be written there.
+    static var members: [(name: String, allowed: String, isWanted: Bool)] { get }
+}
+
+extension ControlMethod {
+    package static var isReading: Bool { false }
+    package static var members: [(name: String, allowed: String, isWanted: Bool)] { [] }
+}
+
+/// No members.
+package struct Nothing: Codable, Sendable { package init() {} }
+
+/// The methods.
+package enum Methods {
+    package enum Version: ControlMethod {
+        package static let name = "version"
+        package static var isReading: Bool { true }
+        package typealias Params = Nothing
+        package struct Answer: Codable, Sendable {
+            package var version: String
+            /// Grows when something that was there changes its meaning.
+            package var api: Int
+            package var pid: Int
+        }
+    }
+
+    /// A port as it is now.
+    package struct Port: Codable, Sendable {
+        package var name: String
+        /// As `--port` takes it.
+        package var port: String
+        package var place: Int
+        package var up: Bool
+        package var connected: Bool
+        package var queues: Int
+        package var mtu: Int?
+        package var mac: String?
+    }
+
+    package enum ListPorts: ControlMethod {
+        package static let name = "port.list"
+        package static var isReading: Bool { true }
+        package typealias Params = Nothing
+        package struct Answer: Codable, Sendable { package var ports: [Port] }
+    }
+
+    package enum AddPort: ControlMethod {
+        package static let name = "port.add"
+        package static var members: [(name: String, allowed: String, isWanted: Bool)] {
+            [("port", "what `--port` takes, as in \"vhost-user:/run/vm1.sock,queues=2\"", true)]
+        }
+        package struct Params: Codable, Sendable {
+            package var port: String
+            package init(port: String) { self.port = port }
+        }
+        package typealias Answer = Port
+    }
+
+    package enum RemovePort: ControlMethod {
+        package static let name = "port.remove"
+        package static var members: [(name: String, allowed: String, isWanted: Bool)] {
+            [("name", "the name of a port, as port.list has it", true)]
+        }
+        package struct Params: Codable, Sendable {
+            package var name: String
+            package init(name: String) { self.name = name }
+        }
+        /// What it counted since it was added.
+        package typealias Answer = PeriodRecord.Port
+    }
+
+    package enum SetPort: ControlMethod {
+        package static let name = "port.set"
+        package static var members: [(name: String, allowed: String, isWanted: Bool)] {
+            [
+                ("name", "the name of a port, as port.list has it", true), ("up", "true or false", false),
+                ("busyloop", "\"poll\", \"auto\", \"0\", or microseconds as in \"50us\"", false),
+            ]
+        }
+        package struct Params: Codable, Sendable {
+            package var name: String
+            package var up: Bool?
+            package var busyloop: String?
+            package init(name: String, up: Bool? = nil, busyloop: String? = nil) {
+                (self.name, self.up, self.busyloop) = (name, up, busyloop)
+            }
+        }
+        package typealias Answer = Port
+    }
+
+    package enum Stats: ControlMethod {
+        package static let name = "stats"
+        package static var isReading: Bool { true }
+        package typealias Params = Nothing
+        package typealias Answer = PeriodRecord
+    }
+
+    package enum ListAddresses: ControlMethod {
+        package static let name = "switch.list"
+        package static var isReading: Bool { true }
+        package typealias Params = Nothing
+        package struct Address: Codable, Sendable {
+            package var mac: String
+            package var vlan: Int?
+            package var port: String
+            package var kind: String
+            package var age: Int
+        }
+        package struct Answer: Codable, Sendable { package var addresses: [Address] }
+    }
+
+    package enum ClearAddresses: ControlMethod {
+        package static let name = "switch.clear"
+        package static var members: [(name: String, allowed: String, isWanted: Bool)] {
+            [("port", "the name of a port, as port.list has it", false), ("vlan", "0 to 4094", false)]
+        }
+        package struct Params: Codable, Sendable {
+            package var port: String?
+            package var vlan: Int?
+            package init(port: String? = nil, vlan: Int? = nil) { (self.port, self.vlan) = (port, vlan) }
+        }
+        package struct Answer: Codable, Sendable { package var cleared: Int }
+    }
+
+    package enum LogLevel: ControlMethod {
+        package static let name = "log.level"
+        package static var members: [(name: String, allowed: String, isWanted: Bool)] {
+            [("level", "trace, debug, info, notice, warning, error or critical", false)]
+        }
+        package struct Params: Codable, Sendable {
+            package var level: String?
+            package init(level: String? = nil) { self.level = level }
+        }
+        package struct Answer: Codable, Sendable { package var level: String }
+    }
+
+    package enum Shutdown: ControlMethod {
+        package static let name = "shutdown"
+        package typealias Params = Nothing
+        package typealias Answer = Nothing
+    }
+}
+
+/// A method as the server calls it: its parameters are checked before, and its answer is JSON on one line.
+struct MethodEntry {
+    let name: String
+    let isReading: Bool
+    let run: ([String: JSONValue]) throws(RPC.Failure) -> String
+
+    init<M: ControlMethod>(_ method: M.Type, _ body: @escaping (M.Params) throws(RPC.Failure) -> M.Answer) {
+        (name, isReading) = (M.name, M.isReading)
+        run = { params throws(RPC.Failure) in
+            Console.JSON.text(try body(try MethodEntry.parameters(M.self, params)))
+        }
+    }
+
+    private static func parameters<M: ControlMethod>(
+        _ method: M.Type, _ params: [String: JSONValue]
+    ) throws(RPC.Failure) -> M.Params {
+        for key in params.keys.sorted() where !M.members.contains(where: { $0.name == key }) {
+            let known = M.members.map(\.name)
+            throw .parameters(
+                "\(M.name): \(key): there is no such parameter; "
+                    + (known.isEmpty ? "it takes none" : "\(known.joined(separator: ", ")) are"))
+        }
+        for member in M.members where member.isWanted && params[member.name] == nil {
+            throw .parameters("\(M.name): \(member.name) is missing; write \(member.allowed)")
+        }
+        do {
+            return try Console.JSON.read(M.Params.self, try JSONEncoder().encode(params))
+        } catch DecodingError.typeMismatch(_, let context), DecodingError.dataCorrupted(let context),
+            DecodingError.valueNotFound(_, let context)
+        {
+            let name = context.codingPath.first?.stringValue ?? "params"
+            let allowed = M.members.first { $0.name == name }?.allowed ?? "an object"
+            throw .parameters("\(M.name): \(name): write \(allowed)")
+        } catch {
+            throw .parameters("\(M.name): \(error)")
+        }
+    }
+}

@@ -1,0 +1,182 @@
+import Console
+import Foundation
+import Glibc
+import Logging
+import Ringway
+
+/// A running engine under the control of whoever may write to its sockets: carries out what they ask for. All of it
+/// runs on the server's thread, the program's own calls (`perform`), too.
+///
+/// Unchecked: see above.
+package final class Operator: @unchecked Sendable {
+    private let engine: Engine
+    private let server = ControlServer()
+    private let clock: () -> Double
+    private let start: Double
+    /// Ports by name, as they were written.
+    private var texts: [String: String]
+    private var isEnding = false
+
+    /// `texts`: what the ports of `engine`, which runs, were read from, in their order.
+    package init(_ engine: Engine, texts: [String], clock: @escaping () -> Double) {
+        self.engine = engine
+        self.clock = clock
+        start = clock()
+        self.texts = Dictionary(
+            zip(engine.portOptions.map(\.options.name), texts).map { ($0, $1) }, uniquingKeysWith: { $1 })
+    }
+
+    /// Opens the sockets that are given.
+    package func start(_ place: SocketPlace?, reading readPlace: SocketPlace?) throws {
+        if place == nil && readPlace == nil { return }
+        try server.start(place, reading: readPlace) { self.answer($0, isReadOnly: $1) }
+        for place in [place, readPlace] { if let place { Leftovers.add(socket: place.path) } }
+    }
+
+    /// Closes the sockets; the engine goes on.
+    package func stop() { server.stop() }
+
+    /// For the program's own calls of the engine.
+    package func perform<Answer>(_ work: @escaping (Engine) -> Answer) -> Answer {
+        server.perform { work(self.engine) }
+    }
+
+    private func answer(_ line: Data, isReadOnly: Bool) -> String? {
+        let text = RPC.answer(line) { name, params throws(RPC.Failure) in
+            guard let method = self.methods.first(where: { $0.name == name }) else {
+                throw .method(
+                    "\(name): there is no such method; "
+                        + self.methods.map(\.name).joined(separator: ", ") + " are")
+            }
+            if isReadOnly && !method.isReading {
+                throw .readOnly("\(name): this socket is for reading; use the one of --control")
+            }
+            return try method.run(params)
+        }
+        // When the answer is on its way: as a signal from outside would end the program.
+        if isEnding { server.afterwards { kill(getpid(), SIGTERM) } }
+        return text
+    }
+
+    private lazy var methods: [MethodEntry] = [
+        MethodEntry(Methods.Version.self) { _ in .init(version: Version.text, api: 1, pid: Int(getpid())) },
+        MethodEntry(Methods.ListPorts.self) { [unowned self] _ in .init(ports: ports) },
+        MethodEntry(Methods.AddPort.self) { [unowned self] params throws(RPC.Failure) in try add(params.port) },
+        MethodEntry(Methods.RemovePort.self) { [unowned self] params throws(RPC.Failure) in try remove(params.name) },
+        MethodEntry(Methods.SetPort.self) { [unowned self] params throws(RPC.Failure) in try set(params) },
+        MethodEntry(Methods.Stats.self) { [unowned self] _ in record },
+        MethodEntry(Methods.ListAddresses.self) { [unowned self] _ throws(RPC.Failure) in try addresses() },
+        MethodEntry(Methods.ClearAddresses.self) { [unowned self] params throws(RPC.Failure) in try clear(params) },
+        MethodEntry(Methods.LogLevel.self) { params throws(RPC.Failure) in try Operator.setLevel(params.level) },
+        MethodEntry(Methods.Shutdown.self) { [unowned self] _ in
+            isEnding = true
+            return Nothing()
+        },
+    ]
+
+    // MARK: Ports
+
+    private var ports: [Methods.Port] {
+        let options = Dictionary(uniqueKeysWithValues: engine.portOptions.map { ($0.place, $0.options) })
+        return engine.snapshot().compactMap { port in
+            options[port.place].map { o in
+                Methods.Port(
+                    name: port.name, port: texts[port.name] ?? port.name, place: port.place, up: port.isUp,
+                    connected: port.isConnected, queues: o.queuePairs, mtu: o.mtu.map(Int.init),
+                    mac: o.mac.map { $0.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":") })
+            }
+        }
+    }
+
+    private func port(_ name: String) throws(RPC.Failure) -> Methods.Port {
+        if let port = ports.first(where: { $0.name == name }) { return port }
+        throw .refused(
+            "\(name): there is no such port; "
+                + (ports.isEmpty ? "there is none" : "there are \(ports.map(\.name).joined(separator: ", "))"))
+    }
+
+    private func add(_ text: String) throws(RPC.Failure) -> Methods.Port {
+        let name: String
+        do throws(EngineError) {
+            let options = try PortSyntax.port(text)
+            try engine.add(options)
+            texts[options.name] = text
+            if let path = options.kind.listeningPath { Leftovers.add(socket: path) }
+            name = options.name
+        } catch {
+            throw .refused("\(error)")
+        }
+        return try port(name)
+    }
+
+    private func remove(_ name: String) throws(RPC.Failure) -> PeriodRecord.Port {
+        let path = engine.portOptions.first { $0.options.name == name }?.options.kind.listeningPath
+        do throws(EngineError) {
+            let last = try engine.remove(name)
+            texts[name] = nil
+            if let path { Leftovers.forget(socket: path) }
+            return PeriodRecord.Port(last, max(clock() - start, 1e-9))
+        } catch {
+            throw .refused("\(error)")
+        }
+    }
+
+    /// Both or neither.
+    private func set(_ params: Methods.SetPort.Params) throws(RPC.Failure) -> Methods.Port {
+        if params.up == nil && params.busyloop == nil {
+            throw .parameters("port.set: nothing is to be set; give up, busyloop or both")
+        }
+        do throws(EngineError) {
+            if let busyloop = params.busyloop {
+                try engine.setBusyloop(try PortSyntax.busyloop(busyloop), port: params.name)
+            }
+            if let up = params.up { try engine.setUp(up, port: params.name) }
+        } catch {
+            throw .refused("\(error)")
+        }
+        return try port(params.name)
+    }
+
+    private var record: PeriodRecord {
+        PeriodRecord(engine.snapshot(), engine.queueTimes(), engine.threadSnapshots(), seconds: clock() - start)
+    }
+
+    // MARK: The switch
+
+    private func checkSwitch() throws(RPC.Failure) {
+        if engine.options.mode != .switch {
+            throw .refused("the mode is not switch, which alone knows addresses; start ringway with --mode switch")
+        }
+    }
+
+    private func addresses() throws(RPC.Failure) -> Methods.ListAddresses.Answer {
+        try checkSwitch()
+        let names = Dictionary(uniqueKeysWithValues: engine.portOptions.map { ($0.place, $0.options.name) })
+        return .init(
+            addresses: engine.macTable().compactMap { a in
+                names[a.port].map {
+                    .init(
+                        mac: a.mac.description, vlan: a.vlan.map(Int.init), port: $0, kind: a.kind.rawValue, age: a.age)
+                }
+            })
+    }
+
+    private func clear(_ params: Methods.ClearAddresses.Params) throws(RPC.Failure) -> Methods.ClearAddresses.Answer {
+        try checkSwitch()
+        let place = try params.port.map { name throws(RPC.Failure) in try port(name).place }
+        if let vlan = params.vlan, !(0...4094).contains(vlan) {
+            throw .parameters("switch.clear: vlan: \(vlan): write 0 to 4094")
+        }
+        return .init(cleared: engine.clearAddresses(port: place, vlan: params.vlan.map { UInt16($0) }))
+    }
+
+    private static func setLevel(_ name: String?) throws(RPC.Failure) -> Methods.LogLevel.Answer {
+        if let name {
+            guard let level = Logger.Level(rawValue: name) else {
+                throw .parameters("log.level: level: \(name): write \(LogLevel.names)")
+            }
+            LogLevel.current = level
+        }
+        return .init(level: LogLevel.current.rawValue)
+    }
+}

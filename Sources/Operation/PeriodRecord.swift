@@ -1,0 +1,152 @@
+import Console
+import Ringway
+import RingwayLab
+
+/// What a dataplane counted over a period: the shape of `forward --json` and of the control socket's `stats`
+/// (docs/json.md). Rates are of the period.
+package struct PeriodRecord: Codable, Sendable {
+    package struct Direction: Codable, Sendable {
+        package var packets: UInt64
+        package var bytes: UInt64
+        package var mpps: Double
+        package var gbps: Double
+
+        init(_ packets: UInt64, _ bytes: UInt64, _ seconds: Double) {
+            (self.packets, self.bytes) = (packets, bytes)
+            mpps = (Double(packets) / seconds / 1e6).rounded(digits: 6)
+            gbps = (Double(bytes) * 8 / seconds / 1e9).rounded(digits: 6)
+        }
+
+        func since(_ earlier: Direction?, _ seconds: Double) -> Direction {
+            Direction(packets &- (earlier?.packets ?? 0), bytes &- (earlier?.bytes ?? 0), seconds)
+        }
+    }
+
+    package struct Queue: Codable, Sendable {
+        package var queue: Int
+        package var kicks: UInt64
+        package var calls: UInt64
+    }
+
+    package struct Port: Codable, Sendable {
+        package var port: String
+        package var place: Int
+        /// Ports that there were before it: tells apart those that had one name after each other.
+        package var serial: UInt64
+        package var up: Bool
+        package var connected: Bool
+        package var rx: Direction
+        package var tx: Direction
+        package var flooded: UInt64
+        package var consumed: UInt64
+        package var made: UInt64
+        /// By cause.
+        package var drops: [String: UInt64]
+        package var stoppedQueues: [String: UInt64]
+        /// Those that had events.
+        package var queues: [Queue]
+    }
+
+    package struct Times: Codable, Sendable {
+        package var port: String
+        package var queue: Int
+        package var what: String
+        /// A `LatencyHistogram`'s summary.
+        package var nanoseconds: [String: UInt64]
+
+        package init(_ t: QueueTimeSnapshot) {
+            (port, queue, what, nanoseconds) = (t.port, t.queue, t.what.text, t.latencies.summary)
+        }
+    }
+
+    package struct Thread: Codable, Sendable {
+        package var cpu: Int
+        package var busyCycles: UInt64
+        package var systemCalls: UInt64
+        package var cpuSeconds: Double
+    }
+
+    package var seconds: Double
+    package var ports: [Port]
+    /// What queues have timed, where there is any.
+    package var queueTimes: [Times]?
+    /// Work and system calls, where threads are given.
+    package var threads: [Thread]?
+
+    /// All that was counted in so many seconds.
+    package init(
+        _ ports: [PortSnapshot], _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot], seconds: Double
+    ) {
+        self.seconds = seconds.rounded(digits: 3)
+        self.ports = ports.map { Port($0, max(seconds, 1e-9)) }
+        queueTimes = times.isEmpty ? nil : times.map(Times.init)
+        self.threads = threads.isEmpty ? nil : threads.map(Thread.init)
+    }
+
+    /// What was added after `earlier`, which was made so many seconds before. Without queue times, of which the shape
+    /// has no counts.
+    package func since(_ earlier: PeriodRecord, seconds: Double) -> PeriodRecord {
+        var new = self
+        new.seconds = seconds.rounded(digits: 3)
+        new.ports = ports.map { port in
+            port.since(earlier.ports.first { $0.serial == port.serial }, max(seconds, 1e-9))
+        }
+        new.queueTimes = nil
+        if let threads, let before = earlier.threads { new.threads = zip(threads, before).map { $0.since($1) } }
+        return new
+    }
+}
+
+extension PeriodRecord.Port {
+    package init(_ port: PortSnapshot, _ seconds: Double) {
+        func object(_ counts: [(cause: String, count: UInt64)]) -> [String: UInt64] {
+            Dictionary(counts.map { ($0.cause, $0.count) }, uniquingKeysWith: &+)
+        }
+        self.init(
+            port: port.name, place: port.place, serial: port.serial, up: port.isUp, connected: port.isConnected,
+            rx: .init(port.rx.packets, port.rx.bytes, seconds), tx: .init(port.tx.packets, port.tx.bytes, seconds),
+            flooded: port.flooded, consumed: port.consumed, made: port.made, drops: object(port.drops),
+            stoppedQueues: object(port.stoppedQueues),
+            queues: port.queues.filter { $0.kicks > 0 || $0.calls > 0 }.map {
+                .init(queue: $0.queue, kicks: $0.kicks, calls: $0.calls)
+            })
+    }
+
+    func since(_ earlier: Self?, _ seconds: Double) -> Self {
+        var new = self
+        (new.rx, new.tx) = (rx.since(earlier?.rx, seconds), tx.since(earlier?.tx, seconds))
+        new.flooded &-= earlier?.flooded ?? 0
+        new.consumed &-= earlier?.consumed ?? 0
+        new.made &-= earlier?.made ?? 0
+        new.drops = Self.difference(drops, earlier?.drops)
+        new.stoppedQueues = Self.difference(stoppedQueues, earlier?.stoppedQueues)
+        new.queues = queues.map { queue in
+            let before = earlier?.queues.first { $0.queue == queue.queue }
+            return .init(
+                queue: queue.queue, kicks: queue.kicks &- (before?.kicks ?? 0),
+                calls: queue.calls &- (before?.calls ?? 0))
+        }.filter { $0.kicks > 0 || $0.calls > 0 }
+        return new
+    }
+
+    private static func difference(_ now: [String: UInt64], _ before: [String: UInt64]?) -> [String: UInt64] {
+        now.reduce(into: [:]) { all, next in
+            let count = next.value &- (before?[next.key] ?? 0)
+            if count > 0 { all[next.key] = count }
+        }
+    }
+}
+
+extension PeriodRecord.Thread {
+    init(_ t: ThreadSnapshot) {
+        self.init(
+            cpu: t.cpu, busyCycles: t.busyCycles, systemCalls: t.systemCalls,
+            cpuSeconds: (Double(t.cpuNanoseconds) / 1e9).rounded(digits: 6))
+    }
+
+    func since(_ earlier: Self) -> Self {
+        Self(
+            cpu: cpu, busyCycles: busyCycles &- earlier.busyCycles, systemCalls: systemCalls &- earlier.systemCalls,
+            cpuSeconds: (cpuSeconds - earlier.cpuSeconds).rounded(digits: 6))
+    }
+}

@@ -1,0 +1,103 @@
+import Foundation
+import Testing
+
+/// The program under its control socket, by its own commands.
+@Suite(.serialized) struct ControlTests {
+    /// A command that speaks to `socket`: status, and what it printed.
+    private static func run(_ words: [String], _ socket: String) throws -> (status: Int32?, output: String) {
+        let program = try Program(words[0], [Ringway.binary] + words + ["--control", socket])
+        return (program.wait(), program.output)
+    }
+
+    private static func json(_ words: [String], _ socket: String) throws -> [JSON] {
+        let (status, output) = try run(words + ["--json"], socket)
+        guard status == 0 else { throw Unexpected("\(words): \(output)") }
+        return try JSONTests.parse(output)
+    }
+
+    private static func start(_ folder: Folder, _ more: [String] = []) throws -> Program {
+        let arguments = ["--mode", "switch", "--control", folder("c"), "--control-read", folder("r,mode=666")]
+        let program = try Program("ringway", [Ringway.binary, "forward", "--json"] + arguments + more)
+        _ = try program.wait(for: "\"ready\"")
+        return program
+    }
+
+    @Test("what each method answers is as docs/control.md has it")
+    func schema() throws {
+        let folder = Folder()
+        let ringway = try ControlTests.start(folder, ["--port", "null:source,emit=60"])
+        let port = "vhost-user:\(folder("p")),queues=2,mtu=1500,mac=02:00:00:00:00:77"
+        try Schema.check(try ControlTests.json(["port", "add", port], folder("c")), "port.add")
+        let drive = try Program("drive", [Ringway.binary, "drive", folder("p"), "--seconds", "1"])
+        _ = try drive.wait(for: "  1 ")
+        try Schema.check(try ControlTests.json(["port", "list"], folder("r")), "port.list")
+        try Schema.check(try ControlTests.json(["port", "set", folder("p"), "--up"], folder("c")), "port.set")
+        try Schema.check(try ControlTests.json(["stats"], folder("r")), "stats")
+        let watch = try Program(
+            "watch", [Ringway.binary, "stats", "--watch", "--interval", "0.05", "--json", "--control", folder("r")])
+        _ = try watch.wait(for: "}\n")
+        #expect(watch.end(SIGINT) == 0)
+        try Schema.check(try JSONTests.parse(watch.output), "stats")
+        try Schema.check(try ControlTests.json(["addresses", "list"], folder("r")), "switch.list")
+        try Schema.check(
+            try ControlTests.json(["addresses", "clear", "--port", "null:source"], folder("c")), "switch.clear")
+        try Schema.check(try ControlTests.json(["log-level", "warning"], folder("c")), "log.level")
+        try Schema.check(try ControlTests.json(["port", "remove", folder("p")], folder("c")), "port.remove")
+        #expect(try ControlTests.json(["log-level"], folder("c")) == [.object(["level": .string("warning")])])
+        #expect(drive.wait() != nil && ringway.end() == 0)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path).isEmpty, "a socket was left behind")
+    }
+
+    @Test("errors of the commands say what to do next")
+    func errors() throws {
+        let folder = Folder()
+        let ringway = try ControlTests.start(folder)
+        func error(_ words: [String], _ socket: String) throws -> String {
+            let (status, output) = try ControlTests.run(words, socket)
+            #expect(status == 1 && output.split(separator: "\n").count == 1, "\(output)")
+            return output
+        }
+        #expect(try error(["port", "list"], folder("x")).contains("start `ringway forward --control \(folder("x"))`"))
+        #expect(try error(["port", "add", "x"], folder("c")).contains("write vhost-user:PATH"))
+        #expect(try error(["port", "remove", "x"], folder("c")).contains("there is no such port; there is none"))
+        #expect(try error(["port", "add", "null:x"], folder("r")).contains("use the one of --control"))
+        #expect(ringway.isRunning && ringway.end() == 0)
+    }
+
+    @Test("a hundred ports come and go under traffic: no descriptor, mapping or thread stays")
+    func hundred() throws {
+        let folder = Folder()
+        let ringway = try ControlTests.start(folder, ["--port", "null:source,emit=60", "--port", "null:sink"])
+        func count(_ what: String) -> Int {
+            (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(ringway.pid)/\(what)").count) ?? -1
+        }
+        func round(_ n: Int) throws {
+            #expect(try ControlTests.run(["port", "add", "vhost-user:\(folder("p"))"], folder("c")).status == 0)
+            // A driver every now and then; the port goes from under it.
+            let drive =
+                n % 10 == 0 ? try Program("drive", [Ringway.binary, "drive", folder("p"), "--seconds", "30"]) : nil
+            _ = try drive?.wait(for: "connected; ")
+            #expect(try ControlTests.run(["port", "remove", folder("p")], folder("c")).status == 0)
+        }
+        try round(0)
+        func counts() -> [Int] { [count("fd"), count("task")] }
+        let before = counts()
+        for n in 1...100 { try round(n) }
+        #expect(counts() == before)
+        #expect(ringway.end() == 0)
+    }
+
+    @Test("shutdown ends the program as a signal does")
+    func shutdown() throws {
+        let folder = Folder()
+        let ringway = try ControlTests.start(folder)
+        let python = """
+            import socket
+            s = socket.socket(socket.AF_UNIX); s.connect("\(folder("c"))")
+            s.sendall(b'{"jsonrpc":"2.0","id":1,"method":"shutdown"}\\n'); print(s.makefile().readline())
+            """
+        let client = try Program("python3", ["python3", "-c", python])
+        #expect(client.wait() == 0 && client.output.contains("\"result\":{}"), "\(client.output)")
+        #expect(ringway.wait() == 0 && ringway.output.contains("\"totals\""))
+    }
+}

@@ -1,0 +1,167 @@
+import Foundation
+import Operation
+import Ringway
+import RingwayLab
+import Testing
+
+/// Who speaks to a control socket, in whatever way.
+@Suite struct ControlServerTests {
+    @Test("ports come, change and go by the socket; each answer is as asked for")
+    func ports() throws {
+        let lab = try ControlLab()
+        let client = try ControlClient(lab.path)
+        let a = try client.call(Methods.AddPort.self, .init(port: "vhost-user:\(lab.folder)/a,queues=2,mtu=1500"))
+        #expect(a.name == "\(lab.folder)/a" && a.place == 0 && a.queues == 2 && a.mtu == 1500 && a.up && !a.connected)
+        let b = try client.call(Methods.AddPort.self, .init(port: "vhost-user:\(lab.folder)/b"))
+        let (one, other) = (try EmbeddedDriver(path: a.name), try EmbeddedDriver(path: b.name))
+        try one.send(64)
+        #expect(try other.receive() == 64)
+        let down = try client.call(Methods.SetPort.self, .init(name: b.name, up: false, busyloop: "50us"))
+        #expect(!down.up && down.connected)
+        let stats = try client.call(Methods.Stats.self, .init())
+        #expect(stats.ports.map(\.port) == [a.name, b.name] && stats.ports[0].rx.packets == 1)
+        #expect(stats.ports[1].tx.packets == 1 && !stats.ports[1].up)
+        #expect(try client.call(Methods.ListAddresses.self, .init()).addresses.map(\.port) == [a.name])
+        #expect(try client.call(Methods.ClearAddresses.self, .init(port: a.name)).cleared == 1)
+        let last = try client.call(Methods.RemovePort.self, .init(name: a.name))
+        #expect(last.rx.packets == 1 && access(a.name, F_OK) != 0)
+        #expect(try client.call(Methods.ListPorts.self, .init()).ports.map(\.name) == [b.name])
+        #expect(try client.call(Methods.LogLevel.self, .init(level: "error")).level == "error")
+        #expect(try client.call(Methods.Version.self, .init()).api == 1)
+        withExtendedLifetime((one, other)) {}
+    }
+
+    @Test("an error names what was wrong and what is allowed, and nothing has changed")
+    func errors() throws {
+        let lab = try ControlLab()
+        let client = try ControlClient(lab.path)
+        func error(_ line: String) throws -> (Int, String) {
+            let response = try JSONDecoder().decode(RPC.Response.self, from: Data(try client.exchange(line).utf8))
+            return (response.error?.code ?? 0, response.error?.message ?? "no error")
+        }
+        func call(_ method: String, _ params: String) throws -> (Int, String) {
+            try error(#"{"jsonrpc":"2.0","id":7,"method":"\#(method)","params":\#(params)}"#)
+        }
+        #expect(try error("hello") == (-32700, "this line is no JSON document; write one request a line"))
+        #expect(try error("[]").0 == -32600 && error("3").0 == -32600 && error("{}").0 == -32600)
+        #expect(try error(#"{"jsonrpc":"2.0","id":[],"method":"version"}"#).1.hasPrefix("id: "))
+        #expect(try error(#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).1.contains("port.list"))
+        #expect(try error(#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).0 == -32601)
+        #expect(try call("port.add", "[]") == (-32602, "params: write an object with the parameters by name"))
+        #expect(try call("port.add", "{}").1.hasPrefix("port.add: port is missing; write what `--port` takes"))
+        #expect(try call("port.add", #"{"port":5}"#).1.hasPrefix("port.add: port: write what"))
+        #expect(
+            try call("port.set", #"{"name":"x","mtu":5}"#).1
+                == "port.set: mtu: there is no such parameter; name, up, busyloop are")
+        #expect(try call("port.set", #"{"name":"x","up":5}"#).1 == "port.set: up: write true or false")
+        #expect(
+            try call("port.add", #"{"port":"what:x"}"#) == (
+                -32000, "--port what:x: 'what' is no kind of port; vhost-user, virtio-user, tap and null are"
+            ))
+        #expect(try call("port.remove", #"{"name":"x"}"#) == (-32000, "x: there is no such port; there is none"))
+        #expect(try call("log.level", #"{"level":"loud"}"#).1.hasSuffix("write \(LogLevel.names)"))
+        #expect(try call("switch.clear", #"{"vlan":5000}"#).1 == "switch.clear: vlan: 5000: write 0 to 4094")
+        let deep = String(repeating: "[", count: 60_000)
+        #expect(try error(deep).0 == -32700)
+        #expect(try client.call(Methods.ListPorts.self, .init()).ports.isEmpty)
+    }
+
+    @Test("notifications have no answer, batches one line")
+    func batches() throws {
+        let lab = try ControlLab()
+        let client = try ControlClient(lab.path)
+        let add = #"{"jsonrpc":"2.0","method":"port.add","params":{"port":"null:x"}}"#
+        let list = #"{"jsonrpc":"2.0","id":"a","method":"port.list"}"#
+        let line = try client.exchange("\(add)\r\n\n  \n[\(add),\(list),7]")
+        let all = try JSONDecoder().decode([RPC.Response].self, from: Data(line.utf8))
+        #expect(all.map(\.id) == [.string("a"), .null] && all[1].error?.code == -32600)
+        #expect(line.contains("null:x"))
+    }
+
+    @Test("who reads only can change nothing")
+    func readOnly() throws {
+        let lab = try ControlLab()
+        let client = try ControlClient(lab.readPath)
+        #expect(try client.call(Methods.ListPorts.self, .init()).ports.isEmpty)
+        for (method, params) in [
+            ("port.add", #"{"port":"null:x"}"#), ("shutdown", "{}"), ("log.level", #"{"level":"error"}"#),
+        ] {
+            let line = try client.exchange(#"{"jsonrpc":"2.0","id":1,"method":"\#(method)","params":\#(params)}"#)
+            #expect(line.contains("-32001"), "\(line)")
+        }
+        var status = stat()
+        #expect(stat(lab.path, &status) == 0 && status.st_mode & 0o777 == 0o600)
+        #expect(stat(lab.readPath, &status) == 0 && status.st_mode & 0o777 == 0o666)
+    }
+
+    @Test("garbage, half a line, a gigabyte: their connection ends, others go on")
+    func garbage() throws {
+        let lab = try ControlLab()
+        let other = try ControlClient(lab.path)
+        for _ in 0..<3 {
+            // Without end, and without a line's end.
+            let endless = try ControlClient(lab.path)
+            let room = [UInt8](repeating: 65, count: 65_536)
+            var sent = 0
+            while sent < 1 << 30, endless.write(room) { sent += room.count }
+            #expect(sent < 1 << 20, "the connection has ended")
+            let half = try ControlClient(lab.path)
+            #expect(half.write(Array(#"{"jsonrpc":"2.0","id":1,"meth"#.utf8)))
+            half.close()
+            let noise = try ControlClient(lab.path)
+            _ = noise.write((0..<60_000).map { _ in UInt8.random(in: 0...255) })
+            noise.close()
+            #expect(try other.call(Methods.Version.self, .init()).api == 1)
+        }
+        // A request whose sender has said all that it wants is answered.
+        let last = try ControlClient(lab.path)
+        #expect(last.write(Array((#"{"jsonrpc":"2.0","id":1,"method":"version"}"# + "\n").utf8)))
+        last.finish()
+        #expect(try last.line().contains("\"api\":1"))
+        #expect(throws: (any Error).self) { try last.line() }
+    }
+
+    @Test("a client that never reads is closed when too much waits for it")
+    func neverReads() throws {
+        let lab = try ControlLab()
+        let other = try ControlClient(lab.path)
+        for n in 0..<32 { _ = try other.call(Methods.AddPort.self, .init(port: "null:\(n)")) }
+        let silent = try ControlClient(lab.path)
+        let request = Array((#"{"jsonrpc":"2.0","id":1,"method":"stats"}"# + "\n").utf8)
+        var sent = 0
+        while sent < 200_000, silent.write(request) { sent += 1 }
+        #expect(sent < 200_000, "the connection has ended")
+        #expect(try other.call(Methods.Version.self, .init()).api == 1)
+    }
+
+    @Test("of too many clients the one that was silent longest yields")
+    func many() throws {
+        let lab = try ControlLab()
+        let busy = try ControlClient(lab.path)
+        var silent: [ControlClient] = []
+        for _ in 0..<3 * ControlServer.mostClients {
+            silent.append(try ControlClient(lab.path))
+            #expect(try busy.call(Methods.Version.self, .init()).api == 1)
+        }
+        #expect(throws: (any Error).self) { try silent[0].call(Methods.Version.self, .init()) }
+        #expect(try silent.last!.call(Methods.Version.self, .init()).api == 1)
+    }
+
+    @Test("a socket that somebody serves is not taken over, one that a crash left behind is")
+    func takeOver() throws {
+        let lab = try ControlLab()
+        #expect(throws: (any Error).self) {
+            try Operator(lab.engine, texts: []) { 0 }.start(SocketPlace(lab.path), reading: nil)
+        }
+        #expect(try ControlClient(lab.path).call(Methods.Version.self, .init()).api == 1)
+        lab.op.stop()
+        #expect(access(lab.path, F_OK) != 0 && access(lab.readPath, F_OK) != 0)
+        #expect(throws: (any Error).self) { try ControlClient(lab.path) }
+    }
+
+    @Test("places of sockets", arguments: ["", "/x,mode=8", "/x,mode=1000", "/x,group=", "/x,what=1", "/x,mode"])
+    func places(text: String) throws {
+        #expect(throws: RPC.Failure.self) { try SocketPlace(text, option: "--control") }
+        #expect(try SocketPlace("/x,mode=660,group=root", option: "--control").mode == 0o660)
+    }
+}
