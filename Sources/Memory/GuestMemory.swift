@@ -30,80 +30,6 @@ public struct MemoryError: Error, Sendable, Equatable, CustomStringConvertible {
     public init(_ description: String) { self.description = description }
 }
 
-/// A mapping of a part of somebody's file; unmapped with its last reference. While it lives, a file
-/// that is truncated behind it cannot end the process: see `CPlat_guard`.
-final class Mapping {
-    let start: UnsafeMutableRawPointer
-    private let length: Int
-    private let handle: Int32
-    /// Where the region begins: `start` is rounded down to a page of the file.
-    let host: UnsafeMutableRawPointer
-    /// The file, and the region's place in it.
-    private let device: UInt64
-    private let inode: UInt64
-    private let offset: UInt64
-
-    init(_ region: RegionDescription, fd: Int32, lossFD: Int32) throws(MemoryError) {
-        var status = stat()
-        guard fstat(fd, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
-            throw MemoryError("descriptor of region \(hex(region.guestAddress)) is not a file that can be mapped")
-        }
-        (device, inode, offset) = (UInt64(status.st_dev), UInt64(status.st_ino), region.offset)
-        let (end, overflows) = region.offset.addingReportingOverflow(region.size)
-        guard !overflows, end <= UInt64(max(0, status.st_size)) else {
-            throw MemoryError(
-                """
-                region \(hex(region.guestAddress)): offset \(hex(region.offset)) + size \(hex(region.size)) is beyond \
-                the file's \(hex(UInt64(max(0, status.st_size)))) bytes
-                """
-            )
-        }
-        let page = CPlat_file_page_size(fd)
-        guard page > 0 else {
-            throw MemoryError("region \(hex(region.guestAddress)): fstatfs: \(SystemError.text(errno))")
-        }
-        let first = region.offset & ~(page - 1)
-        length = Int(((end + page - 1) & ~(page - 1)) - first)
-        let p = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, off_t(first))
-        guard let p, p != MAP_FAILED else {
-            throw MemoryError(
-                """
-                region \(hex(region.guestAddress)): mmap of \(hex(region.size)) bytes: \
-                \(SystemError.text(errno))
-                """
-            )
-        }
-        host = p + Int(region.offset - first)
-        // Guest memory is neither ours to dump nor to pass to children.
-        madvise(p, length, 16 /* MADV_DONTDUMP */)
-        madvise(p, length, 10 /* MADV_DONTFORK */)
-        let place = CPlat_guard(p, length, lossFD)
-        guard place >= 0 else {
-            munmap(p, length)
-            throw MemoryError(
-                """
-                region \(hex(region.guestAddress)): this process has 32768 regions mapped already, the most it can \
-                guard; 
-                """
-                    + "give the guests fewer memory slots")
-        }
-        handle = place
-        start = p
-    }
-
-    deinit {
-        CPlat_unguard(handle)
-        munmap(start, length)
-    }
-
-    /// Whether this is `offset` of the file behind `fd`.
-    func shows(_ fd: Int32, _ offset: UInt64) -> Bool {
-        var status = stat()
-        return fstat(fd, &status) == 0 && UInt64(status.st_dev) == device && UInt64(status.st_ino) == inode
-            && offset == self.offset
-    }
-}
-
 func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
 
 /// A front-end's memory: an immutable set of mapped regions. A change makes a new value that shares
@@ -148,7 +74,8 @@ public final class GuestMemory: @unchecked Sendable {
     /// a file that is not of memfd, tmpfs or hugetlbfs. `fd` stays the caller's. `lossFD` is an eventfd (or -1) that is
     /// written when the file is truncated behind the mapping.
     public func adding(_ region: RegionDescription, fd: Int32, lossFD: Int32 = -1) throws(MemoryError) -> GuestMemory {
-        try checkKind(region, fd)
+        let name = "region \(hex(region.guestAddress))"
+        try Mapping.checkKind(name, fd)
         if let i = index(of: region), mappings[i].shows(fd, region.offset) { return counting(i, 1) }
         guard count < GuestMemory.maximumRegions else {
             throw MemoryError("more than \(GuestMemory.maximumRegions) regions")
@@ -163,25 +90,10 @@ public final class GuestMemory: @unchecked Sendable {
                 """
             )
         }
-        let mapping = try Mapping(region, fd: fd, lossFD: lossFD)
+        let mapping = try Mapping(name, offset: region.offset, size: region.size, fd: fd, lossFD: lossFD)
         let mapped = MappedRegion(
             guestAddress: region.guestAddress, size: region.size, userAddress: region.userAddress, host: mapping.host)
         return GuestMemory(mappings + [mapping], counts + [1], regions + [mapped])
-    }
-
-    /// Before anything asks the file's file system. One of FUSE could let each access wait for ever, and with it every
-    /// port of the thread.
-    private func checkKind(_ region: RegionDescription, _ fd: Int32) throws(MemoryError) {
-        if CPlat_is_shared_memory(fd) { return }
-        var name = [CChar](repeating: 0, count: 64)
-        CPlat_file_system(fd, &name, name.count)
-        let type = String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        throw MemoryError(
-            """
-            descriptor of region \(hex(region.guestAddress)) is not a file of memfd, tmpfs or hugetlbfs (its file \
-            system: \(type)); 
-            """
-                + "with QEMU use memory-backend-memfd, or memory-backend-file in /dev/shm or on hugetlbfs")
     }
 
     private func index(of region: RegionDescription) -> Int? {

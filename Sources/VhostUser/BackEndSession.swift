@@ -15,6 +15,12 @@ public final class BackEndSession {
     var memory = GuestMemory()
     var rings: [SessionRing]
     var status: UInt8 = 0
+    /// The dirty log of a guest that migrates (SET_LOG_BASE).
+    var dirtyLog: SharedRegion?
+    /// An eventfd for changes of the log (SET_LOG_FD).
+    var dirtyLogFD: OwnedDescriptor?
+    /// What is in flight (SET_INFLIGHT_FD).
+    var inflight: InflightRegion?
     /// Channel to the front-end (SET_BACKEND_REQ_FD).
     var channel: MessageSocket?
     /// Eventfd that is written when a region's file is truncated.
@@ -23,8 +29,8 @@ public final class BackEndSession {
     public var inbandCallsChanged: (() -> Void)?
 
     static let offeredProtocolFeatures: ProtocolFeatures = [
-        .mq, .rarp, .replyAck, .mtu, .backendReq, .config, .resetDevice, .inbandNotifications, .configureMemSlots,
-        .status,
+        .mq, .logShmFD, .rarp, .replyAck, .mtu, .backendReq, .config, .inflightShmFD, .resetDevice,
+        .inbandNotifications, .configureMemSlots, .status,
     ]
 
     /// `lossFD` stays the caller's.
@@ -36,7 +42,9 @@ public final class BackEndSession {
         rings = Array(repeating: SessionRing(), count: 2 * device.queuePairs + 1)
     }
 
-    var offered: Features { device.features.union(.protocolFeatures) }
+    var offered: Features { device.features.union([.protocolFeatures, .vhostLogAll]) }
+    /// Bits between front-end and back-end, of which the driver knows nothing.
+    static let ownFeatures: Features = [.protocolFeatures, .vhostLogAll]
 
     /// Carries one message out and answers it. Throws what the connection cannot go on after: the
     /// caller closes it.
@@ -68,7 +76,8 @@ public final class BackEndSession {
 
     private func hasOwnReply(_ request: Request) -> Bool {
         switch request {
-        case .getFeatures, .getProtocolFeatures, .getQueueNum, .getVringBase, .getConfig, .getMaxMemSlots, .getStatus:
+        case .getFeatures, .getProtocolFeatures, .getQueueNum, .getVringBase, .getConfig, .getMaxMemSlots, .getStatus,
+            .setLogBase, .getInflightFD:
             return true
         default: return false
         }
@@ -101,6 +110,10 @@ public final class BackEndSession {
         case .setVringErr: try setVringErr(m)
         case .setVringEnable: try setVringEnable(m)
         case .vringKick: try vringKick(m)
+        case .setLogBase: return try setLogBase(m)
+        case .setLogFD: try setLogFD(m)
+        case .getInflightFD: return try getInflightFD(m)
+        case .setInflightFD: try setInflightFD(m)
         case .netSetMTU: try setMTU(m)
         case .sendRARP: try sendRARP(m)
         case .setBackendReqFD: try setBackendReqFD(m)
@@ -121,6 +134,7 @@ public final class BackEndSession {
         pauseAll()
         rings = Array(repeating: SessionRing(), count: rings.count)
         memory = GuestMemory()
+        (dirtyLog, dirtyLogFD, inflight) = (nil, nil, nil)
         channel = nil
         inbandCallsChanged?()
     }
@@ -165,14 +179,18 @@ public final class BackEndSession {
             throw VhostUserError(
                 .features, .setFeatures, "\(wanted.subtracting(offered).bitNames.joined(separator: ", ")) not offered")
         }
-        let set = wanted.subtracting(.protocolFeatures)
-        if rings.contains(where: \.isStarted) && set != features.subtracting(.protocolFeatures) {
+        let set = wanted.subtracting(BackEndSession.ownFeatures)
+        let isChanged = set != features.subtracting(BackEndSession.ownFeatures)
+        if rings.contains(where: \.isStarted) && isChanged {
             throw VhostUserError(
                 .features, .setFeatures, "features change while rings run; stop them first (GET_VRING_BASE)")
         }
+        let wasLogging = isLogging
         features = wanted
         isNegotiated = true
-        device.featuresAcknowledged(set)
+        // A migration begins or ends: rings that run go on, and the driver is not to notice.
+        if isLogging != wasLogging { moveAll() }
+        if isChanged || !rings.contains(where: \.isStarted) { device.featuresAcknowledged(set) }
         // Without PROTOCOL_FEATURES rings start enabled ("Ring states").
         var updates: [RingChange] = []
         if !wanted.contains(.protocolFeatures) {
@@ -204,6 +222,7 @@ public final class BackEndSession {
         let wereRunning = rings.map(\.isStarted)
         pauseAll()
         for i in rings.indices {
+            endInflight(i, isReset: true)
             let restsAt = wereRunning[i] ? rings[i].base : rings[i].restsAt
             let err = rings[i].err
             rings[i] = SessionRing()

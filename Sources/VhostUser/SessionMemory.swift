@@ -74,10 +74,11 @@ extension BackEndSession {
         withExtendedLifetime(old) {}
     }
 
-    private func move(of i: Int) -> RingChange.What {
+    func move(of i: Int) -> RingChange.What {
         let ring = rings[i]
-        let setup = unlessItWaits(i) { () throws(VhostUserError) in
-            try ring.addresses?.setup(i, size: ring.size, base: ring.base, features: features, map: memory.map)
+        let setup = unlessItWaits(i) { () throws(VhostUserError) -> RingSetup? in
+            guard let addresses = ring.addresses else { return nil }
+            return try self.setup(i, addresses, base: ring.base)
         }
         return setup.map { .move($0) } ?? .stop
     }

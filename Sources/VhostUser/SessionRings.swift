@@ -40,13 +40,13 @@ extension BackEndSession {
         // and before a ring that runs is stopped.
         var setup: RingSetup?
         if memory.map.count > 0 && rings[i].size > 0 {
-            setup = try new.setup(i, size: rings[i].size, base: 0, features: features, map: memory.map)
+            setup = try self.setup(i, new, base: 0)
         }
         guard rings[i].isStarted, let setup else { return try change(i) { $0.addresses = new } }
         var old = rings[i].addresses ?? new
-        (old.flags, old.log) = (flags, log)
+        // Where the log is to show the used ring matters while there is one (QEMU toggles the flag for all).
+        if !isLogging { (old.flags, old.log) = (flags, log) }
         rings[i].addresses = new
-        // The same place again changes nothing (QEMU toggles the log flag so).
         if old != new { apply([RingChange(i, .move(setup))]) }
     }
 
@@ -150,6 +150,7 @@ extension BackEndSession {
     func getVringBase(_ m: Message) throws(VhostUserError) -> Message {
         let (i, _) = try state(m, .getVringBase)
         pause(i)
+        endInflight(i)
         let old = rings[i]
         rings[i].base = old.restsAt ?? old.base
         rings[i].end()
@@ -205,12 +206,19 @@ extension BackEndSession {
         guard !ring.isStarted, ring.kick != nil, ring.size > 0, ring.isBaseGiven || !ring.needsBase,
             let addresses = ring.addresses, memory.map.count > 0
         else { return nil }
-        var setup = try addresses.setup(i, size: ring.size, base: ring.base, features: features, map: memory.map)
+        var setup = try self.setup(i, addresses, base: ring.base)
+        // After a crash the inflight region knows best.
+        if setup.inflight?.isInUse == true { return change(i, setup) }
         let given = setup.position.available
         setup.position = BackEndSession.position(setup, ring.base)
         if setup.position.available != given {
             log("ring \(i): goes on at \(setup.position.available), as the ring itself says, instead of \(given)")
         }
+        return change(i, setup)
+    }
+
+    private func change(_ i: Int, _ setup: RingSetup) -> RingChange {
+        let ring = rings[i]
         return RingChange(
             i,
             .start(

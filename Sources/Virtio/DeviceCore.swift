@@ -273,4 +273,35 @@ extension DeviceCore {
         }
         scatter.write(packet)
     }
+
+    /// Tells of a frame in each of the first `n` targets.
+    @inline(__always)
+    func tell<W: RingWitness>(
+        _ packets: UnsafePointer<PacketSlot>, _ list: UnsafePointer<UInt16>, _ n: Int,
+        _ targets: UnsafePointer<ReceiveTarget>, _ witness: inout W
+    ) {
+        if !W.isWatching { return }
+        witness.begin()
+        var i = 0
+        while i < n {
+            witness.wrote(
+                targets[i].host, UInt64(packets[Int(list[i])].length) &+ UInt64(headerLength))
+            i &+= 1
+        }
+    }
+
+    /// Tells of the first `bytes` of gathered buffers.
+    @inline(__always)
+    func tell<W: RingWitness>(_ g: Gathering, _ bytes: UInt64, _ witness: inout W) {
+        if !W.isWatching { return }
+        witness.begin()
+        var left = bytes
+        var i = 0
+        while i < g.count && left > 0 {
+            let n = min(left, UInt64(g.segments[i].length))
+            witness.wrote(g.segments[i].base, n)
+            left &-= n
+            i &+= 1
+        }
+    }
 }

@@ -22,12 +22,12 @@ public struct MappedRegion: @unchecked Sendable, BitwiseCopyable {
     }
 }
 
-/// Guest-physical to host translation as the ring core sees it: a table of regions and a dirty log.
+/// Guest-physical to host translation as the ring core sees it: a table of regions.
 ///
 /// Plain data that borrows its table: the owner (module Memory) keeps the table and the mappings
 /// alive until every ring that uses the map has been stopped or given another one.
 ///
-/// Unchecked: the table is never written after it was made; the log is written with atomic accesses only.
+/// Unchecked: the table is never written after it was made.
 public struct MemoryMap: @unchecked Sendable, BitwiseCopyable {
     /// The table, `count` entries; nil where it has none.
     public var regions: UnsafePointer<MappedRegion>?
@@ -37,18 +37,12 @@ public struct MemoryMap: @unchecked Sendable, BitwiseCopyable {
     public private(set) var isSorted = false
     /// Every address is a host address already (the driver side's own memory): nothing is translated.
     public var isIdentity: Bool
-    /// Dirty log of the front-end: one bit for 4 KiB of guest physical memory; nil while not migrating.
-    public var log: UnsafeMutableRawPointer?
-    /// Bytes of the log.
-    public var logSize: UInt64
 
     /// Regions in any order. The table belongs to the caller and is not copied.
     public init(regions: UnsafePointer<MappedRegion>?, count: Int) {
         self.regions = regions
         self.count = count
         isIdentity = false
-        log = nil
-        logSize = 0
     }
 
     /// Regions in the order of their guest addresses, none of which overlap.

@@ -144,10 +144,19 @@ extension PackedQueue {
     public mutating func deliver(
         _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
     ) -> Delivery {
+        var nobody = NoWitness()
+        return deliver(burst, list, count, with: scratch, telling: &nobody)
+    }
+
+    @inline(__always)
+    mutating func deliver(
+        _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch,
+        telling witness: inout some RingWitness
+    ) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         if core.defect.kind != .none { return result }
-        deliverFast(burst, list, count, scratch.targets, &result)
-        if result.consumed < count && hasWork { deliverRest(burst, list, count, scratch, &result) }
+        deliverFast(burst, list, count, scratch.targets, &result, &witness)
+        if result.consumed < count && hasWork { deliverRest(burst, list, count, scratch, &result, &witness) }
         return result
     }
 
@@ -155,13 +164,13 @@ extension PackedQueue {
     @inline(never)
     mutating func deliverRest(
         _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ scratch: borrowing DeliveryScratch,
-        _ result: inout Delivery
+        _ result: inout Delivery, _ witness: inout some RingWitness
     ) {
         var work = DeliveryWork()
-        while deliverSlow(scratch, burst.packets + Int(list[result.consumed]), &work, &result) {
+        while deliverSlow(scratch, burst.packets + Int(list[result.consumed]), &work, &result, &witness) {
             if result.consumed == count || core.defect.kind != .none { return }
             let before = result.consumed
-            deliverFast(burst, list + before, count &- before, scratch.targets, &result)
+            deliverFast(burst, list + before, count &- before, scratch.targets, &result, &witness)
             if result.consumed > before { work.tooSmall = UInt64.max }
             if result.consumed == count || work.isOver || !hasWork { return }
         }
@@ -171,13 +180,13 @@ extension PackedQueue {
     @inline(__always)
     mutating func deliverFast(
         _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int,
-        _ targets: UnsafeMutablePointer<ReceiveTarget>,
-        _ result: inout Delivery
+        _ targets: UnsafeMutablePointer<ReceiveTarget>, _ result: inout Delivery, _ witness: inout some RingWitness
     ) {
         let n = chooseTargets(burst.packets, list, min(count, Burst.maximum), targets)
         if n == 0 { return }
         let isLong = burst.bytes > 512 &* UInt64(truncatingIfNeeded: burst.count)
-        result.bytes &+= fillTargets(burst.packets, list, n, targets, isLong)
+        result.bytes &+= fillTargets(burst.packets, list, n, targets, isLong, &witness)
+        core.tell(burst.packets, list, n, targets, &witness)
         result.consumed &+= n
         result.delivered &+= n
     }
@@ -236,7 +245,7 @@ extension PackedQueue {
     @inline(never)
     mutating func fillTargets(
         _ packets: UnsafeMutablePointer<PacketSlot>, _ list: UnsafePointer<UInt16>, _ n: Int,
-        _ targets: UnsafePointer<ReceiveTarget>, _ isLong: Bool
+        _ targets: UnsafePointer<ReceiveTarget>, _ isLong: Bool, _ witness: inout some RingWitness
     ) -> UInt64 {
         let ring = core.descriptors
         let headerBytes = core.headerLength
@@ -267,8 +276,11 @@ extension PackedQueue {
             bytes &+= UInt64(length)
             i &+= 1
         }
+        let next = PackedCursor(slot: slot, wrap: flags & DescriptorFlag.used != 0)
+        witness.publishing(next)
         publishUsed(first, targets[0].id, packets[Int(list[0])].length &+ headerBytes)
-        nextUsed = PackedCursor(slot: slot, wrap: flags & DescriptorFlag.used != 0)
+        nextUsed = next
+        witness.published(next)
         slotsSinceCall &+= UInt32(truncatingIfNeeded: n)
         return bytes
     }
@@ -277,7 +289,7 @@ extension PackedQueue {
     @inline(never)
     mutating func deliverSlow(
         _ scratch: borrowing DeliveryScratch, _ packet: UnsafeMutablePointer<PacketSlot>, _ work: inout DeliveryWork,
-        _ result: inout Delivery
+        _ result: inout Delivery, _ witness: inout some RingWitness
     ) -> Bool {
         let need = UInt64(packet.pointee.length) &+ UInt64(core.headerLength)
         // The same buffers were too small for a shorter packet: they are not read again.
@@ -317,7 +329,8 @@ extension PackedQueue {
         work.segments &+= g.count
         work.tooSmall = UInt64.max
         core.writeScattered(packet, g, buffers: UInt16(truncatingIfNeeded: chains))
-        useChains(scratch, chains, need)
+        core.tell(g, need, &witness)
+        useChains(scratch, chains, need, &witness)
         nextAvail = cursor
         result.consumed &+= 1
         result.delivered &+= 1
@@ -326,7 +339,9 @@ extension PackedQueue {
     }
 
     /// Marks the chains of one packet used; the first becomes visible last.
-    mutating func useChains(_ scratch: borrowing DeliveryScratch, _ chains: Int, _ need: UInt64) {
+    mutating func useChains(
+        _ scratch: borrowing DeliveryScratch, _ chains: Int, _ need: UInt64, _ witness: inout some RingWitness
+    ) {
         let first = nextUsed
         var place = first
         var left = need
@@ -341,7 +356,9 @@ extension PackedQueue {
             slotsSinceCall &+= UInt32(chain.slots)
             i &+= 1
         }
+        witness.publishing(place)
         publishUsed(first, scratch.chains[0].id, firstLength)
         nextUsed = place
+        witness.published(place)
     }
 }

@@ -201,4 +201,45 @@ extension PackedQueue {
             at.advance(1, core.size)
         }
     }
+
+    /// Pops chains that were taken before, by their saved descriptors; the ring stays where it is.
+    mutating func popAgain(_ burst: inout Burst, _ chains: ArraySlice<SavedChain>) -> Int {
+        (burst.count, burst.segmentCount) = (0, 0)
+        if core.defect.kind != .none { return 0 }
+        var count = 0
+        for chain in chains {
+            if count > 0 && burst.segmentCount > 2 * Burst.maximum { break }
+            var g = core.gathering(in: burst)
+            guard gather(chain, &g), core.finish(g, id: chain.id, into: burst.packets + count, &burst) else { break }
+            count += 1
+        }
+        core.loadHeaders(&burst, count, except: UInt64.max)
+        return count
+    }
+
+    private mutating func gather(_ chain: SavedChain, _ g: inout Gathering) -> Bool {
+        for d in chain.descriptors {
+            g.descriptors &+= 1
+            if d.flags & DescriptorFlag.indirect != 0 {
+                if d.flags & DescriptorFlag.next != 0 || chain.descriptors.count > 1 {
+                    core.fail(.indirectWithNext, UInt32(chain.id), d.address)
+                    return false
+                }
+                return gatherIndirect(d.buffer, index: UInt32(chain.id), &g)
+            }
+            if !core.gatherBuffer(d.buffer, index: UInt32(chain.id), &g) { return false }
+        }
+        return true
+    }
+
+    /// Where the next used descriptor goes after these packets.
+    func end(of packets: UnsafePointer<PacketSlot>, _ count: Int) -> PackedCursor {
+        var cursor = nextUsed
+        var i = 0
+        while i < count {
+            cursor.advance(UInt32(packets[i].slots), size)
+            i &+= 1
+        }
+        return cursor
+    }
 }

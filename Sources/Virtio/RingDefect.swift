@@ -40,6 +40,8 @@ public struct RingDefect: Error, Sendable, Equatable, CustomStringConvertible {
         case usedLength
         /// the memory behind the ring went away (SIGBUS)
         case memoryLost
+        /// the dirty log does not reach a page that was written
+        case logTooSmall
     }
 
     /// What is wrong.
@@ -84,6 +86,7 @@ public struct RingDefect: Error, Sendable, Equatable, CustomStringConvertible {
         case .usedID: return "used entry \(index) names buffer \(value), which is not outstanding"
         case .usedIndexJump: return "used index \(value) is beyond what is outstanding after \(index)"
         case .usedLength: return "used entry \(index) has length \(value), beyond its buffer"
+        case .logTooSmall: return "the dirty log does not reach guest address \(hex(value))"
         case .memoryLost: return "memory at \(hex(value)) went away"
         }
     }

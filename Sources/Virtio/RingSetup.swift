@@ -19,6 +19,17 @@ public struct RingSetup {
     public var features: Features
     /// Where the addresses in descriptors lie.
     public var map: MemoryMap
+    /// Where what the device writes is written down while the guest migrates; nil: nowhere.
+    public var log: DirtyLog?
+    /// Where, for the log, the device area lies in guest physical memory (SET_VRING_ADDR), if that is not where the map
+    /// says.
+    public var loggedDeviceArea: UInt64?
+    /// Where it stands which chains were taken and not given back; nil: nowhere.
+    public var inflight: InflightQueue?
+    /// Chains that stand there after a crash are taken again. (Receive rings take the ring's own entries again.)
+    public var takesInflightAgain = true
+    /// Such a ring is a `RecordedRing`.
+    public var isRecorded: Bool { log != nil || inflight != nil }
 
     /// Nothing is checked here: see `RingLayout`.
     public init(

@@ -135,11 +135,20 @@ extension SplitQueue {
     public mutating func deliver(
         _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch
     ) -> Delivery {
+        var nobody = NoWitness()
+        return deliver(burst, list, count, with: scratch, telling: &nobody)
+    }
+
+    @inline(__always)
+    mutating func deliver(
+        _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int, with scratch: borrowing DeliveryScratch,
+        telling witness: inout some RingWitness
+    ) -> Delivery {
         var result = Delivery(consumed: 0, delivered: 0, bytes: 0)
         let waiting = Int(chainsThere(count))
-        deliverFast(burst, list, min(count, waiting), scratch.targets, &result)
+        deliverFast(burst, list, min(count, waiting), scratch.targets, &result, &witness)
         if result.consumed < count {
-            deliverRest(burst, list, count, waiting &- result.consumed, scratch, &result)
+            deliverRest(burst, list, count, waiting &- result.consumed, scratch, &result, &witness)
         }
         if result.delivered > 0 { publishUsed(nextUsed) }
         return result
@@ -150,7 +159,7 @@ extension SplitQueue {
     @inline(never)
     mutating func deliverRest(
         _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int, _ known: Int,
-        _ scratch: borrowing DeliveryScratch, _ result: inout Delivery
+        _ scratch: borrowing DeliveryScratch, _ result: inout Delivery, _ witness: inout some RingWitness
     ) {
         var work = DeliveryWork()
         var waiting = known
@@ -158,7 +167,8 @@ extension SplitQueue {
         while true {
             if waiting > 0 {
                 if work.isOver { return }
-                let chains = deliverSlow(scratch, burst.packets + Int(list[result.consumed]), waiting, &work, &result)
+                let chains = deliverSlow(
+                    scratch, burst.packets + Int(list[result.consumed]), waiting, &work, &result, &witness)
                 if result.consumed == count { return }
                 waiting = chains < 0 ? 0 : waiting &- chains
             }
@@ -170,7 +180,7 @@ extension SplitQueue {
                 if waiting == 0 { return }
             }
             let before = result.consumed
-            deliverFast(burst, list + before, min(count &- before, waiting), scratch.targets, &result)
+            deliverFast(burst, list + before, min(count &- before, waiting), scratch.targets, &result, &witness)
             if result.consumed > before { work.tooSmall = UInt64.max }
             if result.consumed == count { return }
             waiting &-= result.consumed &- before
@@ -181,12 +191,13 @@ extension SplitQueue {
     @inline(__always)
     mutating func deliverFast(
         _ burst: borrowing Burst, _ list: UnsafePointer<UInt16>, _ count: Int,
-        _ targets: UnsafeMutablePointer<ReceiveTarget>, _ result: inout Delivery
+        _ targets: UnsafeMutablePointer<ReceiveTarget>, _ result: inout Delivery, _ witness: inout some RingWitness
     ) {
         let n = chooseTargets(burst.packets, list, min(count, Burst.maximum), targets)
         if n == 0 { return }
         let isLong = burst.bytes > 512 &* UInt64(truncatingIfNeeded: burst.count)
         result.bytes &+= fillTargets(burst.packets, list, n, targets, isLong)
+        core.tell(burst.packets, list, n, targets, &witness)
         result.consumed &+= n
         result.delivered &+= n
     }
@@ -267,7 +278,7 @@ extension SplitQueue {
     @inline(never)
     mutating func deliverSlow(
         _ scratch: borrowing DeliveryScratch, _ packet: UnsafeMutablePointer<PacketSlot>, _ waiting: Int,
-        _ work: inout DeliveryWork, _ result: inout Delivery
+        _ work: inout DeliveryWork, _ result: inout Delivery, _ witness: inout some RingWitness
     ) -> Int {
         let mask = UInt16(truncatingIfNeeded: core.size &- 1)
         let need = UInt64(packet.pointee.length) &+ UInt64(core.headerLength)
@@ -307,6 +318,7 @@ extension SplitQueue {
         work.segments &+= g.count
         work.tooSmall = UInt64.max
         core.writeScattered(packet, g, buffers: UInt16(truncatingIfNeeded: chains))
+        core.tell(g, need, &witness)
         var left = need
         let usedRing = core.deviceArea
         var i = 0

@@ -25,6 +25,28 @@ public struct SplitQueue: DeviceRing {
         signalledUsed = setup.position.used
     }
 
+    /// After a crash: what was taken from the ring and not given back comes from elsewhere (`RecordedRing`).
+    mutating func goOn(used: UInt16, taken: Int) {
+        nextUsed = used
+        usedIndex = used
+        signalledUsed = used
+        nextAvail = used &+ UInt16(truncatingIfNeeded: taken)
+        availIndex = nextAvail
+    }
+
+    /// Pops chains that were taken before, by their heads; the ring stays where it is.
+    mutating func popAgain(_ burst: inout Burst, _ chains: ArraySlice<SavedChain>) -> Int {
+        (burst.count, burst.segmentCount) = (0, 0)
+        if core.defect.kind != .none { return 0 }
+        var count = 0
+        for chain in chains {
+            if !popSlow(&burst, count, chain.id) { break }
+            count += 1
+        }
+        core.loadHeaders(&burst, count, except: UInt64.max)
+        return count
+    }
+
     public var size: UInt32 { core.size }
     public var features: Features { core.features }
     public var map: MemoryMap { core.map }

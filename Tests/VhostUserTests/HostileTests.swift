@@ -172,8 +172,14 @@ extension BackEndTests {
         Hostile("back-end channel without its feature", "SET_BACKEND_REQ_FD: its protocol feature") {
             try $0.send(.setBackendReqFD, Payload(), [eventfd()])
         },
-        Hostile("dirty log", "SET_LOG_BASE: is not supported") {
+        Hostile("dirty log without its feature", "SET_LOG_BASE: its protocol feature") {
             try $0.send(.setLogBase, words(0, 0, 0, 0), [$0.memory.descriptor])
+        },
+        Hostile("eventfd for the log that is none", "SET_LOG_FD: the descriptor is not an eventfd") {
+            try $0.send(.setLogFD, Payload(), [$0.memory.descriptor])
+        },
+        Hostile("inflight region without its feature", "SET_INFLIGHT_FD: its protocol feature") {
+            try $0.send(.setInflightFD, words(0, 0, 0, 0, 0), [$0.memory.descriptor])
         },
         Hostile("postcopy", "POSTCOPY_ADVISE: is not supported") { try $0.send(.postcopyAdvise) },
     ]

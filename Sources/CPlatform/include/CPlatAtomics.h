@@ -6,6 +6,8 @@
 
 #define CPLAT_HOT static inline __attribute__((always_inline))
 
+CPLAT_HOT uint8_t CPlat_load8_relaxed(const void *p) { return __atomic_load_n((const uint8_t *)p, __ATOMIC_RELAXED); }
+CPLAT_HOT void CPlat_store8_release(void *p, uint8_t v) { __atomic_store_n((uint8_t *)p, v, __ATOMIC_RELEASE); }
 CPLAT_HOT uint16_t CPlat_load16_acquire(const void *p) { return __atomic_load_n((const uint16_t *)p, __ATOMIC_ACQUIRE); }
 CPLAT_HOT uint16_t CPlat_load16_relaxed(const void *p) { return __atomic_load_n((const uint16_t *)p, __ATOMIC_RELAXED); }
 CPLAT_HOT uint32_t CPlat_load32_acquire(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE); }

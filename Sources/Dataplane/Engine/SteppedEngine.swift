@@ -46,7 +46,7 @@ package final class SteppedEngine {
             state.isEnabled = true
             (state.kickFD, state.calls) = (kick, callRings[thread.index].calls)
             thread.startRing(
-                pair.pointer, direction, DeviceQueue(direction == .receive ? receive : transmit), state,
+                pair.pointer, direction, GuestRing(direction == .receive ? receive : transmit), state,
                 watchesKick: core.busyloop != .poll && direction == .transmit)
         }
     }

@@ -9,6 +9,8 @@ enum QueueEnd: BitwiseCopyable {
     /// A guest's ring, split or packed: Ringway is the device.
     case split(UnsafeMutablePointer<SplitQueue>)
     case packed(UnsafeMutablePointer<PackedQueue>)
+    /// The same, of a guest that migrates or whose front-end keeps what is in flight: off the short way.
+    case recorded(UnsafeMutablePointer<RecordedRing>)
     /// A back-end's ring: Ringway is the driver.
     case driver(UnsafeMutablePointer<DriverEnd>)
     /// A queue of a TAP device.
@@ -22,7 +24,7 @@ enum QueueEnd: BitwiseCopyable {
     @inline(__always)
     var isGuest: Bool {
         switch self {
-        case .split, .packed: return true
+        case .split, .packed, .recorded: return true
         case .none, .driver, .tap, .null: return false
         }
     }
@@ -35,6 +37,7 @@ enum QueueEnd: BitwiseCopyable {
         case .none, .null: break
         case .split(let ring): ring.pointee.unpop(burst.packets + start, count)
         case .packed(let ring): ring.pointee.unpop(burst.packets + start, count)
+        case .recorded(let ring): ring.pointee.unpop(burst.packets + start, count)
         case .driver(let end): end.pointee.unpop(burst, from: start, count)
         case .tap(let end): end.pointee.unpop(count)
         }
@@ -48,6 +51,7 @@ enum QueueEnd: BitwiseCopyable {
         case .none: return false
         case .split(let ring): return ring.pointee.armKicks()
         case .packed(let ring): return ring.pointee.armKicks()
+        case .recorded(let ring): return ring.pointee.armKicks()
         case .driver(let end): return end.pointee.arm()
         case .tap(let end): return end.pointee.arm()
         case .null(let end): return end.pointee.hasPackets
@@ -65,6 +69,7 @@ enum QueueEnd: BitwiseCopyable {
         switch self {
         case .split(let ring): return ring.pointee.hasAvailable(ahead: count &- 1)
         case .packed(let ring): return ring.pointee.hasAvailable(ahead: count &- 1)
+        case .recorded(let ring): return ring.pointee.hasAvailable(ahead: count &- 1)
         default: return true
         }
     }
@@ -78,6 +83,7 @@ enum QueueEnd: BitwiseCopyable {
         case .none, .tap, .null: return .none
         case .split(let ring): return ring.pointee.defect
         case .packed(let ring): return ring.pointee.defect
+        case .recorded(let ring): return ring.pointee.defect
         case .driver(let end): return direction == .receive ? end.pointee.transmit.defect : end.pointee.receive.defect
         }
     }
@@ -89,6 +95,7 @@ enum QueueEnd: BitwiseCopyable {
         switch self {
         case .split(let ring): return ring.pointee.position
         case .packed(let ring): return ring.pointee.position
+        case .recorded(let ring): return ring.pointee.position
         default: return RingPosition()
         }
     }
@@ -98,6 +105,7 @@ enum QueueEnd: BitwiseCopyable {
         switch self {
         case .split(let ring): ring.pointee.forgetCalls()
         case .packed(let ring): ring.pointee.forgetCalls()
+        case .recorded(let ring): ring.pointee.forgetCalls()
         default: break
         }
     }
@@ -107,6 +115,7 @@ enum QueueEnd: BitwiseCopyable {
         switch self {
         case .split(let ring): ring.pointee.use(map)
         case .packed(let ring): ring.pointee.use(map)
+        case .recorded(let ring): ring.pointee.use(map)
         default: break
         }
     }
@@ -116,6 +125,7 @@ enum QueueEnd: BitwiseCopyable {
         switch self {
         case .split(let ring): ring.pointee.suppressKicks()
         case .packed(let ring): ring.pointee.suppressKicks()
+        case .recorded(let ring): ring.pointee.suppressKicks()
         default: break
         }
     }
@@ -125,11 +135,13 @@ enum QueueEnd: BitwiseCopyable {
 struct GuestRingRoom: ~Copyable {
     private var split = OwnedValues<SplitQueue>(capacity: 1)
     private var packed = OwnedValues<PackedQueue>(capacity: 1)
+    private var recorded = OwnedValues<RecordedRing>(capacity: 1)
 
     /// Takes a ring over; valid until the next one.
-    mutating func end(_ ring: DeviceQueue) -> QueueEnd {
+    mutating func end(_ ring: consuming GuestRing) -> QueueEnd {
         split.removeAll()
         packed.removeAll()
+        recorded.removeAll()
         switch ring {
         case .split(let ring):
             split.add(ring)
@@ -137,6 +149,40 @@ struct GuestRingRoom: ~Copyable {
         case .packed(let ring):
             packed.add(ring)
             return .packed(packed.start)
+        case .recorded(let ring):
+            recorded.add(ring)
+            return .recorded(recorded.start)
+        }
+    }
+}
+
+/// A guest's ring on its way from the control thread to a poll thread.
+enum GuestRing {
+    case split(SplitQueue)
+    case packed(PackedQueue)
+    case recorded(RecordedRing)
+
+    init(_ setup: RingSetup) {
+        if setup.isRecorded {
+            self = .recorded(RecordedRing(setup))
+        } else {
+            self = setup.isPacked ? .packed(PackedQueue(setup)) : .split(SplitQueue(setup))
+        }
+    }
+
+    var size: UInt32 {
+        switch self {
+        case .split(let ring): return ring.size
+        case .packed(let ring): return ring.size
+        case .recorded(let ring): return ring.size
+        }
+    }
+
+    var bestHold: Int {
+        switch self {
+        case .split(let ring): return ring.bestHold
+        case .packed(let ring): return ring.bestHold
+        case .recorded(let ring): return ring.bestHold
         }
     }
 }

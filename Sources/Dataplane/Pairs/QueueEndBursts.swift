@@ -35,6 +35,7 @@ extension QueueEnd {
     private func popOther(_ thread: ThreadPointer, _ sender: PairPointer) -> Int {
         switch self {
         case .none, .split, .packed: return 0
+        case .recorded(let ring): return QueueEnd.popGuest(thread, sender, &ring.pointee)
         case .driver(let end): return end.pointee.pop(&thread.pointee.burst, limit: sender.pointee.window)
         case .tap(let end): return end.pointee.pop(&thread.pointee.burst, limit: sender.pointee.window)
         case .null(let end): return end.pointee.pop(&thread.pointee.burst, limit: sender.pointee.window)
@@ -71,6 +72,7 @@ extension QueueEnd {
     ) {
         switch self {
         case .none, .split, .packed, .null: break
+        case .recorded(let ring): QueueEnd.completeGuest(thread, sender, &ring.pointee, burst, count, false)
         case .driver(let end):
             if end.pointee.complete(burst, count) {
                 sender.pointee.counters.add(.transmitCalls, 1)
@@ -144,6 +146,8 @@ extension QueueEnd {
         _ thread: ThreadPointer, _ receiver: PairPointer, _ burst: borrowing Burst, _ list: PacketList
     ) -> Delivery {
         switch self {
+        case .recorded(let ring):
+            return ring.pointee.deliver(burst, list.places, list.count, with: thread.pointee.delivery)
         case .none, .split, .packed: return Delivery(consumed: list.count, delivered: 0, bytes: 0)
         case .tap(let end): return end.pointee.deliver(burst, list)
         case .null(let end): return end.pointee.deliver(burst, list)
@@ -164,6 +168,7 @@ extension QueueEnd {
         switch self {
         case .split(let ring): isWanted = receiver.pointee.receive.calls.fd >= 0 && ring.pointee.needsCall()
         case .packed(let ring): isWanted = receiver.pointee.receive.calls.fd >= 0 && ring.pointee.needsCall()
+        case .recorded(let ring): isWanted = receiver.pointee.receive.calls.fd >= 0 && ring.pointee.needsCall()
         default: return
         }
         if isWanted {

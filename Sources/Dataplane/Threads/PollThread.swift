@@ -148,7 +148,7 @@ final class PollThread {
 
     /// Takes a guest's ring over.
     func startRing(
-        _ pair: PairPointer, _ direction: QueueDirection, _ ring: DeviceQueue, _ state: QueueState, watchesKick: Bool
+        _ pair: PairPointer, _ direction: QueueDirection, _ ring: GuestRing, _ state: QueueState, watchesKick: Bool
     ) {
         pair.pointee[direction] = state
         pair.pointee.enable(direction, state.isEnabled)
@@ -210,7 +210,7 @@ final class PollThread {
         var state = QueueState()
         (state.isEnabled, state.calls) = (old.isWanted, old.calls)
         (state.kickFD, state.errFD) = (old.kickFD, old.errFD)
-        startRing(pair, direction, DeviceQueue(setup), state, watchesKick: watchesKick)
+        startRing(pair, direction, GuestRing(setup), state, watchesKick: watchesKick)
         return setup.position
     }
 

@@ -2,7 +2,7 @@ import Virtio
 
 /// Commands of the control virtqueue (virtio 1.3, 5.1.6.5). Lives on the port's control thread.
 struct ControlQueue {
-    private var queue: DeviceQueue
+    private var queue: RecordedRing
     /// Shared with copies of this.
     private let room = ControlRoom(size: ControlQueue.longest)
     /// The longest command is a table of MAC addresses or the VLAN set; what is longer is refused.
@@ -11,7 +11,7 @@ struct ControlQueue {
     private var isReported = false
 
     init(_ setup: RingSetup, errFD: Int32) {
-        queue = DeviceQueue(setup)
+        queue = RecordedRing(setup)
         self.errFD = errFD
     }
 

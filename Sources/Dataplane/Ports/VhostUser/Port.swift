@@ -164,7 +164,7 @@ final class Port: EnginePort, BackEndDevice {
             var state = QueueState()
             (state.isEnabled, state.kickFD, state.errFD) = (start.enabled, start.kickFD, start.errFD)
             state.calls = job.calls?.ring.calls ?? Calls()
-            let (queue, offloads) = (DeviceQueue(start.setup), receiveOffloads)
+            let (queue, offloads) = (GuestRing(start.setup), receiveOffloads)
             appliedOffloads = offloads
             work.add(core.owner(of: p).index) { thread in
                 p.pointee.receiveOffloads = offloads

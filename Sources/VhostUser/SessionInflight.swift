@@ -1,0 +1,98 @@
+import CPlatform
+import Glibc
+import Memory
+import Virtio
+
+/// The inflight region ("Inflight I/O tracking"): memory that the front-end keeps for a back-end that may crash.
+struct InflightRegion {
+    let region: SharedRegion
+    /// Queues, and descriptors of the largest.
+    let queues: Int
+    let queueSize: UInt32
+
+    /// The part of one queue, if it has one and fits.
+    func queue(_ i: Int, size: UInt32, isPacked: Bool) -> InflightQueue? {
+        let stride = InflightQueue.bytes(size: queueSize, isPacked: isPacked)
+        guard i < queues, size <= queueSize, UInt64((i + 1) * stride) <= region.size else { return nil }
+        return InflightQueue(base: region.start + i * stride, size: size, isPacked: isPacked)
+    }
+}
+
+extension BackEndSession {
+    /// `mmap size`, `mmap offset`, `num queues`, `queue size`; with or without the structure's padding.
+    private func inflightOperands(_ m: Message, _ request: Request) throws(VhostUserError) -> (
+        size: UInt64, offset: UInt64, queues: Int, queueSize: UInt32
+    ) {
+        try need(.inflightShmFD, request)
+        var r = PayloadReader(m.payload)
+        guard m.payload.count == 20 || m.payload.count == 24, let size = r.next64(), let offset = r.next64(),
+            let both = r.next32()
+        else { throw VhostUserError(.payload, request, "payload of \(m.payload.count) bytes, 20 are expected") }
+        let (queues, queueSize) = (Int(both & 0xffff), both >> 16)
+        guard queues >= 1, queues <= rings.count else {
+            throw VhostUserError(
+                .ring, request, "\(queues) queues; this port has \(rings.count) (queues=\(device.queuePairs))")
+        }
+        guard RingLayout.isValid(size: queueSize, isPacked: true) else {
+            throw VhostUserError(
+                .ring, request, "queue size \(queueSize); 2 to \(RingLayout.maximumSize) are possible")
+        }
+        return (size, offset, queues, queueSize)
+    }
+
+    private func inflightBytes(_ queues: Int, _ queueSize: UInt32) -> UInt64 {
+        UInt64(queues * InflightQueue.bytes(size: queueSize, isPacked: features.contains(.ringPacked)))
+    }
+
+    /// Answers a new region, which is all zero. The front-end gives it back with SET_INFLIGHT_FD.
+    func getInflightFD(_ m: Message) throws(VhostUserError) -> Message {
+        let (_, _, queues, queueSize) = try inflightOperands(m, .getInflightFD)
+        let size = inflightBytes(queues, queueSize)
+        let file: OwnedDescriptor
+        do throws(MemoryError) {
+            file = try HostMemory(bytes: Int(size), wantsHugePages: false, name: "ringway-inflight").descriptor
+        } catch {
+            throw VhostUserError(.refused, .getInflightFD, error.description)
+        }
+        var answer = Payload(size)
+        answer.add64(0)
+        answer.add32(UInt32(queues) | queueSize << 16)
+        if m.payload.count == 24 { answer.add32(0) }
+        var message = reply(.getInflightFD, answer)
+        message.descriptors = [file]
+        return message
+    }
+
+    func setInflightFD(_ m: Message) throws(VhostUserError) {
+        let (size, offset, queues, queueSize) = try inflightOperands(m, .setInflightFD)
+        guard m.descriptors.count == 1 else {
+            throw VhostUserError(.descriptors, .setInflightFD, "\(m.descriptors.count) descriptors, 1 is expected")
+        }
+        guard !rings.contains(where: \.isStarted) else {
+            throw VhostUserError(.ring, .setInflightFD, "a ring runs; stop it first (GET_VRING_BASE)")
+        }
+        let needed = inflightBytes(queues, queueSize)
+        guard size >= needed else {
+            throw VhostUserError(
+                .memory, .setInflightFD,
+                "a region of \(size) bytes; \(queues) queues of \(queueSize) descriptors need \(needed)")
+        }
+        guard offset % 8 == 0 else {
+            throw VhostUserError(.memory, .setInflightFD, "offset \(offset) is not a multiple of 8")
+        }
+        do throws(MemoryError) {
+            let region = try SharedRegion(
+                "the inflight region", offset: offset, size: size, fd: m.descriptors[0].fd, lossFD: lossFD)
+            inflight = InflightRegion(region: region, queues: queues, queueSize: queueSize)
+        } catch {
+            throw VhostUserError(.memory, .setInflightFD, error.description)
+        }
+        apply(readyStarts())
+    }
+
+    /// Ring `i`'s life has ended. After one that ended in good order the next begins where the front-end says.
+    func endInflight(_ i: Int, isReset: Bool = false) {
+        let queue = inflight?.queue(i, size: rings[i].size, isPacked: features.contains(.ringPacked))
+        queue?.end(isReset: isReset)
+    }
+}
