@@ -33,30 +33,29 @@ public struct MemoryMap: @unchecked Sendable, BitwiseCopyable {
     public var regions: UnsafePointer<MappedRegion>?
     /// Entries of the table.
     public var count: Int
+    /// One value: two flags would be packed and unpacked for each burst.
+    @usableFromInline let kind: Kind
+    @usableFromInline
+    enum Kind: UInt8, BitwiseCopyable { case anyOrder, sorted, identity }
     /// The regions stand in the order of their guest addresses and do not overlap: a miss searches, it does not scan.
-    public private(set) var isSorted = false
+    public var isSorted: Bool { kind == .sorted }
     /// Every address is a host address already (the driver side's own memory): nothing is translated.
-    public var isIdentity: Bool
+    @inlinable public var isIdentity: Bool { kind == .identity }
 
     /// Regions in any order. The table belongs to the caller and is not copied.
-    public init(regions: UnsafePointer<MappedRegion>?, count: Int) {
-        self.regions = regions
-        self.count = count
-        isIdentity = false
+    public init(regions: UnsafePointer<MappedRegion>?, count: Int) { self.init(regions, count, .anyOrder) }
+
+    private init(_ regions: UnsafePointer<MappedRegion>?, _ count: Int, _ kind: Kind) {
+        (self.regions, self.count, self.kind) = (regions, count, kind)
     }
 
     /// Regions in the order of their guest addresses, none of which overlap.
     public init(sorted regions: UnsafePointer<MappedRegion>?, count: Int) {
-        self.init(regions: regions, count: count)
-        isSorted = true
+        self.init(regions, count, .sorted)
     }
 
     /// A map for rings in this process's own memory.
-    public static var identity: MemoryMap {
-        var map = MemoryMap(regions: nil, count: 0)
-        map.isIdentity = true
-        return map
-    }
+    public static var identity: MemoryMap { MemoryMap(nil, 0, .identity) }
 
     /// Host address of the whole range [address, address + length), or nil when any byte of it
     /// lies outside a single region. Scans; the rings keep the last hit in a `Translation`.
