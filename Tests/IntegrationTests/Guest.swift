@@ -26,7 +26,7 @@ final class Guest {
     /// Starts it; `ready()` waits for the console. `extra` are more QEMU arguments.
     init(
         _ name: String, _ nics: [NIC], cpus: Int = 1, memory: Int = 256, initrd: String? = nil, numa: [String]? = nil,
-        staysUp: Bool = false, qmp: String? = nil
+        staysUp: Bool = false, qmp: String? = nil, incoming: String? = nil
     ) throws {
         self.name = name
         let testbed = root + "/.testbed/"
@@ -49,6 +49,7 @@ final class Guest {
             if !nic.hasOffloads { device += Guest.offloads.map { ",\($0)=off" }.joined() }
             a += ["-device", device]
         }
+        if let incoming { a += ["-incoming", "unix:\(incoming)"] }
         arguments = a
         program = try Program(name, a)
     }
@@ -122,6 +123,9 @@ final class Guest {
 
     func kill() { program.end(SIGKILL) }
 
+    /// What came over its console, and from QEMU.
+    var output: String { program.output }
+
     /// The same machine again.
     func start() throws {
         program = try Program(name, arguments)
@@ -142,14 +146,23 @@ final class QMP {
         try run("qmp_capabilities")
     }
 
+    /// The same of a QEMU that only just starts.
+    convenience init(waiting path: String) throws {
+        let end = now + 20
+        while !FileManager.default.fileExists(atPath: path) && now < end { usleep(20_000) }
+        try self.init(path)
+    }
+
     deinit { close(fd) }
 
-    /// Returns when QEMU says that it is done.
-    func run(_ command: String) throws {
-        let bytes = Array("{\"execute\":\"\(command)\"}\n".utf8)
+    /// Returns when QEMU says that it is done, with what it says. `arguments` are JSON.
+    @discardableResult
+    func run(_ command: String, _ arguments: String = "{}") throws -> String {
+        let bytes = Array("{\"execute\":\"\(command)\",\"arguments\":\(arguments)}\n".utf8)
         guard write(fd, bytes, bytes.count) == bytes.count else { throw Unexpected("\(path): write: \(errno)") }
         let text = try answer("\"return\"")
         if text.contains("\"error\"") { throw Unexpected("\(command): \(text)") }
+        return text
     }
 
     private func answer(_ wanted: String) throws -> String {
