@@ -79,6 +79,9 @@ package final class ControlServer: @unchecked Sendable {
     /// Runs `work` on the thread, where no request is carried out meanwhile; here, where there is none.
     package func perform<Answer>(_ work: @escaping () -> Answer) -> Answer { control.run(work) }
 
+    /// Calls `handler` on the thread when `fd`, an eventfd, is written; the handler reads it. Before `start`.
+    func watch(_ fd: Int32, _ handler: @escaping () -> Void) -> Bool { control.watch(fd, handler) }
+
     /// On the thread, while a line is answered: `work` runs when the answer is on its way.
     func afterwards(_ work: @escaping () -> Void) { control.post(work) }
 

@@ -144,6 +144,24 @@ package enum Methods {
         package struct Answer: Codable, Sendable { package var level: String }
     }
 
+    package enum Reload: ControlMethod {
+        package static let name = "reload"
+        package typealias Params = Nothing
+        /// Names of ports.
+        package struct Answer: Codable, Sendable {
+            package var added: [String]
+            package var removed: [String]
+            package var changed: [String]
+        }
+    }
+
+    package enum Export: ControlMethod {
+        package static let name = "config.export"
+        package static var isReading: Bool { true }
+        package typealias Params = Nothing
+        package struct Answer: Codable, Sendable { package var config: String }
+    }
+
     package enum Shutdown: ControlMethod {
         package static let name = "shutdown"
         package typealias Params = Nothing

@@ -2,6 +2,7 @@ import Console
 import Foundation
 import Glibc
 import Logging
+import Memory
 import Ringway
 
 /// A running engine under the control of whoever may write to its sockets: carries out what they ask for. All of it
@@ -10,25 +11,41 @@ import Ringway
 /// Unchecked: see above.
 package final class Operator: @unchecked Sendable {
     private let engine: Engine
+    private let settings: Settings
+    /// What it was started from.
+    private let file: String?
+    private let log = Logger(label: "ringway")
     private let server = ControlServer()
     private let clock: () -> Double
-    private let start: Double
+    /// When it began to count.
+    private let begin: Double
     /// Ports by name, as they were written.
     private var texts: [String: String]
     private var isEnding = false
 
-    /// `texts`: what the ports of `engine`, which runs, were read from, in their order.
-    package init(_ engine: Engine, texts: [String], clock: @escaping () -> Double) {
+    /// `engine` runs, with these settings, which stand in `file`.
+    package init(_ engine: Engine, _ settings: Settings, file: String? = nil, clock: @escaping () -> Double) {
         self.engine = engine
+        self.settings = settings
+        self.file = file
         self.clock = clock
-        start = clock()
+        begin = clock()
         self.texts = Dictionary(
-            zip(engine.portOptions.map(\.options.name), texts).map { ($0, $1) }, uniquingKeysWith: { $1 })
+            zip(engine.portOptions.map(\.options.name), settings.texts).map { ($0, $1) }, uniquingKeysWith: { $1 })
     }
 
-    /// Opens the sockets that are given.
-    package func start(_ place: SocketPlace?, reading readPlace: SocketPlace?) throws {
-        if place == nil && readPlace == nil { return }
+    /// Opens the sockets of the settings. With a file SIGHUP has it read again.
+    package func start() throws {
+        let (place, readPlace) = (settings.control, settings.controlRead)
+        if place == nil && readPlace == nil && file == nil { return }
+        if file != nil {
+            Hangup.watch()
+            _ = server.watch(Hangup.bell) { [unowned self] in
+                _ = EventFD.take(Hangup.bell)
+                // Both ways it is in the log.
+                _ = try? reload()
+            }
+        }
         try server.start(place, reading: readPlace) { self.answer($0, isReadOnly: $1) }
         for place in [place, readPlace] { if let place { Leftovers.add(socket: place.path) } }
     }
@@ -68,6 +85,10 @@ package final class Operator: @unchecked Sendable {
         MethodEntry(Methods.ListAddresses.self) { [unowned self] _ throws(RPC.Failure) in try addresses() },
         MethodEntry(Methods.ClearAddresses.self) { [unowned self] params throws(RPC.Failure) in try clear(params) },
         MethodEntry(Methods.LogLevel.self) { params throws(RPC.Failure) in try Operator.setLevel(params.level) },
+        MethodEntry(Methods.Reload.self) { [unowned self] _ throws(RPC.Failure) in try reload() },
+        MethodEntry(Methods.Export.self) { [unowned self] _ in
+            .init(config: settings.file(ports: ports.map(\.port)))
+        },
         MethodEntry(Methods.Shutdown.self) { [unowned self] _ in
             isEnding = true
             return Nothing()
@@ -115,7 +136,7 @@ package final class Operator: @unchecked Sendable {
             let last = try engine.remove(name)
             texts[name] = nil
             if let path { Leftovers.forget(socket: path) }
-            return PeriodRecord.Port(last, max(clock() - start, 1e-9))
+            return PeriodRecord.Port(last, max(clock() - begin, 1e-9))
         } catch {
             throw .refused("\(error)")
         }
@@ -137,8 +158,55 @@ package final class Operator: @unchecked Sendable {
         return try port(params.name)
     }
 
+    // MARK: The file
+
+    /// Reads the file again, and makes its ports those of the engine: all or nothing.
+    private func reload() throws(RPC.Failure) -> Methods.Reload.Answer {
+        do {
+            guard let file else {
+                throw RPC.Failure.refused("it was not started from a file; start it with `ringway run --config FILE`")
+            }
+            let read = try SettingsFile(file)
+            try checkSame(read)
+            var change = PortChange(engine, texts, to: read.settings)
+            do throws(EngineError) { try change.apply() } catch { throw read.explain("\(error)") }
+            texts = Dictionary(
+                zip(read.settings.engine.ports.map(\.name), read.settings.texts).map { ($0, $1) },
+                uniquingKeysWith: { $1 })
+            LogLevel.current = read.settings.logLevel
+            log.notice(
+                """
+                \(file): read again; ports added: \(change.added), removed: \(change.removed), \
+                changed: \(change.changed)
+                """
+            )
+            return .init(added: change.added, removed: change.removed, changed: change.changed)
+        } catch {
+            log.error("nothing has changed: \(error)")
+            throw error as? RPC.Failure ?? .refused("\(error)")
+        }
+    }
+
+    /// Only ports and the log's level change while it runs.
+    private func checkSame(_ read: SettingsFile) throws(FileError) {
+        let (a, b) = (settings, read.settings)
+        let keys: [(String, Bool)] = [
+            ("mode", a.engine.mode == b.engine.mode), ("cpus", a.engine.cpus == b.engine.cpus),
+            ("threads", a.engine.unpinnedThreads == b.engine.unpinnedThreads),
+            ("busyloop", a.engine.busyloop == b.engine.busyloop), ("pacing", a.engine.pacing == b.engine.pacing),
+            ("mac_ageing", a.engine.macAgeing == b.engine.macAgeing),
+            ("max_ports", a.engine.mostPorts == b.engine.mostPorts), ("control", a.control == b.control),
+            ("control_read", a.controlRead == b.controlRead),
+        ]
+        if let key = keys.first(where: { !$0.1 })?.0 {
+            throw read.refusal(
+                of: key,
+                "it cannot change while ringway runs; ports and log_level can. Restart ringway, or undo the change")
+        }
+    }
+
     private var record: PeriodRecord {
-        PeriodRecord(engine.snapshot(), engine.queueTimes(), engine.threadSnapshots(), seconds: clock() - start)
+        PeriodRecord(engine.snapshot(), engine.queueTimes(), engine.threadSnapshots(), seconds: clock() - begin)
     }
 
     // MARK: The switch

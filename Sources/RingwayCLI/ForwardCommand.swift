@@ -127,32 +127,15 @@ struct ForwardCommand: ParsableCommand, GoesOn {
     var logLevel = "info"
 
     func run() throws {
-        let options = usage(engineOptions)
-        if let stats, !(stats >= 0.01) { fail("--stats \(stats): give seconds above 0.01", status: 64) }
-        if let duration, !(duration > 0) { fail("--duration \(duration): give seconds above 0", status: 64) }
+        var settings = Settings(usage(engineOptions), texts: ports)
+        checkPeriods(stats: stats, duration: duration)
         guard let level = Logger.Level(rawValue: logLevel) else {
             fail("--log-level \(logLevel): write \(LogLevel.names)", status: 64)
         }
-        let place = usage { try control.map { try SocketPlace($0, option: "--control") } }
-        let readPlace = usage { try controlRead.map { try SocketPlace($0, option: "--control-read") } }
-        LogLevel.current = level
-        LogLevel.startLog()
-        let engine = usage { try Engine(options, logger: Logger(label: "ringway")) }
-        Signals.handOver()
-        do throws(EngineError) { try engine.start() } catch { fail(error.description) }
-        for path in options.ports.compactMap(\.kind.listeningPath) { Leftovers.add(socket: path) }
-        let op = Operator(engine, texts: ports) { CPlatClock.seconds }
-        do { try op.start(place, reading: readPlace) } catch {
-            engine.stop()
-            fail("\(error)")
-        }
-        let last = run(op)
-        for path in last.compactMap(\.kind.listeningPath) { Leftovers.forget(socket: path) }
-        flush()
-        let lonely = zip(last, engine.snapshot()).filter { $0.kind.connects && !$1.wasConnected }.map(\.0.name)
-        if !lonely.isEmpty {
-            fail("\(lonely.joined(separator: ", ")): never connected; start what serves the socket, or check the path")
-        }
+        settings.logLevel = level
+        settings.control = usage { try control.map { try SocketPlace($0, option: "--control") } }
+        settings.controlRead = usage { try controlRead.map { try SocketPlace($0, option: "--control-read") } }
+        Run(settings: settings, json: json, stats: stats, duration: duration).run()
     }
 
     private func engineOptions() throws(EngineError) -> EngineOptions {
@@ -184,42 +167,7 @@ struct ForwardCommand: ParsableCommand, GoesOn {
     }
 
     private func forwardingMode() throws(EngineError) -> ForwardingMode {
-        switch mode {
-        case "crossconnect": return .crossconnect
-        case "switch": return .switch
-        case "macswap": return .macswap
-        case "drop": return .drop
-        case "generate": return .generate(size: size)
-        default: throw EngineError("--mode \(mode): write crossconnect, switch, macswap, drop or generate")
-        }
-    }
-
-    /// Until a signal, the end of `--duration`, or until nobody reads what is printed. Without `--stats` nothing wakes
-    /// up meanwhile.
-    /// Returns the ports that there were at the end.
-    private func run(_ op: Operator) -> [PortOptions] {
-        print(json ? "{\"type\":\"ready\"}" : "ready")
-        let start = CPlatClock.seconds
-        let end = duration.map { start + $0 }
-        var report = op.perform { Report(isJSON: json, start: start, $0.snapshot(), $0.threadSnapshots()) }
-        var next = stats.map { start + $0 }
-        while isOutputOpen {
-            if Signals.wait(until: [end, next].compactMap { $0 }.min()) { break }
-            let now = CPlatClock.seconds
-            if let end, now >= end { break }
-            if let due = next, now >= due {
-                let (ports, times, threads) = op.perform { ($0.snapshot(), $0.queueTimes(), $0.threadSnapshots()) }
-                report.interval(ports, times, threads, now)
-                next = due + (stats ?? 1)
-            }
-        }
-        op.stop()
-        return op.perform { engine in
-            let now = CPlatClock.seconds
-            let (threads, ports) = (engine.threadSnapshots(), engine.portOptions.map(\.options))
-            engine.stop()
-            report.totals(engine.snapshot(), engine.queueTimes(), threads, now)
-            return ports
-        }
+        if let mode = ForwardingMode(name: mode, size: size) { return mode }
+        throw EngineError("--mode \(mode): write crossconnect, switch, macswap, drop or generate")
     }
 }

@@ -12,7 +12,8 @@ struct RingwayCommand: ParsableCommand {
         subcommands: [
             ForwardCommand.self, ProbeCommand.self, BenchCommand.self, TuneCommand.self, CompareCommand.self,
             DemoCommand.self, DriveCommand.self, ReplayCommand.self, PortCommand.self, StatsCommand.self,
-            AddressesCommand.self, LogLevelCommand.self,
+            AddressesCommand.self, LogLevelCommand.self, RunCommand.self, CheckCommand.self, ReloadCommand.self,
+            ExportCommand.self,
         ])
 
     static func main() { Program.run(RingwayCommand.self) }

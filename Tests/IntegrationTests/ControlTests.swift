@@ -101,3 +101,45 @@ import Testing
         #expect(ringway.wait() == 0 && ringway.output.contains("\"totals\""))
     }
 }
+
+/// `ringway run` and its file.
+@Suite(.serialized) struct ConfigurationTests {
+    private static func write(_ folder: Folder, _ ports: [String]) throws {
+        let text = "mode: crossconnect\ncontrol: \(folder("c"))\nports:\n" + ports.map { "  - \($0)\n" }.joined()
+        try text.write(toFile: folder("f.yaml"), atomically: true, encoding: .utf8)
+    }
+
+    private static func run(_ words: [String]) throws -> (status: Int32?, output: String) {
+        let program = try Program(words[0], [Ringway.binary] + words)
+        return (program.wait(), program.output)
+    }
+
+    @Test("DPDK's drivers stay connected while the file is read again; SIGHUP, reload and export-config")
+    func reload() throws {
+        let folder = Folder()
+        try ConfigurationTests.write(folder, ["vhost-user:\(folder("a"))", "null:sink"])
+        #expect(try ConfigurationTests.run(["check", folder("f.yaml")]).status == 0)
+        let ringway = try Program("ringway", [Ringway.binary, "run", "--config", folder("f.yaml")])
+        _ = try ringway.wait(for: "ready")
+        let a = try Testpmd(folder("a"), forward: "txonly", options: "packed_vq=1")
+        // Two ports are what crossconnect takes: the sink goes, and what comes in its place gets the packets.
+        try ConfigurationTests.write(folder, ["vhost-user:\(folder("a"))", "vhost-user:\(folder("b"))"])
+        kill(ringway.pid, SIGHUP)
+        _ = try ringway.wait(for: "read again; ports added: [\"\(folder("b"))\"], removed: [\"null:sink\"]")
+        let b = try Testpmd(folder("b"), forward: "rxonly", options: "packed_vq=1")
+        while try b.stop().received == 0 { b.program.send("start") }
+        // Wrong ones change nothing.
+        try ConfigurationTests.write(folder, ["vhost-user:\(folder("a"))", "vhost-user:\(folder("b")),queues=x"])
+        let (status, output) = try ConfigurationTests.run(["reload", "--control", folder("c")])
+        #expect(status == 1 && output.contains("f.yaml:5: vhost-user:\(folder("b")),queues=x: queues=x"), "\(output)")
+        #expect(try ConfigurationTests.run(["check", folder("f.yaml")]).status == 64)
+        let exported = try ConfigurationTests.run(["export-config", "--control", folder("c")])
+        try exported.output.write(toFile: folder("g.yaml"), atomically: true, encoding: .utf8)
+        let checked = try ConfigurationTests.run(["check", folder("g.yaml")])
+        #expect(checked.status == 0 && checked.output.hasSuffix("mode crossconnect, 2 ports\n"), "\(checked.output)")
+        #expect(try a.stop().sent > 0)
+        let lists = try ConfigurationTests.run(["port", "list", "--control", folder("c")]).output
+        #expect(lists.components(separatedBy: " connected ").count == 3, "\(lists)")
+        #expect(ringway.end() == 0 && access(folder("c"), F_OK) != 0)
+    }
+}

@@ -22,10 +22,11 @@ final class ControlLab {
         logger.logLevel = .critical
         engine = try Engine(options, logger: logger)
         try engine.start()
-        op = Operator(engine, texts: []) { Double(CPlat_monotonic_ns()) / 1e9 }
-        var reading = SocketPlace(readPath)
-        reading.mode = 0o666
-        try op.start(SocketPlace(path), reading: reading)
+        var settings = Settings(options, texts: [])
+        (settings.control, settings.controlRead) = (SocketPlace(path), SocketPlace(readPath))
+        settings.controlRead?.mode = 0o666
+        op = Operator(engine, settings) { Double(CPlat_monotonic_ns()) / 1e9 }
+        try op.start()
     }
 
     deinit {

@@ -150,9 +150,10 @@ import Testing
     @Test("a socket that somebody serves is not taken over, one that a crash left behind is")
     func takeOver() throws {
         let lab = try ControlLab()
-        #expect(throws: (any Error).self) {
-            try Operator(lab.engine, texts: []) { 0 }.start(SocketPlace(lab.path), reading: nil)
-        }
+        var settings = Settings(lab.engine.options, texts: [])
+        settings.control = SocketPlace(lab.path)
+        let other = Operator(lab.engine, settings) { 0 }
+        #expect(throws: (any Error).self) { try other.start() }
         #expect(try ControlClient(lab.path).call(Methods.Version.self, .init()).api == 1)
         lab.op.stop()
         #expect(access(lab.path, F_OK) != 0 && access(lab.readPath, F_OK) != 0)

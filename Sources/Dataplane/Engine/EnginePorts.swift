@@ -92,6 +92,13 @@ extension Engine {
                 + (names.isEmpty ? "there is none" : "there are \(names.joined(separator: ", "))"))
     }
 
+    /// Whether these could be added beside all ports of now.
+    package func hasRoom(for new: [PortOptions]) -> Bool {
+        guard let core else { return false }
+        let all = portOptions.map(\.options) + new
+        return all.count <= core.places && (try? Engine.checkSwitch(all, options.mode)) != nil
+    }
+
     /// Checks a port that is to be added.
     private func freePlace(for new: PortOptions, _ core: EngineCore) throws(EngineError) -> Int {
         try Engine.check(new)

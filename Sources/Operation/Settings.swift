@@ -1,0 +1,79 @@
+import Logging
+import Ringway
+
+/// All that a dataplane is started with, by the command line or by a file.
+package struct Settings: Sendable {
+    /// With the ports in it.
+    package var engine: EngineOptions
+    /// The ports as they were written, in the same order.
+    package var texts: [String]
+    package var control: SocketPlace?
+    package var controlRead: SocketPlace?
+    package var logLevel = Logger.Level.info
+
+    package init(_ engine: EngineOptions, texts: [String]) { (self.engine, self.texts) = (engine, texts) }
+}
+
+extension Settings {
+    /// As a file of `ringway run` has them, with other ports.
+    package func file(ports: [String]) -> String {
+        func quoted(_ text: String) -> String {
+            "\"" + text.replacing("\\", with: "\\\\").replacing("\"", with: "\\\"") + "\""
+        }
+        var lines = ["mode: \(engine.mode.name)"]
+        if case .generate(let size) = engine.mode { lines.append("size: \(size)") }
+        if engine.cpus.isEmpty {
+            lines.append("threads: \(engine.unpinnedThreads)")
+        } else {
+            lines.append("cpus: [\(engine.cpus.map(String.init).joined(separator: ", "))]")
+        }
+        lines.append("busyloop: \(engine.busyloop.name)")
+        lines.append("pacing: \(engine.pacing.rawValue)")
+        if engine.mode == .switch { lines.append("mac_ageing: \(engine.macAgeing)") }
+        if let most = engine.mostPorts { lines.append("max_ports: \(most)") }
+        lines.append("log_level: \(LogLevel.current.rawValue)")
+        for (key, place) in [("control", control), ("control_read", controlRead)] {
+            if let place { lines.append("\(key): \(quoted(place.text))") }
+        }
+        lines.append(ports.isEmpty ? "ports: []" : "ports:")
+        return (lines + ports.map { "  - " + quoted($0) }).joined(separator: "\n") + "\n"
+    }
+}
+
+extension SocketPlace {
+    fileprivate var text: String {
+        path + ",mode=" + String(mode, radix: 8) + (group.map { ",group=" + $0 } ?? "")
+    }
+}
+
+extension ForwardingMode {
+    /// As `--mode` takes it.
+    package var name: String {
+        switch self {
+        case .crossconnect: return "crossconnect"
+        case .switch: return "switch"
+        case .macswap: return "macswap"
+        case .drop: return "drop"
+        case .generate: return "generate"
+        }
+    }
+
+    /// `size`: of `generate`. Nil: there is no such mode.
+    package init?(name: String, size: Int) {
+        let all: [ForwardingMode] = [.crossconnect, .switch, .macswap, .drop, .generate(size: size)]
+        guard let mode = all.first(where: { $0.name == name }) else { return nil }
+        self = mode
+    }
+}
+
+extension BusyloopBudget {
+    /// As `--busyloop` takes it.
+    fileprivate var name: String {
+        switch self {
+        case .poll: return "poll"
+        case .auto: return "auto"
+        case .sleep: return "0"
+        case .microseconds(let n): return "\(n)us"
+        }
+    }
+}

@@ -1,0 +1,70 @@
+import Console
+import Glibc
+import Logging
+import Operation
+import Ringway
+
+/// A dataplane from its start to its end: what `forward` and `run` have in common.
+struct Run {
+    let settings: Settings
+    /// That they were read from.
+    var file: String?
+    let json: Bool
+    let stats: Double?
+    let duration: Double?
+
+    func run() {
+        LogLevel.current = settings.logLevel
+        LogLevel.startLog()
+        let engine = usage { try Engine(settings.engine, logger: Logger(label: "ringway")) }
+        Signals.handOver()
+        do throws(EngineError) { try engine.start() } catch { fail(error.description) }
+        for path in settings.engine.ports.compactMap(\.kind.listeningPath) { Leftovers.add(socket: path) }
+        let op = Operator(engine, settings, file: file) { CPlatClock.seconds }
+        do { try op.start() } catch {
+            engine.stop()
+            fail("\(error)")
+        }
+        let last = serve(op)
+        for path in last.compactMap(\.kind.listeningPath) { Leftovers.forget(socket: path) }
+        flush()
+        let lonely = zip(last, engine.snapshot()).filter { $0.kind.connects && !$1.wasConnected }.map(\.0.name)
+        if !lonely.isEmpty {
+            fail("\(lonely.joined(separator: ", ")): never connected; start what serves the socket, or check the path")
+        }
+    }
+
+    /// Until a signal, the end of `duration`, or until nobody reads what is printed. Without `stats` nothing wakes
+    /// up meanwhile. Returns the ports that there were at the end.
+    private func serve(_ op: Operator) -> [PortOptions] {
+        print(json ? "{\"type\":\"ready\"}" : "ready")
+        let start = CPlatClock.seconds
+        let end = duration.map { start + $0 }
+        var report = op.perform { Report(isJSON: json, start: start, $0.snapshot(), $0.threadSnapshots()) }
+        var next = stats.map { start + $0 }
+        while isOutputOpen {
+            if Signals.wait(until: [end, next].compactMap { $0 }.min()) { break }
+            let now = CPlatClock.seconds
+            if let end, now >= end { break }
+            if let due = next, now >= due {
+                let (ports, times, threads) = op.perform { ($0.snapshot(), $0.queueTimes(), $0.threadSnapshots()) }
+                report.interval(ports, times, threads, now)
+                next = due + (stats ?? 1)
+            }
+        }
+        op.stop()
+        return op.perform { engine in
+            let now = CPlatClock.seconds
+            let (threads, ports) = (engine.threadSnapshots(), engine.portOptions.map(\.options))
+            engine.stop()
+            report.totals(engine.snapshot(), engine.queueTimes(), threads, now)
+            return ports
+        }
+    }
+}
+
+/// Ends the program where `--stats` or `--duration` cannot be.
+func checkPeriods(stats: Double?, duration: Double?) {
+    if let stats, !(stats >= 0.01) { fail("--stats \(stats): give seconds above 0.01", status: 64) }
+    if let duration, !(duration > 0) { fail("--duration \(duration): give seconds above 0", status: 64) }
+}
