@@ -133,6 +133,13 @@ import Testing
         let (status, output) = try ConfigurationTests.run(["reload", "--control", folder("c")])
         #expect(status == 1 && output.contains("f.yaml:5: vhost-user:\(folder("b")),queues=x: queues=x"), "\(output)")
         #expect(try ConfigurationTests.run(["check", folder("f.yaml")]).status == 64)
+        for (command, heading) in [("reload", "reload"), ("export-config", "config.export")] {
+            if command == "reload" {
+                try ConfigurationTests.write(folder, ["vhost-user:\(folder("a"))", "vhost-user:\(folder("b"))"])
+            }
+            let (_, output) = try ConfigurationTests.run([command, "--json", "--control", folder("c")])
+            try Schema.check(try JSONTests.parse(output), heading)
+        }
         let exported = try ConfigurationTests.run(["export-config", "--control", folder("c")])
         try exported.output.write(toFile: folder("g.yaml"), atomically: true, encoding: .utf8)
         let checked = try ConfigurationTests.run(["check", folder("g.yaml")])
@@ -141,5 +148,60 @@ import Testing
         let lists = try ConfigurationTests.run(["port", "list", "--control", folder("c")]).output
         #expect(lists.components(separatedBy: " connected ").count == 3, "\(lists)")
         #expect(ringway.end() == 0 && access(folder("c"), F_OK) != 0)
+    }
+}
+
+/// QEMU guests whose ports come and go by the control socket.
+@Suite(.serialized) struct GuestPorts {
+    private static func port(_ words: [String], _ folder: Folder) throws {
+        let program = try Program("port", [Ringway.binary, "port"] + words + ["--control", folder("c")])
+        guard program.wait() == 0 else { throw Unexpected("port \(words): \(program.output)") }
+    }
+
+    @Test("guests' TCP goes on while other ports come and go; a guest whose port is made anew connects again")
+    func guests() throws {
+        let folder = Folder()
+        let ringway = try Ringway([], mode: "switch", ["--control", folder("c")])
+        for name in ["a", "b"] { try GuestPorts.port(["add", "vhost-user:\(folder(name)),queues=2"], folder) }
+        func guest(_ name: String, isPacked: Bool) throws -> Guest {
+            try Guest(
+                "guest-\(name)",
+                [
+                    .init(
+                        socket: folder(name), mac: "52:54:00:00:00:0\(name)", queues: 2, isPacked: isPacked,
+                        reconnects: true)
+                ])
+        }
+        let (a, b) = (try guest("a", isPacked: false), try guest("b", isPacked: true))
+        try boot(a, b)
+        try a.configure("10.0.0.1")
+        try b.configure("10.0.0.2")
+        try b.run("iperf3 -s -D")
+        let line = "iperf3 -c 10.0.0.2 -t 8 -f m"
+        let mark = a.begin(line)
+        for round in 0..<20 {
+            try GuestPorts.port(["add", "vhost-user:\(folder("more")),queues=2"], folder)
+            if round % 5 == 0 {
+                let drive = try Program("drive", [Ringway.binary, "drive", folder("more"), "--seconds", "30"])
+                _ = try drive.wait(for: "connected; ")
+                try GuestPorts.port(["remove", folder("more")], folder)
+            } else {
+                try GuestPorts.port(["remove", folder("more")], folder)
+            }
+        }
+        #expect(try a.finish(mark, line, seconds: 60).contains("receiver"))
+        #expect(try a.loss(to: "10.0.0.2") == 0)
+        for name in ["b", "a"] {
+            let seen = ringway.log.count
+            try GuestPorts.port(["remove", folder(name)], folder)
+            #expect(access(folder(name), F_OK) != 0)
+            try GuestPorts.port(["add", "vhost-user:\(folder(name)),queues=2"], folder)
+            _ = try ringway.program.wait(for: "\(folder(name)): front-end connected", after: seen)
+            // The first ones may come before its rings run again.
+            _ = try a.loss(to: "10.0.0.2", count: 3)
+            #expect(try a.loss(to: "10.0.0.2") == 0)
+        }
+        #expect(ringway.complaints == [])
+        _ = try ringway.totals()
     }
 }
