@@ -167,6 +167,26 @@ import Testing
         withExtendedLifetime((a, b, driver)) {}
     }
 
+    @Test("what a port has used up of its rate stays so when another port comes", arguments: [1, 2])
+    func rates(threads: Int) throws {
+        let lab = try Lab(ports: 2, .switch, unpinned: threads) { options in
+            // What comes of it while the test runs is nothing.
+            options.ports[0].switching.limitIn = RateLimit(bytes: 1)
+            options.ports[0].switching.limitIn?.byteBurst = 131_072
+        }
+        let (a, b) = (try lab.driver(0), try lab.driver(1))
+        let frames = Frame.numbered(1000)
+        #expect(a.send(frames) && a.settle())
+        let passed = b.receive(1000, within: 100).count
+        #expect(passed > 0 && passed < 1000 && lab.drops(0)["rate"] == UInt64(1000 - passed))
+        for name in ["x", "y"] { try lab.engine.add(Self.null(name)) }
+        try lab.engine.remove("null:x")
+        #expect(a.send(frames) && a.settle())
+        // A packet may fit that is shorter than what was left.
+        #expect(b.receive(1000, within: 100).count <= 40)
+        withExtendedLifetime((a, b)) {}
+    }
+
     @Test("one name has one owner; errors change nothing")
     func owners() throws {
         let lab = try Lab(ports: 2, .switch) { $0.mostPorts = 3 }
