@@ -25,6 +25,8 @@ public struct DriverOptions: Sendable {
     /// Asks for a call for each batch of used buffers, as a guest does that sleeps between them. The calls are not
     /// waited for.
     public var wantsCalls = false
+    /// Keeps an inflight region for a back-end that crashes (`reconnect`).
+    public var keepsInflight = false
 
     public init() {}
 }
@@ -33,12 +35,17 @@ public struct DriverOptions: Sendable {
 /// demo and benchmarks. Its rings lie in `HostMemory`, in huge pages where there are any.
 public final class EmbeddedDriver {
     public let memory: HostMemory
-    public let frontEnd: FrontEnd
+    public private(set) var frontEnd: FrontEnd
     public let pairCount: Int
     /// Queue pairs, each for one thread.
     public var pairs: UnsafeMutablePointer<DriverPair> { room.start }
     private var room: OwnedValues<DriverPair>
     private let options: DriverOptions
+    private let path: String
+    /// The inflight region and how it is described.
+    private var inflight: (payload: Payload, descriptor: OwnedDescriptor)?
+    /// What each ring was started with.
+    private var started: [(ring: Int, setup: RingSetup, kick: OwnedDescriptor, call: OwnedDescriptor)] = []
     private var control: ControlDriver?
 
     /// Connects to `path` (trying for two seconds), negotiates and starts all rings. Errors: one line
@@ -56,11 +63,12 @@ public final class EmbeddedDriver {
             )
         }
         self.options = options
+        self.path = path
         pairCount = options.queuePairs
         // Its errors name the path.
         do { frontEnd = FrontEnd(try EmbeddedDriver.connect(path)) } catch { throw EngineError("\(error)") }
         do {
-            try frontEnd.negotiate(EmbeddedDriver.wanted(options), [.mq, .replyAck, .mtu])
+            try frontEnd.negotiate(EmbeddedDriver.wanted(options), EmbeddedDriver.wantedProtocol(options))
             let wanted = EmbeddedDriver.wanted(options)
             if options.isPacked && !frontEnd.features.contains(.ringPacked) {
                 throw EngineError("the back-end has no packed rings")
@@ -75,6 +83,7 @@ public final class EmbeddedDriver {
             memory = try HostMemory(bytes: each * options.queuePairs + controlBytes, node: options.node)
             try frontEnd.share(memory.region, memory.descriptor)
             room = OwnedValues(capacity: options.queuePairs)
+            if options.keepsInflight { try getInflight() }
             try startRings(features)
         } catch {
             throw EngineError("\(path): \(error)")
@@ -105,13 +114,49 @@ public final class EmbeddedDriver {
         return f
     }
 
+    private static func wantedProtocol(_ o: DriverOptions) -> ProtocolFeatures {
+        o.keepsInflight ? [.mq, .replyAck, .mtu, .inflightShmFD] : [.mq, .replyAck, .mtu]
+    }
+
+    private func describe(_ size: UInt64) -> Payload {
+        var payload = Payload(size)
+        payload.add64(0)
+        payload.add32(UInt32(2 * options.queuePairs) | options.ringSize << 16)
+        return payload
+    }
+
+    private func getInflight() throws {
+        let answer = try frontEnd.ask(.getInflightFD, describe(0))
+        guard answer.descriptors.count == 1 else { throw EngineError("GET_INFLIGHT_FD: the answer has no descriptor") }
+        let size = answer.payload.withUnsafeBytes { $0.loadUnaligned(as: UInt64.self) }
+        inflight = (describe(size), answer.descriptors[0])
+        try setInflight()
+    }
+
+    private func setInflight() throws {
+        if let inflight { try frontEnd.tell(.setInflightFD, inflight.payload, [inflight.descriptor]) }
+    }
+
+    /// After a back-end that crashed: connects to the next one (trying for two seconds), which goes on with the rings
+    /// as they are. No control queue. Errors: one line with the path.
+    public func reconnect() throws(EngineError) {
+        do {
+            frontEnd = FrontEnd(try EmbeddedDriver.connect(path))
+            try frontEnd.negotiate(EmbeddedDriver.wanted(options), EmbeddedDriver.wantedProtocol(options))
+            try frontEnd.share(memory.region, memory.descriptor)
+            try setInflight()
+            for ring in 0..<2 * pairCount { try frontEnd.enableRing(ring, true) }
+            for r in started { try start(r.ring, r.setup, r.kick, r.call) }
+        } catch {
+            throw EngineError("\(path): \(error)")
+        }
+    }
+
     private static func eventfd() throws(EngineError) -> OwnedDescriptor {
         guard let fd = EventFD.make() else { throw EngineError("eventfd: \(SystemError.text(errno))") }
         return fd
     }
 
-    /// Kick and call eventfds by ring; the calls are never waited for.
-    private var descriptors: [OwnedDescriptor] = []
     /// How the pairs' kicks are written: a back-end may make them block, and full.
     private var kickRings: [CallRing] = []
 
@@ -143,7 +188,7 @@ public final class EmbeddedDriver {
             try end(frontEnd)
             control = nil
             room.removeAll()
-            (descriptors, kickRings) = ([], [])
+            (started, kickRings) = ([], [])
             CPlat_zero(memory.base, UInt64(memory.size))
             try frontEnd.tell(.setFeatures, Payload(frontEnd.features.rawValue))
             try startRings(frontEnd.features.intersection(EmbeddedDriver.wanted(options)))
@@ -152,10 +197,17 @@ public final class EmbeddedDriver {
         }
     }
 
+    /// The ring's calls are never waited for.
     private func start(_ ring: Int, _ setup: RingSetup, _ kick: OwnedDescriptor) throws {
-        let addresses = setup.addresses
         let call = try EmbeddedDriver.eventfd()
-        descriptors += [kick, call]
+        started.append((ring, setup, kick, call))
+        try start(ring, setup, kick, call)
+    }
+
+    private func start(
+        _ ring: Int, _ setup: RingSetup, _ kick: OwnedDescriptor, _ call: OwnedDescriptor
+    ) throws {
+        let addresses = setup.addresses
         try frontEnd.startRing(
             ring, size: setup.size, base: RingPosition().base(isPacked: setup.isPacked),
             descriptors: addresses.descriptors,
