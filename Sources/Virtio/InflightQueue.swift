@@ -263,7 +263,10 @@ extension InflightQueue {
             }
         }
         var (heads, counter) = inflight()
-        if !takesAgain { heads = [] }
+        if !takesAgain {
+            heads = []
+            new = finishBatch(ring, new)
+        }
         var chains: [SavedChain] = []
         var slots: UInt32 = 0
         var isInPlace = true
@@ -281,6 +284,27 @@ extension InflightQueue {
         setFree(next.slot)
         setUsed(new: new, old: new)
         return PackedResumption(used: new, available: next, chains: chains, counter: counter)
+    }
+
+    /// Receive rings: a batch that was used all but its first descriptor is made visible, as `PackedTrace` does it.
+    private func finishBatch(_ ring: UnsafeMutableRawPointer, _ first: PackedCursor) -> PackedCursor {
+        let head = PackedDescriptor(at: ring + PackedDescriptor.offset(first.slot))
+        guard head.flags & (DescriptorFlag.owner | DescriptorFlag.next) == first.availableBits else { return first }
+        var end = first
+        var left = size
+        repeat {
+            end.advance(1, size)
+            left &-= 1
+            let flags = CPlat_load16_acquire(ring + PackedDescriptor.offset(end.slot) + PackedDescriptor.flagsOffset)
+            if flags & DescriptorFlag.owner != end.usedBits { break }
+        } while left > 1
+        var second = first
+        second.advance(1, size)
+        if end.slot == second.slot { return first }
+        CPlat_store64_release(
+            ring + PackedDescriptor.offset(first.slot) + PackedDescriptor.wordOffset,
+            PackedDescriptor.word(0, head.id, first.usedBits))
+        return end
     }
 
     /// The last batch: what was put at the head of the list of free entries.

@@ -10,6 +10,11 @@ extension RingSetup {
         let given = RingPosition(base: base, isPacked: true)
         let trace = PackedTrace(descriptors, Int(size))
         if trace.driver == nil { return nil }
+        if let place = trace.finishBatch() {
+            return RingPosition(
+                available: UInt16(place.slot), used: UInt16(place.slot), availableWrap: place.wrap,
+                usedWrap: place.wrap)
+        }
         guard let place = trace.place(given: given, isInOrder: features.contains(.inOrder)) else { return given }
         return RingPosition(
             available: UInt16(place.slot), used: UInt16(place.slot), availableWrap: place.wrap, usedWrap: place.wrap)
@@ -68,6 +73,27 @@ private struct PackedTrace {
 
     private func cursor(_ place: Int) -> PackedCursor {
         PackedCursor(slot: UInt32(place % size), wrap: place / size % 2 == 0)
+    }
+
+    /// A batch becomes visible with its first descriptor, which is written last. A device that crashed before has used
+    /// all but that one, and the driver waits for it: it is used now, with nothing in it, and the ring goes on behind
+    /// the batch. (Its length is not known. A transmit ring's driver does not look at it, a receive ring's drops the
+    /// packet.) Nil: there is no such batch.
+    func finishBatch() -> PackedCursor? {
+        guard let driver, let last else { return nil }
+        let unused = (driver - size..<last).filter { !isUsed($0) }
+        guard unused.count == 1, let first = unused.first, !isFresh(last) else { return nil }
+        // Part of a chain or batch for which the mark before it stands.
+        let before = first - 1
+        // Where the driver has written over that mark already, only a receive ring can be judged (its marks have
+        // WRITE): its chains have one descriptor.
+        let isSkipped =
+            before >= driver - size
+            ? !isFresh(before) && id(before) == id(first) : flags(last) & DescriptorFlag.write == 0
+        if isSkipped || flags(first) & DescriptorFlag.next != 0 { return nil }
+        let word = PackedDescriptor.word(0, id(first), cursor(first).usedBits)
+        CPlat_store64_release(at(first) + PackedDescriptor.wordOffset, word)
+        return cursor(last + 1)
     }
 
     /// Nil: what was given is to be believed.
