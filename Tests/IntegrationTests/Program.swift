@@ -50,7 +50,15 @@ final class Program {
         }
         var child = pid_t()
         var argv: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
-        let code = posix_spawnp(&child, arguments[0], &actions, nil, &argv, environ)
+        // Tests run on threads that block signals, and a child would inherit that: ping lives by SIGALRM.
+        var attributes = posix_spawnattr_t()
+        var none = sigset_t()
+        sigemptyset(&none)
+        posix_spawnattr_init(&attributes)
+        posix_spawnattr_setsigmask(&attributes, &none)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
+        let code = posix_spawnp(&child, arguments[0], &actions, &attributes, &argv, environ)
+        posix_spawnattr_destroy(&attributes)
         for p in argv { free(p) }
         posix_spawn_file_actions_destroy(&actions)
         close(ends[0])
