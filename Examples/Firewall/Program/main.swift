@@ -31,6 +31,8 @@ while isRunning {
         do {
             let answers = try engine.send(.reload(try readRules(file)), to: Firewall.self)
             print("\(file): \(answers[0]) rules from now on")
+            // Also for those who watch a file.
+            fflush(nil)
         } catch {
             // The old rules stay.
             print("\(file): \(error)")
