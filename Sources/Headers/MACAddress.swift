@@ -15,6 +15,11 @@ public struct MACAddress: RawRepresentable, Hashable, Sendable, BitwiseCopyable,
         rawValue = low | UInt64(d) &<< 24 | UInt64(e) &<< 32 | UInt64(f) &<< 40
     }
 
+    /// From bytes in their order on the wire; those behind the sixth are dropped.
+    package init(bytes: [UInt8]) {
+        rawValue = bytes.prefix(6).enumerated().reduce(0) { $0 | UInt64($1.element) << UInt64(8 * $1.offset) }
+    }
+
     /// From text: six pairs of hexadecimal digits with `:` or `-` between them, such as `02:00:5e:10:00:01`. Nil for
     /// anything else.
     public init?(_ description: String) {

@@ -1,6 +1,9 @@
 import Console
 import Foundation
 
+/// A parameter by its name, what may be written there, and whether it has to be.
+package typealias MethodMember = (name: String, allowed: String, isWanted: Bool)
+
 /// What the control socket can be asked for: docs/control.md.
 package protocol ControlMethod {
     associatedtype Params: Codable
@@ -8,20 +11,24 @@ package protocol ControlMethod {
     static var name: String { get }
     /// It changes nothing, and so is for the socket for reading, too.
     static var isReading: Bool { get }
-    /// Parameters by their names, and what may be written there.
-    static var members: [(name: String, allowed: String, isWanted: Bool)] { get }
+    static var members: [MethodMember] { get }
 }
 
 extension ControlMethod {
     package static var isReading: Bool { false }
-    package static var members: [(name: String, allowed: String, isWanted: Bool)] { [] }
+    package static var members: [MethodMember] { [] }
 }
 
 /// No members.
 package struct Nothing: Codable, Sendable { package init() {} }
 
+/// `Methods` has a `LogLevel` of its own.
+private let levelNames = LogLevel.names
+
 /// The methods.
 package enum Methods {
+    private static let portName = "the name of a port, as port.list has it"
+
     package enum Version: ControlMethod {
         package static let name = "version"
         package static var isReading: Bool { true }
@@ -56,7 +63,7 @@ package enum Methods {
 
     package enum AddPort: ControlMethod {
         package static let name = "port.add"
-        package static var members: [(name: String, allowed: String, isWanted: Bool)] {
+        package static var members: [MethodMember] {
             [("port", "what `--port` takes, as in \"vhost-user:/run/vm1.sock,queues=2\"", true)]
         }
         package struct Params: Codable, Sendable {
@@ -68,8 +75,8 @@ package enum Methods {
 
     package enum RemovePort: ControlMethod {
         package static let name = "port.remove"
-        package static var members: [(name: String, allowed: String, isWanted: Bool)] {
-            [("name", "the name of a port, as port.list has it", true)]
+        package static var members: [MethodMember] {
+            [("name", portName, true)]
         }
         package struct Params: Codable, Sendable {
             package var name: String
@@ -81,9 +88,9 @@ package enum Methods {
 
     package enum SetPort: ControlMethod {
         package static let name = "port.set"
-        package static var members: [(name: String, allowed: String, isWanted: Bool)] {
+        package static var members: [MethodMember] {
             [
-                ("name", "the name of a port, as port.list has it", true), ("up", "true or false", false),
+                ("name", portName, true), ("up", "true or false", false),
                 ("busyloop", "\"poll\", \"auto\", \"0\", or microseconds as in \"50us\"", false),
             ]
         }
@@ -121,8 +128,8 @@ package enum Methods {
 
     package enum ClearAddresses: ControlMethod {
         package static let name = "switch.clear"
-        package static var members: [(name: String, allowed: String, isWanted: Bool)] {
-            [("port", "the name of a port, as port.list has it", false), ("vlan", "0 to 4094", false)]
+        package static var members: [MethodMember] {
+            [("port", portName, false), ("vlan", "0 to 4094", false)]
         }
         package struct Params: Codable, Sendable {
             package var port: String?
@@ -134,8 +141,8 @@ package enum Methods {
 
     package enum LogLevel: ControlMethod {
         package static let name = "log.level"
-        package static var members: [(name: String, allowed: String, isWanted: Bool)] {
-            [("level", "trace, debug, info, notice, warning, error or critical", false)]
+        package static var members: [MethodMember] {
+            [("level", levelNames, false)]
         }
         package struct Params: Codable, Sendable {
             package var level: String?

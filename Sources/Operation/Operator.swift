@@ -30,8 +30,7 @@ package final class Operator: @unchecked Sendable {
         self.file = file
         self.clock = clock
         begin = clock()
-        self.texts = Dictionary(
-            zip(engine.portOptions.map(\.options.name), settings.texts).map { ($0, $1) }, uniquingKeysWith: { $1 })
+        texts = settings.textsByName
     }
 
     /// Opens the sockets of the settings. With a file SIGHUP has it read again.
@@ -104,7 +103,7 @@ package final class Operator: @unchecked Sendable {
                 Methods.Port(
                     name: port.name, port: texts[port.name] ?? port.name, place: port.place, up: port.isUp,
                     connected: port.isConnected, queues: o.queuePairs, mtu: o.mtu.map(Int.init),
-                    mac: o.mac.map { $0.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":") })
+                    mac: o.address?.description)
             }
         }
     }
@@ -120,9 +119,8 @@ package final class Operator: @unchecked Sendable {
         let name: String
         do throws(EngineError) {
             let options = try PortSyntax.port(text)
-            try engine.add(options)
+            try engine.open(options)
             texts[options.name] = text
-            if let path = options.kind.listeningPath { Leftovers.add(socket: path) }
             name = options.name
         } catch {
             throw .refused("\(error)")
@@ -131,11 +129,9 @@ package final class Operator: @unchecked Sendable {
     }
 
     private func remove(_ name: String) throws(RPC.Failure) -> PeriodRecord.Port {
-        let path = engine.portOptions.first { $0.options.name == name }?.options.kind.listeningPath
         do throws(EngineError) {
-            let last = try engine.remove(name)
+            let last = try engine.close(name)
             texts[name] = nil
-            if let path { Leftovers.forget(socket: path) }
             return PeriodRecord.Port(last, max(clock() - begin, 1e-9))
         } catch {
             throw .refused("\(error)")
@@ -170,9 +166,7 @@ package final class Operator: @unchecked Sendable {
             try checkSame(read)
             var change = PortChange(engine, texts, to: read.settings)
             do throws(EngineError) { try change.apply() } catch { throw read.explain("\(error)") }
-            texts = Dictionary(
-                zip(read.settings.engine.ports.map(\.name), read.settings.texts).map { ($0, $1) },
-                uniquingKeysWith: { $1 })
+            texts = read.settings.textsByName
             LogLevel.current = read.settings.logLevel
             log.notice(
                 """

@@ -57,11 +57,9 @@ struct PortChange {
     private func takeBack(_ step: Step) {
         switch step {
         case .added(let name):
-            _ = try? engine.remove(name)
-            if let path = new[name]?.options.kind.listeningPath { Leftovers.forget(socket: path) }
+            _ = try? engine.close(name)
         case .removed(let options):
-            _ = try? engine.add(options)
-            if let path = options.kind.listeningPath { Leftovers.add(socket: path) }
+            try? engine.open(options)
         }
     }
 
@@ -69,16 +67,30 @@ struct PortChange {
         _ name: String, _ all: [String: (options: PortOptions, text: String)]
     ) throws(EngineError) {
         guard let port = all[name] else { return }
-        try engine.add(port.options)
+        try engine.open(port.options)
         steps.append(.added(name))
-        if let path = port.options.kind.listeningPath { Leftovers.add(socket: path) }
     }
 
     private mutating func remove(_ name: String) throws(EngineError) {
         guard let port = old[name] else { return }
-        try engine.remove(name)
+        _ = try engine.close(name)
         steps.append(.removed(port.options))
-        if let path = port.options.kind.listeningPath { Leftovers.forget(socket: path) }
+    }
+}
+
+extension Engine {
+    /// Adds a port. Its socket goes with the program, however that ends.
+    func open(_ options: PortOptions) throws(EngineError) {
+        try add(options)
+        if let path = options.kind.listeningPath { Leftovers.add(socket: path) }
+    }
+
+    /// Removes a port; what it counted.
+    func close(_ name: String) throws(EngineError) -> PortSnapshot {
+        let path = portOptions.first { $0.options.name == name }?.options.kind.listeningPath
+        let last = try remove(name)
+        if let path { Leftovers.forget(socket: path) }
+        return last
     }
 }
 

@@ -15,6 +15,11 @@ package struct Settings: Sendable {
 }
 
 extension Settings {
+    /// The ports as they were written, by name.
+    var textsByName: [String: String] {
+        Dictionary(zip(engine.ports.map(\.name), texts).map { ($0, $1) }, uniquingKeysWith: { $1 })
+    }
+
     /// As a file of `ringway run` has them, with other ports.
     package func file(ports: [String]) -> String {
         func quoted(_ text: String) -> String {

@@ -123,7 +123,7 @@ struct ForwardCommand: ParsableCommand, GoesOn {
             valueName: "number"))
     var maxPorts: Int?
 
-    @Option(help: "trace, debug, info, notice, warning, error or critical.")
+    @Option(help: "\(LogLevel.names).")
     var logLevel = "info"
 
     func run() throws {

@@ -161,7 +161,7 @@ final class EngineCore {
     /// where the guest now is (SEND_RARP after a migration).
     func announce(mac: [UInt8], from port: Int) {
         guard mac.count == 6 else { return }
-        let value = mac.enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << UInt64(8 * $1.offset) }
+        let value = MACAddress(bytes: mac).rawValue
         let seconds = TickClock.shared.seconds(CPlat_cycles())
         let frame = Frames.rarp(mac)
         let (addresses, guarded) = switching.value

@@ -107,10 +107,11 @@ extension EngineOptions {
 extension PortOptions {
     /// As a switch sees it.
     var member: SwitchMember {
-        let bytes = mac ?? []
-        let address = bytes.enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << UInt64(8 * $1.offset) }
-        return SwitchMember(name, mac: bytes.isEmpty ? nil : MACAddress(rawValue: address), switching)
+        SwitchMember(name, mac: address, switching)
     }
+
+    /// `mac` as one value.
+    package var address: MACAddress? { mac.flatMap { $0.isEmpty ? nil : MACAddress(bytes: $0) } }
 
     /// Its packets are counted against rates.
     var countsPackets: Bool {
