@@ -17,8 +17,6 @@ public final class BackEndSession {
     var status: UInt8 = 0
     /// The dirty log of a guest that migrates (SET_LOG_BASE).
     var dirtyLog: SharedRegion?
-    /// An eventfd for changes of the log (SET_LOG_FD).
-    var dirtyLogFD: OwnedDescriptor?
     /// What is in flight (SET_INFLIGHT_FD).
     var inflight: InflightRegion?
     /// Channel to the front-end (SET_BACKEND_REQ_FD).
@@ -134,7 +132,7 @@ public final class BackEndSession {
         pauseAll()
         rings = Array(repeating: SessionRing(), count: rings.count)
         memory = GuestMemory()
-        (dirtyLog, dirtyLogFD, inflight) = (nil, nil, nil)
+        (dirtyLog, inflight) = (nil, nil)
         channel = nil
         inbandCallsChanged?()
     }

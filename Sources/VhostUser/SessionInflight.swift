@@ -48,11 +48,10 @@ extension BackEndSession {
     func getInflightFD(_ m: Message) throws(VhostUserError) -> Message {
         let (_, _, queues, queueSize) = try inflightOperands(m, .getInflightFD)
         let size = inflightBytes(queues, queueSize)
-        let file: OwnedDescriptor
-        do throws(MemoryError) {
-            file = try HostMemory(bytes: Int(size), wantsHugePages: false, name: "ringway-inflight").descriptor
-        } catch {
-            throw VhostUserError(.refused, .getInflightFD, error.description)
+        // Without pages until a ring writes there: a front-end can ask as often as it likes.
+        let file = OwnedDescriptor(CPlat_memfd("ringway-inflight", 0, true))
+        guard file.fd >= 0, ftruncate(file.fd, off_t(size)) == 0, CPlat_seal_shrink(file.fd) == 0 else {
+            throw VhostUserError(.refused, .getInflightFD, "a file of \(size) bytes: \(SystemError.text(errno))")
         }
         var answer = Payload(size)
         answer.add64(0)

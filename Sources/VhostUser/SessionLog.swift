@@ -42,8 +42,7 @@ extension BackEndSession {
         return last / DirtyLog.pageSize / 8 + 1
     }
 
-    /// The eventfd is checked and kept. It is not written: front-ends read the log when they want to, and QEMU sends
-    /// none.
+    /// The eventfd is checked, and never written: front-ends read the log when they want to, and QEMU sends none.
     func setLogFD(_ m: Message) throws(VhostUserError) {
         guard m.descriptors.count == 1 else {
             throw VhostUserError(.descriptors, .setLogFD, "\(m.descriptors.count) descriptors, 1 is expected")
@@ -51,7 +50,6 @@ extension BackEndSession {
         guard CPlat_is_eventfd(m.descriptors[0].fd) else {
             throw VhostUserError(.descriptors, .setLogFD, "the descriptor is not an eventfd")
         }
-        dirtyLogFD = m.descriptors[0]
     }
 
     /// Where ring `i` lies, and what it writes down where.
@@ -70,7 +68,5 @@ extension BackEndSession {
     }
 
     /// Rings that run go on with what the session says now, each where it stands.
-    func moveAll() {
-        apply(rings.indices.filter { rings[$0].isStarted }.map { RingChange($0, move(of: $0)) })
-    }
+    func moveAll() { apply(moves()) }
 }

@@ -69,12 +69,16 @@ extension BackEndSession {
     private func replaceMemory(_ new: GuestMemory) {
         let old = memory
         memory = new
-        let running = rings.indices.filter { rings[$0].isStarted }.map { RingChange($0, move(of: $0)) }
-        apply(running + readyStarts())
+        apply(moves() + readyStarts())
         withExtendedLifetime(old) {}
     }
 
-    func move(of i: Int) -> RingChange.What {
+    /// The way of each ring that runs to where it now lies.
+    func moves() -> [RingChange] {
+        rings.indices.filter { rings[$0].isStarted }.map { RingChange($0, move(of: $0)) }
+    }
+
+    private func move(of i: Int) -> RingChange.What {
         let ring = rings[i]
         let setup = unlessItWaits(i) { () throws(VhostUserError) -> RingSetup? in
             guard let addresses = ring.addresses else { return nil }

@@ -94,6 +94,11 @@ struct PackedDescriptor: RingDescriptor {
         return UInt64(length) | high &<< 32
     }
 
+    /// Marks a descriptor of a ring used, with nothing in it; what was written before is visible then.
+    static func useEmpty(_ ring: UnsafeMutableRawPointer, _ place: PackedCursor, id: UInt16) {
+        CPlat_store64_release(ring + offset(place.slot) + wordOffset, word(0, id, place.usedBits))
+    }
+
     /// Writes a descriptor that the device does not look at yet.
     @inline(__always)
     static func write(

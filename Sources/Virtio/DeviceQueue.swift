@@ -254,6 +254,14 @@ public enum DeviceQueue: DeviceRing {
         }
     }
 
+    /// The driver was told not to kick.
+    var areKicksSuppressed: Bool {
+        switch self {
+        case .split(let ring): return ring.core.areKicksSuppressed
+        case .packed(let ring): return ring.core.areKicksSuppressed
+        }
+    }
+
     public mutating func use(_ map: MemoryMap) {
         switch self {
         case .split(var ring):

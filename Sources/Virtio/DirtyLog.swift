@@ -55,15 +55,11 @@ struct DirtyPages {
 
     @inline(__always)
     mutating func wrote(_ host: UnsafeMutableRawPointer, _ length: UInt64) {
-        let offset = UInt64(UInt(bitPattern: host)) &- UInt64(UInt(bitPattern: region.host))
-        if offset >= region.size {
+        if region.offset(of: host) >= region.size {
             guard let found = map.region(ofHost: host) else { return }
             region = found
-            return wrote(
-                guest: found.guestAddress &+ UInt64(UInt(bitPattern: host))
-                    &- UInt64(UInt(bitPattern: found.host)), length)
         }
-        wrote(guest: region.guestAddress &+ offset, length)
+        wrote(guest: region.guestAddress &+ region.offset(of: host), length)
     }
 
     @inline(__always)
@@ -92,9 +88,17 @@ extension MemoryMap {
         var i = 0
         while i < count {
             let r = regions.unsafelyUnwrapped[i]
-            if UInt64(UInt(bitPattern: host)) &- UInt64(UInt(bitPattern: r.host)) < r.size { return r }
+            if r.offset(of: host) < r.size { return r }
             i &+= 1
         }
         return nil
+    }
+}
+
+extension MappedRegion {
+    /// Where a host address lies in it, in bytes; `size` or more: not in it.
+    @inline(__always)
+    fileprivate func offset(of host: UnsafeMutableRawPointer) -> UInt64 {
+        UInt64(UInt(bitPattern: host)) &- UInt64(UInt(bitPattern: self.host))
     }
 }

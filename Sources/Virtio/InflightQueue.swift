@@ -46,7 +46,7 @@ public struct InflightQueue: BitwiseCopyable {
     /// A ring's first life begins: nothing is in flight.
     func begin(_ position: RingPosition) {
         CPlat_store16_relaxed(base + RegionHeader.version, 0)
-        for i in 0..<size { setInflight(i, false) }
+        forgetAll()
         if isPacked {
             for i in 0..<size { setNext(i, (i + 1) % size) }
             setFree(UInt32(position.available))
@@ -219,11 +219,8 @@ extension InflightQueue {
         setInflight(head, true)
     }
 
-    /// A chain is put back into the ring: the next one will be taken here.
-    func putBack(_ place: PackedCursor) {
-        setInflight(place.slot, false)
-        setFree(place.slot)
-    }
+    /// Chains were put back into the ring: the next one will be taken here.
+    func putBack(_ place: PackedCursor) { setFree(place.slot) }
 
     /// The driver is about to be told that what lies from `old` up to `new` was used. Until it is, whoever comes after
     /// a crash takes none of it for done; from then on, all (its entries head the list of free ones).
@@ -301,9 +298,7 @@ extension InflightQueue {
         var second = first
         second.advance(1, size)
         if end.slot == second.slot { return first }
-        CPlat_store64_release(
-            ring + PackedDescriptor.offset(first.slot) + PackedDescriptor.wordOffset,
-            PackedDescriptor.word(0, head.id, first.usedBits))
+        PackedDescriptor.useEmpty(ring, first, id: head.id)
         return end
     }
 

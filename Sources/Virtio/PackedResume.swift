@@ -10,12 +10,8 @@ extension RingSetup {
         let given = RingPosition(base: base, isPacked: true)
         let trace = PackedTrace(descriptors, Int(size))
         if trace.driver == nil { return nil }
-        if let place = trace.finishBatch() {
-            return RingPosition(
-                available: UInt16(place.slot), used: UInt16(place.slot), availableWrap: place.wrap,
-                usedWrap: place.wrap)
-        }
-        guard let place = trace.place(given: given, isInOrder: features.contains(.inOrder)) else { return given }
+        let isInOrder = features.contains(.inOrder)
+        guard let place = trace.finishBatch() ?? trace.place(given: given, isInOrder: isInOrder) else { return given }
         return RingPosition(
             available: UInt16(place.slot), used: UInt16(place.slot), availableWrap: place.wrap, usedWrap: place.wrap)
     }
@@ -91,8 +87,7 @@ private struct PackedTrace {
             before >= driver - size
             ? !isFresh(before) && id(before) == id(first) : flags(last) & DescriptorFlag.write == 0
         if isSkipped || flags(first) & DescriptorFlag.next != 0 { return nil }
-        let word = PackedDescriptor.word(0, id(first), cursor(first).usedBits)
-        CPlat_store64_release(at(first) + PackedDescriptor.wordOffset, word)
+        PackedDescriptor.useEmpty(ring, cursor(first), id: id(first))
         return cursor(last + 1)
     }
 

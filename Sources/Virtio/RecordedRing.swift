@@ -121,7 +121,7 @@ public struct RecordedRing: DeviceRing {
         let packets = packets + (count - fromRing)
         queue.unpop(packets, fromRing)
         switch queue {
-        case .split: record.putBack(packets, fromRing)
+        case .split: record.left(packets, fromRing)
         case .packed(let ring): record.putBack(packets, fromRing, ring.nextAvail, ring.size)
         }
     }
@@ -180,6 +180,7 @@ public struct RecordedRing: DeviceRing {
     }
 
     public mutating func suppressKicks() {
+        if queue.areKicksSuppressed { return }
         queue.suppressKicks()
         record.wished(queue)
     }

@@ -11,8 +11,6 @@ struct RingRecord: RingWitness {
     private var told: PackedCursor
     /// For the log, where the device area lies, if not where the map says.
     private let loggedDeviceArea: UInt64?
-    /// What the driver was told last of the wish for kicks.
-    private var wish: UInt32 = .max
 
     init(_ setup: RingSetup) {
         pages = setup.log.map { DirtyPages($0, setup.map) }
@@ -54,24 +52,16 @@ struct RingRecord: RingWitness {
         check(&ring.core)
     }
 
-    /// The wish for kicks may have changed.
+    /// The driver was told whether kicks are wanted.
     mutating func wished(_ queue: DeviceQueue) {
         if pages == nil { return }
-        switch queue {
-        case .split(let ring): wished(ring.core, SplitRing.availEvent(ring.core.size), SplitRing.eventBytes)
-        case .packed(let ring): wished(ring.core, 0, EventSuppression.bytes)
-        }
-    }
-
-    private mutating func wished(_ core: DeviceCore, _ offset: Int, _ bytes: Int) {
-        let now = CPlat_load16_relaxed(core.deviceArea + offset)
-        let flags = CPlat_load16_relaxed(core.deviceArea + (offset == 0 ? 2 : 0))
-        let new = UInt32(now) | UInt32(flags) << 16
-        if new == wish { return }
-        wish = new
         begin()
-        wroteDeviceArea(core, offset, bytes)
-        wroteDeviceArea(core, 0, SplitRing.entries)
+        switch queue {
+        case .split(let ring):
+            wroteDeviceArea(ring.core, SplitRing.flags, SplitRing.entries)
+            wroteDeviceArea(ring.core, SplitRing.availEvent(ring.core.size), SplitRing.eventBytes)
+        case .packed(let ring): wroteDeviceArea(ring.core, 0, EventSuppression.bytes)
+        }
     }
 
     private mutating func wroteDeviceArea(_ core: DeviceCore, _ offset: Int, _ bytes: Int) {
@@ -93,8 +83,10 @@ struct RingRecord: RingWitness {
         }
     }
 
-    func putBack(_ packets: UnsafePointer<PacketSlot>, _ count: Int) {
-        for i in 0..<count { inflight?.left(head: packets[i].id) }
+    /// They are not in flight any more: put back into the ring, or given back to the driver.
+    func left(_ packets: UnsafePointer<PacketSlot>, _ count: Int) {
+        guard let inflight else { return }
+        for i in 0..<count { inflight.left(head: packets[i].id) }
     }
 
     func batch(_ packets: UnsafePointer<PacketSlot>, _ count: Int) {
@@ -102,7 +94,7 @@ struct RingRecord: RingWitness {
     }
 
     func completed(_ packets: UnsafePointer<PacketSlot>, _ count: Int, _ usedIndex: UInt16) {
-        for i in 0..<count { inflight?.left(head: packets[i].id) }
+        left(packets, count)
         inflight?.setUsedIndex(usedIndex)
     }
 
@@ -121,15 +113,20 @@ struct RingRecord: RingWitness {
         }
     }
 
-    /// `first`: the place of the first of them.
-    func putBack(_ packets: UnsafePointer<PacketSlot>, _ count: Int, _ first: PackedCursor, _ size: UInt32) {
-        guard let inflight, count > 0 else { return }
+    /// The same; `first` is the place of the first of them.
+    private func left(_ packets: UnsafePointer<PacketSlot>, _ count: Int, from first: PackedCursor, _ size: UInt32) {
+        guard let inflight else { return }
         var place = first
         for i in 0..<count {
             inflight.left(place)
             place.advance(UInt32(packets[i].slots), size)
         }
-        inflight.putBack(first)
+    }
+
+    func putBack(_ packets: UnsafePointer<PacketSlot>, _ count: Int, _ first: PackedCursor, _ size: UInt32) {
+        if count == 0 { return }
+        left(packets, count, from: first, size)
+        inflight?.putBack(first)
     }
 
     mutating func publishing(_ place: PackedCursor) { inflight?.publishing(from: told, to: place) }
@@ -143,12 +140,7 @@ struct RingRecord: RingWitness {
         _ packets: UnsafePointer<PacketSlot>, _ count: Int, from first: PackedCursor, to new: PackedCursor,
         _ size: UInt32
     ) {
-        guard let inflight else { return }
-        var place = first
-        for i in 0..<count {
-            inflight.left(place)
-            place.advance(UInt32(packets[i].slots), size)
-        }
+        left(packets, count, from: first, size)
         published(new)
     }
 }

@@ -77,6 +77,20 @@ import Virtio
         #expect(RingPosition(base: 65535, isPacked: false).base(isPacked: false) == 65535)
     }
 
+    /// A driver offers some buffers, and a device takes some: the first of the burst, as many as this returns, are to
+    /// be given back. The others are taken and not used, as by a back-end that crashed: they are to be taken again.
+    private func takeSome(_ pair: RingPair, _ burst: inout Burst, _ random: inout Random) -> Int {
+        for _ in 0..<random.within(0...Int(min(pair.device.size, 64))) where pair.driver.free > 0 {
+            let s = [Segment(base: pair.arena, length: 64)]
+            guard pair.driver.add(readable: s, 1, writable: nil, 0, token: 0, indirect: false) else { break }
+        }
+        pair.driver.publish()
+        let n = pair.device.popTransmit(&burst, limit: random.within(1...64))
+        let done = random.within(0...n)
+        pair.device.unpop(burst.packets + done, n - done)
+        return done
+    }
+
     @Test(
         "where a packed ring stands is seen in the ring, wherever it is, unless chains took several slots",
         arguments: [2, 7, 256])
@@ -90,15 +104,7 @@ import Virtio
         let beginning: UInt32 = 0x8000_8000
         var wraps: Set<Bool> = []
         for _ in 0..<rounds(2000) {
-            for _ in 0..<random.within(0...Int(min(size, 64))) where pair.driver.free > 0 {
-                let s = [Segment(base: pair.arena, length: 64)]
-                guard pair.driver.add(readable: s, 1, writable: nil, 0, token: 0, indirect: false) else { break }
-            }
-            pair.driver.publish()
-            // Taken and not used, as by a back-end that crashed: they are to be taken again.
-            let n = pair.device.popTransmit(&burst, limit: random.within(1...64))
-            let done = random.within(0...n)
-            pair.device.unpop(burst.packets + done, n - done)
+            let done = takeSome(pair, &burst, &random)
             pair.device.complete(burst.packets, done)
             #expect(pair.driver.deviceSetup(map: pair.map).packedPosition(base: beginning) == pair.device.position)
             wraps.insert(pair.device.position.usedWrap)
@@ -117,14 +123,7 @@ import Virtio
         var completions = [DriverCompletion](repeating: .init(token: 0, length: 0), count: Int(size))
         var batches = 0
         for round in 0..<rounds(2000) {
-            for _ in 0..<random.within(0...Int(min(size, 64))) where pair.driver.free > 0 {
-                let s = [Segment(base: pair.arena, length: 64)]
-                guard pair.driver.add(readable: s, 1, writable: nil, 0, token: 0, indirect: false) else { break }
-            }
-            pair.driver.publish()
-            let n = pair.device.popTransmit(&burst, limit: random.within(1...64))
-            let done = random.within(0...n)
-            pair.device.unpop(burst.packets + done, n - done)
+            let done = takeSome(pair, &burst, &random)
             let setup = pair.driver.deviceSetup(map: pair.map)
             let first = setup.descriptors + 16 * Int(pair.device.position.used) + 8
             let word = first.load(as: UInt64.self)
