@@ -2,6 +2,7 @@ import CPlatform
 import Control
 import Glibc
 import Memory
+import Virtio
 
 /// The socket of a device-side port and its control thread, which accepts (or makes) connections,
 /// carries out the front-end's messages and watches descriptors for the device.
@@ -233,6 +234,9 @@ public final class BackEndServer {
             (shortLives, retryAt) = (0, 0)
         }
     }
+
+    /// A ring of the device waits for these addresses of its IOTLB (`RingDefect.isMiss`). On the control thread.
+    public func missed(_ misses: [RingDefect]) { session?.missed(misses) }
 
     private func memoryLost() {
         if let loss, !EventFD.take(loss.fd) { return }

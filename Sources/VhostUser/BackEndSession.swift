@@ -13,6 +13,10 @@ public final class BackEndSession {
     var isNegotiated = false
     var protocolFeatures = ProtocolFeatures(rawValue: 0)
     var memory = GuestMemory()
+    /// What the driver's addresses mean, with ACCESS_PLATFORM.
+    var iotlb = IOTLB()
+    /// Pages that the front-end was asked for and has not told of.
+    var askedFor: Set<UInt64> = []
     var rings: [SessionRing]
     var status: UInt8 = 0
     /// The dirty log of a guest that migrates (SET_LOG_BASE).
@@ -40,6 +44,7 @@ public final class BackEndSession {
         rings = Array(repeating: SessionRing(), count: 2 * device.queuePairs + 1)
     }
 
+    var isPacked: Bool { features.contains(.ringPacked) }
     var offered: Features { device.features.union([.protocolFeatures, .vhostLogAll]) }
     /// Bits between front-end and back-end, of which the driver knows nothing.
     static let ownFeatures: Features = [.protocolFeatures, .vhostLogAll]
@@ -108,6 +113,7 @@ public final class BackEndSession {
         case .setVringErr: try setVringErr(m)
         case .setVringEnable: try setVringEnable(m)
         case .vringKick: try vringKick(m)
+        case .iotlbMsg: try iotlbMessage(m)
         case .setLogBase: return try setLogBase(m)
         case .setLogFD: try setLogFD(m)
         case .getInflightFD: return try getInflightFD(m)
@@ -131,7 +137,7 @@ public final class BackEndSession {
     public func close() {
         pauseAll()
         rings = Array(repeating: SessionRing(), count: rings.count)
-        memory = GuestMemory()
+        (memory, iotlb, askedFor) = (GuestMemory(), IOTLB(), [])
         (dirtyLog, inflight) = (nil, nil)
         channel = nil
         inbandCallsChanged?()
@@ -230,6 +236,7 @@ public final class BackEndSession {
         }
         inbandCallsChanged?()
         status = 0
+        forgetIOTLBAtRest()
         device.statusChanged(0)
     }
 
@@ -302,12 +309,17 @@ public final class BackEndSession {
 
     /// The device wrote the ring's own call eventfd: tells the front-end.
     public func forwardCall(_ ring: Int) {
+        tellFrontEnd(.vringCall, Payload(index: ring, 0), "VRING_CALL of ring \(ring)")
+    }
+
+    /// Sends a request that wants no answer on the front-end's channel, where there is one.
+    func tellFrontEnd(_ request: BackEndRequest, _ payload: Payload, _ what: @autoclosure () -> String) {
         do throws(VhostUserError) {
-            try channel?.send(Message(BackEndRequest.vringCall.rawValue, payload: Payload(index: ring, 0).bytes))
+            try channel?.send(Message(request.rawValue, payload: payload.bytes))
         } catch {
-            // A front-end that does not read: no more calls, and no line for each of them.
+            // A front-end that does not read: no more requests, and no line for each of them.
             channel = nil
-            log("VRING_CALL of ring \(ring): \(error); its channel is closed")
+            log("\(what()): \(error); its channel is closed")
         }
     }
 }

@@ -54,7 +54,10 @@ extension BackEndSession {
 
     /// Where ring `i` lies, and what it writes down where.
     func setup(_ i: Int, _ addresses: RingAddresses, base: UInt32) throws(VhostUserError) -> RingSetup {
-        var setup = try addresses.setup(i, size: rings[i].size, base: base, features: features, map: memory.map)
+        var setup = try addresses.setup(i, size: rings[i].size, base: base, features: features, map: ringMap) { part in
+            usesIOTLB ? iotlb.find(part).host : memory.map.translateUser(part.address, part.bytes)
+        }
+        if usesIOTLB { setup.memory = memory.map }
         if isLogging, let dirtyLog {
             setup.log = DirtyLog(bits: dirtyLog.start, bytes: dirtyLog.size)
             if addresses.flags & Message.logsUsed != 0 { setup.loggedDeviceArea = addresses.log }

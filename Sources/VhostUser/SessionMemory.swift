@@ -48,6 +48,8 @@ extension BackEndSession {
             throw VhostUserError(.descriptors, .addMemReg, "\(m.descriptors.count) descriptors, 1 is expected")
         }
         let new = try add(region, m.descriptors[0], to: memory, .addMemReg)
+        // With an IOTLB rings do not translate by memory; only the log does.
+        if usesIOTLB { return replaceMemory(new) }
         let old = memory
         memory = new
         device.memoryChanged(new.map)
@@ -67,10 +69,13 @@ extension BackEndSession {
     /// Running rings go on in the new memory, or stop where they do not lie in it; others may start now. The old
     /// mappings go afterwards, when nothing uses them.
     private func replaceMemory(_ new: GuestMemory) {
-        let old = memory
+        let old = (memory, iotlb)
         memory = new
+        iotlb = iotlb.moved(to: new)
         apply(moves() + readyStarts())
         withExtendedLifetime(old) {}
+        // Rings that have stopped, since their addresses are not known any more, are asked for.
+        if usesIOTLB { apply(readyStarts()) }
     }
 
     /// The way of each ring that runs to where it now lies.

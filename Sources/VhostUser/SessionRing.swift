@@ -10,6 +10,8 @@ struct SessionRing {
     var base: UInt32 = 0
     /// SET_VRING_BASE has come in this life of the ring.
     var isBaseGiven = false
+    /// We stopped it ourselves, for want of an address: `base` says exactly where it stands.
+    var isPaused = false
     /// The ring's life before ended with GET_VRING_BASE: it starts only where SET_VRING_BASE says.
     var needsBase = false
     /// Where it stood when a status of 0 stopped it, for GET_VRING_BASE alone: QEMU 7.2 sends that one afterwards. No
@@ -40,6 +42,19 @@ struct SessionRing {
     }
 }
 
+/// One of the three parts of a ring.
+struct RingPart: CustomStringConvertible {
+    let name: String
+    /// A user address of the front-end; with an IOTLB the driver's.
+    let address: UInt64
+    let bytes: UInt64
+    let alignment: UInt64
+    /// What the device does there.
+    let access: IOTLBAccess
+
+    var description: String { "\(name) 0x\(String(address, radix: 16))" }
+}
+
 /// SET_VRING_ADDR, in user addresses of the front-end.
 struct RingAddresses: Equatable {
     var flags: UInt32
@@ -48,42 +63,50 @@ struct RingAddresses: Equatable {
     var available: UInt64
     var log: UInt64
 
-    /// Host addresses of the ring's parts, or the error that names what lies outside or is not aligned.
+    /// Descriptor, driver and device area.
+    func parts(_ size: UInt32, isPacked: Bool) -> [RingPart] {
+        [
+            RingPart(
+                name: "descriptor area", address: descriptors, bytes: RingLayout.descriptorBytes(size),
+                alignment: RingLayout.descriptorAlignment, access: isPacked ? [.read, .write] : .read),
+            RingPart(
+                name: "driver area", address: available, bytes: RingLayout.driverAreaBytes(size, isPacked: isPacked),
+                alignment: RingLayout.driverAreaAlignment(isPacked: isPacked), access: .read),
+            RingPart(
+                name: "device area", address: used, bytes: RingLayout.deviceAreaBytes(size, isPacked: isPacked),
+                alignment: RingLayout.deviceAreaAlignment(isPacked: isPacked), access: .write),
+        ]
+    }
+
+    /// Host addresses of the ring's parts, as `translate` finds them, or the error that names what lies outside or is
+    /// not aligned.
     func setup(
-        _ index: Int, size: UInt32, base: UInt32, features: Features, map: MemoryMap
+        _ index: Int, size: UInt32, base: UInt32, features: Features, map: MemoryMap,
+        translate: (RingPart) -> UnsafeMutableRawPointer?
     ) throws(VhostUserError) -> RingSetup {
         let isPacked = features.contains(.ringPacked)
         guard RingLayout.isValid(size: size, isPacked: isPacked) else {
             throw VhostUserError(
                 .ring, "ring \(index): size \(size) is not one that a \(isPacked ? "packed" : "split") ring can have")
         }
-        func part(_ name: String, _ address: UInt64, _ bytes: UInt64, _ alignment: UInt64) throws(VhostUserError)
-            -> UnsafeMutableRawPointer
-        {
-            guard address % alignment == 0 else {
-                throw VhostUserError(
-                    .address, "ring \(index): \(name) 0x\(String(address, radix: 16)) is not aligned to \(alignment)")
+        var hosts: [UnsafeMutableRawPointer] = []
+        for part in parts(size, isPacked: isPacked) {
+            guard part.address % part.alignment == 0 else {
+                throw VhostUserError(.address, "ring \(index): \(part) is not aligned to \(part.alignment)")
             }
-            guard let p = map.translateUser(address, bytes) else {
+            guard let host = translate(part) else {
                 throw VhostUserError(
-                    .address, "ring \(index): \(name) 0x\(String(address, radix: 16))+\(bytes) is outside guest memory")
+                    .address, "ring \(index): \(part)+\(part.bytes) is outside guest memory, or in several pieces of it"
+                )
             }
-            return p
+            hosts.append(host)
         }
-        let table = try part(
-            "descriptor area", descriptors, RingLayout.descriptorBytes(size), RingLayout.descriptorAlignment)
-        let driver = try part(
-            "driver area", available, RingLayout.driverAreaBytes(size, isPacked: isPacked),
-            RingLayout.driverAreaAlignment(isPacked: isPacked))
-        let device = try part(
-            "device area", used, RingLayout.deviceAreaBytes(size, isPacked: isPacked),
-            RingLayout.deviceAreaAlignment(isPacked: isPacked))
         let position = RingPosition(base: base, isPacked: isPacked)
         if isPacked && (UInt32(position.available) >= size || UInt32(position.used) >= size) {
             throw VhostUserError(.ring, "ring \(index): base 0x\(String(base, radix: 16)) is beyond a ring of \(size)")
         }
         return RingSetup(
-            size: size, isPacked: isPacked, descriptors: table, driverArea: driver, deviceArea: device,
+            size: size, isPacked: isPacked, descriptors: hosts[0], driverArea: hosts[1], deviceArea: hosts[2],
             position: position, features: features, map: map)
     }
 }

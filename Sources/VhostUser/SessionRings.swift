@@ -23,7 +23,7 @@ extension BackEndSession {
         let (i, base) = try state(m, .setVringBase)
         // One that started without a base, since the message comes last: it goes there.
         if !rings[i].isStarted || rings[i].isBaseGiven { try mustBeStopped(i, .setVringBase) } else { pause(i) }
-        try change(i) { ($0.base, $0.isBaseGiven, $0.restsAt) = (base, true, nil) }
+        try change(i) { ($0.base, $0.isBaseGiven, $0.restsAt, $0.isPaused) = (base, true, nil, false) }
     }
 
     func setVringAddr(_ m: Message) throws(VhostUserError) {
@@ -39,7 +39,7 @@ extension BackEndSession {
         // Memory may come later; what can be checked now is checked now, so that the error names this message,
         // and before a ring that runs is stopped.
         var setup: RingSetup?
-        if memory.map.count > 0 && rings[i].size > 0 {
+        if memory.map.count > 0 && rings[i].size > 0 && (!usesIOTLB || rings[i].isStarted) {
             setup = try self.setup(i, new, base: 0)
         }
         guard rings[i].isStarted, let setup else { return try change(i) { $0.addresses = new } }
@@ -54,6 +54,7 @@ extension BackEndSession {
     /// is refused and has changed nothing.
     private func change(_ i: Int, _ body: (inout SessionRing) -> Void) throws(VhostUserError) {
         let old = rings[i]
+        askedFor = []
         body(&rings[i])
         do throws(VhostUserError) { try startIfReady(i) } catch {
             rings[i] = old
@@ -154,6 +155,7 @@ extension BackEndSession {
         let old = rings[i]
         rings[i].base = old.restsAt ?? old.base
         rings[i].end()
+        forgetIOTLBAtRest()
         if old.callIsInBand { inbandCallsChanged?() }
         return reply(.getVringBase, Payload(index: i, rings[i].base))
     }
@@ -165,7 +167,7 @@ extension BackEndSession {
         if changes.isEmpty { return }
         for (change, position) in zip(changes, device.change(changes)) {
             if case .start = change.what {
-                rings[change.ring].isStarted = true
+                (rings[change.ring].isStarted, rings[change.ring].isPaused) = (true, false)
                 rings[change.ring].restsAt = nil
             }
             if case .stop = change.what { rings[change.ring].isStarted = false }
@@ -204,11 +206,13 @@ extension BackEndSession {
     private func start(of i: Int) throws(VhostUserError) -> RingChange? {
         let ring = rings[i]
         guard !ring.isStarted, ring.kick != nil, ring.size > 0, ring.isBaseGiven || !ring.needsBase,
-            let addresses = ring.addresses, memory.map.count > 0
+            let addresses = ring.addresses, memory.map.count > 0,
+            !usesIOTLB || isReachable(addresses, size: ring.size)
         else { return nil }
         var setup = try self.setup(i, addresses, base: ring.base)
         // After a crash the inflight region knows best.
         if setup.inflight?.isInUse == true { return change(i, setup) }
+        if ring.isPaused { return change(i, setup) }
         let given = setup.position.available
         setup.position = BackEndSession.position(setup, ring.base)
         if setup.position.available != given {

@@ -46,6 +46,17 @@ struct DeviceCore {
     mutating func use(_ map: MemoryMap) {
         self.map = map
         translation = Translation(map)
+        if defect.isMiss { defect = .none }
+    }
+
+    /// What lies at an address is not known: a defect, or with an IOTLB the beginning of a wait.
+    @inline(never)
+    mutating func fail(_ kind: RingDefect.Kind, _ index: UInt32, _ buffer: DescribedBuffer, in map: MemoryMap) {
+        guard map.isIOTLB, let missing = map.firstMissing(buffer.address, UInt64(buffer.length)) else {
+            return fail(kind, index, buffer.address, buffer.length)
+        }
+        let left = UInt64(buffer.length) &- (missing &- buffer.address)
+        fail(map.isReadable ? .readMiss : .writeMiss, index, missing, UInt32(truncatingIfNeeded: left))
     }
 
     /// Host address of a range outside the last region, which changes; 0 if it is not inside one region.
@@ -110,7 +121,7 @@ extension DeviceCore {
                 piece = map.contiguous(from: address, atMost: left)
                 host = piece == 0 ? 0 : translation.host(address, piece, map)
                 if host == 0 {
-                    fail(.address, index, d.address, d.length)
+                    fail(.address, index, d, in: map)
                     return false
                 }
             }
@@ -127,9 +138,11 @@ extension DeviceCore {
 
     mutating func gatherAnswer(_ d: DescribedBuffer, _ index: UInt32, _ g: inout Gathering) -> Bool {
         if g.answer != nil || d.length == 0 { return true }
-        let host = translation.host(d.address, 1, map)
+        // The control queue reads: its map is that of what may be read.
+        let writable = map.writable
+        let host = map.isIOTLB ? writable.host(d.address, 1) : translation.host(d.address, 1, map)
         if host == 0 {
-            fail(.address, index, d.address, d.length)
+            fail(.address, index, DescribedBuffer(address: d.address, length: 1, flags: d.flags), in: writable)
             return false
         }
         g.answer = UnsafeMutableRawPointer(bitPattern: UInt(host))
@@ -146,9 +159,13 @@ extension DeviceCore {
             fail(.indirectLength, index, UInt64(d.length))
             return 0
         }
-        let host = translation.host(d.address, UInt64(d.length), map)
+        // A receive ring's map is that of what may be written.
+        let isElsewhere = map.isWritable
+        let host =
+            isElsewhere
+            ? map.readable.host(d.address, UInt64(d.length)) : translation.host(d.address, UInt64(d.length), map)
         if host == 0 {
-            fail(.indirectAddress, index, d.address, d.length)
+            fail(.indirectAddress, index, d, in: map.readable)
             return 0
         }
         return host

@@ -40,6 +40,7 @@ struct DirtyPages {
         region = MappedRegion(guestAddress: 0, size: 0, userAddress: 0, host: log.bits)
     }
 
+    /// `map`: guest physical memory, also where rings have addresses of an IOTLB.
     mutating func use(_ map: MemoryMap) {
         self.map = map
         region.size = 0

@@ -36,9 +36,14 @@ public struct MemoryMap: @unchecked Sendable, BitwiseCopyable {
     /// One value: two flags would be packed and unpacked for each burst.
     @usableFromInline let kind: Kind
     @usableFromInline
-    enum Kind: UInt8, BitwiseCopyable { case anyOrder, sorted, identity }
+    enum Kind: UInt8, BitwiseCopyable { case anyOrder, sorted, identity, readable, writable }
     /// The regions stand in the order of their guest addresses and do not overlap: a miss searches, it does not scan.
-    public var isSorted: Bool { kind == .sorted }
+    public var isSorted: Bool { kind != .anyOrder && kind != .identity }
+    /// Of an IOTLB, what may be read, and what may be written.
+    package var isReadable: Bool { kind == .readable }
+    package var isWritable: Bool { kind == .writable }
+    /// It is what an IOTLB knows (ACCESS_PLATFORM): an address that is missing may come.
+    public var isIOTLB: Bool { kind == .readable || kind == .writable }
     /// Every address is a host address already (the driver side's own memory): nothing is translated.
     @inlinable public var isIdentity: Bool { kind == .identity }
 
@@ -52,6 +57,49 @@ public struct MemoryMap: @unchecked Sendable, BitwiseCopyable {
     /// Regions in the order of their guest addresses, none of which overlap.
     public init(sorted regions: UnsafePointer<MappedRegion>?, count: Int) {
         self.init(regions, count, .sorted)
+    }
+
+    /// What an IOTLB lets the device read, in the order of the addresses; none overlap. Behind the last of `count`
+    /// regions one more says where the table of those that it may write lies, and how many there are (`counterpart`).
+    /// Behind these one more says the same of the readable ones.
+    public init(readable regions: UnsafePointer<MappedRegion>, count: Int) { self.init(regions, count, .readable) }
+
+    /// Where what stands behind a table's last region points: see `init(readable:count:)`.
+    public static func counterpart(_ table: UnsafeMutablePointer<MappedRegion>, count: Int) -> MappedRegion {
+        MappedRegion(guestAddress: 0, size: UInt64(count), userAddress: 0, host: UnsafeMutableRawPointer(table))
+    }
+
+    /// Of an IOTLB: the same for the other kind of access.
+    private var counterpart: MemoryMap {
+        let other = regions.unsafelyUnwrapped[count]
+        return MemoryMap(
+            UnsafePointer(other.host.assumingMemoryBound(to: MappedRegion.self)), Int(other.size),
+            kind == .readable ? .writable : .readable)
+    }
+
+    /// For what the device writes: receive buffers, answers. Another one only where there is an IOTLB.
+    public var writable: MemoryMap { kind == .readable ? counterpart : self }
+    /// For what the device reads.
+    public var readable: MemoryMap { kind == .writable ? counterpart : self }
+    /// Where receive rings have their buffers: what a ring of this direction is given.
+    public func forRing(_ direction: QueueDirection) -> MemoryMap { direction == .receive ? writable : self }
+
+    /// Host address of the whole range, 0 if it is not inside one region.
+    @inline(never)
+    package func host(_ address: UInt64, _ length: UInt64) -> UInt64 {
+        var translation = Translation(self)
+        return translation.miss(address, length, self)
+    }
+
+    /// The first address of a range that is in no region; nil: there is none.
+    package func firstMissing(_ address: UInt64, _ length: UInt64) -> UInt64? {
+        var (at, left) = (address, length)
+        while left > 0 {
+            let there = contiguous(from: at, atMost: left)
+            if there == 0 { return at }
+            (at, left) = (at &+ there, left &- there)
+        }
+        return nil
     }
 
     /// A map for rings in this process's own memory.

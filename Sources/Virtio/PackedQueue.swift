@@ -49,7 +49,7 @@ public struct PackedQueue: DeviceRing {
     }
 
     @inline(__always)
-    private func isAvailable(_ flags: UInt16, _ at: PackedCursor) -> Bool {
+    func isAvailable(_ flags: UInt16, _ at: PackedCursor) -> Bool {
         flags & DescriptorFlag.owner == at.availableBits
     }
 

@@ -55,6 +55,8 @@ public struct RecordedRing: DeviceRing {
     public var defect: RingDefect { queue.defect }
     public var held: Int { 0 }
     public var bestHold: Int { 0 }
+    /// What the next entries need of a ring's IOTLB, at most so many addresses.
+    package func addressMisses(most: Int) -> [RingDefect] { queue.addressMisses(most: most) }
     private var savedLeft: Int { saved.count - nextSaved }
 
     /// With what was never taken again: as if it still lay in the ring. (The inflight region knows better.)
@@ -68,7 +70,8 @@ public struct RecordedRing: DeviceRing {
 
     public mutating func use(_ map: MemoryMap) {
         queue.use(map)
-        record.pages?.use(map)
+        // What an IOTLB knows says nothing of guest physical memory; where that changes, the ring is moved.
+        if !map.isIOTLB { record.pages?.use(map) }
     }
     public mutating func stop(_ reason: RingDefect) { queue.stop(reason) }
     public mutating func forgetCalls() { queue.forgetCalls() }

@@ -42,6 +42,10 @@ public struct RingDefect: Error, Sendable, Equatable, CustomStringConvertible {
         case memoryLost
         /// the dirty log does not reach a page that was written
         case logTooSmall
+        /// the IOTLB has no entry that lets the device read there: the ring waits, and goes on when there is one
+        case readMiss
+        /// the same of an address that the device writes
+        case writeMiss
     }
 
     /// What is wrong.
@@ -60,6 +64,9 @@ public struct RingDefect: Error, Sendable, Equatable, CustomStringConvertible {
         self.value = value
         self.length = length
     }
+
+    /// Nothing is wrong with the ring: it waits until its front-end has said what an address means.
+    public var isMiss: Bool { kind == .readMiss || kind == .writeMiss }
 
     /// No defect.
     public static let none = RingDefect(.none, index: 0, value: 0)
@@ -87,6 +94,8 @@ public struct RingDefect: Error, Sendable, Equatable, CustomStringConvertible {
         case .usedIndexJump: return "used index \(value) is beyond what is outstanding after \(index)"
         case .usedLength: return "used entry \(index) has length \(value), beyond its buffer"
         case .logTooSmall: return "the dirty log does not reach guest address \(hex(value))"
+        case .readMiss: return "descriptor \(index) waits for an IOTLB entry to read \(hex(value))+\(length)"
+        case .writeMiss: return "descriptor \(index) waits for an IOTLB entry to write \(hex(value))+\(length)"
         case .memoryLost: return "memory at \(hex(value)) went away"
         }
     }

@@ -13,7 +13,7 @@ struct RingRecord: RingWitness {
     private let loggedDeviceArea: UInt64?
 
     init(_ setup: RingSetup) {
-        pages = setup.log.map { DirtyPages($0, setup.map) }
+        pages = setup.log.map { DirtyPages($0, setup.memory ?? setup.map) }
         inflight = setup.inflight
         loggedDeviceArea = setup.loggedDeviceArea
         told = PackedCursor(slot: UInt32(setup.position.used), wrap: setup.position.usedWrap)

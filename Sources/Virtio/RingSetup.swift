@@ -19,6 +19,8 @@ public struct RingSetup {
     public var features: Features
     /// Where the addresses in descriptors lie.
     public var map: MemoryMap
+    /// For the log, where guest physical memory lies, if `map` has addresses of an IOTLB.
+    public var memory: MemoryMap?
     /// Where what the device writes is written down while the guest migrates; nil: nowhere.
     public var log: DirtyLog?
     /// Where, for the log, the device area lies in guest physical memory (SET_VRING_ADDR), if that is not where the map
@@ -44,6 +46,13 @@ public struct RingSetup {
         self.position = position
         self.features = features
         self.map = map
+    }
+
+    /// With the map that a ring of this direction needs.
+    public func of(_ direction: QueueDirection) -> RingSetup {
+        var setup = self
+        setup.map = map.forRing(direction)
+        return setup
     }
 
     /// Where its parts lie, as numbers in this process's address space.

@@ -23,10 +23,10 @@ final class Guest {
         "host_ecn", "host_ufo",
     ]
 
-    /// Starts it; `ready()` waits for the console. `extra` are more QEMU arguments.
+    /// Starts it; `ready()` waits for the console. `iommu`: it has one, and its kernel this option for it.
     init(
         _ name: String, _ nics: [NIC], cpus: Int = 1, memory: Int = 256, initrd: String? = nil, numa: [String]? = nil,
-        staysUp: Bool = false, qmp: String? = nil, incoming: String? = nil
+        staysUp: Bool = false, qmp: String? = nil, incoming: String? = nil, iommu: String? = nil
     ) throws {
         self.name = name
         let testbed = root + "/.testbed/"
@@ -38,7 +38,8 @@ final class Guest {
         if !staysUp { a.append("-no-reboot") }
         a += numa ?? ["-object", "memory-backend-memfd,id=m,size=\(memory)M,share=on", "-numa", "node,memdev=m"]
         a += ["-kernel", testbed + "vmlinuz", "-initrd", initrd ?? testbed + "initramfs.gz"]
-        a += ["-append", "console=ttyS0 quiet panic=-1 ipv6.disable=1"]
+        a += ["-append", "console=ttyS0 quiet panic=-1 ipv6.disable=1 " + (iommu ?? "")]
+        if iommu != nil { a += ["-machine", "q35", "-device", "intel-iommu,device-iotlb=on"] }
         for (i, nic) in nics.enumerated() {
             let side = nic.isServer ? ",server=on" : nic.reconnects ? ",reconnect=1" : ""
             a += ["-chardev", "socket,id=c\(i),path=\(nic.socket)\(side)"]
@@ -46,6 +47,7 @@ final class Guest {
             // vectors=0: QEMU 7.2 without KVM cannot do MSI-X on a vhost back-end.
             var device = "virtio-net-pci,netdev=n\(i),mac=\(nic.mac),mq=\(nic.queues > 1 ? "on" : "off"),vectors=0"
             if nic.isPacked { device += ",packed=on" }
+            if iommu != nil { device += ",iommu_platform=on,ats=on,disable-legacy=on" }
             if !nic.hasOffloads { device += Guest.offloads.map { ",\($0)=off" }.joined() }
             a += ["-device", device]
         }

@@ -229,6 +229,20 @@ extension BackEndTests {
         #expect(f.logged("VRING_KICK: ring 0: its kicks come by a descriptor"))
     }
 
+    @Test("IOTLB messages of a front-end without an IOMMU are refused; the connection of others goes on")
+    func iotlb() throws {
+        let f = try Fixture()
+        let p = try f.ready([.backendReq, .replyAck])
+        var payload = Payload(0x1000)
+        payload.add64(0x1000)
+        payload.add64(p.base)
+        payload.add([3, 2])
+        let error = #expect(throws: VhostUserError.self) { try p.frontEnd.tell(.iotlbMsg, payload) }
+        #expect(error?.kind == .refused)
+        #expect(f.logged("IOTLB_MSG: ACCESS_PLATFORM and BACKEND_REQ were not both negotiated"))
+        #expect(try p.frontEnd.ask64(.getQueueNum) == 2)
+    }
+
     @Test("a back-end channel that takes nothing costs the front-end its calls, and the log one line")
     func deafChannel() throws {
         let f = try Fixture()

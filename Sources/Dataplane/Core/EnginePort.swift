@@ -104,7 +104,7 @@ extension EngineCore {
             }
         }
         let all = lists.flatMap(\.rings).sorted { $0.ring < $1.ring }
-        for stopped in all { stops[port].note(stopped.defect) }
+        for stopped in all where !stopped.defect.isMiss { stops[port].note(stopped.defect) }
         return all
     }
 

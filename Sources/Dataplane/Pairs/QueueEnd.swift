@@ -90,6 +90,16 @@ enum QueueEnd: BitwiseCopyable {
 
     // MARK: A guest's
 
+    /// Of a ring that waits for its IOTLB: all that its next entries need.
+    func addressMisses(most: Int) -> [RingDefect] {
+        switch self {
+        case .split(let ring): return ring.pointee.addressMisses(most: most)
+        case .packed(let ring): return ring.pointee.addressMisses(most: most)
+        case .recorded(let ring): return ring.pointee.addressMisses(most: most)
+        default: return []
+        }
+    }
+
     /// Where the ring stands.
     var position: RingPosition {
         switch self {

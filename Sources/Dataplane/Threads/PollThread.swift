@@ -214,6 +214,9 @@ final class PollThread {
         return setup.position
     }
 
+    /// Addresses that are asked for at once.
+    private let mostMisses = 2 * Burst.maximum
+
     /// Why the ring had to stop, once.
     func takeDefect(_ pair: PairPointer, _ direction: QueueDirection) -> StoppedRing? {
         let defect = pair.pointee[direction].end.defect(direction)
@@ -222,7 +225,21 @@ final class PollThread {
         }
         pair.pointee[direction].isLogged = true
         return StoppedRing(
-            ring: direction.queue(ofPair: pair.pointee.pair), defect: defect, errFD: pair.pointee[direction].errFD)
+            ring: direction.queue(ofPair: pair.pointee.pair), defect: defect, errFD: pair.pointee[direction].errFD,
+            misses: defect.isMiss ? [defect] + pair.pointee[direction].end.addressMisses(most: mostMisses) : [])
+    }
+
+    /// The pair's rings translate with another map. One that waited for an address goes on.
+    func use(_ map: MemoryMap, _ pair: PairPointer) {
+        // Packets under way point into the old memory.
+        drain(pair)
+        for direction in QueueDirection.allCases {
+            if pair.pointee[direction].end.defect(direction).isMiss {
+                (pair.pointee[direction].isReported, pair.pointee[direction].isLogged) = (false, false)
+            }
+            pair.pointee[direction].end.use(map.forRing(direction))
+        }
+        state.pointee.poll(pair)
     }
 
     /// Takes over a pair of which Ringway is the driver, or a TAP queue: `incoming` is readable when packets come;
@@ -314,4 +331,6 @@ struct StoppedRing {
     let ring: Int
     let defect: RingDefect
     let errFD: Int32
+    /// It has not stopped, but waits for these of its IOTLB.
+    let misses: [RingDefect]
 }

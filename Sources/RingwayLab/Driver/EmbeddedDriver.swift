@@ -27,6 +27,9 @@ public struct DriverOptions: Sendable {
     public var wantsCalls = false
     /// Keeps an inflight region for a back-end that crashes (`reconnect`).
     public var keepsInflight = false
+    /// It is behind an IOMMU: descriptors and rings have addresses of its own, which are those of this process. What
+    /// they mean, whoever made this driver tells the back-end (`EmbeddedDriver.channel`).
+    public var hasIOMMU = false
 
     public init() {}
 }
@@ -36,6 +39,8 @@ public struct DriverOptions: Sendable {
 public final class EmbeddedDriver {
     public let memory: HostMemory
     public private(set) var frontEnd: FrontEnd
+    /// Where the back-end asks what addresses mean, with `DriverOptions.hasIOMMU`.
+    public private(set) var channel: MessageSocket?
     public let pairCount: Int
     /// Queue pairs, each for one thread.
     public var pairs: UnsafeMutablePointer<DriverPair> { room.start }
@@ -81,9 +86,10 @@ public final class EmbeddedDriver {
                 size: options.ringSize, isPacked: options.isPacked, frameRoom: options.frameRoom)
             let controlBytes = options.hasControl ? ControlDriver.memoryBytes(isPacked: options.isPacked) : 0
             memory = try HostMemory(bytes: each * options.queuePairs + controlBytes, node: options.node)
-            try frontEnd.share(memory.region, memory.descriptor)
+            try frontEnd.share(EmbeddedDriver.region(memory, options), memory.descriptor)
             room = OwnedValues(capacity: options.queuePairs)
             if options.keepsInflight { try getInflight() }
+            if options.hasIOMMU { try openChannel() }
             try startRings(features)
         } catch {
             throw EngineError("\(path): \(error)")
@@ -102,9 +108,30 @@ public final class EmbeddedDriver {
         }
     }
 
+    /// Behind an IOMMU guest physical addresses are others than the driver's.
+    private static func region(_ memory: HostMemory, _ options: DriverOptions) -> RegionDescription {
+        var region = memory.region
+        if options.hasIOMMU { region.guestAddress -= guestDistance }
+        return region
+    }
+
+    /// How far guest physical addresses lie below the driver's, behind an IOMMU.
+    public static let guestDistance: UInt64 = 1 << 40
+
+    private func openChannel() throws {
+        var ends: [Int32] = [-1, -1]
+        let kind = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue)
+        guard socketpair(AF_UNIX, kind, 0, &ends) == 0 else {
+            throw EngineError("socketpair: \(SystemError.text(errno))")
+        }
+        channel = MessageSocket(ends[0])
+        try frontEnd.tell(.setBackendReqFD, Payload(), [OwnedDescriptor(ends[1])])
+    }
+
     private static func wanted(_ o: DriverOptions) -> Features {
         var f = o.offloads.union([.version1, .mrgRxbuf, .indirectDesc])
         if o.isPacked { f.insert(.ringPacked) }
+        if o.hasIOMMU { f.insert(.accessPlatform) }
         if o.isInOrder { f.insert(.inOrder) }
         if o.hasEventIndex { f.insert(.eventIdx) }
         if o.hasControl {
@@ -115,7 +142,10 @@ public final class EmbeddedDriver {
     }
 
     private static func wantedProtocol(_ o: DriverOptions) -> ProtocolFeatures {
-        o.keepsInflight ? [.mq, .replyAck, .mtu, .inflightShmFD] : [.mq, .replyAck, .mtu]
+        var chosen: ProtocolFeatures = [.mq, .replyAck, .mtu]
+        if o.keepsInflight { chosen.insert(.inflightShmFD) }
+        if o.hasIOMMU { chosen.insert(.backendReq) }
+        return chosen
     }
 
     private func describe(_ size: UInt64) -> Payload {

@@ -15,7 +15,13 @@ struct ControlQueue {
         self.errFD = errFD
     }
 
-    mutating func use(_ map: MemoryMap) { queue.use(map) }
+    /// Another map. True: the queue waited for it.
+    mutating func use(_ map: MemoryMap) -> Bool {
+        let waited = queue.defect.isMiss
+        if waited { isReported = false }
+        queue.use(map)
+        return waited
+    }
 
     /// A new call descriptor: the next decision calls.
     mutating func forgetCalls() { queue.forgetCalls() }

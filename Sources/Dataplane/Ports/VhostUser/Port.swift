@@ -164,7 +164,7 @@ final class Port: EnginePort, BackEndDevice {
             var state = QueueState()
             (state.isEnabled, state.kickFD, state.errFD) = (start.enabled, start.kickFD, start.errFD)
             state.calls = job.calls?.ring.calls ?? Calls()
-            let (queue, offloads) = (GuestRing(start.setup), receiveOffloads)
+            let (queue, offloads) = (GuestRing(start.setup.of(direction)), receiveOffloads)
             appliedOffloads = offloads
             work.add(core.owner(of: p).index) { thread in
                 p.pointee.receiveOffloads = offloads
@@ -182,7 +182,7 @@ final class Port: EnginePort, BackEndDevice {
             job = Job(p, callRings[ring])
             work.add(core.owner(of: p).index) { thread in
                 job.stopped = thread.takeDefect(p, direction)
-                job.position = thread.moveRing(p, direction, to: setup, watchesKick: watches)
+                job.position = thread.moveRing(p, direction, to: setup.of(direction), watchesKick: watches)
             }
         case .update(let enabled, let kickFD, let callFD, let errFD):
             job = Job(p, callRings[ring]?.fd == callFD ? callRings[ring] : callRing(ring, callFD))
@@ -200,7 +200,7 @@ final class Port: EnginePort, BackEndDevice {
     private func conclude(_ change: RingChange, _ job: Job) -> RingPosition? {
         job.pair.pointee.isAnyRunning = job.isAnyRunning
         callRings[change.ring] = job.calls
-        if let stopped = job.stopped {
+        if let stopped = job.stopped, !stopped.defect.isMiss {
             core.stops[index].note(stopped.defect)
             report(stopped)
         }
@@ -255,12 +255,8 @@ final class Port: EnginePort, BackEndDevice {
     }
 
     func memoryChanged(_ map: MemoryMap) {
-        onRunningPairs { thread, p in
-            // Packets under way point into the old memory.
-            thread.drain(p)
-            for end in [p.pointee.transmit.end, p.pointee.receive.end] { end.use(map) }
-        }
-        controlQueue?.use(map)
+        onRunningPairs { thread, p in thread.use(map, p) }
+        if controlQueue?.use(map) == true { serveControl() }
     }
 
     /// For each pair with a ring that runs.
@@ -311,7 +307,9 @@ final class Port: EnginePort, BackEndDevice {
         let result = queue.serve(carryOut)
         controlQueue = queue
         if result.needsCall { callControl() }
-        if let defect = result.defect {
+        if let defect = result.defect, defect.isMiss {
+            server.missed([defect])
+        } else if let defect = result.defect {
             tellError(of: "control queue", queue.errFD)
             core.stops[index].note(defect)
             say(.error, "\(options.name): control queue: \(defect)")
@@ -402,7 +400,9 @@ final class Port: EnginePort, BackEndDevice {
 
     /// A poll thread stopped a ring: says which and why.
     private func reportDefects() {
-        for stopped in core.newDefects(port: index, pairs: queuePairs) { report(stopped) }
+        for stopped in core.newDefects(port: index, pairs: queuePairs) {
+            if stopped.defect.isMiss { server.missed(stopped.misses) } else { report(stopped) }
+        }
     }
 
     private func report(_ stopped: StoppedRing) {

@@ -10,7 +10,7 @@ enum PortFeatures {
             .csum, .hostTSO4, .hostTSO6, .hostECN, .hostUSO, .mrgRxbuf, .status, .ctrlVQ, .ctrlRX, .ctrlRXExtra,
             .ctrlVLAN,
             .ctrlMACAddr, .guestAnnounce, .ctrlGuestOffloads, .indirectDesc, .eventIdx, .version1, .anyLayout,
-            .ringPacked, .inOrder, .notificationData,
+            .ringPacked, .inOrder, .notificationData, .accessPlatform,
         ]
         f.formUnion(guestOffloads)
         if options.queuePairs > 1 { f.insert(.mq) }
