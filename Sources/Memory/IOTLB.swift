@@ -59,7 +59,6 @@ public final class IOTLB {
     /// Those that may be read, then those that may be written; behind each half's last one more (`MemoryMap`).
     private let tables: OwnedMemory<MappedRegion>
     private let readableCount: Int
-    private let writableCount: Int
 
     /// Entries that are kept, when neighbours were joined. One that comes beyond them takes the place of another, which
     /// the ring that needs it asks for again.
@@ -82,7 +81,7 @@ public final class IOTLB {
             }
         }
         let (readable, writable) = (regions(.read), regions(.write))
-        (readableCount, writableCount) = (readable.count, writable.count)
+        readableCount = readable.count
         tables = OwnedMemory(count: readable.count + writable.count + 2)
         let (first, second) = (tables.start, tables.start + readable.count + 1)
         for (i, r) in readable.enumerated() { tables[i] = r }

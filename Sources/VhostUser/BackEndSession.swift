@@ -309,17 +309,24 @@ public final class BackEndSession {
 
     /// The device wrote the ring's own call eventfd: tells the front-end.
     public func forwardCall(_ ring: Int) {
-        tellFrontEnd(.vringCall, Payload(index: ring, 0), "VRING_CALL of ring \(ring)")
+        tellFrontEnd(.vringCall, Payload(index: ring, 0), isNeeded: true, "VRING_CALL of ring \(ring)")
     }
 
-    /// Sends a request that wants no answer on the front-end's channel, where there is one.
-    func tellFrontEnd(_ request: BackEndRequest, _ payload: Payload, _ what: @autoclosure () -> String) {
+    /// Sends a request that wants no answer on the front-end's channel, where there is one. One that is not needed is
+    /// left out where the front-end does not read (false).
+    @discardableResult
+    func tellFrontEnd(
+        _ request: BackEndRequest, _ payload: Payload, isNeeded: Bool, _ what: @autoclosure () -> String
+    ) -> Bool {
+        guard let channel else { return false }
+        let message = Message(request.rawValue, payload: payload.bytes)
         do throws(VhostUserError) {
-            try channel?.send(Message(request.rawValue, payload: payload.bytes))
+            return try channel.send(message, isNeeded: isNeeded)
         } catch {
             // A front-end that does not read: no more requests, and no line for each of them.
-            channel = nil
+            self.channel = nil
             log("\(what()): \(error); its channel is closed")
+            return false
         }
     }
 }

@@ -148,27 +148,22 @@ public final class MessageSocket {
     }
 
     /// Sends a whole message. A peer that does not read (its buffer is full) is an error of kind `.socket`.
-    public func send(_ message: Message) throws(VhostUserError) { try send(message, orFull: nil) }
+    public func send(_ message: Message) throws(VhostUserError) { _ = try send(message, isNeeded: true) }
 
-    /// The same of a message that may be left out: false, and nothing was sent, where the other end does not read.
-    func sendIfRoom(_ message: Message) throws(VhostUserError) -> Bool {
-        var isFull = false
-        try send(message, orFull: { isFull = true })
-        return !isFull
-    }
-
-    private func send(_ message: Message, orFull: (() -> Void)?) throws(VhostUserError) {
+    /// The same. One that is not needed is left out, whole, where the other end does not read: false.
+    func send(_ message: Message, isNeeded: Bool) throws(VhostUserError) -> Bool {
         var bytes = message.encoded
         var fds = message.descriptors.map(\.fd)
         let whole = bytes.count
         while !bytes.isEmpty {
             let n = CPlat_send_fds(fd, bytes, bytes.count, Int32(MSG_DONTWAIT), fds, Int32(fds.count))
             if n < 0 && errno == EINTR { continue }
-            if n < 0 && errno == EAGAIN, let orFull, bytes.count == whole { return orFull() }
+            if n < 0 && errno == EAGAIN && !isNeeded && bytes.count == whole { return false }
             if n <= 0 { throw VhostUserError(.socket, "sendmsg: \(SystemError.text(errno))") }
             bytes.removeFirst(n)
             fds = []
         }
+        return true
     }
 
     /// Waits up to `milliseconds` for the next message. For front-ends. `meanwhile.serve` is called when that

@@ -117,18 +117,13 @@ extension BackEndSession {
     /// A miss, once for each page. Its answer is an update, as any other; where there can be none, the ring waits on.
     private func ask(for address: UInt64, _ access: IOTLBAccess) {
         let page = address & ~4095
-        guard let channel, askedFor.count < BackEndSession.mostAsked, !askedFor.contains(page) else { return }
+        guard askedFor.count < BackEndSession.mostAsked, !askedFor.contains(page) else { return }
         var p = Payload(address)
         p.add64(0)
         p.add64(0)
         p.add([access.rawValue, UInt8(VHOST_IOTLB_MISS)] + [UInt8](repeating: 0, count: 6))
-        do throws(VhostUserError) {
-            let message = Message(BackEndRequest.iotlbMsg.rawValue, payload: p.bytes)
-            if try channel.sendIfRoom(message) { askedFor.insert(page) }
-        } catch {
-            self.channel = nil
-            log("IOTLB miss of 0x\(String(address, radix: 16)): \(error); its channel is closed")
-        }
+        let isSent = tellFrontEnd(.iotlbMsg, p, isNeeded: false, "IOTLB miss of 0x\(String(address, radix: 16))")
+        if isSent { askedFor.insert(page) }
     }
 }
 

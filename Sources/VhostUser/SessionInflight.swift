@@ -41,7 +41,7 @@ extension BackEndSession {
     }
 
     private func inflightBytes(_ queues: Int, _ queueSize: UInt32) -> UInt64 {
-        UInt64(queues * InflightQueue.bytes(size: queueSize, isPacked: features.contains(.ringPacked)))
+        UInt64(queues * InflightQueue.bytes(size: queueSize, isPacked: isPacked))
     }
 
     /// Answers a new region, which is all zero. The front-end gives it back with SET_INFLIGHT_FD.
@@ -91,7 +91,7 @@ extension BackEndSession {
 
     /// Ring `i`'s life has ended. After one that ended in good order the next begins where the front-end says.
     func endInflight(_ i: Int, isReset: Bool = false) {
-        let queue = inflight?.queue(i, size: rings[i].size, isPacked: features.contains(.ringPacked))
+        let queue = inflight?.queue(i, size: rings[i].size, isPacked: isPacked)
         queue?.end(isReset: isReset)
     }
 }

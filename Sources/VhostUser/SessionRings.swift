@@ -171,7 +171,7 @@ extension BackEndSession {
                 rings[change.ring].restsAt = nil
             }
             if case .stop = change.what { rings[change.ring].isStarted = false }
-            if let position { rings[change.ring].base = position.base(isPacked: features.contains(.ringPacked)) }
+            if let position { rings[change.ring].base = position.base(isPacked: isPacked) }
         }
     }
 

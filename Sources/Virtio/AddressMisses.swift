@@ -5,6 +5,8 @@ import CPlatform
 struct AddressMisses {
     private(set) var found: [RingDefect] = []
     private let most: Int
+    /// Bytes of a buffer that are looked at: a driver can say 4 GiB, of thousands of pieces, in each descriptor.
+    private static let longest: UInt64 = 1 << 16
 
     init(most: Int) { self.most = most }
 
@@ -13,7 +15,7 @@ struct AddressMisses {
     /// The pages of a buffer, or of an indirect table, that are not known.
     mutating func look(_ d: DescribedBuffer, _ index: UInt32, _ map: MemoryMap) {
         let map = d.flags & DescriptorFlag.indirect != 0 ? map.readable : map
-        var (at, left) = (d.address, UInt64(d.length))
+        var (at, left) = (d.address, min(UInt64(d.length), AddressMisses.longest))
         while !isFull, left > 0, let missing = map.firstMissing(at, left) {
             left &-= missing &- at
             found.append(
