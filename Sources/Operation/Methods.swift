@@ -92,14 +92,19 @@ package enum Methods {
             [
                 ("name", portName, true), ("up", "true or false", false),
                 ("busyloop", "\"poll\", \"auto\", \"0\", or microseconds as in \"50us\"", false),
+                ("mtu", "bytes, 68 to 65535", false), ("announce", "true", false),
             ]
         }
         package struct Params: Codable, Sendable {
             package var name: String
             package var up: Bool?
             package var busyloop: String?
-            package init(name: String, up: Bool? = nil, busyloop: String? = nil) {
-                (self.name, self.up, self.busyloop) = (name, up, busyloop)
+            package var mtu: Int?
+            package var announce: Bool?
+            package init(
+                name: String, up: Bool? = nil, busyloop: String? = nil, mtu: Int? = nil, announce: Bool? = nil
+            ) {
+                (self.name, self.up, self.busyloop, self.mtu, self.announce) = (name, up, busyloop, mtu, announce)
             }
         }
         package typealias Answer = Port

@@ -138,20 +138,33 @@ package final class Operator: @unchecked Sendable {
         }
     }
 
-    /// Both or neither.
+    /// One after the other, up to the first that is refused.
     private func set(_ params: Methods.SetPort.Params) throws(RPC.Failure) -> Methods.Port {
-        if params.up == nil && params.busyloop == nil {
-            throw .parameters("port.set: nothing is to be set; give up, busyloop or both")
+        let name = params.name
+        if params.up == nil && params.busyloop == nil && params.mtu == nil && params.announce == nil {
+            throw .parameters("port.set: nothing is to be set; give up, busyloop, mtu or announce")
         }
+        if params.announce == false { throw .parameters("port.set: announce: write true, or leave it out") }
         do throws(EngineError) {
-            if let busyloop = params.busyloop {
-                try engine.setBusyloop(try PortSyntax.busyloop(busyloop), port: params.name)
-            }
-            if let up = params.up { try engine.setUp(up, port: params.name) }
+            if let busyloop = params.busyloop { try engine.setBusyloop(try PortSyntax.busyloop(busyloop), port: name) }
+            if let mtu = params.mtu { try setMTU(mtu, name) }
+            if let up = params.up { try engine.setUp(up, port: name) }
+            if params.announce == true { try engine.requestAnnouncement(port: name) }
         } catch {
             throw .refused("\(error)")
         }
-        return try port(params.name)
+        return try port(name)
+    }
+
+    /// What is exported has the MTU of now.
+    private func setMTU(_ mtu: Int, _ name: String) throws(EngineError) {
+        guard let bytes = UInt16(exactly: mtu) else { throw EngineError("\(name): mtu=\(mtu); 68 to 65535 bytes") }
+        if try !engine.setMTU(bytes, port: name) {
+            log.notice("\(name): mtu=\(mtu) is for a driver that begins; the one that runs has accepted another")
+        }
+        guard let text = texts[name] else { return }
+        let others = text.split(separator: ",").filter { !$0.hasPrefix("mtu=") }
+        texts[name] = (others + ["mtu=\(mtu)"]).joined(separator: ",")
     }
 
     // MARK: The file

@@ -59,13 +59,18 @@ struct PortCommand: ParsableCommand {
         @Flag(inversion: .prefixedNo, help: "Let its packets pass, or (--no-up) none.") var up: Bool?
         @Option(help: ArgumentHelp("poll, auto, 0, or microseconds as in 50us.", valueName: "budget"))
         var busyloop: String?
+        @Option(help: "Bytes. A driver that has accepted another keeps it until it begins again.") var mtu: Int?
+        @Flag(help: "Ask its driver to tell the network where it is.") var announce = false
         @OptionGroup var options: ControlOptions
 
         func run() {
-            if up == nil && busyloop == nil {
-                fail("port set \(name): say what to change: --up, --no-up or --busyloop BUDGET", status: 64)
+            if up == nil && busyloop == nil && mtu == nil && !announce {
+                fail(
+                    "port set \(name): say what to change: --up, --no-up, --busyloop BUDGET, --mtu BYTES or --announce",
+                    status: 64)
             }
-            let params = Methods.SetPort.Params(name: name, up: up, busyloop: busyloop)
+            let params = Methods.SetPort.Params(
+                name: name, up: up, busyloop: busyloop, mtu: mtu, announce: announce ? true : nil)
             options.show(options.call(Methods.SetPort.self, params)) { ["\($0.name): \($0.up ? "up" : "down")"] }
         }
     }

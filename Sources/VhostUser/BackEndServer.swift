@@ -238,6 +238,10 @@ public final class BackEndServer {
     /// A ring of the device waits for these addresses of its IOTLB (`RingDefect.isMiss`). On the control thread.
     public func missed(_ misses: [RingDefect]) { session?.missed(misses) }
 
+    /// The device's configuration space has changed. False: there is no front-end that can be told. On the control
+    /// thread.
+    public func configurationChanged() -> Bool { session?.configurationChanged() ?? false }
+
     private func memoryLost() {
         if let loss, !EventFD.take(loss.fd) { return }
         disconnect("the front-end has truncated a file behind guest memory")

@@ -312,6 +312,13 @@ public final class BackEndSession {
         tellFrontEnd(.vringCall, Payload(index: ring, 0), isNeeded: true, "VRING_CALL of ring \(ring)")
     }
 
+    /// The configuration space has changed: tells the front-end (CONFIG_CHANGE). False: it cannot be told, for want of
+    /// CONFIG or of a channel.
+    public func configurationChanged() -> Bool {
+        protocolFeatures.contains(.config)
+            && tellFrontEnd(.configChange, Payload(), isNeeded: true, "CONFIG_CHANGE")
+    }
+
     /// Sends a request that wants no answer on the front-end's channel, where there is one. One that is not needed is
     /// left out where the front-end does not read (false).
     @discardableResult

@@ -18,6 +18,12 @@ import Testing
         #expect(try other.receive() == 64)
         let down = try client.call(Methods.SetPort.self, .init(name: b.name, up: false, busyloop: "50us"))
         #expect(!down.up && down.connected)
+        #expect(try client.call(Methods.SetPort.self, .init(name: a.name, mtu: 1400)).mtu == 1400)
+        let text = "vhost-user:\(lab.folder)/a,queues=2,mtu=1400"
+        #expect(try client.call(Methods.ListPorts.self, .init()).ports.map(\.port).contains(text))
+        #expect(throws: RPC.Failure.self) {
+            try client.call(Methods.SetPort.self, .init(name: a.name, announce: true))
+        }
         let stats = try client.call(Methods.Stats.self, .init())
         #expect(stats.ports.map(\.port) == [a.name, b.name] && stats.ports[0].rx.packets == 1)
         #expect(stats.ports[1].tx.packets == 1 && !stats.ports[1].up)
@@ -51,8 +57,8 @@ import Testing
         #expect(try call("port.add", "{}").1.hasPrefix("port.add: port is missing; write what `--port` takes"))
         #expect(try call("port.add", #"{"port":5}"#).1.hasPrefix("port.add: port: write what"))
         #expect(
-            try call("port.set", #"{"name":"x","mtu":5}"#).1
-                == "port.set: mtu: there is no such parameter; name, up, busyloop are")
+            try call("port.set", #"{"name":"x","pace":5}"#).1
+                == "port.set: pace: there is no such parameter; name, up, busyloop, mtu, announce are")
         #expect(try call("port.set", #"{"name":"x","up":5}"#).1 == "port.set: up: write true or false")
         #expect(
             try call("port.add", #"{"port":"what:x"}"#) == (

@@ -20,6 +20,8 @@ protocol EnginePort: AnyObject {
     func start() throws(EngineError)
     /// Runs `work` on its control thread, where it has one, and returns when it has run.
     func perform(_ work: @escaping () -> Void)
+    /// Whoever runs the engine lets its packets pass, or none. On its control thread.
+    func linkChanged(isUp: Bool)
     /// Closes it; its rings are stopped afterwards.
     func stop()
     /// After the threads have ended, or have let go of its pairs.
@@ -29,6 +31,7 @@ protocol EnginePort: AnyObject {
 extension EnginePort {
     var queuePairs: Int { options.queuePairs }
     var wasConnected: Bool { true }
+    func linkChanged(isUp: Bool) {}
 }
 
 extension EngineCore {

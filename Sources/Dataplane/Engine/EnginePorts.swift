@@ -4,9 +4,14 @@ struct PlacedPort {
     /// Ports that the engine had before it.
     let serial: UInt64
     var isUp = true
-    var options: PortOptions { port.options }
+    /// As it was added, with the MTU of now.
+    private(set) var options: PortOptions
 
-    init(_ port: any EnginePort, serial: UInt64) { (self.port, self.serial) = (port, serial) }
+    init(_ port: any EnginePort, serial: UInt64) {
+        (self.port, self.serial, options) = (port, serial, port.options)
+    }
+
+    mutating func setMTU(_ mtu: UInt16) { options.mtu = mtu }
 }
 
 /// Ports that come, change and go while packets flow. Other ports go on: poll threads learn of it between two bursts.
@@ -62,11 +67,44 @@ extension Engine {
     }
 
     /// Lets packets of a port pass, or none: it receives nothing, and what its driver sends is dropped ("receiver not
-    /// ready"). Its connection stays, and its driver is not told. A port is up when it is added.
+    /// ready"). Its connection stays. The driver of a vhost-user port sees its link go down and come up (`status` of
+    /// the configuration space, 5.1.4; CONFIG_CHANGE where the front-end has negotiated CONFIG and BACKEND_REQ). A port
+    /// is up when it is added.
     public func setUp(_ isUp: Bool, port name: String) throws(EngineError) {
         let (core, port) = try find(name)
         ports[port.port.index]?.isUp = isUp
-        port.port.perform { core.setUp(isUp, port: port.port.index, pairs: port.port.queuePairs) }
+        port.port.perform {
+            core.setUp(isUp, port: port.port.index, pairs: port.port.queuePairs)
+            port.port.linkChanged(isUp: isUp)
+        }
+    }
+
+    /// Gives a vhost-user port another MTU, in bytes. A driver that has accepted one (VIRTIO_NET_F_MTU) keeps it until it
+    /// begins again, as the specification has it (5.1.4.1); returns false then. A front-end that knew of none before
+    /// learns that there is one when it connects. Throws for other kinds of port and for less than 68 bytes.
+    @discardableResult
+    public func setMTU(_ mtu: UInt16, port name: String) throws(EngineError) -> Bool {
+        let (_, port) = try find(name)
+        guard let device = port.port as? Port else {
+            throw EngineError("\(name): only a vhost-user port's MTU can be changed while it runs")
+        }
+        if mtu < 68 { throw EngineError("\(name): mtu=\(mtu); at least 68 bytes") }
+        ports[device.index]?.setMTU(mtu)
+        var isInForce = false
+        device.perform { isInForce = device.changeMTU(to: mtu) }
+        return isInForce
+    }
+
+    /// Asks the driver of a vhost-user port to tell the network where it is (VIRTIO_NET_S_ANNOUNCE, 5.1.6.5.4). Throws
+    /// where it cannot be asked.
+    public func requestAnnouncement(port name: String) throws(EngineError) {
+        let (_, port) = try find(name)
+        guard let device = port.port as? Port else {
+            throw EngineError("\(name): only the driver of a vhost-user port can be asked for announcements")
+        }
+        var reason: String?
+        device.perform { reason = device.requestAnnouncement() }
+        if let reason { throw EngineError("\(name): no announcement: \(reason)") }
     }
 
     /// Gives a port's queues another busyloop budget. Throws for one that was started with `poll`, which watches no

@@ -30,6 +30,10 @@ public struct DriverOptions: Sendable {
     /// It is behind an IOMMU: descriptors and rings have addresses of its own, which are those of this process. What
     /// they mean, whoever made this driver tells the back-end (`EmbeddedDriver.channel`).
     public var hasIOMMU = false
+    /// Is told when the configuration space changes (`EmbeddedDriver.channel`).
+    public var followsConfiguration = false
+
+    var hasChannel: Bool { hasIOMMU || followsConfiguration }
 
     public init() {}
 }
@@ -39,7 +43,8 @@ public struct DriverOptions: Sendable {
 public final class EmbeddedDriver {
     public let memory: HostMemory
     public private(set) var frontEnd: FrontEnd
-    /// Where the back-end asks what addresses mean, with `DriverOptions.hasIOMMU`.
+    /// Where the back-end asks what addresses mean, or says that the configuration has changed. Whoever made this driver
+    /// reads it.
     public private(set) var channel: MessageSocket?
     public let pairCount: Int
     /// Queue pairs, each for one thread.
@@ -89,7 +94,7 @@ public final class EmbeddedDriver {
             try frontEnd.share(EmbeddedDriver.region(memory, options), memory.descriptor)
             room = OwnedValues(capacity: options.queuePairs)
             if options.keepsInflight { try getInflight() }
-            if options.hasIOMMU { try openChannel() }
+            if options.hasChannel { try openChannel() }
             try startRings(features)
         } catch {
             throw EngineError("\(path): \(error)")
@@ -144,7 +149,8 @@ public final class EmbeddedDriver {
     private static func wantedProtocol(_ o: DriverOptions) -> ProtocolFeatures {
         var chosen: ProtocolFeatures = [.mq, .replyAck, .mtu]
         if o.keepsInflight { chosen.insert(.inflightShmFD) }
-        if o.hasIOMMU { chosen.insert(.backendReq) }
+        if o.hasChannel { chosen.insert(.backendReq) }
+        if o.followsConfiguration { chosen.insert(.config) }
         return chosen
     }
 

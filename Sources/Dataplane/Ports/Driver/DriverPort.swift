@@ -229,12 +229,15 @@ final class DriverPort: EnginePort {
         for (pair, reason) in reasons.enumerated() { log.info("\(options.name): queue pair \(pair) on \(reason)") }
         if let kernel = link.vhost.backend as? KernelBackend { tapName = kernel.tap.name }
         presence.store(.now, ordering: .relaxed)
+        // One that cannot say is up.
+        if (try? followLink(link.vhost)) == false { lastConfiguration = "the back-end's link is down" }
         log.info(
             """
             \(options.name): connected to \(kind)\(interface); memory: \(link.memory.summary); features: \
             \(link.vhost.acknowledged.bitNames.joined(separator: " "))
             """
         )
+        if !lastConfiguration.isEmpty { log.info("\(options.name): \(lastConfiguration)") }
     }
 
     /// The kernel may have chosen its name.
@@ -291,15 +294,22 @@ final class DriverPort: EnginePort {
     }
 
     private func configurationText(_ vhost: VhostNet) -> String {
-        guard vhost.backend.offered.contains(.status) else { return "the back-end's configuration has changed" }
         do throws(VhostError) {
-            // struct virtio_net_config: status at 6, bit 0 VIRTIO_NET_S_LINK_UP.
-            let status = try vhost.readConfiguration(offset: NetConfig.status, size: 2)
-            let isUp = UInt16(status[0]) & NetConfig.linkUp != 0
+            guard let isUp = try followLink(vhost) else { return "the back-end's configuration has changed" }
             return "the back-end's link is \(isUp ? "up" : "down")"
         } catch {
             return "the changed configuration: \(error)"
         }
+    }
+
+    /// A port whose link is down receives nothing. Nil: the back-end's configuration has no link.
+    @discardableResult
+    private func followLink(_ vhost: VhostNet) throws(VhostError) -> Bool? {
+        guard vhost.backend.offered.contains(.status) else { return nil }
+        let status = try vhost.readConfiguration(offset: NetConfig.status, size: 2)
+        let isUp = UInt16(status[0]) & NetConfig.linkUp != 0
+        core.setActivePairs(isUp ? options.queuePairs : 0, port: index)
+        return isUp
     }
 
     private func reportDefects() {

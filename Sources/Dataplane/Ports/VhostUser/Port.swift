@@ -11,7 +11,7 @@ import Virtio
 final class Port: EnginePort, BackEndDevice {
     let index: Int
     let options: PortOptions
-    let features: Features
+    private(set) var features: Features
     private let core: EngineCore
     private let log: Logger
     /// Written by poll threads when a ring had to stop.
@@ -22,6 +22,12 @@ final class Port: EnginePort, BackEndDevice {
 
     // The control thread's own
     private var configuration: ConfigurationSpace
+    /// Whoever runs the engine lets its packets pass.
+    private var isUp = true
+    /// Nil: drivers are not told of one.
+    private var mtu: UInt16?
+    /// Waits for a driver that begins: the one that runs has accepted another.
+    private var nextMTU: UInt16?
     private var acknowledged = Features(rawValue: 0)
     private var control: ControlState
     /// What running pairs were told that the driver takes.
@@ -45,7 +51,8 @@ final class Port: EnginePort, BackEndDevice {
         self.options = options
         self.core = core
         log = logger
-        features = PortFeatures.offered(options)
+        features = PortFeatures.offered(options, hasMTU: options.mtu != nil)
+        mtu = options.mtu
         configuration = ConfigurationSpace(options)
         control = ControlState(mac: options.mac ?? [UInt8](repeating: 0, count: 6))
         ready = [Bool](repeating: false, count: options.queuePairs)
@@ -365,37 +372,88 @@ final class Port: EnginePort, BackEndDevice {
         acknowledged = features
         // A driver begins. One whose rings run says the same again; what it set stays, and over a change of memory,
         // too.
-        if controlQueue == nil { control = ControlState(mac: configuration.mac) }
+        if controlQueue == nil {
+            control = ControlState(mac: configuration.mac)
+            if let nextMTU { use(mtu: nextMTU) }
+        }
         applyOffloads()
     }
 
+    /// NET_SET_MTU.
     func setMTU(_ mtu: UInt16) -> Bool {
         guard mtu >= 68 else { return false }
-        configuration.mtu = mtu
+        use(mtu: mtu)
         return true
+    }
+
+    /// What drivers are told, and packet functions.
+    private func use(mtu: UInt16) {
+        nextMTU = nil
+        configuration.mtu = mtu
+        core.table.setAddress(options.mac, mtu: mtu, index)
     }
 
     func sendRARP(mac: [UInt8]) { core.announce(mac: mac, from: index) }
 
+    /// As it is for a driver that begins.
+    private func resetConfiguration() {
+        configuration = ConfigurationSpace(options)
+        if let mtu { configuration.mtu = mtu }
+        if !isUp { configuration.status &= ~NetConfig.linkUp }
+        control = ControlState(mac: configuration.mac)
+    }
+
     func statusChanged(_ status: UInt8) {
         if status != 0 { return }
         // What the driver has set goes; the MTU is the front-end's.
-        let mtu = configuration.mtu
-        configuration = ConfigurationSpace(options)
-        configuration.mtu = mtu
-        control = ControlState(mac: configuration.mac)
+        let mtu = nextMTU ?? configuration.mtu
+        resetConfiguration()
+        use(mtu: mtu)
         applyOffloads()
     }
 
     func connected(_ isConnected: Bool) {
         presence.store(isConnected ? .now : .before, ordering: .relaxed)
         if !isConnected {
-            configuration = ConfigurationSpace(options)
-            control = ControlState(mac: configuration.mac)
+            resetConfiguration()
+            nextMTU = nil
+            core.table.setAddress(options.mac, mtu: mtu, index)
             acknowledged = []
             core.forgetAddresses(port: index)
         }
         say(.info, "\(options.name): front-end \(isConnected ? "connected" : "gone")")
+    }
+
+    // MARK: What is changed while it runs. On the control thread.
+
+    func linkChanged(isUp: Bool) {
+        self.isUp = isUp
+        let before = configuration.status
+        configuration.status = isUp ? before | NetConfig.linkUp : before & ~NetConfig.linkUp
+        if configuration.status != before { _ = server?.configurationChanged() }
+    }
+
+    /// An MTU that has been negotiated stays as it is until the driver begins again (5.1.4.1). Returns whether it is in
+    /// force.
+    func changeMTU(to new: UInt16) -> Bool {
+        mtu = new
+        features = PortFeatures.offered(options, hasMTU: true)
+        if acknowledged.contains(.mtu) {
+            nextMTU = new
+            return false
+        }
+        use(mtu: new)
+        _ = server?.configurationChanged()
+        return true
+    }
+
+    /// Asks the driver to send announcements (5.1.6.5.4). Nil, or why it cannot be asked.
+    func requestAnnouncement() -> String? {
+        if !isConnected { return "there is no front-end" }
+        if !acknowledged.contains(.guestAnnounce) { return "its driver has not accepted GUEST_ANNOUNCE" }
+        configuration.status |= NetConfig.announce
+        return server?.configurationChanged() == true
+            ? nil : "its front-end cannot be told (it has not negotiated CONFIG and BACKEND_REQ)"
     }
 
     /// A poll thread stopped a ring: says which and why.
