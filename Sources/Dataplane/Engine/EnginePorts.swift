@@ -79,9 +79,9 @@ extension Engine {
         }
     }
 
-    /// Gives a vhost-user port another MTU, in bytes. A driver that has accepted one (VIRTIO_NET_F_MTU) keeps it until it
-    /// begins again, as the specification has it (5.1.4.1); returns false then. A front-end that knew of none before
-    /// learns that there is one when it connects. Throws for other kinds of port and for less than 68 bytes.
+    /// Gives a vhost-user port another MTU, in bytes. A driver that has accepted one (VIRTIO_NET_F_MTU) keeps it until
+    /// it begins again, as the specification has it (5.1.4.1); returns false then. A front-end that knew of none
+    /// before learns that there is one when it connects. Throws for other kinds of port and for less than 68 bytes.
     @discardableResult
     public func setMTU(_ mtu: UInt16, port name: String) throws(EngineError) -> Bool {
         let (_, port) = try find(name)

@@ -43,8 +43,8 @@ public struct DriverOptions: Sendable {
 public final class EmbeddedDriver {
     public let memory: HostMemory
     public private(set) var frontEnd: FrontEnd
-    /// Where the back-end asks what addresses mean, or says that the configuration has changed. Whoever made this driver
-    /// reads it.
+    /// Where the back-end asks what addresses mean, or says that the configuration has changed. Whoever made this
+    /// driver reads it.
     public private(set) var channel: MessageSocket?
     public let pairCount: Int
     /// Queue pairs, each for one thread.
