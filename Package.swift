@@ -7,6 +7,10 @@ let exported: [Target.Dependency] = [
     "Ringway", "Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "Headers",
 ]
 
+/// What a package is built from: tools/package says it, for `ringway --version`. (SwiftPM's own knowledge of it is that
+/// of the day on which it read this file first.)
+let commit = Context.environment["RINGWAY_COMMIT"].map { CSetting.define("RINGWAY_COMMIT", to: "\"\($0)\"") }
+
 let package = Package(
     name: "ringway",
     products: [
@@ -58,7 +62,7 @@ let package = Package(
             ]),
 
         // For embedders that write C. CRingway: the header that is installed, and what each thread has of its own.
-        .target(name: "CRingway"),
+        .target(name: "CRingway", cSettings: commit.map { [$0] } ?? []),
         .target(
             name: "RingwayC",
             dependencies: exported + ["CRingway", "CPlatform", .product(name: "Logging", package: "swift-log")]),
@@ -68,7 +72,7 @@ let package = Package(
         .target(
             name: "Console",
             dependencies: exported + [
-                "CPlatform", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "CPlatform", "CRingway", .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(
             name: "RingwayLab",
@@ -121,7 +125,8 @@ let package = Package(
             name: "Embedder", dependencies: exported + [.product(name: "Logging", package: "swift-log")],
             path: "Tests/Embedder"),
         .testTarget(
-            name: "OperationTests", dependencies: exported + ["Operation", "RingwayLab", "Console", "CPlatform"]),
-        .testTarget(name: "IntegrationTests", dependencies: ["CPlatform", "Dataplane", "RingwayLab"]),
+            name: "OperationTests",
+            dependencies: exported + ["TestSupport", "Operation", "RingwayLab", "Console", "CPlatform"]),
+        .testTarget(name: "IntegrationTests", dependencies: ["TestSupport", "CPlatform", "Dataplane", "RingwayLab"]),
     ]
 )

@@ -1,4 +1,4 @@
-#include "CRingwayThread.h"
+#include "CRingwayInner.h"
 #include "ringway.h"
 
 #include <string.h>
@@ -15,6 +15,11 @@ void CRingway_note(const char *text) {
 const char *ringway_last_error(void) { return message; }
 
 const char *ringway_version(void) { return RINGWAY_VERSION; }
+
+#ifndef RINGWAY_COMMIT
+#define RINGWAY_COMMIT ""
+#endif
+const char *CRingway_commit(void) { return RINGWAY_COMMIT; }
 
 const char *ringway_error_text(int code) {
     switch (code) {

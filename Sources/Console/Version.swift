@@ -1,8 +1,17 @@
+import CRingway
+
 /// What `ringway --version` tells.
 package enum Version {
-    package static let number = "0.1.0"
+    /// It stands in ringway.h alone.
+    package static let number = RINGWAY_VERSION
 
-    package static var text: String { "ringway \(number) (\(architecture), Swift \(compiler), \(build))" }
+    package static var text: String { "ringway \(number) (\(commit)\(architecture), Swift \(compiler), \(build))" }
+
+    /// Known where a package was built.
+    private static var commit: String {
+        let text = String(cString: CRingway_commit())
+        return text.isEmpty ? "" : "commit \(text), "
+    }
 
     private static var build: String {
         #if DEBUG

@@ -43,6 +43,8 @@ package final class ControlServer: @unchecked Sendable {
     private var listeners: [(fd: Int32, path: String, isReadOnly: Bool)] = []
     private var clients: [Client] = []
     private var turn = 0
+    /// What is done every so many nanoseconds, and when it is due.
+    private var repeated: (period: UInt64, due: UInt64, work: () -> Void)?
     /// Answers a line; it says whether the client may read only.
     private var answer: (Data, Bool) -> String? = { _, _ in nil }
 
@@ -82,6 +84,9 @@ package final class ControlServer: @unchecked Sendable {
     /// Calls `handler` on the thread when `fd`, an eventfd, is written; the handler reads it. Before `start`.
     func watch(_ fd: Int32, _ handler: @escaping () -> Void) -> Bool { control.watch(fd, handler) }
 
+    /// Has the thread call `work` every `period` nanoseconds, but not while it is busy. Before `start`.
+    func every(_ period: UInt64, _ work: @escaping () -> Void) { repeated = (period, 0, work) }
+
     /// On the thread, while a line is answered: `work` runs when the answer is on its way.
     func afterwards(_ work: @escaping () -> Void) { control.post(work) }
 
@@ -97,6 +102,7 @@ package final class ControlServer: @unchecked Sendable {
     }
 
     private func prepare(_ waits: inout ControlThread.Waits) {
+        doRepeated(&waits)
         clients.removeAll { $0.socket.fd < 0 || $0.isEnding && $0.output.isEmpty }
         for listener in listeners { waits.on(listener.fd) { [weak self] _ in self?.accept(listener) } }
         for client in clients {
@@ -104,6 +110,16 @@ package final class ControlServer: @unchecked Sendable {
             let events = (client.isEnding ? 0 : POLLIN) | (client.output.isEmpty ? 0 : POLLOUT)
             waits.on(client.socket.fd, events) { [weak self] in self?.serve(client, $0) }
         }
+    }
+
+    private func doRepeated(_ waits: inout ControlThread.Waits) {
+        guard let (period, due, work) = repeated else { return }
+        let now = CPlat_monotonic_ns()
+        if now >= due {
+            work()
+            repeated?.due = now + period
+        }
+        waits.deadline = repeated?.due
     }
 
     private func accept(_ listener: (fd: Int32, path: String, isReadOnly: Bool)) {

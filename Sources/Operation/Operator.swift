@@ -14,6 +14,7 @@ package final class Operator: @unchecked Sendable {
     private let settings: Settings
     /// What it was started from.
     private let file: String?
+    private let manager: ServiceManager?
     private let log = Logger(label: "ringway")
     private let server = ControlServer()
     private let clock: () -> Double
@@ -23,11 +24,15 @@ package final class Operator: @unchecked Sendable {
     private var texts: [String: String]
     private var isEnding = false
 
-    /// `engine` runs, with these settings, which stand in `file`.
-    package init(_ engine: Engine, _ settings: Settings, file: String? = nil, clock: @escaping () -> Double) {
+    /// `engine` runs, with these settings, which stand in `file`. `manager` is told how it is.
+    package init(
+        _ engine: Engine, _ settings: Settings, file: String? = nil, manager: ServiceManager? = nil,
+        clock: @escaping () -> Double
+    ) {
         self.engine = engine
         self.settings = settings
         self.file = file
+        self.manager = manager
         self.clock = clock
         begin = clock()
         texts = settings.textsByName
@@ -35,8 +40,13 @@ package final class Operator: @unchecked Sendable {
 
     /// Opens the sockets of the settings. With a file SIGHUP has it read again.
     package func start() throws {
+        try startServer()
+        manager?.ready(status)
+    }
+
+    private func startServer() throws {
         let (place, readPlace) = (settings.control, settings.controlRead)
-        if place == nil && readPlace == nil && file == nil { return }
+        if place == nil && readPlace == nil && file == nil && manager?.watchPeriod == nil { return }
         if file != nil {
             Hangup.watch()
             _ = server.watch(Hangup.bell) { [unowned self] in
@@ -45,12 +55,19 @@ package final class Operator: @unchecked Sendable {
                 _ = try? reload()
             }
         }
+        if let manager, let period = manager.watchPeriod { server.every(period) { manager.alive() } }
         try server.start(place, reading: readPlace) { self.answer($0, isReadOnly: $1) }
         for place in [place, readPlace] { if let place { Leftovers.add(socket: place.path) } }
     }
 
-    /// Closes the sockets; the engine goes on.
-    package func stop() { server.stop() }
+    /// Closes the sockets; the engine goes on, but not for long.
+    package func stop() {
+        manager?.stopping()
+        server.stop()
+    }
+
+    /// For the service manager.
+    private var status: String { "\(settings.engine.mode.name), \(engine.portOptions.count) ports" }
 
     /// For the program's own calls of the engine.
     package func perform<Answer>(_ work: @escaping (Engine) -> Answer) -> Answer {
@@ -121,6 +138,7 @@ package final class Operator: @unchecked Sendable {
             let options = try PortSyntax.port(text)
             try engine.open(options)
             texts[options.name] = text
+            manager?.status(status)
             name = options.name
         } catch {
             throw .refused("\(error)")
@@ -132,6 +150,7 @@ package final class Operator: @unchecked Sendable {
         do throws(EngineError) {
             let last = try engine.close(name)
             texts[name] = nil
+            manager?.status(status)
             return PeriodRecord.Port(last, max(clock() - begin, 1e-9))
         } catch {
             throw .refused("\(error)")
@@ -171,6 +190,7 @@ package final class Operator: @unchecked Sendable {
 
     /// Reads the file again, and makes its ports those of the engine: all or nothing.
     private func reload() throws(RPC.Failure) -> Methods.Reload.Answer {
+        manager?.reloading()
         do {
             guard let file else {
                 throw RPC.Failure.refused("it was not started from a file; start it with `ringway run --config FILE`")
@@ -187,8 +207,10 @@ package final class Operator: @unchecked Sendable {
                 changed: \(change.changed)
                 """
             )
+            manager?.ready(status)
             return .init(added: change.added, removed: change.removed, changed: change.changed)
         } catch {
+            manager?.ready("\(status); nothing has changed: \(error)")
             log.error("nothing has changed: \(error)")
             throw error as? RPC.Failure ?? .refused("\(error)")
         }

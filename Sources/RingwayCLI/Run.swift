@@ -20,7 +20,7 @@ struct Run {
         Signals.handOver()
         do throws(EngineError) { try engine.start() } catch { fail(error.description) }
         for path in settings.engine.ports.compactMap(\.kind.listeningPath) { Leftovers.add(socket: path) }
-        let op = Operator(engine, settings, file: file) { CPlatClock.seconds }
+        let op = Operator(engine, settings, file: file, manager: serviceManager()) { CPlatClock.seconds }
         do { try op.start() } catch {
             engine.stop()
             fail("\(error)")
@@ -31,6 +31,14 @@ struct Run {
         let lonely = zip(last, engine.snapshot()).filter { $0.kind.connects && !$1.wasConnected }.map(\.0.name)
         if !lonely.isEmpty {
             fail("\(lonely.joined(separator: ", ")): never connected; start what serves the socket, or check the path")
+        }
+    }
+
+    /// Who does not get to know how this program is, may end it: that goes into the log, and packets flow.
+    private func serviceManager() -> ServiceManager? {
+        do throws(EngineError) { return try ServiceManager() } catch {
+            Logger(label: "ringway").warning("the service manager is not told of anything: \(error)")
+            return nil
         }
     }
 

@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import Testing
 
 /// Things a new user tries first.
@@ -261,6 +262,34 @@ import Testing
     func version() throws {
         let (status, output) = try run("--version")
         #expect(status == 0 && output.contains("ringway 0.1.0 (") && output.contains("release build"), "\(output)")
+    }
+
+    @Test("a service manager is told when ports are open, while the file is read again and at the end")
+    func serviceManager() throws {
+        let folder = Folder()
+        let socket = try #require(ManagerSocket(folder("notify")))
+        func write(_ ports: String) throws {
+            try "mode: drop\nports: [\(ports)]\n".write(toFile: folder("f.yaml"), atomically: true, encoding: .utf8)
+        }
+        try write("vhost-user:\(folder("a"))")
+        let variables = ["NOTIFY_SOCKET=\(socket.place)", "WATCHDOG_USEC=10000000"]
+        let ringway = try Program(
+            "ringway", ["env"] + variables + [Ringway.binary, "run", "--config", folder("f.yaml")])
+        #expect(socket.nextEvent() == ["READY=1", "STATUS=drop, 1 ports"])
+        #expect(access(folder("a"), F_OK) == 0)
+        try write("vhost-user:\(folder("a")), null:b")
+        kill(ringway.pid, SIGHUP)
+        #expect(socket.nextEvent()?.first == "RELOADING=1")
+        #expect(socket.nextEvent() == ["READY=1", "STATUS=drop, 2 ports"])
+        #expect(socket.next(seconds: 60) == ["WATCHDOG=1"])
+        #expect(ringway.end() == 0)
+        #expect(socket.nextEvent() == ["STOPPING=1"])
+        let alone = try Program(
+            "ringway",
+            ["env", "NOTIFY_SOCKET=/nowhere/x", Ringway.binary, "forward", "--mode", "drop", "--port", "null:a"])
+        _ = try alone.wait(for: "ready")
+        #expect(alone.output.contains("the service manager is not told of anything: NOTIFY_SOCKET=/nowhere/x: "))
+        #expect(alone.end() == 0)
     }
 
     @Test("progress is a line a step on standard error, on a terminal one line that is written over")

@@ -1,6 +1,6 @@
-/* What each thread of the C face has of its own. Not installed. */
-#ifndef CRINGWAY_THREAD_H
-#define CRINGWAY_THREAD_H
+/* What the Swift rooms have from here: what each thread of the C face has of its own, and the commit. Not installed. */
+#ifndef CRINGWAY_INNER_H
+#define CRINGWAY_INNER_H
 
 #include <stdint.h>
 
@@ -28,5 +28,8 @@ static inline void CRingway_leave(void) {
 
 /* Notes what a call has to say; a longer text is cut. */
 void CRingway_note(const char *text);
+
+/* What this was built from, or "" where nobody said it (RINGWAY_COMMIT: see Package.swift). */
+const char *CRingway_commit(void);
 
 #endif
