@@ -1,8 +1,12 @@
 #define _GNU_SOURCE
 #include "include/CPlatSocket.h"
 #include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -62,6 +66,41 @@ static int address(const char *path, struct sockaddr_un *a) {
 int CPlat_unix_bind(int socket, const char *path) {
     struct sockaddr_un a;
     return address(path, &a) ? -1 : bind(socket, (struct sockaddr *)&a, sizeof a);
+}
+
+struct binding { int socket; const char *path; unsigned int mode; int error; };
+
+/* The umask is taken off the mode of what is bound, and belongs to the process: so this thread gets one of its own. */
+static void *bind_apart(void *raw) {
+    struct binding *b = raw;
+    if (unshare(CLONE_FS) != 0) { b->error = errno; return NULL; }
+    umask(0);
+    if (fchmod(b->socket, b->mode) != 0 || CPlat_unix_bind(b->socket, b->path) != 0) b->error = errno;
+    return NULL;
+}
+
+int CPlat_unix_bind_mode(int socket, const char *path, unsigned int mode) {
+    struct binding b = {socket, path, mode, 0};
+    pthread_t thread;
+    errno = pthread_create(&thread, NULL, bind_apart, &b);
+    if (errno != 0) return -1;
+    pthread_join(thread, NULL);
+    errno = b.error;
+    return errno ? -1 : 0;
+}
+
+/* By descriptor: whoever may write to the directory could put another file there meanwhile. */
+int CPlat_unix_give(const char *path, uint32_t user, uint32_t group) {
+    struct stat s;
+    int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) return -1;
+    int status = fstat(fd, &s);
+    if (status == 0 && (!S_ISSOCK(s.st_mode) || s.st_uid != geteuid())) { errno = ESTALE; status = -1; }
+    if (status == 0) status = fchownat(fd, "", user, group, AT_EMPTY_PATH);
+    int error = errno;
+    close(fd);
+    errno = error;
+    return status;
 }
 
 int CPlat_unix_connect(int socket, const char *path) {

@@ -8,11 +8,11 @@ import VhostUser
 /// A place for a control socket, as `--control` takes it.
 package struct SocketPlace: Equatable, Sendable {
     package var path: String
-    /// Permissions: who may write to a socket may connect to it.
-    package var mode: mode_t = 0o600
-    package var group: String?
+    package var access = SocketAccess(mode: 0o600)
+    /// As it was written.
+    private(set) var text: String
 
-    package init(_ path: String) { self.path = path }
+    package init(_ path: String) { (self.path, text) = (path, path) }
 }
 
 /// The control sockets of a running dataplane. They have a thread of their own, which sleeps in poll(2), so
@@ -58,8 +58,7 @@ package final class ControlServer: @unchecked Sendable {
         do {
             for (place, isReadOnly) in [(place, false), (readPlace, true)] {
                 guard let place else { continue }
-                let group = try place.group.map(ControlServer.groupID)
-                let fd = try Listener.open(place.path, mode: place.mode, group: group)
+                let fd = try Listener.open(place.path, place.access)
                 listeners.append((fd, place.path, isReadOnly))
             }
             try control.start("ringway-control", prepare: { self.prepare(&$0) }, atEnd: { self.end() })
@@ -67,12 +66,6 @@ package final class ControlServer: @unchecked Sendable {
             end()
             throw error
         }
-    }
-
-    private static func groupID(_ name: String) throws -> gid_t {
-        if let number = gid_t(name) { return number }
-        guard let group = getgrnam(name) else { throw RPC.Failure.refused("group=\(name): there is no such group") }
-        return group.pointee.gr_gid
     }
 
     /// Closes the sockets and all connections.
@@ -203,21 +196,19 @@ package final class ControlServer: @unchecked Sendable {
 }
 
 extension SocketPlace {
-    /// `PATH[,mode=660][,group=NAME]`.
+    /// `PATH[,mode=660][,user=NAME][,group=NAME]`.
     package init(_ text: String, option: String) throws(RPC.Failure) {
         let parts = text.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
         self.init(parts[0])
+        self.text = text
         if path.isEmpty { throw .refused("\(option) \(text): write a path, as in /run/ringway/ctl.sock") }
         for part in parts.dropFirst() {
-            let value = String(part.drop { $0 != "=" }.dropFirst())
-            switch part.prefix(while: { $0 != "=" }) {
-            case "mode":
-                guard let mode = mode_t(value, radix: 8), mode <= 0o777 else {
-                    throw .refused("\(option) \(text): mode=\(value): write permissions as chmod takes them, as in 660")
-                }
-                self.mode = mode
-            case "group" where !value.isEmpty: group = value
-            default: throw .refused("\(option) \(text): '\(part)': mode=660 and group=NAME can stand here")
+            let (name, value) = (String(part.prefix { $0 != "=" }), String(part.drop { $0 != "=" }.dropFirst()))
+            guard SocketAccess.options.contains(name) else {
+                throw .refused("\(option) \(text): '\(part)': mode=660, user=NAME and group=NAME can stand here")
+            }
+            do throws(VhostUserError) { try access.read(name, value) } catch {
+                throw .refused("\(option) \(text): \(error)")
             }
         }
     }

@@ -45,12 +45,6 @@ extension Settings {
     }
 }
 
-extension SocketPlace {
-    fileprivate var text: String {
-        path + ",mode=" + String(mode, radix: 8) + (group.map { ",group=" + $0 } ?? "")
-    }
-}
-
 extension ForwardingMode {
     /// As `--mode` takes it.
     package var name: String {

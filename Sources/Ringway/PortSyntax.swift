@@ -1,4 +1,5 @@
 import Dataplane
+import VhostUser
 
 /// Reads ports as the program's `--port` takes them: a kind and a place, as in `vhost-user:PATH`, followed by options
 /// after commas, as in `queues=N`.
@@ -18,11 +19,12 @@ public enum PortSyntax {
     private static let kinds = [
         Kind(
             name: "vhost-user", place: "PATH",
-            options: ["queues", "mtu", "mac", "busyloop", "pacing", "client", "ring_reset"]
+            options: ["queues", "mtu", "mac", "busyloop", "pacing", "client", "ring_reset"] + SocketAccess.options
         ) { .vhostUser(path: $0, isClient: $1.isClient) },
         Kind(
             name: "virtio-user", place: "PATH",
             options: ["queues", "mtu", "mac", "busyloop", "server", "tap", "packed", "in_order", "queue_size"]
+                + SocketAccess.options
         ) { .virtioUser(path: $0, isServer: $1.isServer, tap: $1.tap) },
         Kind(
             name: "tap", place: "NAME", options: ["queues", "busyloop"],
@@ -130,6 +132,7 @@ public enum PortSyntax {
         var isPacked = false
         var isInOrder = true
         var ringSize = 1024
+        var access = SocketAccess()
         var switching = SwitchSyntax()
 
         mutating func read(_ part: String, of text: String) throws(EngineError) {
@@ -191,6 +194,10 @@ public enum PortSyntax {
                     throw EngineError("--port \(text): queue_size=\(value): 2 to 32768")
                 }
                 ringSize = n
+            case "mode", "user", "group":
+                do throws(VhostUserError) { try access.read(name, value) } catch {
+                    throw EngineError("--port \(text): \(error)")
+                }
             default: assertionFailure("an option that a kind has and nothing reads: \(name)")
             }
         }
@@ -199,6 +206,7 @@ public enum PortSyntax {
             var o = PortOptions(kind.make(place, self))
             o.switching = try switching.finish(text)
             o.offersRingReset = offersRingReset
+            o.socketAccess = access
             o.queuePairs = queues ?? 1
             o.mtu = mtu
             o.mac = mac

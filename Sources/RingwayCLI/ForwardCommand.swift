@@ -19,13 +19,14 @@ struct ForwardCommand: ParsableCommand, GoesOn {
               client=on     connect to PATH (and reconnect) instead of listening there;
                             if nobody was ever there, the program ends with status 1
               ring_reset=on offer RING_RESET (not to QEMU, which does not pass it on)
+              mode=660, user=NAME, group=NAME   of the socket's file: who may write to it may connect
 
             virtio-user:PATH is the driver's side, on somebody else's back-end: a vhost-user socket, \
             /dev/vhost-net or /dev/vhost-vdpa-N. Besides queues:
               mtu=N         (socket, vDPA) told to the back-end where it can be told
               mac=ADDRESS   (vDPA) told to the device
               server=on     (socket) listen for the back-end instead of connecting to it; \
-            without it status 1 as above
+            without it status 1 as above; mode=, user=, group= as above
               tap=NAME      (/dev/vhost-net) the TAP interface; made if there is none
               busyloop=Nus  on /dev/vhost-net, how long vhost itself polls
               packed=on, in_order=off, queue_size=N   rings; else split, in order, 1024
@@ -108,8 +109,8 @@ struct ForwardCommand: ParsableCommand, GoesOn {
     @Option(
         help: ArgumentHelp(
             """
-            A socket by which ports can be added and removed, and more (docs/control.md). After it may stand ,mode=660 \
-            and ,group=NAME; else this user alone may use it.
+            A socket by which ports can be added and removed, and more (docs/control.md). After it may stand \
+            ,mode=660, ,user=NAME and ,group=NAME; else this user alone may use it.
             """,
             valueName: "path"))
     var control: String?

@@ -14,6 +14,7 @@ import Virtio
 public final class BackEndServer {
     let path: String
     let isClient: Bool
+    let access: SocketAccess
     /// Kept: the control thread calls it until it ends. A device that keeps its server lets go of it when it has
     /// stopped it.
     let device: any BackEndDevice
@@ -39,10 +40,14 @@ public final class BackEndServer {
     /// Nanoseconds. A connection that has said nothing for so long yields; one that lasted so long was one.
     static let patience: UInt64 = 1_000_000_000
 
-    /// `log` is called on the control thread with one line.
-    public init(path: String, isClient: Bool, device: any BackEndDevice, log: @escaping (String) -> Void) {
+    /// `log` is called on the control thread with one line. `access`: of a server's socket.
+    public init(
+        path: String, isClient: Bool, access: SocketAccess = SocketAccess(), device: any BackEndDevice,
+        log: @escaping (String) -> Void
+    ) {
         self.path = path
         self.isClient = isClient
+        self.access = access
         self.device = device
         self.log = log
     }
@@ -51,7 +56,7 @@ public final class BackEndServer {
     /// `.socket`, with what to do.
     public func start() throws(VhostUserError) {
         guard let loss else { throw VhostUserError(.socket, "eventfd: \(SystemError.text(errno))") }
-        if isClient { try MessageSocket.refuseOther(path) } else { listener = try Listener.open(path) }
+        if isClient { try MessageSocket.refuseOther(path) } else { listener = try Listener.open(path, access) }
         addDescriptor(loss.fd) { [unowned self] in memoryLost() }
         do throws(ThreadError) {
             try control.start("ringway-ctl", prepare: { self.prepare(&$0) }, atEnd: { self.end() })
@@ -263,28 +268,27 @@ public final class BackEndServer {
 
 /// A listening socket, with the file that a crash left behind taken over.
 public enum Listener {
-    /// Binds and listens; non-blocking. Errors: `.socket`, with what to do.
-    public static func open(_ path: String) throws(VhostUserError) -> Int32 { try open(path, mode: nil, group: nil) }
-
-    /// The same for those who have these permissions (nil: as the umask has it), from the first moment on.
-    package static func open(_ path: String, mode: mode_t?, group: gid_t?) throws(VhostUserError) -> Int32 {
+    /// Binds and listens; non-blocking. Nobody but those of `access` can connect at any moment: the file is made with
+    /// its permissions, and is given away before the socket listens. Errors: `.socket`, with what to do.
+    public static func open(_ path: String, _ access: SocketAccess = SocketAccess()) throws(VhostUserError) -> Int32 {
         let fd = CPlat_unix_socket()
         guard fd >= 0 else { throw VhostUserError(.socket, "socket: \(SystemError.text(errno))") }
-        if CPlat_unix_bind(fd, path) != 0 {
+        if bind(fd, path, access) != 0 {
             guard errno == EADDRINUSE else { throw failure(fd, path, "bind") }
-            try takeOver(fd, path)
+            try takeOver(fd, path, access)
         }
-        // Before it listens, nobody can connect.
-        if let group, chown(path, uid_t.max, group) != 0 {
+        if access.user ?? access.group != nil,
+            CPlat_unix_give(path, access.user ?? .max, access.group ?? .max) != 0
+        {
             unlinkBound(path)
             throw failure(fd, path, "chown")
         }
-        if let mode, chmod(path, mode) != 0 {
-            unlinkBound(path)
-            throw failure(fd, path, "chmod")
-        }
         guard listen(fd, 16) == 0 else { throw failure(fd, path, "listen") }
         return fd
+    }
+
+    private static func bind(_ fd: Int32, _ path: String, _ access: SocketAccess) -> Int32 {
+        access.mode.map { CPlat_unix_bind_mode(fd, path, $0) } ?? CPlat_unix_bind(fd, path)
     }
 
     private static func unlinkBound(_ path: String) {
@@ -296,15 +300,19 @@ public enum Listener {
     private static func failure(_ fd: Int32, _ path: String, _ call: String) -> VhostUserError {
         let code = errno
         close(fd)
-        let hint =
-            code == ENOENT
-            ? "; create its directory first"
-            : code == ENAMETOOLONG
-                ? "; 107 bytes are the most" : code == EACCES ? "; choose a directory that this user may write to" : ""
+        let hint: String
+        switch code {
+        case ENOENT: hint = "; create its directory first"
+        case ENAMETOOLONG: hint = "; 107 bytes are the most"
+        case EACCES: hint = "; choose a directory that this user may write to"
+        case EPERM where call == "chown":
+            hint = "; user= and group= take CAP_CHOWN, but for groups that this process's user is in"
+        default: hint = ""
+        }
         return VhostUserError(.socket, "\(path): \(call): \(SystemError.text(code))\(hint)")
     }
 
-    private static func takeOver(_ fd: Int32, _ path: String) throws(VhostUserError) {
+    private static func takeOver(_ fd: Int32, _ path: String, _ access: SocketAccess) throws(VhostUserError) {
         var status = stat()
         if lstat(path, &status) == 0 && status.st_mode & S_IFMT != S_IFSOCK {
             close(fd)
@@ -320,6 +328,6 @@ public enum Listener {
             throw VhostUserError(.socket, "\(path): a live process serves this socket; stop it or choose another path")
         }
         unlink(path)
-        if CPlat_unix_bind(fd, path) != 0 { throw failure(fd, path, "bind") }
+        if bind(fd, path, access) != 0 { throw failure(fd, path, "bind") }
     }
 }

@@ -23,6 +23,10 @@ import Testing
         #expect(try PortSyntax.port("null:sink,queues=2").kind == .null(name: "sink", emit: nil))
         #expect(try PortSyntax.port("null:x,emit=64").kind == .null(name: "x", emit: 64))
         #expect(try PortSyntax.port("vhost-user:/a:b,queues=128").queuePairs == 128)
+        #expect(
+            try PortSyntax.port("vhost-user:/x,mode=0660,user=root,group=7").socketAccess
+                == SocketAccess(mode: 0o660, user: 0, group: 7))
+        #expect(try PortSyntax.port("virtio-user:/x,server=on,mode=600").socketAccess == SocketAccess(mode: 0o600))
     }
 
     @Test("ports of a switch with their options")
@@ -96,6 +100,9 @@ import Testing
             ("null:x,mac=02:00:00:00:00:01", "queues, busyloop, emit are"),
             ("null:x,emit=13", "14 to 9216"), ("vhost-user:/x,emit=64", "'emit' is no option"),
             ("vhost-user:/x,", "name=value"),
+            ("vhost-user:/x,mode=999", "mode=999: write permissions"),
+            ("vhost-user:/x,group=no such", "group=no such: there is no such group"),
+            ("tap:t,mode=660", "'mode' is no option of tap"),
         ])
     func errors(_ text: String, _ wanted: String) {
         #expect { try PortSyntax.port(text) } throws: { "\($0)".contains(wanted) && !"\($0)".contains("\n") }
@@ -133,5 +140,11 @@ import Testing
         #expect(refused { $0.cpus = [1023] }.contains("CPU 1023"))
         #expect(refused { $0.mode = .generate(size: 10) }.contains("14 to 9216"))
         #expect(refused { $0.ports[0].queuePairs = 200 }.contains("1 to 128"))
+        #expect(refused { $0.ports[0].socketAccess.mode = 0o1777 }.contains("/tmp/a: mode=1777"))
+        #expect(
+            refused {
+                $0.ports[0].kind = .vhostUser(path: "/tmp/a", isClient: true)
+                $0.ports[0].socketAccess.user = 0
+            }.contains("/tmp/a: mode=, user= and group= are of a socket that the port makes"))
     }
 }

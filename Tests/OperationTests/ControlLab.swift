@@ -24,7 +24,7 @@ final class ControlLab {
         try engine.start()
         var settings = Settings(options, texts: [])
         (settings.control, settings.controlRead) = (SocketPlace(path), SocketPlace(readPath))
-        settings.controlRead?.mode = 0o666
+        settings.controlRead?.access.mode = 0o666
         op = Operator(engine, settings) { Double(CPlat_monotonic_ns()) / 1e9 }
         try op.start()
     }

@@ -169,6 +169,6 @@ import Testing
     @Test("places of sockets", arguments: ["", "/x,mode=8", "/x,mode=1000", "/x,group=", "/x,what=1", "/x,mode"])
     func places(text: String) throws {
         #expect(throws: RPC.Failure.self) { try SocketPlace(text, option: "--control") }
-        #expect(try SocketPlace("/x,mode=660,group=root", option: "--control").mode == 0o660)
+        #expect(try SocketPlace("/x,mode=660,group=root", option: "--control").access == .init(mode: 0o660, group: 0))
     }
 }

@@ -34,7 +34,7 @@ import Testing
         #expect(settings.engine.mode == .switch && settings.engine.cpus == [0] && settings.engine.mostPorts == 8)
         #expect(settings.engine.busyloop == .microseconds(50) && settings.engine.pacing == .latency)
         #expect(settings.engine.macAgeing == 60 && settings.logLevel == .warning)
-        #expect(settings.control?.path == "/run/x/ctl" && settings.control?.mode == 0o660)
+        #expect(settings.control?.path == "/run/x/ctl" && settings.control?.access.mode == 0o660)
         // What is written for it means the same.
         let again = try SettingsFile(settings.file(ports: settings.texts), file: "y").settings
         #expect(again.engine == settings.engine && again.control == settings.control && again.texts == settings.texts)

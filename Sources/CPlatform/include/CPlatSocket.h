@@ -17,6 +17,10 @@ ssize_t CPlat_send_fds(int socket, const void *bytes, size_t length, int flags, 
 int CPlat_unix_socket(void);
 /* bind or connect to a path (at most 107 bytes); 0, or -1 and errno. */
 int CPlat_unix_bind(int socket, const char *path);
+/* The same as bind, and its file has exactly these permissions from the first moment on, whatever the umask is. */
+int CPlat_unix_bind_mode(int socket, const char *path, unsigned int mode);
+/* Gives the socket's file, which this user has made, to others (UINT32_MAX: stays); 0, or -1 and errno. */
+int CPlat_unix_give(const char *path, uint32_t user, uint32_t group);
 int CPlat_unix_connect(int socket, const char *path);
 /* accept4 with close-on-exec, non-blocking; -1 and errno. */
 int CPlat_accept(int socket);

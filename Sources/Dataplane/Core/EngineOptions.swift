@@ -1,5 +1,6 @@
 import Headers
 import Logging
+import VhostUser
 
 /// Where packets go.
 public enum ForwardingMode: Sendable, Equatable {
@@ -35,6 +36,8 @@ public struct PortOptions: Sendable, Equatable {
     /// vhost-user ports: RING_RESET is offered. Not to QEMU: it lets its driver reset a queue and tells a vhost-user
     /// back-end nothing of it (`ethtool -G`), which would go on in memory that is no ring any more.
     public var offersRingReset = false
+    /// Ports that listen on a socket: who may connect to it.
+    public var socketAccess = SocketAccess()
     /// Driver-side ports: packed rings (virtio 1.3, 2.8) are wanted where the back-end has them.
     public var wantsPacked = false
     /// Driver-side ports: IN_ORDER is accepted where the back-end has it (virtio 1.3, 2.7.9 and 2.8.8).

@@ -49,6 +49,13 @@ extension Engine {
             throw EngineError(
                 "\(port.name): queue_size=\(port.ringSize); 2 to 32768, a power of two without packed=on")
         }
+        if !port.socketAccess.isDefault && port.kind.listeningPath == nil {
+            throw EngineError(
+                "\(port.name): mode=, user= and group= are of a socket that the port makes; it makes none")
+        }
+        if let mode = port.socketAccess.mode, mode > 0o777 {
+            throw EngineError("\(port.name): mode=\(String(mode, radix: 8)); 777 is the most")
+        }
         try check(port.busyloop, port.name)
         if let mtu = port.mtu, mtu < 68 { throw EngineError("\(port.name): mtu=\(mtu); at least 68 bytes") }
     }

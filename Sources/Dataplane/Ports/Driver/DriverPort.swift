@@ -84,7 +84,7 @@ final class DriverPort: EnginePort {
             if kind != .user {
                 try connect(nil)
             } else if isServer {
-                listener = try Listener.open(path)
+                listener = try Listener.open(path, options.socketAccess)
             } else {
                 try MessageSocket.refuseOther(path)
             }

@@ -66,7 +66,9 @@ final class Port: EnginePort, BackEndDevice {
         guard case .vhostUser(let path, let isClient) = options.kind else {
             throw EngineError("\(options.name): not a port on the device side")
         }
-        server = BackEndServer(path: path, isClient: isClient, device: self) { [unowned self] in say(.info, $0) }
+        server = BackEndServer(path: path, isClient: isClient, access: options.socketAccess, device: self) {
+            [unowned self] in say(.info, $0)
+        }
         do { try server.start() } catch { throw EngineError("\(error)") }
         let (server, fd) = (self.server!, defectFD)
         server.perform { [weak self] in
