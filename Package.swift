@@ -31,6 +31,7 @@ let package = Package(
         .target(name: "CPlatform"),
         .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
         .systemLibrary(name: "CNuma", pkgConfig: "numa", providers: [.apt(["libnuma-dev"])]),
+        .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
 
         // Headers' views of packets cannot outlive them: such types are made with this feature, and used without it.
         .target(name: "Headers", swiftSettings: [.enableExperimentalFeature("Lifetimes")]),
@@ -84,7 +85,7 @@ let package = Package(
         .target(
             name: "Operation",
             dependencies: exported + [
-                "RingwayLab", "Console", "Control", "CPlatform",
+                "RingwayLab", "Console", "Control", "CPlatform", "CSeccomp",
                 .product(name: "Logging", package: "swift-log"), .product(name: "Yams", package: "Yams"),
             ]),
         .executableTarget(

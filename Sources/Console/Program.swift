@@ -45,7 +45,7 @@ package enum Program {
         do {
             var command = try root.parseAsRoot(withValues(Array(CommandLine.arguments.dropFirst())))
             if var other = command as? any OtherProgram { return try other.run() }
-            Signals.watch()
+            if !(command is any Confined) { Signals.watch() }
             raiseDescriptorLimit()
             try command.run()
             Progress.clear()
@@ -64,6 +64,9 @@ package enum Program {
 
 /// A command that goes on until a signal, which is therefore no interruption.
 package protocol GoesOn {}
+
+/// A command that gives up privileges while it has no other thread; it calls `Signals.watch` afterwards.
+package protocol Confined {}
 
 /// A command that another program is: signals are that one's.
 package protocol OtherProgram: ParsableCommand {}

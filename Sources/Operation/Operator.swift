@@ -133,17 +133,14 @@ package final class Operator: @unchecked Sendable {
     }
 
     private func add(_ text: String) throws(RPC.Failure) -> Methods.Port {
-        let name: String
-        do throws(EngineError) {
-            let options = try PortSyntax.port(text)
-            try engine.open(options)
-            texts[options.name] = text
-            manager?.status(status)
-            name = options.name
-        } catch {
-            throw .refused("\(error)")
+        let options: PortOptions
+        do throws(EngineError) { options = try PortSyntax.port(text) } catch { throw .refused("\(error)") }
+        do throws(EngineError) { try engine.open(options) } catch {
+            throw .refused(Sandbox.explain("\(error)", [options]))
         }
-        return try port(name)
+        texts[options.name] = text
+        manager?.status(status)
+        return try port(options.name)
     }
 
     private func remove(_ name: String) throws(RPC.Failure) -> PeriodRecord.Port {
@@ -198,7 +195,9 @@ package final class Operator: @unchecked Sendable {
             let read = try SettingsFile(file)
             try checkSame(read)
             var change = PortChange(engine, texts, to: read.settings)
-            do throws(EngineError) { try change.apply() } catch { throw read.explain("\(error)") }
+            do throws(EngineError) { try change.apply() } catch {
+                throw read.explain(Sandbox.explain("\(error)", read.settings.engine.ports))
+            }
             texts = read.settings.textsByName
             LogLevel.current = read.settings.logLevel
             log.notice(
@@ -225,7 +224,8 @@ package final class Operator: @unchecked Sendable {
             ("busyloop", a.engine.busyloop == b.engine.busyloop), ("pacing", a.engine.pacing == b.engine.pacing),
             ("mac_ageing", a.engine.macAgeing == b.engine.macAgeing),
             ("max_ports", a.engine.mostPorts == b.engine.mostPorts), ("control", a.control == b.control),
-            ("control_read", a.controlRead == b.controlRead),
+            ("control_read", a.controlRead == b.controlRead), ("sandbox", a.isConfined == b.isConfined),
+            ("allow", a.allowed == b.allowed),
         ]
         if let key = keys.first(where: { !$0.1 })?.0 {
             throw read.refusal(

@@ -10,6 +10,10 @@ package struct Settings: Sendable {
     package var control: SocketPlace?
     package var controlRead: SocketPlace?
     package var logLevel = Logger.Level.info
+    /// It gives up what it does not need (`Sandbox`).
+    package var isConfined = true
+    /// What the sandbox leaves to ports that are added later.
+    package var allowed: [Allowance] = []
 
     package init(_ engine: EngineOptions, texts: [String]) { (self.engine, self.texts) = (engine, texts) }
 }
@@ -40,6 +44,8 @@ extension Settings {
         for (key, place) in [("control", control), ("control_read", controlRead)] {
             if let place { lines.append("\(key): \(quoted(place.text))") }
         }
+        if !isConfined { lines.append("sandbox: off") }
+        if !allowed.isEmpty { lines.append("allow: [\(allowed.map { quoted($0.text) }.joined(separator: ", "))]") }
         lines.append(ports.isEmpty ? "ports: []" : "ports:")
         return (lines + ports.map { "  - " + quoted($0) }).joined(separator: "\n") + "\n"
     }

@@ -21,7 +21,7 @@ package struct SettingsFile {
 
     private static let keys = [
         "mode", "size", "cpus", "threads", "busyloop", "pacing", "mac_ageing", "max_ports", "log_level", "control",
-        "control_read", "ports",
+        "control_read", "sandbox", "allow", "ports",
     ]
 
     /// Reads and checks a file. Nothing of it is opened.
@@ -162,6 +162,8 @@ package struct SettingsFile {
             var settings = Settings(options, texts: texts)
             settings.control = try place("control")
             settings.controlRead = try place("control_read")
+            settings.isConfined = try sandbox()
+            settings.allowed = try allowances()
             if let name = try text("log_level") {
                 guard let level = Logger.Level(rawValue: name) else {
                     throw refuse("log_level", "\(name): write \(LogLevel.names)")
@@ -180,6 +182,24 @@ package struct SettingsFile {
                 }
             }
             options.unpinnedThreads = try number("threads", 1...64, " threads") ?? 1
+        }
+
+        private func sandbox() throws(FileError) -> Bool {
+            switch try text("sandbox").map({ SettingsFile.plain([$0]) }) {
+            case nil, "on": return true
+            case "off": return false
+            case let text?: throw refuse("sandbox", "\(text): write on or off")
+            }
+        }
+
+        private func allowances() throws(FileError) -> [Allowance] {
+            guard let value = values["allow"] else { return [] }
+            guard let all = list(value) else { throw refuse("allow", "write a list, as in [/srv/sockets, net_admin]") }
+            do throws(RPC.Failure) {
+                return try all.map { text throws(RPC.Failure) in try Allowance(text, option: "allow") }
+            } catch {
+                throw FileError(file, lines["allow"] ?? 1, error.message)
+            }
         }
 
         private func place(_ key: String) throws(FileError) -> SocketPlace? {

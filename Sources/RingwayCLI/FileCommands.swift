@@ -2,7 +2,7 @@ import ArgumentParser
 import Console
 import Operation
 
-struct RunCommand: ParsableCommand, GoesOn {
+struct RunCommand: ParsableCommand, GoesOn, Confined {
     static let configuration = CommandConfiguration(
         commandName: "run",
         abstract: "Forward packets as a file says, until a signal that ends programs.",

@@ -5,7 +5,7 @@ import Logging
 import Operation
 import Ringway
 
-struct ForwardCommand: ParsableCommand, GoesOn {
+struct ForwardCommand: ParsableCommand, GoesOn, Confined {
     static let configuration = CommandConfiguration(
         commandName: "forward",
         abstract: "Forward packets between ports until SIGINT, SIGTERM or another signal that ends programs.",
@@ -124,6 +124,8 @@ struct ForwardCommand: ParsableCommand, GoesOn {
             valueName: "number"))
     var maxPorts: Int?
 
+    @OptionGroup var sandbox: SandboxFlags
+
     @Option(help: "\(LogLevel.names).")
     var logLevel = "info"
 
@@ -136,6 +138,7 @@ struct ForwardCommand: ParsableCommand, GoesOn {
         settings.logLevel = level
         settings.control = usage { try control.map { try SocketPlace($0, option: "--control") } }
         settings.controlRead = usage { try controlRead.map { try SocketPlace($0, option: "--control-read") } }
+        sandbox.apply(to: &settings)
         Run(settings: settings, json: json, stats: stats, duration: duration).run()
     }
 

@@ -17,9 +17,14 @@ struct Run {
         LogLevel.current = settings.logLevel
         LogLevel.startLog()
         let engine = usage { try Engine(settings.engine, logger: Logger(label: "ringway")) }
+        let sandbox = confine()
+        Signals.watch()
         Signals.handOver()
-        do throws(EngineError) { try engine.start() } catch { fail(error.description) }
+        do throws(EngineError) { try engine.start() } catch {
+            fail(Sandbox.explain(error.description, settings.engine.ports))
+        }
         for path in settings.engine.ports.compactMap(\.kind.listeningPath) { Leftovers.add(socket: path) }
+        tell(sandbox)
         let op = Operator(engine, settings, file: file, manager: serviceManager()) { CPlatClock.seconds }
         do { try op.start() } catch {
             engine.stop()
@@ -32,6 +37,20 @@ struct Run {
         if !lonely.isEmpty {
             fail("\(lonely.joined(separator: ", ")): never connected; start what serves the socket, or check the path")
         }
+    }
+
+    /// Gives up what these settings do not need; nil: nothing.
+    private func confine() -> Sandbox.Report? {
+        if !settings.isConfined { return nil }
+        do throws(SandboxError) { return try Sandbox(settings, file: file).enter() } catch {
+            fail("sandbox: \(error); without one: --no-sandbox, or sandbox: off in the file")
+        }
+    }
+
+    private func tell(_ sandbox: Sandbox.Report?) {
+        let log = Logger(label: "ringway")
+        log.notice("sandbox: \(sandbox?.inForce.joined(separator: "; ") ?? "off")")
+        for line in sandbox?.missing ?? [] { log.warning("sandbox: not in force: \(line)") }
     }
 
     /// Who does not get to know how this program is, may end it: that goes into the log, and packets flow.

@@ -17,6 +17,8 @@ import Testing
             max_ports: 8
             log_level: warning
             control: "/run/x/ctl,mode=660"
+            sandbox: off
+            allow: [net_admin, /usr]
             ports:
               - vhost-user:/run/a,queues=2,trunk=10+20-30,native=1,isolated=on
               - vhost-user: /run/b
@@ -35,9 +37,11 @@ import Testing
         #expect(settings.engine.busyloop == .microseconds(50) && settings.engine.pacing == .latency)
         #expect(settings.engine.macAgeing == 60 && settings.logLevel == .warning)
         #expect(settings.control?.path == "/run/x/ctl" && settings.control?.access.mode == 0o660)
+        #expect(!settings.isConfined && settings.allowed == [.capability(.netAdmin), .path("/usr")])
         // What is written for it means the same.
         let again = try SettingsFile(settings.file(ports: settings.texts), file: "y").settings
         #expect(again.engine == settings.engine && again.control == settings.control && again.texts == settings.texts)
+        #expect(again.isConfined == settings.isConfined && again.allowed == settings.allowed)
     }
 
     @Test(
@@ -60,6 +64,8 @@ import Testing
             ),
             ("mode: drop\nlog_level: loud", "f:2: log_level: loud: write trace, debug, "),
             ("mode: drop\ncontrol: /x,mode=9", "f:2: control /x,mode=9: mode=9: write permissions as chmod takes them"),
+            ("mode: drop\nsandbox: maybe", "f:2: sandbox: maybe: write on or off"),
+            ("mode: drop\nallow: [/nowhere/x]", "f:2: allow /nowhere/x: there is no such folder or device"),
             ("mode: drop\nports: x", "f:2: ports: write a list, each port behind a '-'"),
             ("mode: drop\nports:\n  - null:a\n  - wat:b\n", "f:4: wat:b: 'wat' is no kind of port; vhost-user, "),
             ("mode: drop\nports:\n  - null:a\n  - null:a\n", "f:4: null:a: stands in line 3, too"),

@@ -7,3 +7,4 @@
 #include "CPlatSocket.h"
 #include "CPlatVhost.h"
 #include "CPlatGuard.h"
+#include "CPlatSandbox.h"
