@@ -102,7 +102,9 @@ struct RingAddresses: Equatable {
             hosts.append(host)
         }
         let position = RingPosition(base: base, isPacked: isPacked)
-        if isPacked && (UInt32(position.available) >= size || UInt32(position.used) >= size) {
+        let isBeyond =
+            isPacked ? UInt32(position.available) >= size || UInt32(position.used) >= size : base > UInt32(UInt16.max)
+        if isBeyond {
             throw VhostUserError(.ring, "ring \(index): base 0x\(String(base, radix: 16)) is beyond a ring of \(size)")
         }
         return RingSetup(

@@ -269,7 +269,7 @@ extension InflightQueue {
         var isInPlace = true
         for head in heads {
             guard let chain = saved(head) else { return nil }
-            isInPlace = isInPlace && head == (new.slot &+ slots) % size
+            isInPlace = isInPlace && head == (new.slot &+ slots) % size && isConsecutive(head, chain.descriptors.count)
             slots &+= UInt32(chain.descriptors.count)
             guard slots <= size else { return nil }
             chains.append(chain)
@@ -277,10 +277,29 @@ extension InflightQueue {
         var next = new
         next.advance(next.goRound(slots, size), size)
         if !isInPlace || !takesAgain { layOut(chains, at: new, counter &- UInt64(chains.count)) }
-        for i in 0..<size where !isInflight(i) { setNext(i, (i &+ 1) % size) }
+        // All are in place now; a link may be left that a crash kept `publishing` from using.
+        for i in 0..<size { setNext(i, (i &+ 1) % size) }
+        restore(ring, chains, at: new)
         setFree(next.slot)
         setUsed(new: new, old: new)
         return PackedResumption(used: new, available: next, chains: chains, counter: counter)
+    }
+
+    /// A batch whose first descriptor was not written: the others bear the marks of used ones, and would be taken for
+    /// it as soon as one before them is used. The driver does not look there yet.
+    private func restore(_ ring: UnsafeMutableRawPointer, _ chains: [SavedChain], at place: PackedCursor) {
+        var at = place
+        for d in chains.lazy.flatMap(\.descriptors) {
+            let to = ring + PackedDescriptor.offset(at.slot)
+            let flags = CPlat_load16_relaxed(to + PackedDescriptor.flagsOffset)
+            if flags & DescriptorFlag.owner != at.availableBits {
+                let saved = d.flags & ~DescriptorFlag.owner | at.availableBits
+                CPlat_store64_relaxed(to, d.address)
+                CPlat_store64_release(
+                    to + PackedDescriptor.wordOffset, PackedDescriptor.word(d.length, d.id, saved))
+            }
+            at.advance(1, size)
+        }
     }
 
     /// Receive rings: a batch that was used all but its first descriptor is made visible, as `PackedTrace` does it.
@@ -306,11 +325,18 @@ extension InflightQueue {
     private func forgetFreed(upTo oldFree: UInt32) {
         var at = UInt32(CPlat_load16_relaxed(base + PackedState.freeHead))
         var left = size
-        while at != oldFree && at < size && left > 0 {
+        // At least one: a batch of the whole ring ends where it begins.
+        while at < size && left > 0 {
             setInflight(at, false)
             at = next(at)
             left &-= 1
+            if at == oldFree { return }
         }
+    }
+
+    /// Whether a chain's entries follow each other, as its slots do.
+    private func isConsecutive(_ head: UInt32, _ count: Int) -> Bool {
+        (1..<count).allSatisfy { next((head &+ UInt32($0) &- 1) % size) == (head &+ UInt32($0)) % size }
     }
 
     private func saved(_ head: UInt32) -> SavedChain? {

@@ -36,10 +36,10 @@ import Virtio
 
         deinit { lab.engine.stop() }
 
-        private func description() -> Payload {
+        private func description(_ size: UInt32? = nil) -> Payload {
             var payload = Payload(regionBytes)
             payload.add64(0)
-            payload.add32(2 | size << 16)
+            payload.add32(2 | (size ?? self.size) << 16)
             return payload
         }
 
@@ -53,7 +53,8 @@ import Virtio
             bits = try #require(p != MAP_FAILED ? p : nil)
         }
 
-        func setRegion() throws { try frontEnd.tell(.setInflightFD, description(), [region]) }
+        /// `size`: descriptors of its queues, if not those of the ring.
+        func setRegion(_ size: UInt32? = nil) throws { try frontEnd.tell(.setInflightFD, description(size), [region]) }
 
         /// The transmit ring's part.
         var part: UnsafeMutableRawPointer { bits + InflightQueue.bytes(size: size, isPacked: isPacked) }
@@ -222,6 +223,22 @@ import Virtio
             #expect(b.receiver.settle())
             _ = try? b.frontEnd.stopRing(1)
         }
+    }
+
+    @Test("a region of smaller rings than the one that starts is left alone; the ring runs", arguments: [false, true])
+    func smallerRings(isPacked: Bool) throws {
+        let b = try Bench(isPacked: isPacked)
+        try b.getRegion()
+        try b.setRegion(8)
+        for i in 0..<4 {
+            if isPacked { b.setPacked(i, frame: i, id: UInt16(i), flags: 0x80) } else { b.setDescriptor(i, frame: i) }
+            if !isPacked { b.setAvailable(i, head: i) }
+        }
+        if !isPacked { b.setIndices(available: 4, used: 0) }
+        try b.startTransmit(base: isPacked ? 0x8000_8000 : 0)
+        #expect(b.receiver.receive(4).map(\.frame) == (0..<4).map { b.frame($0) })
+        let bytes = 2 * InflightQueue.bytes(size: 16, isPacked: isPacked)
+        #expect((0..<bytes).allSatisfy { b.bits.load(fromByteOffset: $0, as: UInt8.self) == 0 })
     }
 
     @Test("descriptions of a region that cannot be are refused, and change nothing")

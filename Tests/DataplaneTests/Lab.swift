@@ -31,11 +31,12 @@ final class Lab {
 
     /// With an embedder's function.
     init<F: PacketFunction & ~Copyable>(
-        ports: Int, pairs: [Int] = [], unpinned: Int = 1, change: (inout EngineOptions) -> Void = { _ in },
-        function: @escaping (Int) -> F
+        ports: Int, pairs: [Int] = [], unpinned: Int = 1, more: [PortOptions] = [],
+        change: (inout EngineOptions) -> Void = { _ in }, function: @escaping (Int) -> F
     ) throws {
         (folder, paths) = Lab.places(ports)
         var options = Lab.options(paths, .drop, pairs, [], .auto, 300)
+        options.ports += more
         options.unpinnedThreads = unpinned
         change(&options)
         engine = try Engine(options, logger: Lab.logger, function: function)
@@ -158,6 +159,12 @@ extension EmbeddedDriver {
             if n > 0 { end = CPlat_monotonic_ns() + milliseconds * 1_000_000 } else { sched_yield() }
         }
         return all
+    }
+
+    /// Takes what has come, whatever it is.
+    func drain(pair: Int = 0) {
+        while pairs[pair].receiveBurst() > 0 { pairs[pair].giveBack() }
+        pairs[pair].giveBack()
     }
 
     /// Waits until the device has dealt with everything that was sent.

@@ -27,9 +27,10 @@ private final class Log {
     func has(_ address: UInt64) -> Bool { bits[Int(address >> 15)] & 1 << UInt8(address >> 12 & 7) != 0 }
     func has(_ p: UnsafeMutableRawPointer) -> Bool { has(UInt64(UInt(bitPattern: p))) }
 
-    func payload(size: Int? = nil) -> Payload {
-        var payload = Payload(UInt64(size ?? bytes))
-        payload.add64(0)
+    /// `offset`: where the log begins in its file.
+    func payload(size: Int? = nil, offset: Int = 0) -> Payload {
+        var payload = Payload(UInt64(size ?? bytes - offset))
+        payload.add64(UInt64(offset))
         return payload
     }
 
@@ -38,9 +39,9 @@ private final class Log {
 }
 
 extension EmbeddedDriver {
-    fileprivate func share(_ log: Log, size: Int? = nil) throws {
+    fileprivate func share(_ log: Log, size: Int? = nil, offset: Int = 0) throws {
         try frontEnd.setProtocolFeatures([.mq, .replyAck, .mtu, .logShmFD])
-        _ = try frontEnd.ask(.setLogBase, log.payload(size: size), [log.fd])
+        _ = try frontEnd.ask(.setLogBase, log.payload(size: size, offset: offset), [log.fd])
     }
 
     fileprivate func setLogging(_ isOn: Bool) throws {
@@ -108,6 +109,30 @@ extension EmbeddedDriver {
         let isWholeAgain = b.receive(40).map(\.frame) == frames
         #expect(isWholeAgain)
         #expect(!before.indices.contains { log.has(b.memory.base + 4096 * $0) })
+    }
+
+    @Test("a log that begins somewhere in its file is written there", arguments: Format.all, [4096, 1 << 20])
+    func offset(_ format: Format, _ offset: Int) throws {
+        let (lab, a, b) = try makeLab(format)
+        defer { lab.engine.stop() }
+        let log = try Log(bytes: 1 << 32 + offset)
+        try b.share(log, offset: offset)
+        try b.setLogging(true)
+        let before = b.pages
+        a.send(Frame.numbered(40))
+        #expect(b.receive(40).count == 40)
+        let after = b.pages
+        let (first, last) = (UInt64(UInt(bitPattern: b.memory.base)) >> 12, UInt64(b.memory.size / 4096))
+        func isLogged(_ page: UInt64, _ offset: Int) -> Bool {
+            log.bits[offset + Int(page >> 3)] & 1 << UInt8(page & 7) != 0
+        }
+        for page in before.indices where before[page] != after[page] {
+            #expect(isLogged(first + UInt64(page), offset))
+        }
+        // Not where twice the offset, or none, would have it.
+        for wrong in [0, 2 * offset] {
+            #expect(!(first..<first + last).contains { isLogged($0, wrong) }, "\(wrong)")
+        }
     }
 
     @Test("used entries of a transmit ring are in the log", arguments: Format.all)
@@ -178,6 +203,12 @@ extension EmbeddedDriver {
         try refuses(log.payload(), [log.fd, log.fd])
         try refuses(log.payload(), [OwnedDescriptor(CPlat_eventfd(0))])
         try refuses(Payload(4096), [log.fd])
+        // Size and offset that wrap together, and an offset behind the file's end.
+        for (size, offset) in [(UInt64(4096), UInt64.max - 4000), (.max, 4096), (4096, 8192)] {
+            var payload = Payload(size)
+            payload.add64(offset)
+            try refuses(payload, [log.fd])
+        }
         _ = healthy
     }
 

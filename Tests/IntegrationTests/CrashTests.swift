@@ -64,6 +64,74 @@ import Testing
     }
 }
 
+/// Front-ends that are killed at any moment, from their first message to full traffic, on one port of a Ringway whose
+/// other port has a driver in this process that looks at what it gets.
+@Suite(.serialized) struct FrontEndCrashes {
+    /// How often a front-end is killed; `RINGWAY_FRONT_END_KILLS` says another number.
+    private static let kills =
+        ProcessInfo.processInfo.environment["RINGWAY_FRONT_END_KILLS"].flatMap { Int($0) } ?? 40
+
+    /// What a process holds: descriptors, mappings, threads and resident KiB.
+    private struct Held: CustomStringConvertible {
+        let descriptors, mappings, threads, resident: Int
+        init(_ pid: pid_t) {
+            func entries(_ name: String) -> Int {
+                (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/\(name)"))?.count ?? 0
+            }
+            func text(_ name: String) -> String {
+                (try? String(contentsOfFile: "/proc/\(pid)/\(name)", encoding: .utf8)) ?? ""
+            }
+            (descriptors, threads) = (entries("fd"), entries("task"))
+            mappings = text("maps").split(separator: "\n").count
+            resident = Int(text("statm").split(separator: " ").dropFirst().first ?? "0").map { $0 * 4 } ?? 0
+        }
+        var description: String {
+            "\(descriptors) descriptors, \(mappings) mappings, \(threads) threads, \(resident) KiB"
+        }
+    }
+
+    @Test("a front-end killed in mid-traffic, again and again, leaves nothing behind, and another port notices nothing")
+    func killed() throws {
+        let folder = Folder()
+        let ringway = try Ringway(["vhost-user:\(folder("a"))", "vhost-user:\(folder("b"))"], mode: "macswap")
+        var options = DriverOptions()
+        options.ringSize = 256
+        let healthy = try EmbeddedDriver(path: folder("b"), options)
+        var (next, seen) = (UInt32(0), UInt32(0))
+        func goOn(for microseconds: Int) {
+            let end = now + Double(microseconds) / 1e6
+            repeat {
+                if let last = healthy.exchange(from: &next) { seen = last }
+            } while now < end
+        }
+        var before: Held?
+        for kill in 1...Self.kills {
+            let program = try Program(
+                "drive",
+                [Ringway.binary, "drive", folder("a"), "--seconds", "60", "--ring-size", "256"]
+                    + (kill % 2 == 0 ? ["--packed"] : []))
+            goOn(for: Int.random(in: 0...80_000))
+            program.end(SIGKILL)
+            // What the first ones leave is there once: a listener's log line, the allocator's arenas.
+            if kill == 20 { before = Held(ringway.program.pid) }
+        }
+        let wanted = try #require(before)
+        var after = Held(ringway.program.pid)
+        let end = now + 10
+        while after.descriptors > wanted.descriptors || after.mappings > wanted.mappings, now < end {
+            goOn(for: 10_000)
+            after = Held(ringway.program.pid)
+        }
+        print("\(Self.kills) front-ends killed: \(wanted), at last \(after)")
+        #expect(after.descriptors <= wanted.descriptors && after.mappings <= wanted.mappings + 4, "\(after)")
+        #expect(after.threads == wanted.threads && after.resident < wanted.resident + 8192, "\(wanted), then \(after)")
+        #expect(healthy.finishes() && seen > 0)
+        #expect(ringway.complaints == [])
+        let totals = try ringway.totals()
+        #expect(totals[0].rxPackets > 0 && totals[1].drops.keys.allSatisfy { $0 == "receiver full" }, "\(totals)")
+    }
+}
+
 private final class Flag: Sendable {
     let value = Atomic(false)
 }

@@ -23,6 +23,30 @@ extension BackEndTests {
         return OwnedDescriptor(ends[0])
     }
 
+    /// Half a message with more descriptors than Ringway itself ever sends; bytes sent. A cmsghdr is its length (64
+    /// bits), SOL_SOCKET and SCM_RIGHTS.
+    private static func sendMany(_ fds: [OwnedDescriptor], _ socket: Int32) -> Int {
+        let length = 16 + 4 * fds.count
+        let control = UnsafeMutableRawPointer.allocate(byteCount: length, alignment: 8)
+        let bytes = UnsafeMutableRawPointer.allocate(byteCount: 4, alignment: 4)
+        defer {
+            control.deallocate()
+            bytes.deallocate()
+        }
+        bytes.storeBytes(of: 1, as: UInt32.self)
+        control.storeBytes(of: UInt64(length), as: UInt64.self)
+        control.storeBytes(of: SOL_SOCKET, toByteOffset: 8, as: Int32.self)
+        control.storeBytes(of: 1, toByteOffset: 12, as: Int32.self)
+        for (i, fd) in fds.enumerated() { control.storeBytes(of: fd.fd, toByteOffset: 16 + 4 * i, as: Int32.self) }
+        var part = iovec(iov_base: bytes, iov_len: 4)
+        return withUnsafeMutablePointer(to: &part) { part in
+            var message = msghdr()
+            (message.msg_iov, message.msg_iovlen) = (part, 1)
+            (message.msg_control, message.msg_controllen) = (control, length)
+            return sendmsg(socket, &message, Int32(MSG_NOSIGNAL))
+        }
+    }
+
     private static func words(_ w: UInt32...) -> Payload {
         var p = Payload()
         for v in w { p.add32(v) }
@@ -59,6 +83,18 @@ extension BackEndTests {
         },
         Hostile("nine descriptors", "descriptors with one message") {
             try $0.send(.setMemTable, words(9, 0), (0..<9).map { _ in eventfd() })
+        },
+        Hostile("two hundred descriptors", "descriptors with one message") { p in
+            #expect(sendMany((0..<200).map { _ in eventfd() }, p.socket.fd) == 4)
+        },
+        Hostile("a header cut short, then another message", "version") { p in
+            _ = Glibc.send(p.socket.fd, [1, 0, 0, 0, 1, 0], 6, Int32(MSG_NOSIGNAL))
+            try p.send(.getFeatures)
+        },
+        Hostile("request 255", "request 255") { try $0.socket.send(Message(255)) },
+        Hostile("request 2^32 - 1", "request 4294967295") { try $0.socket.send(Message(.max)) },
+        Hostile("VRING_KICK without in-band notifications", "VRING_KICK: its protocol feature") {
+            try $0.send(.vringKick, words(0, 0))
         },
         Hostile("descriptors where none belong", "SET_VRING_NUM") { p in
             // They are closed; the message fails for its own sake.
@@ -100,6 +136,30 @@ extension BackEndTests {
         },
         Hostile("region of a pipe", "not a file") {
             try $0.send(.setMemTable, table([region(0, 4096, 0)]), [pipeEnd()])
+        },
+        Hostile("region of a directory", "not a file of memfd") {
+            try $0.send(.setMemTable, table([region(0, 4096, 0)]), [OwnedDescriptor(open("/", O_RDONLY | O_CLOEXEC))])
+        },
+        Hostile("region of a socket", "not a file") {
+            try $0.send(.setMemTable, table([region(0, 4096, 0)]), [OwnedDescriptor(CPlat_unix_socket())])
+        },
+        Hostile("region of a device", "not a file of memfd") {
+            try $0.send(.setMemTable, table([region(0, 4096, 0)]), [OwnedDescriptor(open("/dev/null", O_RDWR))])
+        },
+        Hostile("region of a read-only memfd", "mmap") { p in
+            let fd = open("/proc/self/fd/\(p.memory.descriptor.fd)", O_RDONLY | O_CLOEXEC)
+            try p.send(.setMemTable, table([region(0, 4096, 0)]), [OwnedDescriptor(fd)])
+        },
+        Hostile("user addresses that wrap", "beyond the address space") {
+            try $0.send(.setMemTable, table([region(0, 4096, UInt64.max - 10)]), [$0.memory.descriptor])
+        },
+        Hostile("user addresses that overlap", "overlap") {
+            try $0.send(
+                .setMemTable, table([region(0, 4096, 1 << 20), region(8192, 4096, 1 << 20 + 4095)]),
+                [$0.memory.descriptor, $0.memory.descriptor])
+        },
+        Hostile("offset that wraps", "beyond the file's") {
+            try $0.send(.setMemTable, table([region(0, 4096, 0, UInt64.max - 4095)]), [$0.memory.descriptor])
         },
         Hostile("region of an eventfd", "not a file") {
             try $0.send(.setMemTable, table([region(0, 4096, 0)]), [eventfd()])
@@ -167,6 +227,9 @@ extension BackEndTests {
             p.add([1])
             try $0.send(.setConfig, p)
         },
+        Hostile("base of a split ring beyond 16 bits", "base 0x10000 is beyond a ring of 16") {
+            try $0.start(0, base: 1 << 16)
+        },
         Hostile("status of 9 bits", "status 256") { try $0.send(.setStatus, Payload(256)) },
         Hostile("MTU of 10", "NET_SET_MTU: 10") { try $0.send(.netSetMTU, Payload(10)) },
         Hostile("back-end channel without its feature", "SET_BACKEND_REQ_FD: its protocol feature") {
@@ -181,6 +244,7 @@ extension BackEndTests {
         Hostile("inflight region without its feature", "SET_INFLIGHT_FD: its protocol feature") {
             try $0.send(.setInflightFD, words(0, 0, 0, 0, 0), [$0.memory.descriptor])
         },
+        Hostile("a crypto session", "CRYPTO_SESSION: is not supported") { try $0.socket.send(Message(26)) },
         Hostile("postcopy", "POSTCOPY_ADVISE: is not supported") { try $0.send(.postcopyAdvise) },
     ]
 
@@ -203,6 +267,22 @@ extension BackEndTests {
         let next = try f.ready()
         try next.start(0)
         #expect(f.eventually { f.device.running == [0] })
+    }
+
+    @Test("configuration beyond the space is answered with nothing; ring addresses before memory wait for it")
+    func early() throws {
+        let f = try Fixture()
+        let p = Peer(try f.connect())
+        try p.frontEnd.negotiate([.version1], [.mq, .replyAck, .config])
+        for (offset, size) in [(UInt32(250), UInt32(20)), (.max, 1), (256, 1)] {
+            var ask = BackEndTests.words(offset, size, 0)
+            ask.add([UInt8](repeating: 0, count: Int(size)))
+            #expect(try p.frontEnd.ask(.getConfig, ask).payload.isEmpty)
+        }
+        try p.start(0)
+        #expect(f.device.running == [])
+        try p.frontEnd.share(p.memory.region, p.memory.descriptor)
+        #expect(f.device.running == [0])
     }
 
     @Test("a packed ring's base beyond its size is refused")

@@ -1,0 +1,216 @@
+import CPlatform
+import Glibc
+import Ringway
+import RingwayLab
+import Testing
+import VhostUser
+import Virtio
+
+/// Messages in masses and in mid-traffic, on a port beside two healthy ones of the same poll thread.
+@Suite(.serialized) struct HostileSessionTests {
+    private struct Room {
+        let lab: Lab
+        let healthy: HealthyPorts
+        var path: String { lab.paths[0] }
+
+        init(isPacked: Bool = false) throws {
+            lab = try Lab(ports: 4) { _ in Neighbours() }
+            healthy = try HealthyPorts(lab, 2, isPacked: isPacked)
+        }
+
+        func frontEnd(_ features: ProtocolFeatures = [.mq, .replyAck]) throws -> FrontEnd {
+            let f = FrontEnd(try MessageSocket.connect(to: path))
+            try f.negotiate([.version1], features)
+            return f
+        }
+
+        func expectHealth() { #expect(healthy.goOn(), "\(healthy.failure ?? "no round for ten seconds")") }
+
+        /// `last`: the connection that the next one waits for.
+        func finish(after last: FrontEnd? = nil) throws {
+            expectHealth()
+            last?.close()
+            healthy.end()
+            #expect(healthy.failure == nil)
+            for port in 2...3 { #expect(lab.drops(port) == [:]) }
+            // And the port itself serves the next.
+            let end = CPlat_monotonic_ns() + 10_000_000_000
+            var isServed = false
+            while !isServed && CPlat_monotonic_ns() < end { isServed = (try? frontEnd()) != nil }
+            #expect(isServed)
+        }
+    }
+
+    /// Open descriptors and mappings of this process.
+    private static var held: (descriptors: Int, mappings: Int) {
+        func lines(_ path: String) -> Int {
+            guard let f = fopen(path, "r") else { return -1 }
+            defer { fclose(f) }
+            var (n, c) = (0, fgetc(f))
+            while c != EOF {
+                if c == 10 { n += 1 }
+                c = fgetc(f)
+            }
+            return n
+        }
+        var descriptors = 0
+        for fd in 0..<Int32(4096) where fcntl(fd, F_GETFD) >= 0 { descriptors += 1 }
+        return (descriptors, lines("/proc/self/maps"))
+    }
+
+    @Test("SET_VRING_NUM a hundred thousand times")
+    func oneMessage() throws {
+        let room = try Room()
+        let f = try room.frontEnd([.mq])
+        let message = Message(.setVringNum, payload: Payload(index: 0, 256)).encoded
+        let many = [UInt8]((0..<100).flatMap { _ in message })
+        for _ in 0..<rounds(1000) { try sendAll(f.socket.fd, many) }
+        #expect(try f.ask64(.getQueueNum) == 1)
+        try room.finish(after: f)
+    }
+
+    private func sendAll(_ fd: Int32, _ bytes: [UInt8]) throws {
+        var sent = 0
+        while sent < bytes.count {
+            let n = bytes.withUnsafeBytes { send(fd, $0.baseAddress! + sent, bytes.count - sent, Int32(MSG_NOSIGNAL)) }
+            if n < 0 && errno == EAGAIN {
+                var p = pollfd(fd: fd, events: Int16(POLLOUT), revents: 0)
+                _ = poll(&p, 1, 1000)
+                continue
+            }
+            guard n > 0 else { throw VhostUserError(.socket, "send: \(errno)") }
+            sent += n
+        }
+    }
+
+    @Test("ten thousand requests at once whose answers nobody reads end their connection alone")
+    func unreadAnswers() throws {
+        let room = try Room()
+        let f = try room.frontEnd([.mq])
+        let message = Message(.getFeatures).encoded
+        let many = [UInt8]((0..<10_000).flatMap { _ in message })
+        try? sendAll(f.socket.fd, many)
+        room.expectHealth()
+        try room.finish(after: f)
+    }
+
+    @Test("two hundred connections one after another, and 64 that stay idle")
+    func connections() throws {
+        let room = try Room()
+        let before = Self.held
+        for i in 0..<200 {
+            let fd = OwnedDescriptor(CPlat_unix_socket())
+            // Its queue of waiting connections may be full for a moment.
+            let end = CPlat_monotonic_ns() + 10_000_000_000
+            while CPlat_unix_connect(fd.fd, room.path) != 0 && CPlat_monotonic_ns() < end { usleep(1000) }
+            if i % 3 == 0 { _ = write(fd.fd, [UInt8](repeating: 1, count: 5), 5) }
+        }
+        // 16 wait in the port, and as many as listen(2) lets in the kernel; the others are not let in.
+        var idle: [OwnedDescriptor] = []
+        for _ in 0..<64 {
+            idle.append(OwnedDescriptor(CPlat_unix_socket()))
+            _ = CPlat_unix_connect(idle.last!.fd, room.path)
+        }
+        room.expectHealth()
+        // Its place comes when the oldest that is silent yields.
+        try room.finish()
+        idle = []
+        #expect(eventually { Self.held.descriptors < before.descriptors + 60 })
+    }
+
+    @Test("the same request for memory again and again keeps nothing", arguments: [false, true])
+    func repeated(isPacked: Bool) throws {
+        let room = try Room()
+        let f = FrontEnd(try MessageSocket.connect(to: room.path))
+        try f.negotiate(
+            isPacked ? [.version1, .ringPacked] : [.version1],
+            [.mq, .replyAck, .logShmFD, .inflightShmFD, .configureMemSlots, .backendReq])
+        let file = try SharedFile(1 << 20)
+        try f.share(file.region(at: 0), file.descriptor)
+        var description = Payload(UInt64(1 << 18))
+        description.add64(0)
+        description.add32(2 | 128 << 16)
+        var log = Payload(UInt64(1 << 16))
+        log.add64(0)
+        func once() throws {
+            let answer = try f.ask(.getInflightFD, description)
+            #expect(answer.descriptors.count == 1)
+            try f.tell(.setInflightFD, description, [file.descriptor])
+            _ = try f.ask(.setLogBase, log, [file.descriptor])
+            try f.share(file.region(at: 0), file.descriptor)
+            for request: Request in [.setVringKick, .setVringCall, .setVringErr] {
+                try f.tell(request, Payload(UInt64(0)), [OwnedDescriptor(CPlat_eventfd(0))])
+            }
+            try f.tell(.setLogFD, Payload(), [OwnedDescriptor(CPlat_eventfd(0))])
+            var ends: [Int32] = [0, 0]
+            socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends)
+            let far = OwnedDescriptor(ends[1])
+            try f.tell(.setBackendReqFD, Payload(), [OwnedDescriptor(ends[0])])
+            withExtendedLifetime(far) {}
+            // Where none belongs it is closed.
+            try f.tell(.setOwner, Payload(), [OwnedDescriptor(CPlat_eventfd(0)), file.descriptor])
+        }
+        for _ in 0..<3 { try once() }
+        let before = Self.held
+        for _ in 0..<rounds(1000, least: 100) { try once() }
+        // Other suites of this process open and close some meanwhile.
+        let after = Self.held
+        #expect(after.descriptors < before.descriptors + 60, "\(before.descriptors) became \(after.descriptors)")
+        #expect(after.mappings < before.mappings + 60, "\(before.mappings) became \(after.mappings)")
+        try room.finish(after: f)
+    }
+
+    @Test("any message of a running ring's, in any order, in mid-traffic", arguments: [false, true])
+    func midTraffic(isPacked: Bool) throws {
+        let room = try Room(isPacked: isPacked)
+        let peer = try room.lab.driver(1) { $0.isPacked = isPacked }
+        let guest = try room.lab.driver(0) { $0.isPacked = isPacked }
+        let all: ProtocolFeatures = [.mq, .replyAck, .mtu, .status, .resetDevice, .config, .configureMemSlots, .rarp]
+        try guest.frontEnd.setProtocolFeatures(all)
+        var random = SystemRandomNumberGenerator()
+        func message() throws {
+            let f = guest.frontEnd
+            let ring = Int.random(in: 0...2, using: &random)
+            func event() -> [OwnedDescriptor] { [OwnedDescriptor(CPlat_eventfd(0))] }
+            switch Int.random(in: 0..<16, using: &random) {
+            case 0: try f.tell(.setVringCall, Payload(UInt64(ring)), event())
+            case 1: try f.tell(.setVringKick, Payload(UInt64(ring)), event())
+            case 2: try f.tell(.setVringErr, Payload(UInt64(ring)), event())
+            case 3: try f.tell(.setVringNum, Payload(index: ring, 256))
+            case 4: try f.tell(.setVringBase, Payload(index: ring, UInt32.random(in: 0...UInt32.max, using: &random)))
+            case 5: _ = try f.stopRing(ring)
+            case 6: try f.enableRing(ring, Bool.random(using: &random))
+            case 7: try f.share(guest.memory.region, guest.memory.descriptor)
+            case 8: try f.tell(.resetOwner)
+            case 9: try f.tell(.resetDevice)
+            case 10: try f.tell(.setStatus, Payload(UInt64.random(in: 0...15, using: &random)))
+            case 11: try f.tell(.sendRARP, Payload(random.next()))
+            case 12: try f.tell(.setFeatures, Payload(f.features.rawValue))
+            case 13: try f.tell(.netSetMTU, Payload(UInt64.random(in: 0...70_000, using: &random)))
+            case 14:
+                let s = guest.pairs[0].transmit.deviceSetup().addresses
+                var payload = Payload(index: ring, 0)
+                for v in [s.descriptors, s.deviceArea, s.driverArea, 0] { payload.add64(v) }
+                try f.tell(.setVringAddr, payload)
+            default:
+                // Its rings as they should be.
+                try guest.begin { try $0.tell(.resetOwner) }
+            }
+        }
+        for n in 0..<rounds(3000, least: 300) {
+            do { try message() } catch let error as VhostUserError {
+                #expect(error.kind == .refused, "\(error)")
+            } catch {}
+            guest.pairs[0].send(guest.pairs[0].prepare(8))
+            if n % 8 == 0 { _ = peer.send(Frame.numbered(4)) }
+            peer.drain()
+        }
+        // After all of it a guest begins as any other.
+        try guest.begin { try $0.tell(.resetOwner) }
+        peer.drain()
+        let frames = Frame.numbered(50)
+        #expect(guest.send(frames))
+        #expect(peer.receive(50).map(\.frame).suffix(50) == frames.suffix(50))
+        try room.finish(after: guest.frontEnd)
+    }
+}
