@@ -16,6 +16,11 @@ public enum PortSyntax {
         let make: @Sendable (_ place: String, _ fields: Fields) -> PortKind
     }
 
+    private static let ofInterface = [
+        "mtu": "is the interface's; use `ip link set NAME mtu VALUE`",
+        "mac": "is the interface's; use `ip link set NAME address VALUE`",
+    ]
+
     private static let kinds = [
         Kind(
             name: "vhost-user", place: "PATH",
@@ -28,11 +33,12 @@ public enum PortSyntax {
         ) { .virtioUser(path: $0, isServer: $1.isServer, tap: $1.tap) },
         Kind(
             name: "tap", place: "NAME", options: ["queues", "busyloop"],
-            elsewhere: [
-                "mtu": "is the interface's; use `ip link set NAME mtu VALUE`",
-                "mac": "is the interface's; use `ip link set NAME address VALUE`",
-            ]
+            elsewhere: PortSyntax.ofInterface
         ) { place, _ in .tap(name: place) },
+        Kind(
+            name: "xdp", place: "INTERFACE", options: ["queues", "busyloop", "queue_size", "busy_poll"],
+            elsewhere: PortSyntax.ofInterface
+        ) { .xdp(interface: $0, busyPolls: $1.busyPolls) },
         Kind(name: "null", place: "NAME", options: ["queues", "busyloop", "emit"]) { .null(name: $0, emit: $1.emit) },
     ]
 
@@ -133,6 +139,7 @@ public enum PortSyntax {
         var isInOrder = true
         var ringSize = 1024
         var access = SocketAccess()
+        var busyPolls = false
         var switching = SwitchSyntax()
 
         mutating func read(_ part: String, of text: String) throws(EngineError) {
@@ -189,6 +196,7 @@ public enum PortSyntax {
                 emit = n
             case "packed": isPacked = try PortSyntax.flag(name, value, text)
             case "in_order": isInOrder = try PortSyntax.flag(name, value, text)
+            case "busy_poll": busyPolls = try PortSyntax.flag(name, value, text)
             case "queue_size":
                 guard let n = Int(value), (2...32768).contains(n) else {
                     throw EngineError("--port \(text): queue_size=\(value): 2 to 32768")

@@ -33,6 +33,10 @@ struct ForwardCommand: ParsableCommand, GoesOn, Confined {
 
             tap:NAME is a TAP interface through io_uring; queues=N, busyloop=B.
 
+            xdp:INTERFACE is a network interface through AF_XDP (docs/xdp.md); queues=N (of its queues), busyloop=B.
+              queue_size=N  entries of each ring, 64 to 32768 (default 1024)
+              busy_poll=on  the poll thread runs the interface's driver, too
+
             null:NAME has nothing behind it: what is sent there is counted, and is gone. queues=N, busyloop=B.
               emit=N        it sends frames of N bytes as fast as they are taken, from 02:00:00:00:00:01 \
             to 02:00:00:00:00:02

@@ -49,6 +49,7 @@ struct ProbeCommand: ParsableCommand {
         case .virtioUser(let path, let isServer, let tap): return (path, isServer, tap ?? "")
         case .vhostUser(let path, _): return (path, false, "")
         case .tap: throw EngineError("--port \(port): a TAP is no vhost back-end; use `ip -d link show`")
+        case .xdp: throw EngineError("--port \(port): an interface is no vhost back-end; use `ip -d link show`")
         case .null: throw EngineError("--port \(port): nothing is behind it that could be asked")
         }
     }

@@ -38,6 +38,13 @@ extension UnsafeMutablePointer where Pointee == PacketSlot {
         }
     }
 
+    /// Writes the frame without a header over `count` segments, which hold it: the one copy on the way to an interface.
+    public func writeFrame(to segments: UnsafeMutablePointer<Segment>, _ count: Int) {
+        if count == 1 { return copyFrame(self, to: segments[0].base) }
+        var scatter = Scatter(segments)
+        scatter.write(self)
+    }
+
     /// Writes the net header alone, 12 bytes, for a frame that goes out from where it lies.
     public func writeHeader(to p: UnsafeMutableRawPointer) {
         storeHeader(pointee.header, buffers: 0, to: p, length: 12)

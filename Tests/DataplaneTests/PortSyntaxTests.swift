@@ -20,6 +20,9 @@ import Testing
             v.kind == .virtioUser(path: "/run/x", isServer: true, tap: nil) && v.queuePairs == 2 && v.wantsPacked
                 && !v.wantsInOrder && v.ringSize == 256)
         #expect(try PortSyntax.port("tap:tap0").kind == .tap(name: "tap0"))
+        let x = try PortSyntax.port("xdp:eth0,queues=4,queue_size=2048,busy_poll=on")
+        #expect(x.kind == .xdp(interface: "eth0", busyPolls: true) && x.queuePairs == 4 && x.ringSize == 2048)
+        #expect(try PortSyntax.port("xdp:eth0").kind == .xdp(interface: "eth0", busyPolls: false))
         #expect(try PortSyntax.port("null:sink,queues=2").kind == .null(name: "sink", emit: nil))
         #expect(try PortSyntax.port("null:x,emit=64").kind == .null(name: "x", emit: 64))
         #expect(try PortSyntax.port("vhost-user:/a:b,queues=128").queuePairs == 128)
@@ -92,6 +95,8 @@ import Testing
             ("virtio-user:/x,queue_size=1", "2 to 32768"), ("virtio-user:/x,client=on", "server, tap, packed"),
             ("virtio-user:/x,packed=yes", "packed=on"),
             ("tap:t,mtu=1500", "ip link set NAME mtu 1500"),
+            ("xdp:", "nothing stands"), ("xdp:eth0,busy_poll=yes", "busy_poll=on"),
+            ("xdp:eth0,packed=on", "'packed' is no option"), ("xdp:eth0,mtu=9000", "ip link set NAME mtu 9000"),
             ("tap:t,mac=02:00:00:00:00:01", "ip link set NAME address 02:"),
             ("vhost-user:/x,queues=1,queues=2", "'queues' is given twice"),
             ("vhost-user:/x,busyloop=never", "poll, auto"),

@@ -30,6 +30,8 @@ import Testing
         ("9ForwarderO5stall", 1), ("8QueueEndO4tell", 1), ("8QueueEndO8giveBack", 1), ("8QueueEndO3arm", 1),
         ("8QueueEndO8popOther", 1), ("8QueueEndO13completeOther", 1), ("8QueueEndO12deliverOther", 1),
         ("8LagStateV7measure", 1),
+        ("6XDPEndV3pop", 1), ("6XDPEndV6spread", 1), ("6XDPEndV8complete", 1), ("6XDPEndV7deliver", 1),
+        ("6XDPEndV4kick", 1), ("6XDPEndV7reclaim", 1),
         ("9ForwarderO7discard", 1), ("7OffloadO7deliver", 1), ("7OffloadO6screen", 1), ("7OffloadO7resolve", 1),
         ("8NotifierV8makeRoom", 1),
         ("8NotifierV6submit", 1), ("9ForwarderO6accept", 1), ("8MACTableC9learnSlow", 1),

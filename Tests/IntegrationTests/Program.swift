@@ -156,11 +156,11 @@ final class Ringway {
     let program: Program
     static let binary = root + "/.build/release/ringway"
 
-    /// Returns when it has printed `ready`.
-    init(_ ports: [String], mode: String, _ more: [String] = []) throws {
+    /// Returns when it has printed `ready`. `home`: it runs in that host's network.
+    init(_ ports: [String], mode: String, _ more: [String] = [], in home: Host? = nil) throws {
         let arguments =
             [Ringway.binary, "forward", "--json", "--mode", mode] + ports.flatMap { ["--port", $0] } + more
-        program = try Program("ringway", arguments)
+        program = try home?.start("ringway", arguments) ?? Program("ringway", arguments)
         _ = try program.wait(for: "{\"type\":\"ready\"}\n")
     }
 

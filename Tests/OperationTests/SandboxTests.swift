@@ -32,6 +32,9 @@ import Testing
         #expect(kernel.devices == ["/dev/net/tun", "/dev/vhost-net"] && kernel.capabilities == [.netAdmin])
         let vdpa = try SandboxTests.sandbox(["virtio-user:/dev/vhost-vdpa-7"])
         #expect(vdpa.devices == ["/dev/vhost-vdpa-7"] && vdpa.capabilities.isEmpty)
+        let xdp = try SandboxTests.sandbox(["xdp:eth0"])
+        #expect(xdp.capabilities == [.netAdmin, .netRaw, .bpf, .ipcLock] && xdp.devices.isEmpty && xdp.folders.isEmpty)
+        #expect(xdp.readable.contains("/sys/devices") && !tap.readable.contains("/sys/devices"))
         #expect(try SandboxTests.sandbox(["vhost-user:/run/x,group=7"]).capabilities == [.chown])
     }
 

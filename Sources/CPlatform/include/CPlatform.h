@@ -8,3 +8,4 @@
 #include "CPlatVhost.h"
 #include "CPlatGuard.h"
 #include "CPlatSandbox.h"
+#include "CPlatXDP.h"

@@ -6,6 +6,9 @@ public enum PortKind: Sendable, Equatable {
     case virtioUser(path: String, isServer: Bool, tap: String?)
     /// A TAP device of this machine's kernel, through io_uring.
     case tap(name: String)
+    /// An interface of this machine, a physical one or a veth, through AF_XDP: one queue of it for each pair, and all
+    /// that they receive. `busyPolls`: the poll thread runs the interface's driver, too (SO_PREFER_BUSY_POLL).
+    case xdp(interface: String, busyPolls: Bool)
     /// Nothing: what is sent there is counted, and is gone. `emit`: it sends frames of so many bytes (14…9216, without
     /// CRC) as fast as they are taken.
     case null(name: String, emit: Int?)
@@ -18,6 +21,7 @@ extension PortKind {
         case .virtioUser(let path, _, let tap?): return "\(path),tap=\(tap)"
         case .vhostUser(let path, _), .virtioUser(let path, _, nil): return path
         case .tap(let name): return "tap:" + name
+        case .xdp(let interface, _): return "xdp:" + interface
         case .null(let name, _): return "null:" + name
         }
     }
@@ -26,7 +30,7 @@ extension PortKind {
     public var listeningPath: String? {
         switch self {
         case .vhostUser(let path, false), .virtioUser(let path, true, _): return path
-        case .vhostUser, .virtioUser, .tap, .null: return nil
+        case .vhostUser, .virtioUser, .tap, .xdp, .null: return nil
         }
     }
 
@@ -35,7 +39,7 @@ extension PortKind {
         switch self {
         case .vhostUser(_, let isClient): return isClient
         case .virtioUser(_, let isServer, _): return !isServer
-        case .tap, .null: return false
+        case .tap, .xdp, .null: return false
         }
     }
 

@@ -99,6 +99,7 @@ public final class Engine: @unchecked Sendable {
         case .vhostUser: return try Port(index: index, options: options, core: core, logger: logger)
         case .virtioUser: return try DriverPort(index: index, options: options, core: core, logger: logger)
         case .tap: return try TapPort(index: index, options: options, core: core, logger: logger)
+        case .xdp: return try XDPPort(index: index, options: options, core: core, logger: logger)
         case .null: return try NullPort(index: index, options: options, core: core)
         }
     }

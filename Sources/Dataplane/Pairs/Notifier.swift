@@ -90,6 +90,13 @@ struct Notifier: ~Copyable {
         sqe.pointee.user_data = tag
     }
 
+    /// One completion with `tag` when there is an event on `fd`, or has been.
+    mutating func watchOnce(_ fd: Int32, tag: UInt64) {
+        let sqe = request()
+        io_uring_prep_poll_add(sqe, fd, UInt32(POLLIN))
+        sqe.pointee.user_data = tag
+    }
+
     /// The thread's own wake-up descriptor again.
     mutating func watchAgain(tag: UInt64) { watch(wakeFD, tag: tag) }
 

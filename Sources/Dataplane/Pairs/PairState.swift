@@ -13,6 +13,10 @@ struct QueueState {
     var errFD: Int32 = -1
     /// Tag of the watch on `kickFD` in the thread's io_uring; 0: none.
     var kickTag: UInt64 = 0
+    /// `kickFD` is watched from when the pair is left alone until it tells: it would tell of each burst, too.
+    var isWatchedAsleep = false
+    /// Of such a one: it is watched now.
+    var isWatched = false
     /// The defect was signalled to the control thread.
     var isReported = false
     /// The control thread has told.

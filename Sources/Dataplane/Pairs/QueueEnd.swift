@@ -15,6 +15,8 @@ enum QueueEnd: BitwiseCopyable {
     case driver(UnsafeMutablePointer<DriverEnd>)
     /// A queue of a TAP device.
     case tap(UnsafeMutablePointer<TapEnd>)
+    /// A queue of a network interface, through AF_XDP.
+    case xdp(UnsafeMutablePointer<XDPEnd>)
     /// Nothing, which takes all packets.
     case null(UnsafeMutablePointer<NullEnd>)
 
@@ -25,7 +27,7 @@ enum QueueEnd: BitwiseCopyable {
     var isGuest: Bool {
         switch self {
         case .split, .packed, .recorded: return true
-        case .none, .driver, .tap, .null: return false
+        case .none, .driver, .tap, .xdp, .null: return false
         }
     }
 
@@ -40,6 +42,7 @@ enum QueueEnd: BitwiseCopyable {
         case .recorded(let ring): ring.pointee.unpop(burst.packets + start, count)
         case .driver(let end): end.pointee.unpop(burst, from: start, count)
         case .tap(let end): end.pointee.unpop(count)
+        case .xdp(let end): end.pointee.unpop(burst, from: start, count)
         }
     }
 
@@ -54,6 +57,7 @@ enum QueueEnd: BitwiseCopyable {
         case .recorded(let ring): return ring.pointee.armKicks()
         case .driver(let end): return end.pointee.arm()
         case .tap(let end): return end.pointee.arm()
+        case .xdp(let end): return end.pointee.arm()
         case .null(let end): return end.pointee.hasPackets
         }
     }
@@ -80,7 +84,7 @@ enum QueueEnd: BitwiseCopyable {
     @inline(__always)
     func defect(_ direction: QueueDirection) -> RingDefect {
         switch self {
-        case .none, .tap, .null: return .none
+        case .none, .tap, .xdp, .null: return .none
         case .split(let ring): return ring.pointee.defect
         case .packed(let ring): return ring.pointee.defect
         case .recorded(let ring): return ring.pointee.defect

@@ -38,6 +38,7 @@ extension QueueEnd {
         case .recorded(let ring): return QueueEnd.popGuest(thread, sender, &ring.pointee)
         case .driver(let end): return end.pointee.pop(&thread.pointee.burst, limit: sender.pointee.window)
         case .tap(let end): return end.pointee.pop(&thread.pointee.burst, limit: sender.pointee.window)
+        case .xdp(let end): return end.pointee.pop(&thread.pointee.burst, limit: sender.pointee.window)
         case .null(let end): return end.pointee.pop(&thread.pointee.burst, limit: sender.pointee.window)
         }
     }
@@ -79,6 +80,7 @@ extension QueueEnd {
                 thread.pointee.notifier.call(end.pointee.receiveKick, sender.pointee.times[.transmitCallDelay])
             }
         case .tap(let end): end.pointee.complete(count)
+        case .xdp(let end): end.pointee.complete(burst, count)
         }
     }
 
@@ -150,6 +152,11 @@ extension QueueEnd {
             return ring.pointee.deliver(burst, list.places, list.count, with: thread.pointee.delivery)
         case .none, .split, .packed: return Delivery(consumed: list.count, delivered: 0, bytes: 0)
         case .tap(let end): return end.pointee.deliver(burst, list)
+        case .xdp(let end):
+            let result = end.pointee.deliver(burst, list)
+            // What the kernel did not take yet is handed over with the next look for packets.
+            if end.pointee.isSending { thread.pointee.poll(receiver) }
+            return result
         case .null(let end): return end.pointee.deliver(burst, list)
         case .driver(let end):
             let result = end.pointee.deliver(burst, list)

@@ -109,6 +109,10 @@ enum PollLoop {
             hasWork = pair.pointee.receive.end.arm() || hasWork
         }
         if hasWork { return false }
+        if pair.pointee.transmit.isWatchedAsleep && !pair.pointee.transmit.isWatched {
+            pair.pointee.transmit.isWatched = true
+            thread.pointee.notifier.watchOnce(pair.pointee.transmit.kickFD, tag: pair.pointee.transmit.kickTag)
+        }
         thread.pointee.forget(pair)
         return true
     }
@@ -143,7 +147,11 @@ enum PollLoop {
             let direction = QueueDirection(queue: Int(truncatingIfNeeded: event.tag))
             // A late event of a ring that was stopped meanwhile carries an old generation.
             if pair.pointee[direction].kickTag != event.tag { continue }
-            if event.ended { thread.pointee.notifier.watch(pair.pointee[direction].kickFD, tag: event.tag) }
+            if pair.pointee[direction].isWatchedAsleep {
+                pair.pointee[direction].isWatched = false
+            } else if event.ended {
+                thread.pointee.notifier.watch(pair.pointee[direction].kickFD, tag: event.tag)
+            }
             pair.pointee.counters.add(direction == .receive ? .receiveKicks : .transmitKicks, 1)
             thread.pointee.wake(pair)
         }

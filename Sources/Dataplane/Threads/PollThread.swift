@@ -177,11 +177,16 @@ final class PollThread {
     }
 
     private func watch(_ pair: PairPointer, _ direction: QueueDirection) {
+        tag(pair, direction)
+        state.pointee.notifier.watch(pair.pointee[direction].kickFD, tag: pair.pointee[direction].kickTag)
+    }
+
+    /// By which the kick is known.
+    private func tag(_ pair: PairPointer, _ direction: QueueDirection) {
         // The tag has room for 23 bits; 0 is that of the thread's own descriptor.
         generation = generation % 0x7f_ffff + 1
         let place = UInt64(pair.pointee.port * PairTable.pairsPerPort + pair.pointee.pair)
         pair.pointee[direction].kickTag = generation << 41 | place << 1 | UInt64(direction.rawValue)
-        state.pointee.notifier.watch(pair.pointee[direction].kickFD, tag: pair.pointee[direction].kickTag)
     }
 
     /// Lets go of a ring and says where it stands. Afterwards nothing of it is used.
@@ -251,7 +256,12 @@ final class PollThread {
             pair.pointee.enable(direction, true)
         }
         pair.pointee[.transmit].kickFD = incoming
-        if watches && incoming >= 0 { watch(pair, .transmit) }
+        if case .xdp = end {
+            tag(pair, .transmit)
+            pair.pointee[.transmit].isWatchedAsleep = true
+        } else if watches && incoming >= 0 {
+            watch(pair, .transmit)
+        }
         if case .tap(let tap) = end { tap.pointee.start() }
         state.pointee.poll(pair)
     }

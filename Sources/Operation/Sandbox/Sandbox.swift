@@ -43,6 +43,11 @@ package struct Sandbox {
         }
         if let file { readable += unique([file, wholePath(file) ?? file].map(Sandbox.readable)) }
         (folders, devices) = (unique(folders), unique(devices))
+        if capabilities.contains(.bpf) {
+            calls.append(.interfaces)
+            // On which node an interface lies.
+            readable.append("/sys/devices")
+        }
     }
 
     /// What a port uses.
@@ -51,6 +56,8 @@ package struct Sandbox {
         if port.socketAccess.user != nil || port.socketAccess.group != nil { capabilities.insert(.chown) }
         switch port.kind {
         case .tap: addTap()
+        // Sockets on an interface, a program there, promiscuous mode, and memory that stays where it is.
+        case .xdp: capabilities.formUnion([.netRaw, .netAdmin, .bpf, .ipcLock])
         case .virtioUser(let path, _, _) where path.hasPrefix("/dev/"):
             devices.append(path)
             if path.hasPrefix("/dev/vhost-net") { addTap() }

@@ -21,6 +21,17 @@ struct CallGroup: Sendable {
     var calls = ""
     var checked: [Checked] = []
 
+    /// Network interfaces: their queues' sockets, promiscuous mode, changes of them; what they are; and for bpf(2) the
+    /// commands that put one program on them. Of a dataplane with CAP_BPF alone.
+    static let interfaces = CallGroup(
+        checked: [AF_XDP, AF_PACKET, AF_NETLINK].map { Checked(call: "socket", argument: 0, value: UInt64($0)) }
+            + [Int(SIOCGIFFLAGS), Int(SIOCGIFMTU), Int(SIOCGIFHWADDR), CPlat_SIOCETHTOOL].map {
+                Checked(call: "ioctl", argument: 1, value: UInt64($0))
+            }
+            + [CPlat_BPF_MAP_CREATE, CPlat_BPF_MAP_UPDATE_ELEM, CPlat_BPF_PROG_LOAD, CPlat_BPF_LINK_CREATE].map {
+                Checked(call: "bpf", argument: 0, value: UInt64($0))
+            })
+
     /// Of every dataplane. What only some have is added to it by `Sandbox`.
     static let base = [
         memory, threads, signals, time, packets, descriptors, sockets, socketFiles, files, identity, devices,
