@@ -164,6 +164,18 @@ final class CEngine: @unchecked Sendable {
         }
     }
 
+    func addresses() -> [TableAddress] { lock.withLock { _ in engine.macTable() } }
+
+    /// Returns how many they were.
+    func clearAddresses(port: Int?, vlan: UInt16?) throws(CFailure) -> Int32 {
+        try lock.withLock { _ throws(CFailure) in
+            if let port, port >= ports {
+                throw CFailure(RINGWAY_ERROR_RANGE, "port \(port): there are \(ports)")
+            }
+            return Int32(clamping: engine.clearAddresses(port: port, vlan: vlan))
+        }
+    }
+
     func stats() -> CStats {
         lock.withLock { _ in CStats(engine.snapshot(), engine.functionCounters()) }
     }

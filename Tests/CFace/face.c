@@ -173,6 +173,8 @@ static void bad_handles(void) {
         CHECK(ringway_engine_free(wrong[i]) == (i ? RINGWAY_ERROR_HANDLE : RINGWAY_OK));
         CHECK(ringway_engine_call(wrong[i], never, NULL) == codes[i]);
         CHECK(ringway_engine_stats(wrong[i], &s) == codes[i] && s == NULL);
+        CHECK(ringway_engine_addresses(wrong[i], NULL, 0) == codes[i]);
+        CHECK(ringway_engine_clear_addresses(wrong[i], RINGWAY_ANY_PORT, RINGWAY_ANY_VLAN) == codes[i]);
     }
     const char *ports[] = {"null:a", "null:b"};
     ringway_options o = RINGWAY_OPTIONS_INIT;
@@ -236,6 +238,34 @@ static void bad_handles(void) {
     CHECK(ringway_engine_free(e) == RINGWAY_OK);
     for (int code = -100; code < 10; code++) CHECK(strlen(ringway_error_text(code)) > 5);
     CHECK(strcmp(ringway_version(), RINGWAY_VERSION) == 0);
+}
+
+/* ---- What a switch knows ---- */
+
+static void addresses(void) {
+    const char *ports[] = {"null:source,emit=60", "null:sink,static=02:00:00:00:00:07", "null:other"};
+    ringway_options o = RINGWAY_OPTIONS_INIT;
+    o.mode = "switch";
+    ringway_engine *e;
+    ringway_address all[4];
+    CHECK(ringway_engine_new(ports, 3, &o, &e) == RINGWAY_OK);
+    CHECK(ringway_engine_addresses(e, all, 4) == 0);
+    CHECK(ringway_engine_start(e) == RINGWAY_OK);
+    /* The source's frames have one sender. */
+    for (int i = 0; i < 5000 && ringway_engine_addresses(e, NULL, 0) < 2; i++) usleep(1000);
+    memset(all, 0xee, sizeof all);
+    CHECK(ringway_engine_addresses(e, all, 1) == 2);
+    CHECK(all[0].port == 0 && all[0].kind == RINGWAY_LEARNED && all[0].mac[0] == 2 && all[0].mac[5] == 1);
+    CHECK(all[1].port == 0xeeeeeeee);
+    CHECK(ringway_engine_addresses(e, all, SIZE_MAX) == 2);
+    CHECK(all[1].port == 1 && all[1].kind == RINGWAY_STATIC && all[1].mac[5] == 7 && all[1].vlan == RINGWAY_ANY_VLAN);
+    CHECK(all[2].port == 0xeeeeeeee);
+    CHECK(ringway_engine_addresses(e, NULL, 1) == RINGWAY_ERROR_ARGUMENT);
+    CHECK(ringway_engine_clear_addresses(e, 3, RINGWAY_ANY_VLAN) == RINGWAY_ERROR_RANGE);
+    CHECK(ringway_engine_clear_addresses(e, RINGWAY_ANY_PORT, 4096) == RINGWAY_ERROR_RANGE);
+    CHECK(ringway_engine_clear_addresses(e, 1, RINGWAY_ANY_VLAN) == 0);
+    CHECK(ringway_engine_clear_addresses(e, RINGWAY_ANY_PORT, RINGWAY_ANY_VLAN) == 1);
+    CHECK(ringway_engine_free(e) == RINGWAY_OK);
 }
 
 /* ---- In callbacks: one engine makes and changes packets, the other looks at them ---- */
@@ -621,6 +651,7 @@ int main(int argc, char **argv) {
     bad_bursts(wrong_burst, RINGWAY_ERROR_CALLER);
     bad_options();
     bad_handles();
+    addresses();
     pthread_t thread;
     pthread_create(&thread, NULL, other_thread, NULL);
     pthread_join(thread, NULL);

@@ -197,6 +197,33 @@ int ringway_stats_drop(const ringway_stats *stats, uint32_t port, uint32_t entry
 /* The name of the function's `counter`th counter, and its sum over all threads. */
 int ringway_stats_counter(const ringway_stats *stats, uint32_t counter, const char **name, uint64_t *count);
 
+/* ---- What a switch has learned ---- */
+
+typedef enum ringway_address_kind {
+    RINGWAY_LEARNED = 0, /* from packets; forgotten when nothing is heard of it any more */
+    RINGWAY_STICKY = 1,  /* the same, of a port whose addresses stay */
+    RINGWAY_STATIC = 2   /* from the port's options */
+} ringway_address_kind;
+
+#define RINGWAY_ANY_PORT UINT32_MAX
+#define RINGWAY_ANY_VLAN 0xffff
+
+typedef struct ringway_address {
+    uint8_t mac[6];
+    uint16_t vlan; /* 0: frames without a tag of a switch without VLANs; RINGWAY_ANY_VLAN: any of its port's */
+    uint32_t port; /* its place among the engine's ports */
+    uint32_t kind; /* a ringway_address_kind */
+    uint32_t age;  /* seconds since it was last heard of */
+} ringway_address;
+
+/* Stores up to `room` of the addresses that the engine's switch knows in `out`, by port, VLAN and address, and returns
+ * how many it knows, or a code. None in other modes, and where the engine does not run. Packets go on meanwhile. `out`
+ * may be NULL where `room` is 0. */
+int ringway_engine_addresses(ringway_engine *engine, ringway_address *out, size_t room);
+/* Forgets what was learned, of sticky ports, too, on one port (RINGWAY_ANY_PORT: on all) and in one VLAN
+ * (RINGWAY_ANY_VLAN: in all); static addresses stay. Returns how many there were, or a code. */
+int ringway_engine_clear_addresses(ringway_engine *engine, uint32_t port, uint16_t vlan);
+
 /* ---- During process and tick ---- */
 
 typedef struct ringway_burst_info {
