@@ -9,7 +9,7 @@ import Virtio
 
 /// A dirty log as a front-end shares it. The embedded driver's guest addresses are those of this process, so the file
 /// is large, and nearly all of it has no pages.
-private final class Log {
+final class Log {
     let fd: OwnedDescriptor
     let bytes: Int
     let bits: UnsafeMutablePointer<UInt8>
@@ -44,13 +44,13 @@ extension EmbeddedDriver {
         _ = try frontEnd.ask(.setLogBase, log.payload(size: size, offset: offset), [log.fd])
     }
 
-    fileprivate func setLogging(_ isOn: Bool) throws {
+    func setLogging(_ isOn: Bool) throws {
         let features = isOn ? frontEnd.features.union(.vhostLogAll) : frontEnd.features
         try frontEnd.tell(.setFeatures, Payload(features.rawValue))
     }
 
     /// Each page of memory.
-    fileprivate var pages: [[UInt8]] {
+    var pages: [[UInt8]] {
         (0..<memory.size / 4096).map { Array(UnsafeRawBufferPointer(start: memory.base + 4096 * $0, count: 4096)) }
     }
 }
