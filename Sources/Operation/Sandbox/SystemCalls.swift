@@ -4,10 +4,10 @@ import Glibc
 
 /// System calls that are needed for one thing.
 ///
-/// They are those that `strace -f` shows under the tests of guests, DPDK, TAPs, vhost-net, vDPA and the control socket
-/// after the start, and what belongs to them. What is in no group fails with ENOSYS, as on a kernel that has not got
-/// it: so libraries fall back on what they did before there was such a call, and a mistake in this list fails one
-/// request instead of ending the dataplane of all guests.
+/// Most of them `strace -f` shows after the start (docs/security.md); the others do the same in other versions of the
+/// libraries, or of the architecture. All integration tests run under them. What is in no group fails with ENOSYS, as on
+/// a kernel that has not got it: so libraries fall back on what they did before there was such a call, and a mistake in
+/// this list fails one request instead of ending the dataplane of all guests.
 struct CallGroup: Sendable {
     /// A call that is allowed where an argument's bits of `mask` are `value`.
     struct Checked: Sendable {
@@ -41,7 +41,7 @@ struct CallGroup: Sendable {
     static let memory = CallGroup(
         calls: """
             brk mmap munmap mremap mprotect madvise mlock munlock msync mincore mbind get_mempolicy set_mempolicy \
-            move_pages memfd_create ftruncate fallocate
+            memfd_create ftruncate fallocate
             """)
 
     /// Threads, their CPUs and names, and waiting for each other. No processes: CLONE_THREAD has to be there. (clone3
