@@ -5,9 +5,9 @@ import Glibc
 /// System calls that are needed for one thing.
 ///
 /// Most of them `strace -f` shows after the start (docs/security.md); the others do the same in other versions of the
-/// libraries, or of the architecture. All integration tests run under them. What is in no group fails with ENOSYS, as on
-/// a kernel that has not got it: so libraries fall back on what they did before there was such a call, and a mistake in
-/// this list fails one request instead of ending the dataplane of all guests.
+/// libraries, or of the architecture. All integration tests run under them. What is in no group fails with ENOSYS, as
+/// on a kernel that has not got it: so libraries fall back on what they did before there was such a call, and a mistake
+/// in this list fails one request instead of ending the dataplane of all guests.
 struct CallGroup: Sendable {
     /// A call that is allowed where an argument's bits of `mask` are `value`.
     struct Checked: Sendable {
