@@ -7,10 +7,6 @@ let exported: [Target.Dependency] = [
     "Ringway", "Dataplane", "Vhost", "VhostUser", "Virtio", "Memory", "Telemetry", "Headers",
 ]
 
-/// What a package is built from: tools/package says it, for `ringway --version`. (SwiftPM's own knowledge of it is that
-/// of the day on which it read this file first.)
-let commit = Context.environment["RINGWAY_COMMIT"].map { CSetting.define("RINGWAY_COMMIT", to: "\"\($0)\"") }
-
 let package = Package(
     name: "ringway",
     products: [
@@ -63,7 +59,7 @@ let package = Package(
             ]),
 
         // For embedders that write C. CRingway: the header that is installed, and what each thread has of its own.
-        .target(name: "CRingway", cSettings: commit.map { [$0] } ?? []),
+        .target(name: "CRingway"),
         .target(
             name: "RingwayC",
             dependencies: exported + ["CRingway", "CPlatform", .product(name: "Logging", package: "swift-log")]),

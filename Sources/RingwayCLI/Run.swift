@@ -17,6 +17,8 @@ struct Run {
         LogLevel.current = settings.logLevel
         LogLevel.startLog()
         let engine = usage { try Engine(settings.engine, logger: Logger(label: "ringway")) }
+        // Where the sandbox does not let it connect any more, it is connected.
+        let manager = serviceManager()
         let sandbox = confine()
         Signals.watch()
         Signals.handOver()
@@ -25,7 +27,7 @@ struct Run {
         }
         for path in settings.engine.ports.compactMap(\.kind.listeningPath) { Leftovers.add(socket: path) }
         tell(sandbox)
-        let op = Operator(engine, settings, file: file, manager: serviceManager()) { CPlatClock.seconds }
+        let op = Operator(engine, settings, file: file, manager: manager) { CPlatClock.seconds }
         do { try op.start() } catch {
             engine.stop()
             fail("\(error)")

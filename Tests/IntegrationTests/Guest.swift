@@ -56,6 +56,13 @@ final class Guest {
         program = try Program(name, a)
     }
 
+    /// One that another program starts, and whose console `arguments` then are.
+    init(console name: String, _ arguments: [String]) throws {
+        self.name = name
+        self.arguments = arguments
+        program = try Program(name, arguments)
+    }
+
     /// Waits until it takes commands.
     func ready() throws { _ = try program.wait(for: "@@READY@@", seconds: 60) }
 

@@ -29,7 +29,7 @@ static inline void CRingway_leave(void) {
 /* Notes what a call has to say; a longer text is cut. */
 void CRingway_note(const char *text);
 
-/* What this was built from, or "" where nobody said it (RINGWAY_COMMIT: see Package.swift). */
+/* What this was built from, or "" where nobody said it: tools/package does. */
 const char *CRingway_commit(void);
 
 #endif
