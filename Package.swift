@@ -100,7 +100,7 @@ let package = Package(
 
         .testTarget(name: "HeadersTests", dependencies: ["TestSupport", "Headers"]),
         .testTarget(name: "TablesTests", dependencies: ["TestSupport", "Tables", "Virtio", "Headers"]),
-        .target(name: "TestSupport", path: "Tests/TestSupport"),
+        .target(name: "TestSupport", dependencies: ["CPlatform"], path: "Tests/TestSupport"),
         .testTarget(name: "VirtioTests", dependencies: ["TestSupport", "Virtio", "CPlatform"]),
         .testTarget(name: "MemoryTests", dependencies: ["Memory", "Virtio", "CPlatform"]),
         .testTarget(name: "ControlTests", dependencies: ["Control", "Memory", "CPlatform"]),

@@ -41,6 +41,11 @@ package final class ControlThread {
     /// `pthread_self` of the thread while it lives; else 0.
     private let threadID = Atomic<UInt>(0)
 
+    /// Guards the three that follow: how often the thread was to wait, at which of these it has arrived, and up to
+    /// which it may go on. (It is perhaps to wait again before it has seen that it may go on.)
+    private let parking = Monitor()
+    private var (parked, reached, released) = (0, 0, 0)
+
     // The thread's own, while there is one
     private var prepare: ((inout Waits) -> Void)?
     private var atEnd: (() -> Void)?
@@ -55,9 +60,11 @@ package final class ControlThread {
     deinit { thread?.detach() }
 
     /// Starts the thread. It calls `prepare` before each sleep, which does what is due and says what to wait for, and
-    /// `atEnd` at its end; it keeps both until then. Errors: no descriptors or no threads are left.
+    /// `atEnd` at its end; it keeps both until then. `isParked`: it first waits for `release`. Errors: no descriptors
+    /// or no threads are left.
     package func start(
-        _ name: String, prepare: @escaping (inout Waits) -> Void, atEnd: @escaping () -> Void = {}
+        _ name: String, isParked: Bool = false, prepare: @escaping (inout Waits) -> Void,
+        atEnd: @escaping () -> Void = {}
     ) throws(ThreadError) {
         if let failure { throw failure }
         life.lock()
@@ -65,7 +72,9 @@ package final class ControlThread {
         precondition(thread == nil, "a control thread is started once until it is stopped")
         work.open()
         (isStopping, self.prepare, self.atEnd) = (false, prepare, atEnd)
+        if isParked { _ = postParking() }
         do throws(ThreadError) { thread = try NamedThread(name) { self.loop() } } catch {
+            release()
             (self.prepare, self.atEnd) = (nil, nil)
             work.close()
             throw error
@@ -102,6 +111,41 @@ package final class ControlThread {
         var answer: Answer?
         work.run({ answer = body() }, wake: wake)
         return answer!
+    }
+
+    /// Has the thread wait, and do nothing at all, until `release`; returns when it has begun to. Whoever does this may
+    /// use what is the thread's own until then, and must not `run` anything on it.
+    package func park() {
+        life.lock()
+        defer { life.unlock() }
+        if thread == nil { return }
+        let number = postParking()
+        parking.lock()
+        while reached < number { parking.wait() }
+        parking.unlock()
+    }
+
+    private func postParking() -> Int {
+        parking.lock()
+        parked += 1
+        let number = parked
+        parking.unlock()
+        post {
+            self.parking.lock()
+            self.reached = number
+            self.parking.tellAll()
+            while self.released < number { self.parking.wait() }
+            self.parking.unlock()
+        }
+        return number
+    }
+
+    /// The parked thread goes on.
+    package func release() {
+        parking.lock()
+        released = parked
+        parking.tellAll()
+        parking.unlock()
     }
 
     private func wake() { EventFD.signalOwn(wakeFD.fd) }

@@ -54,6 +54,19 @@ public final class GuestMemory: @unchecked Sendable {
 
     /// What rings translate with; valid while this object lives.
     public var map: MemoryMap { MemoryMap(sorted: sorted.start, count: count) }
+    /// What `adding` was told of each region, how often, and its file: for a process that takes over. One descriptor
+    /// for each file: a front-end can have as many of them kept as there can be regions.
+    package var origins: [(region: RegionDescription, count: Int, file: OwnedDescriptor)] {
+        (0..<count).map { i in
+            let r = table[i]
+            let region = RegionDescription(
+                guestAddress: r.guestAddress, size: r.size, userAddress: r.userAddress, offset: mappings[i].offset)
+            return (region, counts[i], mappings[i].file)
+        }
+    }
+    /// Each file is as long as what is mapped of it.
+    package var hasWholeFiles: Bool { mappings.allSatisfy(\.hasWholeFile) }
+
     /// The regions as they are mapped; valid as long as this value or a copy of it lives.
     public var regions: [MappedRegion] { (0..<count).map { table[$0] } }
 
@@ -90,7 +103,8 @@ public final class GuestMemory: @unchecked Sendable {
                 """
             )
         }
-        let mapping = try Mapping(name, offset: region.offset, size: region.size, fd: fd, lossFD: lossFD)
+        let mapping = try Mapping(
+            name, offset: region.offset, size: region.size, fd: fd, lossFD: lossFD, others: mappings)
         let mapped = MappedRegion(
             guestAddress: region.guestAddress, size: region.size, userAddress: region.userAddress, host: mapping.host)
         return GuestMemory(mappings + [mapping], counts + [1], regions + [mapped])

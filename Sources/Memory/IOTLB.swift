@@ -71,7 +71,7 @@ public final class IOTLB {
     public convenience init() { self.init([], GuestMemory()) }
 
     /// Entries that do not overlap, in order. What lies outside `memory` is left out.
-    private init(_ entries: [IOTLBEntry], _ memory: GuestMemory) {
+    package init(_ entries: [IOTLBEntry], _ memory: GuestMemory) {
         self.entries = entries
         let map = memory.map
         func regions(_ access: IOTLBAccess) -> [MappedRegion] {

@@ -13,15 +13,25 @@ final class Mapping {
     /// The file, and the region's place in it.
     private let device: UInt64
     private let inode: UInt64
-    private let offset: UInt64
+    let offset: UInt64
+    private let size: UInt64
+    /// Kept, to be handed on to a process that takes over. Mappings of one file share it.
+    let file: OwnedDescriptor
 
-    /// `size` bytes of the file from `offset` on; `name` is what errors call them.
-    init(_ name: String, offset: UInt64, size: UInt64, fd: Int32, lossFD: Int32) throws(MemoryError) {
+    /// `size` bytes of the file from `offset` on; `name` is what errors call them. `others` may have the file already.
+    init(
+        _ name: String, offset: UInt64, size: UInt64, fd: Int32, lossFD: Int32, others: [Mapping] = []
+    ) throws(MemoryError) {
         var status = stat()
         guard fstat(fd, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
             throw MemoryError("descriptor of \(name) is not a file that can be mapped")
         }
-        (device, inode, self.offset) = (UInt64(status.st_dev), UInt64(status.st_ino), offset)
+        let (device, inode) = (UInt64(status.st_dev), UInt64(status.st_ino))
+        (self.device, self.inode, self.offset, self.size) = (device, inode, offset, size)
+        file =
+            others.first { $0.device == device && $0.inode == inode }?.file
+            ?? OwnedDescriptor(fcntl(fd, F_DUPFD_CLOEXEC, 0))
+        guard file.fd >= 0 else { throw MemoryError("\(name): its file cannot be kept: \(SystemError.text(errno))") }
         let (end, overflows) = offset.addingReportingOverflow(size)
         guard !overflows, end <= UInt64(max(0, status.st_size)) else {
             throw MemoryError(
@@ -84,6 +94,12 @@ final class Mapping {
         munmap(start, length)
     }
 
+    /// The file is as long as what is mapped of it.
+    var hasWholeFile: Bool {
+        var status = stat()
+        return fstat(file.fd, &status) == 0 && offset + size <= UInt64(max(0, status.st_size))
+    }
+
     /// Whether this is `offset` of the file behind `fd`.
     func shows(_ fd: Int32, _ offset: UInt64) -> Bool {
         var status = stat()
@@ -100,6 +116,9 @@ public final class SharedRegion {
     public var start: UnsafeMutableRawPointer { mapping.host }
     /// Bytes.
     public let size: UInt64
+    package var hasWholeFile: Bool { mapping.hasWholeFile }
+    /// Its file, and where in it the region begins.
+    package var place: (file: OwnedDescriptor, offset: UInt64) { (mapping.file, mapping.offset) }
 
     /// `size` bytes of the file from `offset` on, `name` being what errors call them. Errors: what is not a file of
     /// memfd, tmpfs or hugetlbfs, or is too short. `fd` stays the caller's; `lossFD`: see `GuestMemory.adding`.

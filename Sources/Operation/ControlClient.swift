@@ -103,6 +103,12 @@ package final class ControlClient {
     /// Nothing more is to be said.
     package func finish() { shutdown(socket.fd, Int32(SHUT_WR)) }
 
+    /// The connection, for another protocol; nothing more can be said here.
+    func give() -> OwnedDescriptor {
+        defer { socket = OwnedDescriptor(-1) }
+        return socket
+    }
+
     /// Ends the connection.
     package func close() { socket = OwnedDescriptor(-1) }
 }

@@ -45,6 +45,9 @@ package final class ControlServer: @unchecked Sendable {
     private var turn = 0
     /// What is done every so many nanoseconds, and when it is due.
     private var repeated: (period: UInt64, due: UInt64, work: () -> Void)?
+    /// Whose line is answered, and who gets its connection then.
+    private(set) var speaker: OwnedDescriptor?
+    private var heir: ((OwnedDescriptor) -> Void)?
     /// Answers a line; it says whether the client may read only.
     private var answer: (Data, Bool) -> String? = { _, _ in nil }
 
@@ -52,20 +55,34 @@ package final class ControlServer: @unchecked Sendable {
 
     /// Opens the sockets and starts the thread, which calls `answer`.
     package func start(
-        _ place: SocketPlace?, reading readPlace: SocketPlace?, answer: @escaping (Data, _ isReadOnly: Bool) -> String?
+        _ place: SocketPlace?, reading readPlace: SocketPlace?, taking over: [OwnedDescriptor?] = [nil, nil],
+        answer: @escaping (Data, _ isReadOnly: Bool) -> String?
     ) throws {
         self.answer = answer
         do {
-            for (place, isReadOnly) in [(place, false), (readPlace, true)] {
+            for (i, place) in [place, readPlace].enumerated() {
                 guard let place else { continue }
-                let fd = try Listener.open(place.path, place.access)
-                listeners.append((fd, place.path, isReadOnly))
+                let fd = try over[i].map { try $0.copy() } ?? Listener.open(place.path, place.access)
+                listeners.append((fd, place.path, i == 1))
             }
             try control.start("ringway-control", prepare: { self.prepare(&$0) }, atEnd: { self.end() })
         } catch {
             end()
             throw error
         }
+    }
+
+    /// The listening sockets: the one for all, and the one for reading. On the thread.
+    func listening() throws -> [OwnedDescriptor?] {
+        try [false, true].map { isReadOnly in
+            try listeners.first { $0.isReadOnly == isReadOnly }.map { try OwnedDescriptor(copyOf: $0.fd) }
+        }
+    }
+
+    /// Another process goes on with the sockets: their files stay. On the thread.
+    func leave() {
+        for listener in listeners { close(listener.fd) }
+        listeners = []
     }
 
     /// Closes the sockets and all connections.
@@ -79,6 +96,10 @@ package final class ControlServer: @unchecked Sendable {
 
     /// Has the thread call `work` every `period` nanoseconds, but not while it is busy. Before `start`.
     func every(_ period: UInt64, _ work: @escaping () -> Void) { repeated = (period, 0, work) }
+
+    /// On the thread, while a line is answered: `heir` gets the connection, on the thread, when the answer is on its
+    /// way.
+    func bequeath(to heir: @escaping (OwnedDescriptor) -> Void) { self.heir = heir }
 
     /// On the thread, while a line is answered: `work` runs when the answer is on its way.
     func afterwards(_ work: @escaping () -> Void) { control.post(work) }
@@ -162,9 +183,19 @@ package final class ControlServer: @unchecked Sendable {
             if line.count > ControlServer.longestLine { return refuse(client) }
             if line.allSatisfy({ $0 == 13 || $0 == 32 || $0 == 9 }) { continue }
             if client.output.count > ControlServer.mostOutput { return drop(client) }
+            speaker = client.socket
             if let text = answer(Data(line), client.isReadOnly) { say(text, to: client) }
+            speaker = nil
+            if let heir { give(client, to: heir) }
         }
         if client.input.count > ControlServer.longestLine { refuse(client) }
+    }
+
+    private func give(_ client: Client, to heir: @escaping (OwnedDescriptor) -> Void) {
+        self.heir = nil
+        client.isEnding = true
+        if !client.output.isEmpty { return drop(client) }
+        control.post { heir(client.socket) }
     }
 
     private func refuse(_ client: Client) {

@@ -174,6 +174,19 @@ package enum Methods {
         package struct Answer: Codable, Sendable { package var config: String }
     }
 
+    package enum Upgrade: ControlMethod {
+        package static let name = "upgrade"
+        package typealias Params = Nothing
+        package struct Answer: Codable, Sendable {
+            /// Of what both say from here on.
+            package var upgrade: Int
+            package var version: String
+            package var config: String
+            /// By which the service manager is told.
+            package var manager: [String: String]
+        }
+    }
+
     package enum Shutdown: ControlMethod {
         package static let name = "shutdown"
         package typealias Params = Nothing

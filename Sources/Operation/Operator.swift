@@ -15,6 +15,10 @@ package final class Operator: @unchecked Sendable {
     /// What it was started from.
     private let file: String?
     private let manager: ServiceManager?
+    /// What was there before, of the ringway in whose place this one goes on.
+    private let inheritance: Upgrade.Handed?
+    /// Ends the program in order.
+    private let end: () -> Void
     private let log = Logger(label: "ringway")
     private let server = ControlServer()
     private let clock: () -> Double
@@ -23,24 +27,32 @@ package final class Operator: @unchecked Sendable {
     /// Ports by name, as they were written.
     private var texts: [String: String]
     private var isEnding = false
+    /// Another process goes on in this one's place.
+    package private(set) var hasLeft = false
 
-    /// `engine` runs, with these settings, which stand in `file`. `manager` is told how it is.
+    /// `engine` runs, with these settings, which stand in `file`. `manager` is told how it is; `end` ends the program
+    /// in order, as a signal from outside would. After a successor took over, it says what it found.
     package init(
         _ engine: Engine, _ settings: Settings, file: String? = nil, manager: ServiceManager? = nil,
+        after successor: Successor? = nil, end: @escaping () -> Void = { kill(getpid(), SIGTERM) },
         clock: @escaping () -> Double
     ) {
+        inheritance = successor?.inherit()
+        self.end = end
         self.engine = engine
         self.settings = settings
         self.file = file
         self.manager = manager
         self.clock = clock
-        begin = clock()
+        begin = inheritance?.begin ?? clock()
         texts = settings.textsByName
     }
 
     /// Opens the sockets of the settings. With a file SIGHUP has it read again.
     package func start() throws {
         try startServer()
+        // The file may have changed since the other one read it; how that went is in the log.
+        if inheritance != nil && file != nil { _ = server.perform { try? self.reload() } }
         manager?.ready(status)
     }
 
@@ -56,13 +68,14 @@ package final class Operator: @unchecked Sendable {
             }
         }
         if let manager, let period = manager.watchPeriod { server.every(period) { manager.alive() } }
-        try server.start(place, reading: readPlace) { self.answer($0, isReadOnly: $1) }
+        let over = [inheritance?.control, inheritance?.controlRead]
+        try server.start(place, reading: readPlace, taking: over) { self.answer($0, isReadOnly: $1) }
         for place in [place, readPlace] { if let place { Leftovers.add(socket: place.path) } }
     }
 
     /// Closes the sockets; the engine goes on, but not for long.
     package func stop() {
-        manager?.stopping()
+        if !hasLeft { manager?.stopping() }
         server.stop()
     }
 
@@ -86,8 +99,8 @@ package final class Operator: @unchecked Sendable {
             }
             return try method.run(params)
         }
-        // When the answer is on its way: as a signal from outside would end the program.
-        if isEnding { server.afterwards { kill(getpid(), SIGTERM) } }
+        // When the answer is on its way.
+        if isEnding { server.afterwards(end) }
         return text
     }
 
@@ -105,6 +118,7 @@ package final class Operator: @unchecked Sendable {
         MethodEntry(Methods.Export.self) { [unowned self] _ in
             .init(config: settings.file(ports: ports.map(\.port)))
         },
+        MethodEntry(Methods.Upgrade.self) { [unowned self] _ throws(RPC.Failure) in try offer() },
         MethodEntry(Methods.Shutdown.self) { [unowned self] _ in
             isEnding = true
             return Nothing()
@@ -193,7 +207,7 @@ package final class Operator: @unchecked Sendable {
                 throw RPC.Failure.refused("it was not started from a file; start it with `ringway run --config FILE`")
             }
             let read = try SettingsFile(file)
-            try checkSame(read)
+            try read.checkSame(settings)
             var change = PortChange(engine, texts, to: read.settings)
             do throws(EngineError) { try change.apply() } catch {
                 throw read.explain(Sandbox.explain("\(error)", read.settings.engine.ports))
@@ -215,23 +229,45 @@ package final class Operator: @unchecked Sendable {
         }
     }
 
-    /// Only ports and the log's level change while it runs.
-    private func checkSame(_ read: SettingsFile) throws(FileError) {
-        let (a, b) = (settings, read.settings)
-        let keys: [(String, Bool)] = [
-            ("mode", a.engine.mode == b.engine.mode), ("cpus", a.engine.cpus == b.engine.cpus),
-            ("threads", a.engine.unpinnedThreads == b.engine.unpinnedThreads),
-            ("busyloop", a.engine.busyloop == b.engine.busyloop), ("pacing", a.engine.pacing == b.engine.pacing),
-            ("mac_ageing", a.engine.macAgeing == b.engine.macAgeing),
-            ("max_ports", a.engine.mostPorts == b.engine.mostPorts), ("control", a.control == b.control),
-            ("control_read", a.controlRead == b.controlRead), ("sandbox", a.isConfined == b.isConfined),
-            ("allow", a.allowed == b.allowed),
-        ]
-        if let key = keys.first(where: { !$0.1 })?.0 {
-            throw read.refusal(
-                of: key,
-                "it cannot change while ringway runs; ports and log_level can. Restart ringway, or undo the change")
+    // MARK: Upgrade
+
+    /// Says what runs; what follows is between this program and the one that asks.
+    private func offer() throws(RPC.Failure) -> Methods.Upgrade.Answer {
+        guard let user = server.speaker.flatMap({ UpgradeChannel.peer(of: $0) })?.user, [0, geteuid()].contains(user)
+        else { throw .refused("upgrade: this user may not have guests' memory; root and the user of ringway may") }
+        do throws(EngineError) { try EngineHandover.check(engine) } catch { throw .refused("\(error)") }
+        server.bequeath { [unowned self] in handOver(to: $0) }
+        return .init(
+            upgrade: Upgrade.version, version: Version.text, config: settings.file(ports: ports.map(\.port)),
+            manager: manager?.variables ?? [:])
+    }
+
+    private func handOver(to socket: OwnedDescriptor) {
+        let channel = UpgradeChannel(socket)
+        log.notice("process \(channel.peer?.process ?? 0) asks to go on in this one's place")
+        let predecessor = Predecessor(engine: engine, channel: channel, manager: manager) { isOurs in
+            for path in self.paths { if isOurs { Leftovers.add(socket: path) } else { Leftovers.forget(socket: path) } }
         }
+        do {
+            let seconds = try predecessor.handOver { state in
+                let listening = try self.server.listening()
+                return Upgrade.Handed(
+                    engine: state, control: listening[0], controlRead: listening[1], begin: self.begin)
+            }
+            hasLeft = true
+            server.leave()
+            log.notice(
+                "another process goes on in this one's place; packets stood still for \(Int(seconds * 1e6)) us")
+            end()
+        } catch {
+            log.error("the upgrade has failed, and this process goes on: \(error)")
+        }
+    }
+
+    /// Of all sockets that listen.
+    private var paths: [String] {
+        engine.portOptions.compactMap(\.options.kind.listeningPath)
+            + [settings.control, settings.controlRead].compactMap { $0?.path }
     }
 
     private var record: PeriodRecord {

@@ -59,6 +59,13 @@ package final class ServiceManager: Sendable {
         return descriptor
     }
 
+    /// By which another process finds it.
+    var variables: [String: String] {
+        var all = ["NOTIFY_SOCKET": place]
+        if let watchPeriod { all["WATCHDOG_USEC"] = "\(watchPeriod / 500)" }
+        return all
+    }
+
     /// All ports are open.
     package func ready(_ status: String) { send("READY=1", ServiceManager.line(status)) }
 
@@ -67,6 +74,9 @@ package final class ServiceManager: Sendable {
         // Type=notify-reload takes only what was sent after it asked, by this clock.
         send("RELOADING=1", "MONOTONIC_USEC=\(CPlat_monotonic_ns() / 1000)")
     }
+
+    /// This program's work is another process's from now on.
+    func successor(_ process: pid_t) { send("MAINPID=\(process)") }
 
     package func stopping() { send("STOPPING=1") }
 

@@ -20,14 +20,27 @@ struct RunCommand: ParsableCommand, GoesOn, Confined {
             """)
 
     @Option(help: ArgumentHelp("The file.", valueName: "file")) var config: String
+    @Option(
+        help: ArgumentHelp(
+            """
+            Go on in the place of the ringway with this control socket, then read the file as if again; guests stay \
+            connected (docs/upgrade.md).
+            """,
+            valueName: "path"))
+    var upgradeFrom: String?
     @Option(help: ArgumentHelp("Print counters at this interval.", valueName: "seconds")) var stats: Double?
     @Flag(help: "Print intervals and totals as one JSON object a line.") var json = false
     @Option(help: ArgumentHelp("End after this long.", valueName: "seconds")) var duration: Double?
 
     func run() {
         checkPeriods(stats: stats, duration: duration)
-        let settings = usage { try SettingsFile(config).settings }
-        Run(settings: settings, file: config, json: json, stats: stats, duration: duration).run()
+        let file = usage { try SettingsFile(config) }
+        let successor = upgradeFrom.map { Successor.find($0) }
+        if let successor { usage { try file.checkSame(successor.settings) } }
+        Run(
+            settings: successor?.settings ?? file.settings, file: config, successor: successor, json: json,
+            stats: stats, duration: duration
+        ).run()
     }
 }
 

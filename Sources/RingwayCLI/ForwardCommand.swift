@@ -130,10 +130,20 @@ struct ForwardCommand: ParsableCommand, GoesOn, Confined {
 
     @OptionGroup var sandbox: SandboxFlags
 
+    @Option(
+        help: ArgumentHelp(
+            """
+            Go on in the place of the ringway with this control socket, with its ports and settings; guests stay \
+            connected (docs/upgrade.md).
+            """,
+            valueName: "path"))
+    var upgradeFrom: String?
+
     @Option(help: "\(LogLevel.names).")
     var logLevel = "info"
 
     func run() throws {
+        if let upgradeFrom { return upgrade(upgradeFrom) }
         var settings = Settings(usage(engineOptions), texts: ports)
         checkPeriods(stats: stats, duration: duration)
         guard let level = Logger.Level(rawValue: logLevel) else {
@@ -144,6 +154,16 @@ struct ForwardCommand: ParsableCommand, GoesOn, Confined {
         settings.controlRead = usage { try controlRead.map { try SocketPlace($0, option: "--control-read") } }
         sandbox.apply(to: &settings)
         Run(settings: settings, json: json, stats: stats, duration: duration).run()
+    }
+
+    private func upgrade(_ path: String) {
+        checkPeriods(stats: stats, duration: duration)
+        refuse(
+            "--port", "--mode", "--cpus", "--unpinned", "--busyloop", "--pacing", "--size", "--mac-ageing",
+            "--control", "--control-read", "--max-ports", "--log-level", "--sandbox", "--no-sandbox", "--allow",
+            because: "with --upgrade-from ports and settings are those of the ringway that runs")
+        let successor = Successor.find(path)
+        Run(settings: successor.settings, successor: successor, json: json, stats: stats, duration: duration).run()
     }
 
     private func engineOptions() throws(EngineError) -> EngineOptions {

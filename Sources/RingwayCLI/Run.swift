@@ -1,4 +1,5 @@
 import Console
+import Foundation
 import Glibc
 import Logging
 import Operation
@@ -9,6 +10,8 @@ struct Run {
     let settings: Settings
     /// That they were read from.
     var file: String?
+    /// Goes on in this one's place.
+    var successor: Successor?
     let json: Bool
     let stats: Double?
     let duration: Double?
@@ -22,12 +25,14 @@ struct Run {
         let sandbox = confine()
         Signals.watch()
         Signals.handOver()
-        do throws(EngineError) { try engine.start() } catch {
-            fail(Sandbox.explain(error.description, settings.engine.ports))
+        do {
+            if let successor { try successor.takeOver(engine) } else { try engine.start() }
+        } catch {
+            fail(Sandbox.explain("\(error)", settings.engine.ports))
         }
         for path in settings.engine.ports.compactMap(\.kind.listeningPath) { Leftovers.add(socket: path) }
         tell(sandbox)
-        let op = Operator(engine, settings, file: file, manager: manager) { CPlatClock.seconds }
+        let op = Operator(engine, settings, file: file, manager: manager, after: successor) { CPlatClock.seconds }
         do { try op.start() } catch {
             engine.stop()
             fail("\(error)")
@@ -35,6 +40,7 @@ struct Run {
         let last = serve(op)
         for path in last.compactMap(\.kind.listeningPath) { Leftovers.forget(socket: path) }
         flush()
+        if op.hasLeft { return }
         let lonely = zip(last, engine.snapshot()).filter { $0.kind.connects && !$1.wasConnected }.map(\.0.name)
         if !lonely.isEmpty {
             fail("\(lonely.joined(separator: ", ")): never connected; start what serves the socket, or check the path")
@@ -57,7 +63,9 @@ struct Run {
 
     /// Who does not get to know how this program is, may end it: that goes into the log, and packets flow.
     private func serviceManager() -> ServiceManager? {
-        do throws(EngineError) { return try ServiceManager() } catch {
+        let inherited = successor?.manager ?? [:]
+        let environment = ProcessInfo.processInfo.environment.merging(inherited) { $1 }
+        do throws(EngineError) { return try ServiceManager(environment) } catch {
             Logger(label: "ringway").warning("the service manager is not told of anything: \(error)")
             return nil
         }

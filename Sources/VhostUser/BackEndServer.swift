@@ -20,16 +20,16 @@ public final class BackEndServer {
     let device: any BackEndDevice
     let log: (String) -> Void
 
-    private let control = ControlThread()
+    let control = ControlThread()
     /// Written when memory of the front-end is lost; nil: no descriptors were left.
     private let loss = EventFD.make()
 
     // The control thread's own
-    private var listener: Int32 = -1
-    private var pending: [(socket: MessageSocket, since: UInt64)] = []
-    private var active: MessageSocket?
-    private var session: BackEndSession?
-    private var activeSince: UInt64 = 0
+    var listener: Int32 = -1
+    var pending: [(socket: MessageSocket, since: UInt64)] = []
+    var active: MessageSocket?
+    package internal(set) var session: BackEndSession?
+    var activeSince: UInt64 = 0
     private var inband: [Int32] = []
     /// A client's failed attempts, and connections that ended at once, one after another.
     private var (attempts, shortLives) = (0, 0)
@@ -55,13 +55,21 @@ public final class BackEndServer {
     /// Opens the socket and starts the control thread. A server listens when this returns. Errors:
     /// `.socket`, with what to do.
     public func start() throws(VhostUserError) {
-        guard let loss else { throw VhostUserError(.socket, "eventfd: \(SystemError.text(errno))") }
         if isClient { try MessageSocket.refuseOther(path) } else { listener = try Listener.open(path, access) }
+        do throws(VhostUserError) { try run() } catch {
+            closeListener()
+            throw error
+        }
+    }
+
+    /// Starts the control thread alone. `isParked`: it waits for `release`. Errors: as `start`.
+    func run(isParked: Bool = false) throws(VhostUserError) {
+        guard let loss else { throw VhostUserError(.socket, "eventfd: \(SystemError.text(errno))") }
         addDescriptor(loss.fd) { [unowned self] in memoryLost() }
         do throws(ThreadError) {
-            try control.start("ringway-ctl", prepare: { self.prepare(&$0) }, atEnd: { self.end() })
+            try control.start(
+                "ringway-ctl", isParked: isParked, prepare: { self.prepare(&$0) }, atEnd: { self.end() })
         } catch {
-            closeListener()
             throw VhostUserError(.socket, "\(path): \(error)")
         }
     }
@@ -194,10 +202,14 @@ public final class BackEndServer {
     private func activate(_ socket: MessageSocket) {
         active = socket
         activeSince = CPlat_monotonic_ns()
+        session = makeSession()
+        device.connected(true)
+    }
+
+    func makeSession() -> BackEndSession {
         let session = BackEndSession(device, lossFD: loss?.fd ?? -1, log: { [path, log] in log("\(path): \($0)") })
         session.inbandCallsChanged = { [unowned self] in self.watchInbandCalls() }
-        self.session = session
-        device.connected(true)
+        return session
     }
 
     private func serve(_ message: Message) {
@@ -249,10 +261,12 @@ public final class BackEndServer {
 
     private func memoryLost() {
         if let loss, !EventFD.take(loss.fd) { return }
-        disconnect("the front-end has truncated a file behind guest memory")
+        endTruncated()
     }
 
-    private func watchInbandCalls() {
+    func endTruncated() { disconnect("the front-end has truncated a file behind guest memory") }
+
+    func watchInbandCalls() {
         for fd in inband { removeDescriptor(fd) }
         inband = []
         guard let session else { return }

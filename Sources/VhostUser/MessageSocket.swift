@@ -22,8 +22,8 @@ public final class MessageSocket {
     public let fd: Int32
     /// Which descriptors are kept; to be set before the first message is received.
     public var keeps: Kept { didSet { readUrgentInline() } }
-    private var partial: [UInt8] = []
-    private var partialDescriptors: [OwnedDescriptor] = []
+    var partial: [UInt8] = []
+    var partialDescriptors: [OwnedDescriptor] = []
 
     /// Takes a connected, non-blocking socket over.
     public init(_ fd: Int32, keeps: Kept = .all) {

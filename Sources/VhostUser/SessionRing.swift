@@ -4,7 +4,7 @@ import Memory
 import Virtio
 
 /// What a front-end has told of one ring ("Ring states": stopped or started, disabled or enabled).
-struct SessionRing {
+struct SessionRing: Codable {
     var size: UInt32 = 0
     /// From SET_VRING_BASE, or where the ring stood when it stopped.
     var base: UInt32 = 0
@@ -56,7 +56,7 @@ struct RingPart: CustomStringConvertible {
 }
 
 /// SET_VRING_ADDR, in user addresses of the front-end.
-struct RingAddresses: Equatable {
+struct RingAddresses: Equatable, Codable {
     var flags: UInt32
     var descriptors: UInt64
     var used: UInt64

@@ -164,8 +164,12 @@ extension BackEndSession {
 
     /// Has the device make the changes of one message, all together, and notes what came of them.
     func apply(_ changes: [RingChange]) {
-        if changes.isEmpty { return }
-        for (change, position) in zip(changes, device.change(changes)) {
+        if !changes.isEmpty { note(changes, device.change(changes)) }
+    }
+
+    /// The device has made these changes.
+    package func note(_ changes: [RingChange], _ positions: [RingPosition?]) {
+        for (change, position) in zip(changes, positions) {
             if case .start = change.what {
                 (rings[change.ring].isStarted, rings[change.ring].isPaused) = (true, false)
                 rings[change.ring].restsAt = nil

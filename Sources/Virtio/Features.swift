@@ -1,6 +1,6 @@
 /// Virtio feature bits, by their names in the virtio 1.3 specification
 /// (section 5.1.3 for network devices, section 6 for the reserved bits).
-public struct Features: OptionSet, Sendable, Hashable {
+public struct Features: OptionSet, Sendable, Hashable, Codable {
     public let rawValue: UInt64
     @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
     /// The feature with this number, 0…63.

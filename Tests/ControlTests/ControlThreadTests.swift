@@ -59,6 +59,32 @@ func giveWay() { sched_yield() }
         #expect(plain.count == 8000 && plain.overlaps == 0)
     }
 
+    @Test("a parked thread does nothing until it is released; parked again at once it waits again")
+    func parked() throws {
+        let control = ControlThread()
+        // Nobody is there to wait for.
+        control.park()
+        control.release()
+        let asked = Plain()
+        try control.start("control", isParked: true) { _ in asked.touch() }
+        #expect(asked.count == 0)
+        let plain = Plain()
+        for round in 1...1000 {
+            if round > 1 { control.park() }
+            // Its owner's: nothing else runs.
+            let before = asked.count
+            control.post { plain.touch() }
+            #expect(plain.count == round - 1 && asked.count == before)
+            control.release()
+            if round % 3 == 0 { #expect(control.run { plain.count } == round) }
+            control.park()
+            #expect(plain.count == round)
+            control.release()
+        }
+        control.stop()
+        #expect(plain.overlaps == 0)
+    }
+
     @Test("what is posted after the stop runs on its poster's thread, one at a time")
     func postAfterStop() throws {
         let control = ControlThread()

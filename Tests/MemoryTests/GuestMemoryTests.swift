@@ -121,6 +121,43 @@ func mappings(_ name: String) -> Int {
         #expect(throws: MemoryError.self) { try memory.adding(region(0x1000, 0x1000, offset: 0x1000), fd: fd.fd) }
     }
 
+    @Test("one descriptor is kept of each file, as long as it is mapped, and shows the same memory elsewhere")
+    func origins() throws {
+        func descriptors(_ name: String) -> Int {
+            (0..<4096).filter { fd in
+                var path = [CChar](repeating: 0, count: 128)
+                return readlink("/proc/self/fd/\(fd)", &path, 127) > 0 && strstr(path, name) != nil
+            }.count
+        }
+        let name = "ringway-origins"
+        var files: [OwnedDescriptor]? = (0..<100).map { _ in file(pages: 2, name: name) }
+        var memory: GuestMemory? = GuestMemory()
+        for i in 0..<200 {
+            let r = region(UInt64(i) << 20, 4096, offset: UInt64(i % 2) * 4096)
+            memory = try memory!.adding(r, fd: files![i / 2].fd)
+        }
+        memory = try memory!.adding(region(0, 4096), fd: files![0].fd)
+        #expect(descriptors(name) == 200)
+        files = nil
+        #expect(descriptors(name) == 100)
+        var second: GuestMemory? = GuestMemory()
+        for (region, count, file) in memory!.origins {
+            for _ in 0..<count { second = try second!.adding(region, fd: file.fd) }
+        }
+        #expect(descriptors(name) == 200 && second!.origins.map(\.count) == [2] + Array(repeating: 1, count: 199))
+        memory!.map.translate(7 << 20, 8)!.storeBytes(of: 77, as: UInt64.self)
+        #expect(second!.map.translate(7 << 20, 8)!.load(as: UInt64.self) == 77)
+        // A file goes with its last region.
+        second = try second!.removing(region(1 << 20, 4096))
+        #expect(descriptors(name) == 200)
+        second = try second!.removing(region(0, 4096)).removing(region(0, 4096))
+        #expect(descriptors(name) == 199)
+        memory = nil
+        #expect(descriptors(name) == 99)
+        second = nil
+        #expect(descriptors(name) == 0)
+    }
+
     @Test("mappings go with the last value that holds them")
     func unmapping() throws {
         let name = "ringway-unmap"

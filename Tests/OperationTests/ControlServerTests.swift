@@ -62,7 +62,7 @@ import Testing
         #expect(try call("port.set", #"{"name":"x","up":5}"#).1 == "port.set: up: write true or false")
         #expect(
             try call("port.add", #"{"port":"what:x"}"#) == (
-                -32000, "--port what:x: 'what' is no kind of port; vhost-user, virtio-user, tap and null are"
+                -32000, "--port what:x: 'what' is no kind of port; vhost-user, virtio-user, tap, xdp and null are"
             ))
         #expect(try call("port.remove", #"{"name":"x"}"#) == (-32000, "x: there is no such port; there is none"))
         #expect(try call("log.level", #"{"level":"loud"}"#).1.hasSuffix("write \(LogLevel.names)"))

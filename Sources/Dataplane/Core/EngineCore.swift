@@ -231,6 +231,11 @@ final class StopCounts: Sendable {
 
     func note(_ defect: RingDefect) { counts.withLock { $0[defect.kind.rawValue, default: 0] += 1 } }
 
+    var byCause: [UInt8: UInt64] { counts.withLock { $0 } }
+
+    /// What was counted elsewhere.
+    func add(_ other: [UInt8: UInt64]) { counts.withLock { $0.merge(other, uniquingKeysWith: +) } }
+
     var all: [(cause: String, count: UInt64)] {
         counts.withLock { counts in
             RingDefect.Kind.allCases.compactMap { kind in counts[kind.rawValue].map { ("\(kind)", $0) } }

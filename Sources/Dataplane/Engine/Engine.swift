@@ -73,7 +73,10 @@ public final class Engine: @unchecked Sendable {
     deinit { stop() }
 
     /// Opens the ports and starts the threads; returns when every socket listens.
-    public func start() throws(EngineError) {
+    public func start() throws(EngineError) { try start { port throws(EngineError) in try port.start() } }
+
+    /// The same; `open` opens each port.
+    func start(_ open: (any EnginePort) throws(EngineError) -> Void) throws(EngineError) {
         if core != nil { throw EngineError("the engine runs already") }
         let core = try EngineCore(
             options, cpus: options.cpus.isEmpty ? Array(repeating: -1, count: options.unpinnedThreads) : options.cpus)
@@ -85,7 +88,7 @@ public final class Engine: @unchecked Sendable {
                 serial += 1
             }
             for thread in core.threads { try startThread(thread, core) }
-            for port in ports { try port?.port.start() }
+            for port in ports.compactMap(\.self) { try open(port.port) }
         } catch {
             stop()
             throw error

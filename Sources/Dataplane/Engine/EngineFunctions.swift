@@ -75,12 +75,16 @@ extension Engine {
     /// The addresses that the switch knows now, by port, VLAN and address; none in other modes, and where the engine
     /// does not run. Poll threads go on meanwhile.
     public func macTable() -> [TableAddress] {
-        guard let core else { return [] }
-        let seconds = TickClock.shared.seconds(CPlat_cycles())
-        let all = core.addresses?.entries(seconds: seconds) ?? core.guarded?.addresses.entries(seconds: seconds) ?? []
-        return all.sorted {
+        knownAddresses.sorted {
             ($0.port, $0.vlan ?? 0, $0.mac.rawValue.byteSwapped) < ($1.port, $1.vlan ?? 0, $1.mac.rawValue.byteSwapped)
         }
+    }
+
+    /// The same in no order.
+    var knownAddresses: [TableAddress] {
+        guard let core else { return [] }
+        let seconds = TickClock.shared.seconds(CPlat_cycles())
+        return core.addresses?.entries(seconds: seconds) ?? core.guarded?.addresses.entries(seconds: seconds) ?? []
     }
 
     /// Forgets addresses: all that were learned, or those of a port (by its place in the options), or in a VLAN; sticky

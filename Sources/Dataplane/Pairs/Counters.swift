@@ -48,7 +48,8 @@ struct PairCounters: ~Copyable {
     }
 
     private static let firstOwn = Kind.drops.rawValue + DropCause.allCases.count
-    private let words = OwnedMemory<UInt64>(count: firstOwn + Verdict.mostCauses, repeating: 0)
+    private static let count = firstOwn + Verdict.mostCauses
+    private let words = OwnedMemory<UInt64>(count: PairCounters.count, repeating: 0)
 
     @inline(__always)
     func add(_ kind: Kind, _ n: Int) { CounterRow(words).add(kind.rawValue, UInt64(truncatingIfNeeded: n)) }
@@ -65,6 +66,14 @@ struct PairCounters: ~Copyable {
     }
 
     func drops(for cause: Int) -> UInt64 { CounterRow(words)[PairCounters.firstOwn + cause] }
+
+    /// All of them, for a process that goes on counting.
+    var all: [UInt64] { (0..<PairCounters.count).map { CounterRow(words)[$0] } }
+
+    /// What was counted elsewhere.
+    func add(_ other: [UInt64]) {
+        for (place, n) in other.prefix(PairCounters.count).enumerated() { CounterRow(words).add(place, n) }
+    }
 
     subscript(_ kind: Kind) -> UInt64 { CounterRow(words)[kind.rawValue] }
     subscript(_ cause: DropCause) -> UInt64 { CounterRow(words)[Kind.drops.rawValue + cause.rawValue] }

@@ -288,20 +288,38 @@ package final class AddressTable: @unchecked Sendable {
                 let (entry, heard) = (from.entry(place), from.heard(place))
                 let port = Bucket.port(entry)
                 if word == 0 || from.word(place) != word || entry & Bucket.isStatic != 0 || !wanted(port) { continue }
-                let to = bucket(word)
-                let places = 0..<Bucket.places
-                if places.contains(where: { to.word($0) == word }) { continue }
-                // One that stays goes before one that does not.
-                let isSticky = entry & Bucket.isSticky != 0
-                guard
-                    let free = places.first(where: { to.word($0) == 0 })
-                        ?? (isSticky ? places.first { !to.isPinned($0) } : nil)
-                else { continue }
-                if to.word(free) != 0 { count(Bucket.port(to.entry(free)), -1) }
-                count(port, 1)
-                to.put(free, word, port, entry & Bucket.isSticky, heard)
+                admit(word, port: port, isSticky: entry & Bucket.isSticky != 0, heard: heard)
             }
         }
+    }
+
+    /// Learns what another process's table knew of a port. Static addresses are this one's own.
+    func restore(_ mac: UInt64, _ vlan: UInt16?, port: Int, isSticky: Bool, heard: UInt32) {
+        while !take(tries: 1000) {}
+        defer { giveBack() }
+        let word = AddressTable.word(mac, vlan ?? AddressTable.anyVLAN)
+        let b = bucket(word)
+        // It has moved since it was told of.
+        if let place = (0..<Bucket.places).first(where: { b.word($0) == word && !b.isPinned($0) }) {
+            count(Bucket.port(b.entry(place)), -1)
+            b.remove(place)
+        }
+        admit(word, port: port, isSticky: isSticky, heard: heard)
+    }
+
+    /// Under the lock.
+    private func admit(_ word: UInt64, port: Int, isSticky: Bool, heard: UInt32) {
+        let to = bucket(word)
+        let places = 0..<Bucket.places
+        if places.contains(where: { to.word($0) == word }) { return }
+        // One that stays goes before one that does not.
+        guard
+            let free = places.first(where: { to.word($0) == 0 })
+                ?? (isSticky ? places.first { !to.isPinned($0) } : nil)
+        else { return }
+        if to.word(free) != 0 { count(Bucket.port(to.entry(free)), -1) }
+        count(port, 1)
+        to.put(free, word, port, isSticky ? Bucket.isSticky : 0, heard)
     }
 
     /// All addresses that are known at `seconds`, in no order.

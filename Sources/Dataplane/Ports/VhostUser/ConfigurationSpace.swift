@@ -2,7 +2,7 @@ import Virtio
 
 /// `struct virtio_net_config` (virtio 1.3, 5.1.4), as far as the device side offers it.
 struct ConfigurationSpace {
-    private(set) var bytes = [UInt8](repeating: 0, count: NetConfig.bytes)
+    var bytes = [UInt8](repeating: 0, count: NetConfig.bytes)
 
     init(_ options: PortOptions) {
         for (i, byte) in (options.mac ?? []).prefix(6).enumerated() { bytes[i] = byte }

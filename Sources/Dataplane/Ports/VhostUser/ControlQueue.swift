@@ -54,7 +54,7 @@ struct ControlQueue {
 }
 
 /// What a driver set through its control queue.
-struct ControlState: Equatable {
+struct ControlState: Equatable, Codable {
     /// Queue pairs in use (VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET).
     var pairs = 1
     var mac: [UInt8]

@@ -11,36 +11,38 @@ import Virtio
 final class Port: EnginePort, BackEndDevice {
     let index: Int
     let options: PortOptions
-    private(set) var features: Features
-    private let core: EngineCore
+    var features: Features
+    let core: EngineCore
     private let log: Logger
     /// Written by poll threads when a ring had to stop.
     let defectFD: Int32
-    private(set) var server: BackEndServer!
+    var server: BackEndServer!
     /// Whether there is a front-end.
-    private let presence = Atomic(PortPresence.never)
+    let presence = Atomic(PortPresence.never)
 
     // The control thread's own
-    private var configuration: ConfigurationSpace
+    var configuration: ConfigurationSpace
     /// Whoever runs the engine lets its packets pass.
-    private var isUp = true
+    var isUp = true
     /// Nil: drivers are not told of one.
-    private var mtu: UInt16?
+    var mtu: UInt16?
     /// Waits for a driver that begins: the one that runs has accepted another.
-    private var nextMTU: UInt16?
-    private var acknowledged = Features(rawValue: 0)
-    private var control: ControlState
+    var nextMTU: UInt16?
+    var acknowledged = Features(rawValue: 0)
+    var control: ControlState
     /// What running pairs were told that the driver takes.
     private var appliedOffloads = Features()
     private var controlQueue: ControlQueue?
     private var controlKickFD: Int32 = -1
     /// Of the control queue that runs.
-    private var controlCalls: (fd: Int32, ring: CallRing)?
+    var controlCalls: (fd: Int32, ring: CallRing)?
     /// Receive rings by pair that run and are enabled.
     private var ready: [Bool]
     private var (logLimit, errorLimit) = (LogLimit(), LogLimit(most: 2 * PairTable.pairsPerPort + 1))
+    /// The process that had this port before may still go on with it.
+    var isTakenOver = false
     /// Of running rings by number: their call eventfds, and how those are written.
-    private var callRings: [Int: (fd: Int32, ring: CallRing)] = [:]
+    var callRings: [Int: (fd: Int32, ring: CallRing)] = [:]
 
     var queuePairs: Int { options.queuePairs }
     var isConnected: Bool { presence.load(ordering: .relaxed) == .now }
@@ -63,26 +65,42 @@ final class Port: EnginePort, BackEndDevice {
 
     /// Opens the socket; returns when it listens (or, as a client, has begun to connect).
     func start() throws(EngineError) {
+        server = try makeServer()
+        do { try server.start() } catch { throw EngineError("\(error)") }
+        server.perform { self.watchDefects() }
+    }
+
+    func makeServer() throws(EngineError) -> BackEndServer {
         guard case .vhostUser(let path, let isClient) = options.kind else {
             throw EngineError("\(options.name): not a port on the device side")
         }
-        server = BackEndServer(path: path, isClient: isClient, access: options.socketAccess, device: self) {
+        return BackEndServer(path: path, isClient: isClient, access: options.socketAccess, device: self) {
             [unowned self] in say(.info, $0)
         }
-        do { try server.start() } catch { throw EngineError("\(error)") }
-        let (server, fd) = (self.server!, defectFD)
-        server.perform { [weak self] in
-            server.addDescriptor(fd) {
-                _ = EventFD.take(fd)
-                self?.reportDefects()
-            }
+    }
+
+    /// On the control thread, or while that waits.
+    func watchDefects() {
+        server.addDescriptor(defectFD) { [weak self] in
+            guard let self else { return }
+            _ = EventFD.take(defectFD)
+            reportDefects()
         }
     }
 
     func perform(_ work: @escaping () -> Void) { server?.perform(work) }
 
     /// Closes the connection and the socket; its rings are stopped afterwards.
-    func stop() { server?.stop() }
+    func stop() {
+        if isTakenOver { leave() }
+        server?.stop()
+    }
+
+    /// Another process has, or keeps, the connection and the socket. Rings have stopped.
+    func leave() {
+        server?.leave()
+        server?.release()
+    }
 
     /// After the threads have ended.
     func dispose() {
@@ -104,10 +122,12 @@ final class Port: EnginePort, BackEndDevice {
     // MARK: Rings
 
     private var controlIndex: Int { acknowledged.contains(.mq) ? 2 * queuePairs : 2 }
+    /// The control queue's number; nil: the driver has none.
+    var controlRing: Int? { acknowledged.contains(.ctrlVQ) ? controlIndex : nil }
 
     private func isControl(_ change: RingChange) -> Bool {
         // One that runs stops as what it was, whatever features are said meanwhile.
-        acknowledged.contains(.ctrlVQ) && change.ring == controlIndex
+        change.ring == controlRing
             || controlQueue != nil && change.ring / 2 >= queuePairs
     }
 
@@ -135,17 +155,25 @@ final class Port: EnginePort, BackEndDevice {
     /// In one trip to each thread that owns one of the rings. Other ports learn before it of a ring that no longer
     /// receives, and after it of one that now does: see `PairTable.activePairs`.
     func change(_ changes: [RingChange]) -> [RingPosition?] {
+        var work = ThreadWork()
+        let conclude = begin(changes, &work)
+        core.run(work)
+        return conclude()
+    }
+
+    /// Adds what threads have to do for these changes; when they have, the caller calls what this returns.
+    func begin(_ changes: [RingChange], _ work: inout ThreadWork) -> () -> [RingPosition?] {
         setReady(changes, where: false)
         place(changes)
-        var work = ThreadWork()
         let jobs = changes.map { isControl($0) ? nil : prepare($0, &work) }
-        core.run(work)
-        let positions = zip(changes, jobs).map { change, job -> RingPosition? in
-            guard let job else { return isControl(change) ? changeControl(change.what) : nil }
-            return conclude(change, job)
+        return { [self] in
+            let positions = zip(changes, jobs).map { change, job -> RingPosition? in
+                guard let job else { return isControl(change) ? changeControl(change.what) : nil }
+                return conclude(change, job)
+            }
+            setReady(changes, where: true)
+            return positions
         }
-        setReady(changes, where: true)
-        return positions
     }
 
     /// A change on its way: written by the ring's thread, read after its trip.
@@ -169,7 +197,7 @@ final class Port: EnginePort, BackEndDevice {
         switch change.what {
         case .start(let start):
             p.pointee.isAnyRunning = true
-            job = Job(p, callRing(ring, start.callFD))
+            job = Job(p, callRings[ring]?.fd == start.callFD ? callRings[ring] : callRing(ring, start.callFD))
             var state = QueueState()
             (state.isEnabled, state.kickFD, state.errFD) = (start.enabled, start.kickFD, start.errFD)
             state.calls = job.calls?.ring.calls ?? Calls()
@@ -238,7 +266,7 @@ final class Port: EnginePort, BackEndDevice {
         core.give(choices)
     }
 
-    private func callRing(_ ring: Int, _ fd: Int32) -> (fd: Int32, ring: CallRing)? {
+    func callRing(_ ring: Int, _ fd: Int32) -> (fd: Int32, ring: CallRing)? {
         if fd < 0 { return nil }
         do throws(EngineError) { return (fd, try CallRing(fd)) } catch {
             say(.error, "\(options.name): queue \(ring) cannot call its driver: \(error)")

@@ -1,0 +1,235 @@
+import CPlatform
+import Headers
+import VhostUser
+import Virtio
+
+/// A running engine on its way to another process, which goes on in its place (docs/upgrade.md). Everything is there
+/// twice for a while: descriptors, mappings, positions. Rings run in one place at a time.
+///
+/// The order is `init`, `stop`, then `leave` or `resume`; or `resume` at once. From `init` on all control threads wait,
+/// and the engine's other methods must not be called. One thread, the engine's.
+package final class EngineHandover {
+    private let engine: Engine
+    private let ports: [PlacedPort]
+
+    /// Throws where a port of the engine could not be handed over.
+    package static func check(_ engine: Engine) throws(EngineError) { _ = try engine.portsToHandOver() }
+
+    /// What the other process needs; what has changed when rings have stopped is in `stop`'s answer.
+    package let state: EngineState
+
+    /// Holds the control threads of all ports. Throws, and nothing has changed, where a port cannot be handed over.
+    package init(_ engine: Engine) throws(EngineError) {
+        let ports = try engine.portsToHandOver()
+        (self.engine, self.ports) = (engine, ports)
+        let guests = ports.compactMap { $0.port as? Port }
+        for port in guests {
+            port.server.park()
+            // A guest cannot refuse its host the upgrade.
+            port.server.endIfTruncated()
+        }
+        // Commands of the driver change what is told here.
+        engine.hold(guests) { $1 == $0.controlRing }
+        do {
+            state = EngineState(
+                ports: try ports.map {
+                    .init(name: $0.options.name, isUp: $0.isUp, guest: try ($0.port as? Port)?.state)
+                },
+                addresses: engine.addressStates(ports))
+        } catch {
+            engine.letGo(guests)
+            throw EngineError("the state cannot be handed over: \(error)")
+        }
+    }
+
+    private var guests: [Port] { ports.compactMap { $0.port as? Port } }
+
+    /// Stops all rings at the end of a burst: those that packets come from first, so that none is left without its
+    /// receiver. Says where they stand.
+    package func stop() -> EnginePlaces {
+        engine.hold(guests) { $1 % 2 == 1 }
+        engine.hold(guests) { _, _ in true }
+        let before = Dictionary(state.addresses.map { ($0.key, $0.port) }, uniquingKeysWith: { $1 })
+        return EnginePlaces(
+            rings: ports.map { ($0.port as? Port)?.server.session?.heldPlaces ?? [:] },
+            addresses: engine.addressStates(ports).filter { before[$0.key] != $0.port })
+    }
+
+    /// What was counted; after `stop`.
+    package var counters: EngineCounters {
+        EngineCounters(
+            ports: ports.map { port in
+                .init(
+                    pairs: engine.core?.pairs(of: port.port).map { $0.pointee.counters.all } ?? [],
+                    stopped: engine.core?.stops[port.port.index].byCause ?? [:])
+            })
+    }
+
+    /// The other process does not go on: rings start where they stand, and control threads go on.
+    package func resume() { engine.letGo(guests) }
+
+    /// The same after `stop` where the other process has died with the rings running there: each goes on where it says
+    /// itself, as after a crash.
+    package func resumeAfterCrash() {
+        for (port, known) in zip(ports, state.ports) {
+            guard let guest = port.port as? Port, let ran = known.guest?.server.session?.running else { continue }
+            guest.server.session?.forgetPlaces(of: ran)
+        }
+        engine.letGo(guests)
+    }
+
+    /// The other process goes on. Nothing of the ports' sockets is touched; what is left is `Engine.stop`.
+    package func leave() {
+        for port in guests { port.leave() }
+    }
+}
+
+/// The other side: an engine that goes on in the place of one of another process. The order is `init`, `check`, then
+/// `go` or `leave`; or `leave` at once.
+package final class EngineTakeover {
+    private let engine: Engine
+    private let state: EngineState
+    private var places: EnginePlaces?
+
+    /// Makes ports and threads of `engine`, which was not started, and maps what they need; no ring starts.
+    /// Throws, and nothing is left, where one cannot be taken over.
+    package init(_ engine: Engine, _ state: EngineState) throws(EngineError) {
+        (self.engine, self.state) = (engine, state)
+        let names = engine.options.ports.map(\.name)
+        guard state.ports.map(\.name) == names else {
+            throw EngineError("the ports \(state.ports.map(\.name)) are handed over; \(names) are expected")
+        }
+        try engine.start { port throws(EngineError) in
+            guard let guest = port as? Port else { return }
+            guard let known = state.ports[port.index].guest else {
+                throw EngineError("\(port.options.name): nothing of it was handed over")
+            }
+            do { try guest.adopt(known) } catch { throw EngineError("\(port.options.name): \(error)") }
+        }
+        for (place, port) in state.ports.enumerated() where !port.isUp { engine.takeDown(place) }
+        engine.learn(state.addresses)
+    }
+
+    private var guests: [Port] { engine.ports.compactMap { $0?.port as? Port } }
+
+    /// Throws where a ring that ran there would not start here.
+    package func check(_ places: EnginePlaces) throws(EngineError) {
+        guard places.rings.count == state.ports.count else {
+            throw EngineError("the places of \(places.rings.count) ports were told, of \(state.ports.count)")
+        }
+        for port in guests {
+            guard let session = port.server.session else { continue }
+            do throws(VhostUserError) { try session.adopt(places.rings[port.index]) } catch {
+                throw EngineError("\(port.options.name): \(error)")
+            }
+            let starting = Set(session.starts { _ in true }.map(\.ring))
+            let ran = state.ports[port.index].guest?.server.session?.running ?? []
+            if let ring = ran.first(where: { !starting.contains($0) || places.rings[port.index][$0] == nil }) {
+                throw EngineError("\(port.options.name): queue \(ring) cannot start")
+            }
+        }
+        self.places = places
+    }
+
+    /// The other process has let go of the rings: they start here, those that packets go to first.
+    package func go() {
+        engine.learn(places?.addresses ?? [])
+        for port in engine.ports.compactMap({ $0?.port }) where !(port is Port) { try? port.start() }
+        for port in guests { port.isTakenOver = false }
+        engine.letGo(guests)
+    }
+
+    /// What was counted there.
+    package func count(_ counters: EngineCounters) {
+        guard let core = engine.core else { return }
+        for (port, counts) in zip(engine.ports.compactMap(\.self), counters.ports) {
+            for (p, words) in zip(core.pairs(of: port.port), counts.pairs) {
+                core.onOwner(of: p) { _ in p.pointee.counters.add(words) }
+            }
+            core.stops[port.port.index].add(counts.stopped)
+        }
+    }
+
+    /// The other process goes on itself. Ends the engine without touching the ports' sockets.
+    package func leave() { engine.stop() }
+}
+
+extension Engine {
+    /// Throws where one cannot be handed over.
+    fileprivate func portsToHandOver() throws(EngineError) -> [PlacedPort] {
+        if core == nil { throw EngineError("the engine does not run; there is nothing to hand over") }
+        let all = ports.compactMap(\.self)
+        for port in all where !(port.port is Port || port.port is NullPort) {
+            throw EngineError(
+                "\(port.options.name): a port of this kind cannot be handed over yet; only vhost-user: and null: can")
+        }
+        return all
+    }
+
+    /// One change of rings of many ports: one trip to each thread.
+    private func change(
+        _ lists: [(Port, [RingChange])], _ note: (BackEndSession, [RingChange], [RingPosition?]) -> Void
+    ) {
+        var work = ThreadWork()
+        let begun = lists.map { port, changes in (port, changes, port.begin(changes, &work)) }
+        core?.run(work)
+        for (port, changes, conclude) in begun {
+            let positions = conclude()
+            if let session = port.server.session { note(session, changes, positions) }
+        }
+    }
+
+    /// Stops what runs of these rings.
+    fileprivate func hold(_ guests: [Port], where isWanted: (Port, Int) -> Bool) {
+        change(guests.map { port in (port, port.server.session?.stops { isWanted(port, $0) } ?? []) }) {
+            $0.noteHeld($1, $2)
+        }
+    }
+
+    /// Starts all rings that can, those that packets go to first; then control threads go on.
+    fileprivate func letGo(_ guests: [Port]) {
+        for transmits in [false, true] {
+            change(guests.map { ($0, $0.server.session?.starts { ($0 % 2 == 1) == transmits } ?? []) }) {
+                $0.note($1, $2)
+            }
+        }
+        for port in guests { port.server.release() }
+    }
+
+    /// Before rings start, and while control threads wait.
+    fileprivate func takeDown(_ place: Int) {
+        guard let core, let port = ports[place] else { return }
+        ports[place]?.isUp = false
+        core.setUp(false, port: place, pairs: port.port.queuePairs)
+    }
+
+    // MARK: The switch
+
+    fileprivate func addressStates(_ ports: [PlacedPort]) -> [AddressState] {
+        let numbers = Dictionary(uniqueKeysWithValues: ports.enumerated().map { ($1.port.index, $0) })
+        return knownAddresses.compactMap { a in
+            guard a.kind != .permanent, let port = numbers[a.port] else { return nil }
+            return AddressState(
+                mac: a.mac.rawValue, vlan: a.vlan, port: port, isSticky: a.kind == .sticky, age: a.age)
+        }
+    }
+
+    /// Those that were heard of last come first: there may be no room for all.
+    fileprivate func learn(_ addresses: [AddressState]) {
+        guard let core else { return }
+        let now = TickClock.shared.seconds(CPlat_cycles())
+        for a in addresses.sorted(by: { $0.age < $1.age }) where a.port < ports.count {
+            let heard = now - min(now, UInt32(clamping: a.age))
+            core.addresses?.learn(a.mac, port: a.port, seconds: heard)
+            core.guarded?.addresses.restore(a.mac, a.vlan, port: a.port, isSticky: a.isSticky, heard: heard)
+        }
+    }
+}
+
+extension AddressState {
+    fileprivate struct Key: Hashable {
+        var mac: UInt64
+        var vlan: UInt16?
+    }
+    fileprivate var key: Key { Key(mac: mac, vlan: vlan) }
+}

@@ -1,0 +1,42 @@
+import Headers
+import VhostUser
+
+/// What an engine hands to another process, which goes on in its place.
+package struct EngineState: Codable {
+    struct PlacedState: Codable {
+        var name: String
+        var isUp: Bool
+        /// Nil: nothing has to be known of such a port.
+        var guest: GuestState?
+    }
+    /// By their places, without those that are free.
+    var ports: [PlacedState]
+    var addresses: [AddressState]
+}
+
+/// What is known when all rings have stopped.
+package struct EnginePlaces: Codable {
+    /// By port, as in `EngineState`.
+    var rings: [RingPlaces]
+    /// Addresses that are new or have moved since.
+    var addresses: [AddressState]
+}
+
+/// What was counted until then, by port.
+package struct EngineCounters: Codable {
+    struct PortCounters: Codable {
+        var pairs: [[UInt64]]
+        var stopped: [UInt8: UInt64]
+    }
+    var ports: [PortCounters]
+}
+
+/// An address of the switch. Static ones are in the ports' options.
+struct AddressState: Codable {
+    var mac: UInt64
+    var vlan: UInt16?
+    /// As in `EngineState`.
+    var port: Int
+    var isSticky: Bool
+    var age: Int
+}

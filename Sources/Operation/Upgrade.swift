@@ -1,0 +1,152 @@
+import CPlatform
+import Console
+import Foundation
+import Logging
+import Glibc
+import Memory
+import Ringway
+
+/// What the two ends of an upgrade say to each other after `Methods.Upgrade` (docs/upgrade.md), in this order:
+/// `begin`, `Handed`, `prepared`, `EnginePlaces`, `ready`, `go`, `running`, `EngineCounters`. Whoever cannot go on
+/// says why in place of the next, or closes. Before `go` the old one goes on then; after it the new one.
+enum Upgrade {
+    /// Of these documents. The new one asks for it, and refuses another.
+    static let version = 1
+
+    struct Step: Codable {
+        enum Kind: String, Codable { case begin, prepared, ready, go, running, problem }
+        var kind: Kind
+        var problem: String?
+    }
+
+    /// All that the new one needs, but for what changes until rings stop.
+    struct Handed: Codable {
+        var engine: EngineState
+        /// The control sockets.
+        var control, controlRead: OwnedDescriptor?
+        /// When counting began, in seconds of CLOCK_MONOTONIC.
+        var begin: Double
+    }
+}
+
+extension UpgradeChannel {
+    func say(_ kind: Upgrade.Step.Kind, _ problem: String? = nil) throws(UpgradeError) {
+        try send(Upgrade.Step(kind: kind, problem: problem))
+    }
+
+    func expect(_ kind: Upgrade.Step.Kind, within seconds: Double) throws(UpgradeError) {
+        let step = try receive(Upgrade.Step.self, within: seconds)
+        if step.kind == kind { return }
+        throw UpgradeError(step.problem ?? "the other ringway says \(step.kind), not \(kind)")
+    }
+}
+
+/// The old end: hands its engine to the process at a channel's other end. On the thread that calls the engine.
+struct Predecessor {
+    let engine: Engine
+    let channel: UpgradeChannel
+    let manager: ServiceManager?
+    /// Before the other process goes on, and after it has failed to: whether its sockets' files go with this one.
+    let keepsFiles: (Bool) -> Void
+
+    /// Returns when the other process goes on in this one's place, with the seconds that rings stood still;
+    /// `Engine.stop` is what is left. Throws when it does not go on: all is as it was.
+    func handOver(_ handed: (EngineState) throws -> Upgrade.Handed) throws -> Double {
+        do { return try lead(handed) } catch {
+            try? channel.say(.problem, "\(error)")
+            throw error
+        }
+    }
+
+    private func lead(_ handed: (EngineState) throws -> Upgrade.Handed) throws -> Double {
+        try channel.expect(.begin, within: 10)
+        let handover = try EngineHandover(engine)
+        let start: UInt64
+        do {
+            try channel.send(try handed(handover.state))
+            try channel.expect(.prepared, within: 30)
+            start = CPlat_monotonic_ns()
+            try channel.send(handover.stop())
+            try channel.expect(.ready, within: 5)
+        } catch {
+            handover.resume()
+            throw error
+        }
+        keepsFiles(false)
+        do {
+            try channel.say(.go)
+            try channel.expect(.running, within: .infinity)
+        } catch {
+            // It may have started rings: this one must not go on beside it.
+            channel.waitForEnd()
+            handover.resumeAfterCrash()
+            keepsFiles(true)
+            throw error
+        }
+        let seconds = Double(CPlat_monotonic_ns() - start) / 1e9
+        // Whatever becomes of the other one from here on, it has the rings.
+        if let process = channel.peer?.process { manager?.successor(process) }
+        try? channel.send(handover.counters)
+        handover.leave()
+        return seconds
+    }
+}
+
+/// The new end: goes on in the place of a ringway that runs.
+package final class Successor {
+    private let channel: UpgradeChannel
+    /// As the other one runs now.
+    package let settings: Settings
+    /// The variables by which the other one found its service manager.
+    package let manager: [String: String]
+    private var handed: Upgrade.Handed?
+
+    /// Asks the ringway that listens at this control socket. Nothing has changed there yet. Throws what it says, or
+    /// what it is.
+    package init(_ path: String) throws {
+        let client = try ControlClient(path)
+        let answer = try client.call(Methods.Upgrade.self, .init())
+        guard answer.upgrade == Upgrade.version else {
+            throw UpgradeError(
+                "\(path): version \(answer.version) hands over in way \(answer.upgrade), not \(Upgrade.version); "
+                    + "restart instead")
+        }
+        settings = try SettingsFile(answer.config, file: path).settings
+        // It is this one that is watched.
+        let isWatched = answer.manager["WATCHDOG_USEC"] != nil
+        manager = answer.manager.merging(isWatched ? ["WATCHDOG_PID": "\(getpid())"] : [:]) { $1 }
+        channel = UpgradeChannel(client.give())
+    }
+
+    /// Goes on with `engine`, which was made of `settings` and not started. Throws where that fails: the other one goes
+    /// on then, and `engine` is as if it had been stopped.
+    package func takeOver(_ engine: Engine) throws {
+        do { try prepare(engine) } catch {
+            try? channel.say(.problem, "\(error)")
+            throw error
+        }
+    }
+
+    private func prepare(_ engine: Engine) throws {
+        try channel.say(.begin)
+        let handed = try channel.receive(Upgrade.Handed.self, within: 30)
+        let takeover = try EngineTakeover(engine, handed.engine)
+        do {
+            try channel.say(.prepared)
+            try takeover.check(try channel.receive(EnginePlaces.self, within: 10))
+            try channel.say(.ready)
+            try channel.expect(.go, within: 10)
+        } catch {
+            takeover.leave()
+            throw error
+        }
+        takeover.go()
+        self.handed = handed
+        // The other one may be gone: then there is nobody to tell, and nothing more to count.
+        try? channel.say(.running)
+        if let counters = try? channel.receive(EngineCounters.self, within: 10) { takeover.count(counters) }
+    }
+
+    /// What the other one's control sockets were, and since when it counted.
+    func inherit() -> Upgrade.Handed? { handed }
+}
