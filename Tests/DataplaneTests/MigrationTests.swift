@@ -255,4 +255,55 @@ extension EmbeddedDriver {
             #expect(b.receive(100).map(\.frame) == frames, "round \(round)")
         }
     }
+
+    /// What logging costs at 64 bytes (docs/reliability.md): by turns without and with a log, the median of eleven
+    /// ratios, on a machine that does nothing else.
+    @Test(
+        "the cost of the dirty log, printed", .enabled(if: getenv("RINGWAY_LOG_COST") != nil), arguments: Format.all)
+    func cost(_ format: Format) throws {
+        for isReceiver in [true, false] {
+            let lab = try Lab(ports: 1, isReceiver ? .generate(size: 64) : .drop, busyloop: .poll)
+            defer { lab.engine.stop() }
+            let driver = try lab.driver(0) {
+                format.set(&$0)
+                $0.ringSize = 1024
+            }
+            let log = try Log.whole()
+            try driver.share(log)
+            func packets(for milliseconds: UInt64) -> Double {
+                var count = 0
+                let begin = CPlat_monotonic_ns()
+                while CPlat_monotonic_ns() - begin < milliseconds * 1_000_000 {
+                    if isReceiver {
+                        count += driver.pairs[0].receiveBurst()
+                        driver.pairs[0].giveBack()
+                    } else {
+                        let n = driver.pairs[0].prepare(32)
+                        for k in 0..<n { (driver.pairs[0].outgoing.start + k).pointee.length = 60 }
+                        driver.pairs[0].send(n)
+                        count += n
+                    }
+                }
+                return Double(count) * 1e3 / Double(CPlat_monotonic_ns() - begin)
+            }
+            var rates: [(without: Double, with: Double)] = []
+            for _ in 0..<11 {
+                var rate = (without: 0.0, with: 0.0)
+                try driver.setLogging(false)
+                _ = packets(for: 20)
+                rate.without = packets(for: 150)
+                try driver.setLogging(true)
+                _ = packets(for: 20)
+                rate.with = packets(for: 150)
+                rates.append(rate)
+            }
+            let ratios = rates.map { $0.with / $0.without }.sorted()
+            func median(_ values: [Double]) -> Double { values.sorted()[values.count / 2] }
+            func text(_ value: Double) -> String { "\(Double(Int(value * 100)) / 100)" }
+            print(
+                "\(format), \(isReceiver ? "received" : "sent"): \(text(median(rates.map(\.without)))) Mpps without a log, "
+                    + "\(text(median(rates.map(\.with)))) with one, ratio \(text(ratios[5])) "
+                    + "(\(text(ratios[0])) to \(text(ratios[10])))")
+        }
+    }
 }

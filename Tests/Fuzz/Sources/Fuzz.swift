@@ -5,12 +5,17 @@ private let target: @Sendable (Input) -> Int32 = {
     let name = getenv("RINGWAY_FUZZ").map { String(cString: $0) } ?? ""
     switch name {
     case "rings": return fuzzRings
+    case "records": return fuzzRecords
     case "driver": return fuzzDriver
     case "session": return fuzzSession
+    case "answers": return fuzzAnswers
+    case "syntax": return fuzzSyntax
     case "headers": return fuzzHeaders
     case "edits": return fuzzEdits
     default:
-        print("fuzz: no target '\(name)'; RINGWAY_FUZZ is one of: rings, driver, session, headers, edits")
+        print(
+            "fuzz: no target '\(name)'; RINGWAY_FUZZ is one of: rings, records, driver, session, answers, headers, "
+                + "edits, syntax")
         exit(64)
     }
 }()

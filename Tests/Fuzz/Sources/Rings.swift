@@ -2,7 +2,44 @@ import Ringway
 
 /// The device side of one ring over a guest's memory of 16 KiB, all of it the fuzzer's: whatever stands in the ring, no
 /// byte outside the regions may be touched (AddressSanitizer sees to that) and nothing may trap or run for ever.
-@Sendable func fuzzRings(_ given: Input) -> Int32 {
+@Sendable func fuzzRings(_ given: Input) -> Int32 { fuzzRing(given) { DeviceQueue($0) } }
+
+/// The same of a ring that writes down what it does: a dirty log of some size, and an inflight region that holds
+/// whatever the fuzzer says, as any back-end, or nobody, may have left it.
+@Sendable func fuzzRecords(_ given: Input) -> Int32 {
+    var input = given
+    let log = UnsafeMutablePointer<UInt8>.allocate(capacity: 64)
+    log.initialize(repeating: 0, count: 64)
+    // The largest ring of `fuzzRing`.
+    let bytes = InflightQueue.bytes(size: 128, isPacked: true)
+    let region = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
+    region.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
+    defer {
+        log.deallocate()
+        region.deallocate()
+    }
+    let kinds = input.byte()
+    for _ in 0..<Int(input.byte()) {
+        region.storeBytes(of: input.byte(), toByteOffset: Int(input.integer(UInt16.self)) % bytes, as: UInt8.self)
+    }
+    let (isBegun, logBytes) = (kinds & 4 != 0, UInt64(kinds >> 3))
+    return fuzzRing(input) { given in
+        var setup = given
+        if kinds & 1 != 0 { setup.log = DirtyLog(bits: UnsafeMutableRawPointer(log), bytes: logBytes) }
+        if kinds & 2 != 0 {
+            setup.inflight = InflightQueue(base: region, size: setup.size, isPacked: setup.isPacked)
+            setup.takesInflightAgain = kinds & 8 != 0
+            if isBegun {
+                // A version that is known, and the ring's size: what else stands there counts.
+                region.storeBytes(of: 1, toByteOffset: 8, as: UInt16.self)
+                region.storeBytes(of: UInt16(setup.size), toByteOffset: 10, as: UInt16.self)
+            }
+        }
+        return RecordedRing(setup)
+    }
+}
+
+private func fuzzRing<Ring: DeviceRing>(_ given: Input, _ make: (RingSetup) -> Ring) -> Int32 {
     var input = given
     let choice = input.byte()
     let isPacked = choice & 1 != 0
@@ -25,7 +62,9 @@ import Ringway
             to: MappedRegion(
                 guestAddress: guest + UInt64(i * bytes), size: UInt64(bytes), userAddress: 0, host: halves[i]))
     }
-    var queue = DeviceQueue(
+    // The fuzzer's memory first: a device that begins anew finds a ring that was used.
+    if input.byte() & 1 == 0 { for _ in 0..<Int(input.byte() % 32) { write(&input, halves, bytes) } }
+    var queue = make(
         RingSetup(
             size: size, isPacked: isPacked, descriptors: halves[0], driverArea: halves[0] + 2048,
             deviceArea: halves[0] + 4096,
@@ -35,14 +74,16 @@ import Ringway
 }
 
 /// Bursts in any order; the guest writes its memory between them.
-private func run(_ queue: inout DeviceQueue, _ input: inout Input, _ halves: [UnsafeMutableRawPointer], _ bytes: Int) {
+private func run(
+    _ queue: inout some DeviceRing, _ input: inout Input, _ halves: [UnsafeMutableRawPointer], _ bytes: Int
+) {
     let room = Room.shared
     for _ in 0..<64 where !input.isEmpty {
         // What the guest writes: mostly into descriptors and the driver's area.
         for _ in 0..<Int(input.byte() % 16) { write(&input, halves, bytes) }
         switch input.byte() % 6 {
         case 0, 1:
-            let n = queue.popTransmit(&room.burst, limit: 1 + Int(input.byte() % 64))
+            let n = queue.popTransmit(&room.burst, limit: 1 + Int(input.byte() % 64), leave: 0, least: 1)
             for i in 0..<n { room.read(room.burst.packets + i) }
             if input.byte() % 8 == 0 {
                 queue.unpop(room.burst.packets, n)
