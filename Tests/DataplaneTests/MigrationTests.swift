@@ -301,7 +301,8 @@ extension EmbeddedDriver {
             func median(_ values: [Double]) -> Double { values.sorted()[values.count / 2] }
             func text(_ value: Double) -> String { "\(Double(Int(value * 100)) / 100)" }
             print(
-                "\(format), \(isReceiver ? "received" : "sent"): \(text(median(rates.map(\.without)))) Mpps without a log, "
+                "\(format), \(isReceiver ? "received" : "sent"): "
+                    + "\(text(median(rates.map(\.without)))) Mpps without a log, "
                     + "\(text(median(rates.map(\.with)))) with one, ratio \(text(ratios[5])) "
                     + "(\(text(ratios[0])) to \(text(ratios[10])))")
         }
