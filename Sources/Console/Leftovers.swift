@@ -8,6 +8,10 @@ package enum Leftovers {
     nonisolated(unsafe) private static var folders: Set<String> = []
     nonisolated(unsafe) private static var sockets: Set<String> = []
     nonisolated(unsafe) private static var programs: Set<pid_t> = []
+    nonisolated(unsafe) private static var last: [() -> Void] = []
+
+    /// What is done before the program ends, however it ends; it takes no time.
+    package static func add(_ work: @escaping () -> Void) { lock.withLock { last.append(work) } }
 
     package static func add(folder: String) { _ = lock.withLock { folders.insert(folder) } }
 
@@ -40,6 +44,7 @@ package enum Leftovers {
     /// Ends the programs, removes sockets and folders. Nothing can be added any more: the caller ends this program.
     package static func clear() {
         lock.lock()
+        for work in last { work() }
         for s in sockets { unlink(s) }
         for p in programs {
             kill(p, SIGTERM)

@@ -44,7 +44,7 @@ package final class ControlServer: @unchecked Sendable {
     private var clients: [Client] = []
     private var turn = 0
     /// What is done every so many nanoseconds, and when it is due.
-    private var repeated: (period: UInt64, due: UInt64, work: () -> Void)?
+    private var repeated: [(period: UInt64, due: UInt64, work: () -> Void)] = []
     /// Whose line is answered, and who gets its connection then.
     private(set) var speaker: OwnedDescriptor?
     private var heir: ((OwnedDescriptor) -> Void)?
@@ -95,7 +95,10 @@ package final class ControlServer: @unchecked Sendable {
     func watch(_ fd: Int32, _ handler: @escaping () -> Void) -> Bool { control.watch(fd, handler) }
 
     /// Has the thread call `work` every `period` nanoseconds, but not while it is busy. Before `start`.
-    func every(_ period: UInt64, _ work: @escaping () -> Void) { repeated = (period, 0, work) }
+    func every(_ period: UInt64, _ work: @escaping () -> Void) { repeated.append((period, 0, work)) }
+
+    /// Has the thread run `work` soon; here, where there is none. Any thread.
+    func post(_ work: @escaping () -> Void) { control.post(work) }
 
     /// On the thread, while a line is answered: `heir` gets the connection, on the thread, when the answer is on its
     /// way.
@@ -127,13 +130,14 @@ package final class ControlServer: @unchecked Sendable {
     }
 
     private func doRepeated(_ waits: inout ControlThread.Waits) {
-        guard let (period, due, work) = repeated else { return }
-        let now = CPlat_monotonic_ns()
-        if now >= due {
-            work()
-            repeated?.due = now + period
+        for place in repeated.indices {
+            let now = CPlat_monotonic_ns()
+            if now >= repeated[place].due {
+                repeated[place].work()
+                repeated[place].due = now + repeated[place].period
+            }
         }
-        waits.deadline = repeated?.due
+        waits.deadline = repeated.map(\.due).min()
     }
 
     private func accept(_ listener: (fd: Int32, path: String, isReadOnly: Bool)) {

@@ -14,7 +14,12 @@ package enum LogLevel {
     package static let names = "trace, debug, info, notice, warning, error or critical"
 
     /// To standard error, once, before anything is logged. All loggers follow `current`.
-    package static func startLog() { LoggingSystem.bootstrap { Handler(inner: .standardError(label: $0)) } }
+    package static func startLog(_ format: LogFormat = .text) {
+        LoggingSystem.bootstrap { label in
+            if format == .text { return Handler(inner: .standardError(label: label)) }
+            return LineLogHandler(label, format)
+        }
+    }
 
     private struct Handler: LogHandler {
         var inner: StreamLogHandler
@@ -30,6 +35,11 @@ package enum LogLevel {
             get { inner[metadataKey: key] }
             set { inner[metadataKey: key] = newValue }
         }
-        func log(event: LogEvent) { inner.log(event: event) }
+        func log(event: LogEvent) {
+            // What it says is in the text, too.
+            var event = event
+            event.metadata = nil
+            inner.log(event: event)
+        }
     }
 }

@@ -117,6 +117,36 @@ package enum Methods {
         package typealias Answer = PeriodRecord
     }
 
+    package enum Why: ControlMethod {
+        package static let name = "queue.why"
+        package static var isReading: Bool { true }
+        package static var members: [MethodMember] {
+            [("port", portName, false), ("queue", "a number from 0, with port", false)]
+        }
+        package struct Params: Codable, Sendable {
+            package var port: String?
+            package var queue: Int?
+            package init(port: String? = nil, queue: Int? = nil) { (self.port, self.queue) = (port, queue) }
+        }
+        package struct Answer: Codable, Sendable { package var queues: [QueueReport] }
+    }
+
+    package enum Trace: ControlMethod {
+        package static let name = "queue.trace"
+        package static var isReading: Bool { true }
+        package static var members: [MethodMember] { [("port", portName, true), ("queue", "a number from 0", false)] }
+        package struct Params: Codable, Sendable {
+            package var port: String
+            package var queue: Int?
+            package init(port: String, queue: Int? = nil) { (self.port, self.queue) = (port, queue) }
+        }
+        package struct Queue: Codable, Sendable {
+            package var queue: Int
+            package var events: [QueueEvent]
+        }
+        package struct Answer: Codable, Sendable { package var queues: [Queue] }
+    }
+
     package enum ListAddresses: ControlMethod {
         package static let name = "switch.list"
         package static var isReading: Bool { true }

@@ -21,6 +21,10 @@ package final class Operator: @unchecked Sendable {
     private let end: () -> Void
     private let log = Logger(label: "ringway")
     private let server = ControlServer()
+    private let watchdog: Watchdog
+    private let metricsFD: Int32?
+    private var metrics: MetricsServer?
+    private var lastMetrics: (time: Double, isOpenMetrics: Bool, text: String)?
     private let clock: () -> Double
     /// When it began to count.
     private let begin: Double
@@ -31,11 +35,12 @@ package final class Operator: @unchecked Sendable {
     package private(set) var hasLeft = false
 
     /// `engine` runs, with these settings, which stand in `file`. `manager` is told how it is; `end` ends the program
-    /// in order, as a signal from outside would. After a successor took over, it says what it found.
+    /// in order, as a signal from outside would. After a successor took over, it says what it found. `metrics`: what
+    /// listens at the settings' place for them; nil: it is opened by `start`.
     package init(
         _ engine: Engine, _ settings: Settings, file: String? = nil, manager: ServiceManager? = nil,
-        after successor: Successor? = nil, end: @escaping () -> Void = { kill(getpid(), SIGTERM) },
-        clock: @escaping () -> Double
+        after successor: Successor? = nil, metrics: Int32? = nil,
+        end: @escaping () -> Void = { kill(getpid(), SIGTERM) }, clock: @escaping () -> Double
     ) {
         inheritance = successor?.inherit()
         self.end = end
@@ -43,9 +48,11 @@ package final class Operator: @unchecked Sendable {
         self.settings = settings
         self.file = file
         self.manager = manager
+        metricsFD = metrics
         self.clock = clock
         begin = inheritance?.begin ?? clock()
         texts = settings.textsByName
+        watchdog = Watchdog(engine, log)
     }
 
     /// Opens the sockets of the settings. With a file SIGHUP has it read again.
@@ -58,7 +65,9 @@ package final class Operator: @unchecked Sendable {
 
     private func startServer() throws {
         let (place, readPlace) = (settings.control, settings.controlRead)
-        if place == nil && readPlace == nil && file == nil && manager?.watchPeriod == nil { return }
+        if place == nil && readPlace == nil && settings.metrics == nil && file == nil && manager?.watchPeriod == nil {
+            return
+        }
         if file != nil {
             Hangup.watch()
             _ = server.watch(Hangup.bell) { [unowned self] in
@@ -68,14 +77,44 @@ package final class Operator: @unchecked Sendable {
             }
         }
         if let manager, let period = manager.watchPeriod { server.every(period) { manager.alive() } }
+        server.every(Watchdog.period) { [unowned self] in watchdog.look() }
         let over = [inheritance?.control, inheritance?.controlRead]
         try server.start(place, reading: readPlace, taking: over) { self.answer($0, isReadOnly: $1) }
         for place in [place, readPlace] { if let place { Leftovers.add(socket: place.path) } }
+        do { try startMetrics() } catch {
+            server.stop()
+            throw error
+        }
+    }
+
+    private func startMetrics() throws {
+        guard let place = settings.metrics else { return }
+        let listener = try inheritance?.metrics?.copy() ?? metricsFD ?? place.open()
+        metrics = try MetricsServer(place, listener) { [weak self] isOpenMetrics, give in
+            self?.server.post { [weak self] in give(self?.metricsText(isOpenMetrics) ?? "") }
+        }
+        if case .socket(let place) = place { Leftovers.add(socket: place.path) }
+        if !place.isLocal { log.warning("metrics: whoever reaches \(place.text) can read them") }
+    }
+
+    /// On the server's thread. It is made anew when the last one is old: who asks often does not keep the thread busy.
+    private func metricsText(_ isOpenMetrics: Bool) -> String {
+        if let last = lastMetrics, last.isOpenMetrics == isOpenMetrics, clock() - last.time < 0.2 { return last.text }
+        watchdog.look()
+        let text = EngineMetrics(
+            ports: engine.snapshot(), times: engine.queueTimes(), threads: engine.threadSnapshots(),
+            reports: watchdog.reports, busyShares: watchdog.busyShares
+        ).text(isOpenMetrics: isOpenMetrics)
+        lastMetrics = (clock(), isOpenMetrics, text)
+        return text
     }
 
     /// Closes the sockets; the engine goes on, but not for long.
     package func stop() {
         if !hasLeft { manager?.stopping() }
+        // What was asked for is answered first.
+        let metrics = self.metrics.take()
+        metrics?.stop(removesFile: !hasLeft) { server.perform {} }
         server.stop()
     }
 
@@ -111,6 +150,8 @@ package final class Operator: @unchecked Sendable {
         MethodEntry(Methods.RemovePort.self) { [unowned self] params throws(RPC.Failure) in try remove(params.name) },
         MethodEntry(Methods.SetPort.self) { [unowned self] params throws(RPC.Failure) in try set(params) },
         MethodEntry(Methods.Stats.self) { [unowned self] _ in record },
+        MethodEntry(Methods.Why.self) { [unowned self] params throws(RPC.Failure) in try why(params) },
+        MethodEntry(Methods.Trace.self) { [unowned self] params throws(RPC.Failure) in try trace(params) },
         MethodEntry(Methods.ListAddresses.self) { [unowned self] _ throws(RPC.Failure) in try addresses() },
         MethodEntry(Methods.ClearAddresses.self) { [unowned self] params throws(RPC.Failure) in try clear(params) },
         MethodEntry(Methods.LogLevel.self) { params throws(RPC.Failure) in try Operator.setLevel(params.level) },
@@ -197,6 +238,34 @@ package final class Operator: @unchecked Sendable {
         texts[name] = (others + ["mtu=\(mtu)"]).joined(separator: ",")
     }
 
+    /// What queues wait for: all, those of a port, or one.
+    private func why(_ params: Methods.Why.Params) throws(RPC.Failure) -> Methods.Why.Answer {
+        if let name = params.port { _ = try port(name) }
+        watchdog.look()
+        let all = watchdog.reports.filter { params.port == nil || $0.port == params.port }
+        guard let queue = params.queue else { return .init(queues: all) }
+        guard let name = params.port else { throw .parameters("queue.why: queue: give the port, too") }
+        let one = all.filter { $0.queue == queue }
+        if one.isEmpty && !all.isEmpty {
+            throw .refused("\(name): queue \(queue): there is no such queue; 0 to \(all.count - 1) are")
+        }
+        return .init(queues: one)
+    }
+
+    /// What has happened to a port's queues, or to one of them.
+    private func trace(_ params: Methods.Trace.Params) throws(RPC.Failure) -> Methods.Trace.Answer {
+        _ = try port(params.port)
+        watchdog.look()
+        let serial = engine.snapshot().first { $0.name == params.port }?.serial
+        let all = serial.map(watchdog.events) ?? []
+        let wanted = all.filter { params.queue == nil || $0.queue == params.queue }
+        if wanted.isEmpty && !all.isEmpty {
+            throw .refused(
+                "\(params.port): queue \(params.queue ?? 0): there is no such queue; 0 to \(all.count - 1) are")
+        }
+        return .init(queues: wanted.map { .init(queue: $0.queue, events: $0.events) })
+    }
+
     // MARK: The file
 
     /// Reads the file again, and makes its ports those of the engine: all or nothing.
@@ -252,7 +321,8 @@ package final class Operator: @unchecked Sendable {
             let seconds = try predecessor.handOver { state in
                 let listening = try self.server.listening()
                 return Upgrade.Handed(
-                    engine: state, control: listening[0], controlRead: listening[1], begin: self.begin)
+                    engine: state, control: listening[0], controlRead: listening[1],
+                    metrics: try self.metrics.map { try OwnedDescriptor(copyOf: $0.listener) }, begin: self.begin)
             }
             hasLeft = true
             server.leave()
@@ -267,7 +337,7 @@ package final class Operator: @unchecked Sendable {
     /// Of all sockets that listen.
     private var paths: [String] {
         engine.portOptions.compactMap(\.options.kind.listeningPath)
-            + [settings.control, settings.controlRead].compactMap { $0?.path }
+            + [settings.control, settings.controlRead, settings.metrics?.socketPlace].compactMap { $0?.path }
     }
 
     private var record: PeriodRecord {

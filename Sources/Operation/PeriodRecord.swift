@@ -24,8 +24,12 @@ package struct PeriodRecord: Codable, Sendable {
 
     package struct Queue: Codable, Sendable {
         package var queue: Int
+        package var packets: UInt64
+        package var bytes: UInt64
         package var kicks: UInt64
         package var calls: UInt64
+
+        fileprivate var isIdle: Bool { packets == 0 && kicks == 0 && calls == 0 }
     }
 
     package struct Port: Codable, Sendable {
@@ -62,6 +66,7 @@ package struct PeriodRecord: Codable, Sendable {
     package struct Thread: Codable, Sendable {
         package var cpu: Int
         package var busyCycles: UInt64
+        package var busySeconds: Double
         package var systemCalls: UInt64
         package var cpuSeconds: Double
     }
@@ -107,9 +112,9 @@ extension PeriodRecord.Port {
             rx: .init(port.rx.packets, port.rx.bytes, seconds), tx: .init(port.tx.packets, port.tx.bytes, seconds),
             flooded: port.flooded, consumed: port.consumed, made: port.made, drops: object(port.drops),
             stoppedQueues: object(port.stoppedQueues),
-            queues: port.queues.filter { $0.kicks > 0 || $0.calls > 0 }.map {
-                .init(queue: $0.queue, kicks: $0.kicks, calls: $0.calls)
-            })
+            queues: port.queues.map {
+                .init(queue: $0.queue, packets: $0.packets, bytes: $0.bytes, kicks: $0.kicks, calls: $0.calls)
+            }.filter { !$0.isIdle })
     }
 
     func since(_ earlier: Self?, _ seconds: Double) -> Self {
@@ -123,9 +128,10 @@ extension PeriodRecord.Port {
         new.queues = queues.map { queue in
             let before = earlier?.queues.first { $0.queue == queue.queue }
             return .init(
-                queue: queue.queue, kicks: queue.kicks &- (before?.kicks ?? 0),
+                queue: queue.queue, packets: queue.packets &- (before?.packets ?? 0),
+                bytes: queue.bytes &- (before?.bytes ?? 0), kicks: queue.kicks &- (before?.kicks ?? 0),
                 calls: queue.calls &- (before?.calls ?? 0))
-        }.filter { $0.kicks > 0 || $0.calls > 0 }
+        }.filter { !$0.isIdle }
         return new
     }
 
@@ -140,13 +146,15 @@ extension PeriodRecord.Port {
 extension PeriodRecord.Thread {
     init(_ t: ThreadSnapshot) {
         self.init(
-            cpu: t.cpu, busyCycles: t.busyCycles, systemCalls: t.systemCalls,
-            cpuSeconds: (Double(t.cpuNanoseconds) / 1e9).rounded(digits: 6))
+            cpu: t.cpu, busyCycles: t.busyCycles, busySeconds: (Double(t.busyNanoseconds) / 1e9).rounded(digits: 6),
+            systemCalls: t.systemCalls, cpuSeconds: (Double(t.cpuNanoseconds) / 1e9).rounded(digits: 6))
     }
 
     func since(_ earlier: Self) -> Self {
         Self(
-            cpu: cpu, busyCycles: busyCycles &- earlier.busyCycles, systemCalls: systemCalls &- earlier.systemCalls,
+            cpu: cpu, busyCycles: busyCycles &- earlier.busyCycles,
+            busySeconds: (busySeconds - earlier.busySeconds).rounded(digits: 6),
+            systemCalls: systemCalls &- earlier.systemCalls,
             cpuSeconds: (cpuSeconds - earlier.cpuSeconds).rounded(digits: 6))
     }
 }

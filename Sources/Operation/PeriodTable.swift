@@ -11,7 +11,9 @@ extension PeriodRecord {
 
     /// Kicks and calls of the queues that had any.
     private var events: [String] {
-        let all = ports.flatMap { port in port.queues.map { ("\(port.port) queue \($0.queue)", $0) } }
+        let all = ports.flatMap { port in
+            port.queues.filter { $0.kicks > 0 || $0.calls > 0 }.map { ("\(port.port) queue \($0.queue)", $0) }
+        }
         if all.isEmpty { return [] }
         let width = max(36, all.map(\.0.count).max() ?? 0)
         return [Text.left("events of queues", width) + Text.right("kicks", 12) + Text.right("calls", 12)]

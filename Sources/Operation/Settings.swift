@@ -14,6 +14,9 @@ package struct Settings: Sendable {
     package var isConfined = true
     /// What the sandbox leaves to ports that are added later.
     package var allowed: [Allowance] = []
+    package var logFormat = LogFormat.text
+    /// Where metrics can be fetched; nil: nowhere.
+    package var metrics: MetricsPlace?
 
     package init(_ engine: EngineOptions, texts: [String]) { (self.engine, self.texts) = (engine, texts) }
 }
@@ -41,8 +44,11 @@ extension Settings {
         if engine.mode == .switch { lines.append("mac_ageing: \(engine.macAgeing)") }
         if let most = engine.mostPorts { lines.append("max_ports: \(most)") }
         lines.append("log_level: \(LogLevel.current.rawValue)")
-        for (key, place) in [("control", control), ("control_read", controlRead)] {
-            if let place { lines.append("\(key): \(quoted(place.text))") }
+        lines.append("log_format: \(logFormat.rawValue)")
+        for (key, text) in [
+            ("control", control?.text), ("control_read", controlRead?.text), ("metrics", metrics?.text),
+        ] {
+            if let text { lines.append("\(key): \(quoted(text))") }
         }
         if !isConfined { lines.append("sandbox: off") }
         if !allowed.isEmpty { lines.append("allow: [\(allowed.map { quoted($0.text) }.joined(separator: ", "))]") }

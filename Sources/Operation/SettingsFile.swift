@@ -20,8 +20,8 @@ package struct SettingsFile {
     private var portLines: [String: Int] = [:]
 
     private static let keys = [
-        "mode", "size", "cpus", "threads", "busyloop", "pacing", "mac_ageing", "max_ports", "log_level", "control",
-        "control_read", "sandbox", "allow", "ports",
+        "mode", "size", "cpus", "threads", "busyloop", "pacing", "mac_ageing", "max_ports", "log_level",
+        "log_format", "control", "control_read", "metrics", "sandbox", "allow", "ports",
     ]
 
     /// Reads and checks a file. Nothing of it is opened.
@@ -78,7 +78,8 @@ package struct SettingsFile {
             ("mac_ageing", a.engine.macAgeing == b.engine.macAgeing),
             ("max_ports", a.engine.mostPorts == b.engine.mostPorts), ("control", a.control == b.control),
             ("control_read", a.controlRead == b.controlRead), ("sandbox", a.isConfined == b.isConfined),
-            ("allow", a.allowed == b.allowed),
+            ("allow", a.allowed == b.allowed), ("metrics", a.metrics == b.metrics),
+            ("log_format", a.logFormat == b.logFormat),
         ]
         if let key = keys.first(where: { !$0.1 })?.0 {
             throw refusal(
@@ -183,6 +184,17 @@ package struct SettingsFile {
             settings.controlRead = try place("control_read")
             settings.isConfined = try sandbox()
             settings.allowed = try allowances()
+            if let text = try text("metrics") {
+                do throws(RPC.Failure) { settings.metrics = try MetricsPlace(text, option: "metrics") } catch {
+                    throw FileError(file, lines["metrics"] ?? 1, error.message)
+                }
+            }
+            if let name = try text("log_format") {
+                guard let format = LogFormat(rawValue: name) else {
+                    throw refuse("log_format", "\(name): write \(LogFormat.names)")
+                }
+                settings.logFormat = format
+            }
             if let name = try text("log_level") {
                 guard let level = Logger.Level(rawValue: name) else {
                     throw refuse("log_level", "\(name): write \(LogLevel.names)")

@@ -22,8 +22,8 @@ enum Upgrade {
     /// All that the new one needs, but for what changes until rings stop.
     struct Handed: Codable {
         var engine: EngineState
-        /// The control sockets.
-        var control, controlRead: OwnedDescriptor?
+        /// The control sockets, and that of the metrics.
+        var control, controlRead, metrics: OwnedDescriptor?
         /// When counting began, in seconds of CLOCK_MONOTONIC.
         var begin: Double
     }

@@ -129,6 +129,14 @@ struct ForwardCommand: ParsableCommand, GoesOn, Confined {
     var maxPorts: Int?
 
     @OptionGroup var sandbox: SandboxFlags
+    @Option(
+        help: ArgumentHelp(
+            """
+            Where metrics can be fetched by HTTP (docs/metrics.md), as in 127.0.0.1:9095, or a socket's path with \
+            ,mode=660 and so on as above.
+            """,
+            valueName: "place"))
+    var metrics: String?
 
     @Option(
         help: ArgumentHelp(
@@ -142,6 +150,9 @@ struct ForwardCommand: ParsableCommand, GoesOn, Confined {
     @Option(help: "\(LogLevel.names).")
     var logLevel = "info"
 
+    @Option(help: "\(LogFormat.names).")
+    var logFormat = "text"
+
     func run() throws {
         if let upgradeFrom { return upgrade(upgradeFrom) }
         var settings = Settings(usage(engineOptions), texts: ports)
@@ -150,6 +161,11 @@ struct ForwardCommand: ParsableCommand, GoesOn, Confined {
             fail("--log-level \(logLevel): write \(LogLevel.names)", status: 64)
         }
         settings.logLevel = level
+        guard let format = LogFormat(rawValue: logFormat) else {
+            fail("--log-format \(logFormat): write \(LogFormat.names)", status: 64)
+        }
+        settings.logFormat = format
+        settings.metrics = usage { try metrics.map { try MetricsPlace($0, option: "--metrics") } }
         settings.control = usage { try control.map { try SocketPlace($0, option: "--control") } }
         settings.controlRead = usage { try controlRead.map { try SocketPlace($0, option: "--control-read") } }
         sandbox.apply(to: &settings)

@@ -18,10 +18,11 @@ struct Run {
 
     func run() {
         LogLevel.current = settings.logLevel
-        LogLevel.startLog()
+        LogLevel.startLog(settings.logFormat)
         let engine = usage { try Engine(settings.engine, logger: Logger(label: "ringway")) }
         // Where the sandbox does not let it connect any more, it is connected.
         let manager = serviceManager()
+        let metrics = successor == nil ? openMetrics() : nil
         let sandbox = confine()
         Signals.watch()
         Signals.handOver()
@@ -32,7 +33,9 @@ struct Run {
         }
         for path in settings.engine.ports.compactMap(\.kind.listeningPath) { Leftovers.add(socket: path) }
         tell(sandbox)
-        let op = Operator(engine, settings, file: file, manager: manager, after: successor) { CPlatClock.seconds }
+        let op = Operator(engine, settings, file: file, manager: manager, after: successor, metrics: metrics) {
+            CPlatClock.seconds
+        }
         do { try op.start() } catch {
             engine.stop()
             fail("\(error)")
@@ -45,6 +48,11 @@ struct Run {
         if !lonely.isEmpty {
             fail("\(lonely.joined(separator: ", ")): never connected; start what serves the socket, or check the path")
         }
+    }
+
+    /// Before the sandbox, which lets no socket be made but Unix ones.
+    private func openMetrics() -> Int32? {
+        do { return try settings.metrics?.open() } catch { fail("\(error)") }
     }
 
     /// Gives up what these settings do not need; nil: nothing.

@@ -58,6 +58,11 @@ public struct RecordedRing: DeviceRing {
     /// What the next entries need of a ring's IOTLB, at most so many addresses.
     package func addressMisses(most: Int) -> [RingDefect] { queue.addressMisses(most: most) }
     private var savedLeft: Int { saved.count - nextSaved }
+    package var look: RingLook {
+        var look = queue.look
+        look.available += savedLeft
+        return look
+    }
 
     /// With what was never taken again: as if it still lay in the ring. (The inflight region knows better.)
     public var position: RingPosition {

@@ -33,6 +33,8 @@ import Testing
         try Schema.check(try ControlTests.json(["port", "list"], folder("r")), "port.list")
         try Schema.check(try ControlTests.json(["port", "set", folder("p"), "--up"], folder("c")), "port.set")
         try Schema.check(try ControlTests.json(["stats"], folder("r")), "stats")
+        try Schema.check(try ControlTests.json(["why", folder("p")], folder("r")), "queue.why")
+        try Schema.check(try ControlTests.json(["trace", folder("p")], folder("r")), "queue.trace")
         let watch = try Program(
             "watch", [Ringway.binary, "stats", "--watch", "--interval", "0.05", "--json", "--control", folder("r")])
         _ = try watch.wait(for: "}\n")

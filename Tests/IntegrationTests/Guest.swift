@@ -132,6 +132,8 @@ final class Guest {
 
     func kill() { program.end(SIGKILL) }
 
+    var pid: pid_t { program.pid }
+
     /// What came over its console, and from QEMU.
     var output: String { program.output }
 

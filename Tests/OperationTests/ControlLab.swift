@@ -12,7 +12,8 @@ final class ControlLab {
     let folder: String
     let path, readPath: String
 
-    init(_ mode: ForwardingMode = .switch) throws {
+    /// `change` has the settings, and the lab's folder.
+    init(_ mode: ForwardingMode = .switch, change: (inout Settings, String) -> Void = { _, _ in }) throws {
         var template = Array("/tmp/ringway-control-XXXXXX".utf8CString)
         folder = String(cString: mkdtemp(&template))
         (path, readPath) = (folder + "/ctl", folder + "/read")
@@ -25,6 +26,7 @@ final class ControlLab {
         var settings = Settings(options, texts: [])
         (settings.control, settings.controlRead) = (SocketPlace(path), SocketPlace(readPath))
         settings.controlRead?.access.mode = 0o666
+        change(&settings, folder)
         op = Operator(engine, settings) { Double(CPlat_monotonic_ns()) / 1e9 }
         try op.start()
     }

@@ -141,10 +141,16 @@ public struct QueueSnapshot: Sendable, Equatable {
     public var kicks: UInt64
     /// To the driver, for used buffers.
     public var calls: UInt64
+    /// Received from a transmit queue, or delivered into a receive queue.
+    public var packets: UInt64 = 0
+    /// Of these frames.
+    public var bytes: UInt64 = 0
 
     /// What was added after `earlier`.
     public func since(_ earlier: QueueSnapshot) -> QueueSnapshot {
-        QueueSnapshot(queue: queue, kicks: kicks &- earlier.kicks, calls: calls &- earlier.calls)
+        QueueSnapshot(
+            queue: queue, kicks: kicks &- earlier.kicks, calls: calls &- earlier.calls,
+            packets: packets &- earlier.packets, bytes: bytes &- earlier.bytes)
     }
 }
 
@@ -201,6 +207,10 @@ public struct ThreadSnapshot: Sendable, Equatable {
     public var cpu: Int
     /// Cycles of the time-stamp counter spent in rounds that had work, since the start.
     public var busyCycles: UInt64
+    /// The same in nanoseconds.
+    public var busyNanoseconds: UInt64 {
+        UInt64(Double(busyCycles) * 1000 / Double(TickClock.shared.ticksPerMicrosecond))
+    }
     /// System calls of its io_uring since the start: submitting calls and kicks to drivers, sleeping.
     public var systemCalls: UInt64
     /// CPU time since the start.

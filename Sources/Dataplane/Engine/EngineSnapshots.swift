@@ -27,7 +27,9 @@ extension Engine {
                 QueueSnapshot(
                     queue: $0.queue(ofPair: p.pointee.pair),
                     kicks: count($0 == .receive ? .receiveKicks : .transmitKicks),
-                    calls: count($0 == .receive ? .receiveCalls : .transmitCalls))
+                    calls: count($0 == .receive ? .receiveCalls : .transmitCalls),
+                    packets: count($0 == .receive ? .txPackets : .rxPackets),
+                    bytes: count($0 == .receive ? .txBytes : .rxBytes))
             }
             for cause in DropCause.allCases { drops[cause.rawValue] &+= p.pointee.counters[cause] }
             for cause in own.indices { own[cause] &+= p.pointee.counters.drops(for: cause) }

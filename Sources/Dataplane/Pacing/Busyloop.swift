@@ -21,6 +21,11 @@ struct BudgetState: BitwiseCopyable {
 
     init() {}
 
+    /// Nil: for ever.
+    var nanoseconds: UInt64? {
+        ticks == UInt64.max ? nil : UInt64(Double(ticks) * 1000 / Double(TickClock.shared.ticksPerMicrosecond))
+    }
+
     init(_ budget: BusyloopBudget, clock: TickClock) {
         switch budget {
         case .poll: ticks = UInt64.max

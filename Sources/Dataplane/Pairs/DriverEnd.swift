@@ -78,6 +78,12 @@ struct DriverEnd: ~Copyable {
         _ = receive.addReceive(scratch.start, 1)
     }
 
+    /// Of the ring of a direction: what can be done there now. To the back-end: descriptors that are free. From it:
+    /// used buffers that were not taken, 1 if there are any more.
+    func waiting(_ direction: QueueDirection) -> Int {
+        direction == .receive ? Int(transmit.free) : end &- next + (receive.hasUsed ? 1 : 0)
+    }
+
     // MARK: From the back-end
 
     /// Fills `burst` with up to `limit` received packets; their bytes stay in place until `complete`.

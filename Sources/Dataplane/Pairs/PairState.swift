@@ -84,6 +84,11 @@ struct PairState: ~Copyable {
     /// A burst of this pair that other threads still read from; nothing is popped until it is back.
     var parcel: ParcelPointer?
 
+    /// How often each queue has been started, by direction.
+    private(set) var starts: InlineArray<2, UInt64> = [0, 0]
+
+    mutating func countStart(_ direction: QueueDirection) { starts[direction.rawValue] &+= 1 }
+
     /// Index of the thread that owns the pair's rings, for any thread.
     @inline(__always)
     var owner: UInt32 { ownerIndex.load(ordering: .relaxed) }

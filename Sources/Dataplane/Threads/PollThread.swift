@@ -151,6 +151,7 @@ final class PollThread {
         _ pair: PairPointer, _ direction: QueueDirection, _ ring: GuestRing, _ state: QueueState, watchesKick: Bool
     ) {
         pair.pointee[direction] = state
+        pair.pointee.countStart(direction)
         pair.pointee.enable(direction, state.isEnabled)
         pair.pointee[direction].end =
             direction == .receive ? pair.pointee.receiveRoom.end(ring) : pair.pointee.transmitRoom.end(ring)
@@ -252,6 +253,7 @@ final class PollThread {
     func startOther(_ pair: PairPointer, _ end: QueueEnd, incoming: Int32, watches: Bool) {
         for direction in [QueueDirection.transmit, .receive] {
             pair.pointee[direction] = QueueState()
+            pair.pointee.countStart(direction)
             pair.pointee[direction].end = end
             pair.pointee.enable(direction, true)
         }

@@ -34,6 +34,7 @@ package struct Sandbox {
     /// What these settings need. `file`: that they come from.
     package init(_ settings: Settings, file: String? = nil) {
         folders = [settings.control, settings.controlRead].compactMap { $0.map { folder(of: $0.path) } }
+        if case .socket(let place)? = settings.metrics { folders.append(folder(of: place.path)) }
         for port in settings.engine.ports { add(port) }
         // Else there is nobody who could add a port.
         if settings.control != nil || file != nil { addLaterOnes(settings.allowed) }

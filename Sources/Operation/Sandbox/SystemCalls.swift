@@ -75,9 +75,9 @@ struct CallGroup: Sendable {
     /// Packets, kicks and calls, and waiting for them.
     static let packets = CallGroup(
         calls: """
-            io_uring_setup io_uring_enter io_uring_register eventfd2 read write readv writev pread64 pwrite64 preadv \
-            preadv2 pwritev pwritev2 poll ppoll select pselect6 epoll_create1 epoll_ctl epoll_wait epoll_pwait \
-            epoll_pwait2
+            io_uring_setup io_uring_enter io_uring_register eventfd2 read write readv writev pread64 pwrite64 \
+            preadv preadv2 pwritev pwritev2 poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl \
+            epoll_wait epoll_pwait epoll_pwait2
             """)
 
     /// Descriptors; what standard output is.

@@ -104,6 +104,13 @@ public struct DriverPair: ~Copyable {
 
     /// Sends the first `count` prepared frames.
     public mutating func send(_ count: Int) {
+        show(count)
+        if transmit.needsKick() { DriverPair.kick(transmitKick) }
+    }
+
+    /// As `send`, without a kick: of a driver whose kick gets lost.
+    @inline(__always)
+    package mutating func show(_ count: Int) {
         var i = 0
         while i < count {
             let frame = outgoing[i]
@@ -114,7 +121,6 @@ public struct DriverPair: ~Copyable {
         }
         freeCount &-= transmit.addTransmit(scratch.start, count)
         transmit.publish()
-        if transmit.needsKick() { DriverPair.kick(transmitKick) }
     }
 
     /// The driver polls, but asks for calls all the same, each time that it found nothing more.
