@@ -84,7 +84,12 @@ final class MetricsServer: Sendable {
     typealias Source = @Sendable (_ isOpenMetrics: Bool, _ give: @escaping @Sendable (String) -> Void) -> Void
 
     private let place: MetricsPlace
-    private let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    /// Never shut down: that goes through libdispatch, which looks at its threads in /proc and traps where a sandbox
+    /// does not let it.
+    private static let group: MultiThreadedEventLoopGroup = {
+        NIOSingletons.groupLoopCountSuggestion = 1
+        return .singleton
+    }()
     private let channel: any Channel
     private let connections = Connections()
     /// The socket that listens, for a process that goes on in this one's place.
@@ -95,7 +100,7 @@ final class MetricsServer: Sendable {
         self.place = place
         self.listener = listener
         let connections = self.connections
-        let bootstrap = ServerBootstrap(group: group)
+        let bootstrap = ServerBootstrap(group: MetricsServer.group)
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     connections.add(channel)
@@ -110,7 +115,6 @@ final class MetricsServer: Sendable {
                 }
             }
         do { channel = try bootstrap.withBoundSocket(listener).wait() } catch {
-            try? group.syncShutdownGracefully()
             throw RPC.Failure.refused("--metrics \(place.text): \(error)")
         }
     }
@@ -120,7 +124,6 @@ final class MetricsServer: Sendable {
         try? channel.close().wait()
         connections.closeAll()
         settle()
-        try? group.syncShutdownGracefully()
         if case .socket(let place) = place, removesFile {
             unlink(place.path)
             Leftovers.forget(socket: place.path)
