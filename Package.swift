@@ -63,7 +63,7 @@ let package = Package(
         .target(name: "CRingway"),
         .target(
             name: "RingwayC",
-            dependencies: exported + ["CRingway", "CPlatform", .product(name: "Logging", package: "swift-log")]),
+            dependencies: exported + ["CRingway", "Control", "CPlatform", .product(name: "Logging", package: "swift-log")]),
 
         // What follows is not for embedders. Console: what the two programs share. RingwayLab: drivers in this process,
         // and what is measured with them.
@@ -108,7 +108,7 @@ let package = Package(
         .testTarget(name: "MemoryTests", dependencies: ["Memory", "Virtio", "CPlatform"]),
         .testTarget(name: "ControlTests", dependencies: ["Control", "Memory", "CPlatform"]),
         .testTarget(name: "TelemetryTests", dependencies: ["Telemetry", "RingwayLab"]),
-        .testTarget(name: "VhostUserTests", dependencies: ["VhostUser", "Memory", "Virtio", "CPlatform"]),
+        .testTarget(name: "VhostUserTests", dependencies: ["VhostUser", "Control", "Memory", "Virtio", "CPlatform"]),
         .testTarget(
             name: "VhostTests",
             dependencies: exported + ["RingwayLab", "CPlatform", .product(name: "Logging", package: "swift-log")]),
@@ -127,6 +127,6 @@ let package = Package(
         .testTarget(
             name: "OperationTests",
             dependencies: exported + ["TestSupport", "Operation", "RingwayLab", "Console", "CPlatform"]),
-        .testTarget(name: "IntegrationTests", dependencies: ["TestSupport", "CPlatform", "Dataplane", "RingwayLab"]),
+        .testTarget(name: "IntegrationTests", dependencies: ["TestSupport", "Control", "CPlatform", "Dataplane", "RingwayLab"]),
     ]
 )

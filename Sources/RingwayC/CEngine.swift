@@ -1,8 +1,8 @@
 import CRingway
+import Control
 import Dataplane
 import Logging
 import Ringway
-import Synchronization
 
 /// What a C call failed with: a code, and what there is to say.
 struct CFailure: Error {
@@ -47,7 +47,7 @@ final class Handles: Sendable {
         var next: UInt = 0x1000
         var objects: [UInt: any AnyObject & Sendable] = [:]
     }
-    private let state = Mutex(State())
+    private let state = Locked(State())
 
     func add(_ object: any AnyObject & Sendable) -> OpaquePointer {
         state.withLock { state in
@@ -72,7 +72,7 @@ final class Handles: Sendable {
 ///
 /// Unchecked: all is behind `lock`.
 final class CEngine: @unchecked Sendable {
-    private let lock = Mutex<Void>(())
+    private let lock = Locked<Void>(())
     private let function: ringway_function?
     private let threads: Int
     private let (causes, counters, ports): (Int, Int, Int)

@@ -1,10 +1,10 @@
 import CPlatform
+import Control
 import Glibc
 import Logging
 import Memory
 import Ringway
 import RingwayLab
-import Synchronization
 import Testing
 import VhostUser
 import Virtio
@@ -98,7 +98,7 @@ import Virtio
 
 /// Takes what an engine logs.
 private final class Lines: LogHandler, @unchecked Sendable {
-    private let lines = Mutex<[String]>([])
+    private let lines = Locked<[String]>([])
     var metadata = Logger.Metadata()
     var logLevel = Logger.Level.info
     var all: [String] { lines.withLock { $0 } }

@@ -4,7 +4,6 @@ import Glibc
 import Memory
 import Ringway
 import RingwayLab
-import Synchronization
 import Testing
 import VhostUser
 import Virtio
@@ -13,7 +12,7 @@ import Virtio
 @Suite struct FullKickTests {
     /// Makes each kick eventfd that it is given block, and full; serves no ring.
     private final class Filler: BackEndDevice, Sendable {
-        let kicks = Mutex<[Int32]>([])
+        let kicks = Locked<[Int32]>([])
         let features: Features = [.version1, .mrgRxbuf, .ctrlVQ, .ctrlRX]
         let queuePairs = 1
 
@@ -53,8 +52,8 @@ import Virtio
             server.stop()
             unlink(path)
         }
-        let isDone = Mutex(false)
-        let failure = Mutex<String?>(nil)
+        let isDone = Locked(false)
+        let failure = Locked<String?>(nil)
         let thread = try NamedThread("full-kick") {
             do {
                 let d = try EmbeddedDriver(path: path)

@@ -1,9 +1,9 @@
 import CPlatform
+import Control
 import Glibc
 import Memory
 import Ringway
 import RingwayLab
-import Synchronization
 import Testing
 import VhostUser
 import Virtio
@@ -12,7 +12,7 @@ import Virtio
 private final class LyingDevice: BackEndDevice, Sendable {
     let features: Features
     let queuePairs = 1
-    private let rings = Mutex<[Int: Ring]>([:])
+    private let rings = Locked<[Int: Ring]>([:])
     private struct Ring: @unchecked Sendable {
         var setup: RingSetup
         var callFD: Int32

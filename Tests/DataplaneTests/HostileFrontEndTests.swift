@@ -6,7 +6,6 @@ import Logging
 import Memory
 import Ringway
 import RingwayLab
-import Synchronization
 import Testing
 import VhostUser
 import Virtio
@@ -14,7 +13,7 @@ import Virtio
 /// What a front-end must not do to the engine beyond its own port's rings.
 @Suite(.serialized) struct HostileFrontEndTests {
     private final class Lines: Sendable {
-        let all = Mutex<[String]>([])
+        let all = Locked<[String]>([])
         func count(_ text: String) -> Int { all.withLock { $0.filter { $0.contains(text) }.count } }
     }
 

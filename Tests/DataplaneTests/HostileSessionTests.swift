@@ -41,23 +41,6 @@ import Virtio
         }
     }
 
-    /// Open descriptors and mappings of this process.
-    private static var held: (descriptors: Int, mappings: Int) {
-        func lines(_ path: String) -> Int {
-            guard let f = fopen(path, "r") else { return -1 }
-            defer { fclose(f) }
-            var (n, c) = (0, fgetc(f))
-            while c != EOF {
-                if c == 10 { n += 1 }
-                c = fgetc(f)
-            }
-            return n
-        }
-        var descriptors = 0
-        for fd in 0..<Int32(4096) where fcntl(fd, F_GETFD) >= 0 { descriptors += 1 }
-        return (descriptors, lines("/proc/self/maps"))
-    }
-
     @Test("SET_VRING_NUM a hundred thousand times")
     func oneMessage() throws {
         let room = try Room()
@@ -97,7 +80,7 @@ import Virtio
     @Test("two hundred connections one after another, and 64 that stay idle")
     func connections() throws {
         let room = try Room()
-        let before = Self.held
+        let before = sockets(boundTo: room.path)
         for i in 0..<200 {
             let fd = OwnedDescriptor(CPlat_unix_socket())
             // Its queue of waiting connections may be full for a moment.
@@ -115,7 +98,7 @@ import Virtio
         // Its place comes when the oldest that is silent yields.
         try room.finish()
         idle = []
-        #expect(eventually { Self.held.descriptors < before.descriptors + 60 })
+        #expect(eventually { sockets(boundTo: room.path) <= before })
     }
 
     @Test("the same request for memory again and again keeps nothing", arguments: [false, true])
@@ -125,38 +108,43 @@ import Virtio
         try f.negotiate(
             isPacked ? [.version1, .ringPacked] : [.version1],
             [.mq, .replyAck, .logShmFD, .inflightShmFD, .configureMemSlots, .backendReq])
-        let file = try SharedFile(1 << 20)
-        try f.share(file.region(at: 0), file.descriptor)
         var description = Payload(UInt64(1 << 18))
         description.add64(0)
         description.add32(2 | 128 << 16)
         var log = Payload(UInt64(1 << 16))
         log.add64(0)
-        func once() throws {
+        func once(_ mark: (OwnedDescriptor) -> OwnedDescriptor) throws {
+            func event() -> OwnedDescriptor { mark(OwnedDescriptor(CPlat_eventfd(0))) }
             let answer = try f.ask(.getInflightFD, description)
             #expect(answer.descriptors.count == 1)
-            try f.tell(.setInflightFD, description, [file.descriptor])
-            _ = try f.ask(.setLogBase, log, [file.descriptor])
-            try f.share(file.region(at: 0), file.descriptor)
+            var region = Payload(answer.payload.withUnsafeBytes { $0.loadUnaligned(as: UInt64.self) })
+            region.add64(0)
+            region.add32(2 | 128 << 16)
+            let (inflight, dirty) = (mark(answer.descriptors[0]), mark(try SharedFile(1 << 16).descriptor))
+            try f.tell(.setInflightFD, region, [inflight])
+            _ = try f.ask(.setLogBase, log, [dirty])
+            let table = try SharedFile(1 << 20)
+            try f.share(table.region(at: 0), mark(table.descriptor))
             for request: Request in [.setVringKick, .setVringCall, .setVringErr] {
-                try f.tell(request, Payload(UInt64(0)), [OwnedDescriptor(CPlat_eventfd(0))])
+                try f.tell(request, Payload(UInt64(0)), [event()])
             }
-            try f.tell(.setLogFD, Payload(), [OwnedDescriptor(CPlat_eventfd(0))])
+            try f.tell(.setLogFD, Payload(), [event()])
             var ends: [Int32] = [0, 0]
             socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends)
-            let far = OwnedDescriptor(ends[1])
-            try f.tell(.setBackendReqFD, Payload(), [OwnedDescriptor(ends[0])])
+            let (far, near) = (OwnedDescriptor(ends[1]), mark(OwnedDescriptor(ends[0])))
+            try f.tell(.setBackendReqFD, Payload(), [near])
             withExtendedLifetime(far) {}
             // Where none belongs it is closed.
-            try f.tell(.setOwner, Payload(), [OwnedDescriptor(CPlat_eventfd(0)), file.descriptor])
+            try f.tell(.setOwner, Payload(), [event(), dirty])
         }
-        for _ in 0..<3 { try once() }
-        let before = Self.held
-        for _ in 0..<rounds(1000, least: 100) { try once() }
-        // Other suites of this process open and close some meanwhile.
-        let after = Self.held
-        #expect(after.descriptors < before.descriptors + 60, "\(before.descriptors) became \(after.descriptors)")
-        #expect(after.mappings < before.mappings + 60, "\(before.mappings) became \(after.mappings)")
+        let marked = MarkedFiles()
+        for _ in 0..<16 { try once(marked.mark) }
+        // The last of them are in use.
+        #expect(eventually { marked.othersOpen > 0 && marked.mappings > 0 })
+        for _ in 0..<rounds(1000) { try once { $0 } }
+        #expect(
+            eventually { marked.othersOpen == 0 && marked.mappings == 0 },
+            "\(marked.othersOpen) descriptors and \(marked.mappings) mappings of earlier rounds are left")
         try room.finish(after: f)
     }
 

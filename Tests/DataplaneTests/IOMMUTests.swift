@@ -16,11 +16,11 @@ private final class VirtualIOMMU: Sendable {
     typealias Policy = @Sendable (_ page: UInt64, _ wanted: IOTLBAccess) -> IOTLBAccess?
 
     private nonisolated(unsafe) let driver: EmbeddedDriver
-    /// In a box: a closure that is a Mutex's own value is wrapped once more by each access to it.
+    /// In a box: a closure that is a lock's own value is wrapped once more by each access to it.
     private struct Rule { var policy: Policy }
-    private let rule: Mutex<Rule>
+    private let rule: Locked<Rule>
     /// One message at a time.
-    private let line = Mutex(())
+    private let line = Locked(())
     private let isEnded = Atomic(false)
     private let misses = Atomic(0)
     private let failures = Atomic(0)
@@ -31,7 +31,7 @@ private final class VirtualIOMMU: Sendable {
     init(_ driver: EmbeddedDriver, _ policy: @escaping Policy = VirtualIOMMU.everything) throws {
         nonisolated(unsafe) let driver = driver
         self.driver = driver
-        rule = Mutex(Rule(policy: policy))
+        rule = Locked(Rule(policy: policy))
         let channel = try #require(driver.channel)
         nonisolated(unsafe) let socket = channel
         thread = try NamedThread("iommu") { [self] in

@@ -3,7 +3,6 @@ import CRefusal
 import Control
 import Glibc
 import Ringway
-import Synchronization
 import Testing
 
 /// The kernel does not take io_uring's requests when it is asked: no memory, no room for completions, a signal. The
@@ -124,7 +123,7 @@ private final class Refusals: Sendable {
         var failure: (any Error)?
         var isOver = false
     }
-    private let state = Mutex(State())
+    private let state = Locked(State())
 
     init(_ errors: [Int32]) { self.errors = errors }
 

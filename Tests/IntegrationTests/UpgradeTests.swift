@@ -1,4 +1,5 @@
 import CPlatform
+import Control
 import Dataplane
 import Foundation
 import RingwayLab
@@ -66,7 +67,7 @@ import Testing
 
     private final class Flag: Sendable {
         let isSet = Atomic(false)
-        private let failure = Mutex("")
+        private let failure = Locked("")
         var error: String {
             get { failure.withLock { $0 } }
             set { failure.withLock { $0 = newValue } }

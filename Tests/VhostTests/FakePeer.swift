@@ -1,24 +1,10 @@
 import CPlatform
+import Control
 import Glibc
 import Memory
 import Vhost
 import VhostUser
 import Virtio
-
-/// A value behind a lock, for what is not Sendable.
-final class Locked<Value>: @unchecked Sendable {
-    private var value: Value
-    private var mutex = pthread_mutex_t()
-    init(_ value: Value) {
-        self.value = value
-        pthread_mutex_init(&mutex, nil)
-    }
-    func withLock<R>(_ body: (inout Value) throws -> R) rethrows -> R {
-        pthread_mutex_lock(&mutex)
-        defer { pthread_mutex_unlock(&mutex) }
-        return try body(&value)
-    }
-}
 
 /// A vhost-user back-end on one end of a socket pair, in a thread of its own: writes down the messages, answers them,
 /// and refuses the one it is told to, or hangs up at it, or lies.

@@ -1,4 +1,5 @@
 import CPlatform
+import Control
 import Glibc
 import Logging
 import Ringway

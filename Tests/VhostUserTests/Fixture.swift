@@ -1,31 +1,9 @@
 import CPlatform
+import Control
 import Glibc
 import Memory
 import VhostUser
 import Virtio
-
-/// A value behind a lock that ThreadSanitizer sees. Where two threads want `Mutex` of Synchronization at once, one
-/// takes it in a library that is not watched, and what it does then is reported as a race.
-final class Locked<Value>: @unchecked Sendable {
-    private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-    private var value: Value
-
-    init(_ value: Value) {
-        self.value = value
-        pthread_mutex_init(mutex, nil)
-    }
-
-    deinit {
-        pthread_mutex_destroy(mutex)
-        mutex.deallocate()
-    }
-
-    func withLock<Result>(_ body: (inout Value) throws -> Result) rethrows -> Result {
-        pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
-        return try body(&value)
-    }
-}
 
 /// A device that writes down what a session asks of it.
 final class RecordingDevice: BackEndDevice, Sendable {

@@ -1,6 +1,6 @@
 import CPlatform
+import Control
 import Glibc
-import Synchronization
 import Headers
 import Virtio
 
@@ -16,7 +16,7 @@ final class EngineCore {
     let busyloop: BusyloopBudget
     let pacing: Pacing
     /// What the switch knows; neither in other modes. Control threads ask while a port is added.
-    private let switching: Guarded<(addresses: MACTable?, guarded: SwitchCore?)>
+    private let switching: Locked<(addresses: MACTable?, guarded: SwitchCore?)>
     /// The plain switch's addresses.
     var addresses: MACTable? { switching.value.addresses }
     /// The switch whose ports have options.
@@ -41,7 +41,7 @@ final class EngineCore {
         tableMemory = PairTableMemory(portCount: count, places: places)
         table = tableMemory.table
         let isPlain = options.mode == .switch && !options.isGuarded
-        switching = Guarded(
+        switching = Locked(
             (
                 isPlain ? MACTable(ports: count, places: places, ageing: options.macAgeing) : nil,
                 options.isGuarded
@@ -225,7 +225,7 @@ package enum Frames {
 /// Queues of a port that had to stop since the engine's start, by cause. Written by the port's control thread, read by
 /// anyone.
 final class StopCounts: Sendable {
-    private let counts = Mutex<[UInt8: UInt64]>([:])
+    private let counts = Locked<[UInt8: UInt64]>([:])
 
     func clear() { counts.withLock { $0 = [:] } }
 

@@ -1,10 +1,10 @@
 import Console
+import Control
 import Glibc
 import Memory
 import NIOCore
 import NIOHTTP1
 import NIOPosix
-import Synchronization
 import VhostUser
 
 /// Where metrics can be fetched by HTTP: a Unix socket, or an address with a port.
@@ -133,7 +133,7 @@ final class MetricsServer: Sendable {
 
 /// Those that are open, the oldest first.
 private final class Connections: Sendable {
-    private let all = Mutex<[any Channel]>([])
+    private let all = Locked<[any Channel]>([])
 
     func add(_ channel: any Channel) {
         let oldest = all.withLock { all -> (any Channel)? in

@@ -1,9 +1,9 @@
 import CPlatform
 import Foundation
+import Control
 import Glibc
 import Memory
 import Ringway
-import Synchronization
 
 /// What keeps the sandbox from being what it should.
 package struct SandboxError: Error, CustomStringConvertible {
@@ -93,7 +93,7 @@ package struct Sandbox {
     }
 
     /// The one that this process is in.
-    private static let entered = Mutex<Sandbox?>(nil)
+    private static let entered = Locked<Sandbox?>(nil)
 
     /// Gives it up. Errors: it is not as it has to be.
     package func enter() throws(SandboxError) -> Report {
