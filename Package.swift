@@ -63,7 +63,9 @@ let package = Package(
         .target(name: "CRingway"),
         .target(
             name: "RingwayC",
-            dependencies: exported + ["CRingway", "Control", "CPlatform", .product(name: "Logging", package: "swift-log")]),
+            dependencies: exported + [
+                "CRingway", "Control", "CPlatform", .product(name: "Logging", package: "swift-log"),
+            ]),
 
         // What follows is not for embedders. Console: what the two programs share. RingwayLab: drivers in this process,
         // and what is measured with them.
@@ -127,6 +129,7 @@ let package = Package(
         .testTarget(
             name: "OperationTests",
             dependencies: exported + ["TestSupport", "Operation", "RingwayLab", "Console", "CPlatform"]),
-        .testTarget(name: "IntegrationTests", dependencies: ["TestSupport", "Control", "CPlatform", "Dataplane", "RingwayLab"]),
+        .testTarget(
+            name: "IntegrationTests", dependencies: ["TestSupport", "Control", "CPlatform", "Dataplane", "RingwayLab"]),
     ]
 )
