@@ -304,7 +304,6 @@ package final class Operator: @unchecked Sendable {
     private func offer() throws(RPC.Failure) -> Methods.Upgrade.Answer {
         guard let user = server.speaker.flatMap({ UpgradeChannel.peer(of: $0) })?.user, [0, geteuid()].contains(user)
         else { throw .refused("upgrade: this user may not have guests' memory; root and the user of ringway may") }
-        do throws(EngineError) { try EngineHandover.check(engine) } catch { throw .refused("\(error)") }
         server.bequeath { [unowned self] in handOver(to: $0) }
         return .init(
             upgrade: Upgrade.version, version: Version.text, config: settings.file(ports: ports.map(\.port)),

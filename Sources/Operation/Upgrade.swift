@@ -86,6 +86,7 @@ struct Predecessor {
         let seconds = Double(CPlat_monotonic_ns() - start) / 1e9
         // Whatever becomes of the other one from here on, it has the rings.
         if let process = channel.peer?.process { manager?.successor(process) }
+        handover.closeOthers()
         try? channel.send(handover.counters)
         handover.leave()
         return seconds
@@ -140,11 +141,11 @@ package final class Successor {
             takeover.leave()
             throw error
         }
-        takeover.go()
-        self.handed = handed
         // The other one may be gone: then there is nobody to tell, and nothing more to count.
-        try? channel.say(.running)
+        takeover.go { try? channel.say(.running) }
+        self.handed = handed
         if let counters = try? channel.receive(EngineCounters.self, within: 10) { takeover.count(counters) }
+        takeover.openOthers()
     }
 
     /// What the other one's control sockets were, and since when it counted.

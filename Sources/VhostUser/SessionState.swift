@@ -67,9 +67,7 @@ extension BackEndSession {
     package func forgetPlaces(of held: [Int]) { for i in held { rings[i].isPaused = false } }
 
     /// Starts of rings that can. When the device has made them: `note`.
-    package func starts(where isWanted: (_ ring: Int) -> Bool) -> [RingChange] {
-        readyStarts().filter { isWanted($0.ring) }
-    }
+    package var starts: [RingChange] { readyStarts() }
 
     /// Where rings that were held stand, and others that wait for an address.
     package var heldPlaces: RingPlaces {

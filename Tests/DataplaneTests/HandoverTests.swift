@@ -140,7 +140,9 @@ import Virtio
         let takeover = try EngineTakeover(new, try sent(handover.state))
         try takeover.check(try sent(handover.stop()))
         takeover.go()
+        handover.closeOthers()
         takeover.count(try sent(handover.counters))
+        takeover.openOthers()
         handover.leave()
         old.stop()
         return new
@@ -289,13 +291,27 @@ import Virtio
         withExtendedLifetime(lab) {}
     }
 
-    @Test("a port of a kind that cannot be handed over is named, and nothing has changed")
-    func refused() throws {
+    @Test("a port on a back-end connects again, and its counters go on; one whose back-end is not there waits on")
+    func others() throws {
+        let far = try Lab(ports: 1, .macswap)
         let lab = try Lab(
-            ports: 2, .switch, more: [PortOptions(.virtioUser(path: "/nonexistent", isServer: false, tap: nil))])
-        #expect { try EngineHandover(lab.engine) } throws: { "\($0)".hasPrefix("/nonexistent: ") }
+            ports: 1, .crossconnect,
+            more: [far.paths[0], "/nonexistent"].map { PortOptions(.virtioUser(path: $0, isServer: false, tap: nil)) })
         let driver = try lab.driver(0)
-        withExtendedLifetime(driver) {}
+        var engine = lab.engine
+        for round in 1...3 {
+            #expect(eventually { engine.snapshot()[1].isConnected && far.engine.snapshot()[0].isConnected })
+            let frame = Frame.ethernet(to: Frame.mac(1), from: Frame.mac(0), Array(repeating: 7, count: 50))
+            #expect(driver.send([frame]))
+            let got = driver.receive(1).map(\.frame)
+            let isSwapped =
+                got == [Frame.ethernet(to: Frame.mac(0), from: Frame.mac(1), Array(repeating: 7, count: 50))]
+            #expect(isSwapped, "\(got)")
+            engine = try HandoverTests.move(engine)
+            #expect(engine.snapshot()[1].rx.packets == UInt64(round))
+        }
+        engine.stop()
+        withExtendedLifetime(lab) {}
     }
 }
 

@@ -197,6 +197,46 @@ import Testing
         withExtendedLifetime(drivers) {}
     }
 
+    @Test(
+        "ports that are not guests': a TAP's interface stays, interfaces and back-ends are opened again",
+        .enabled(if: getuid() == 0, "needs root"))
+    func others() throws {
+        let folder = Folder()
+        let (home, a, b, c) = (try Host("home"), try Host("a"), try Host("b"), try Host("c"))
+        let forward = [Ringway.binary, "forward", "--json", "--mode"]
+        let far = try home.start(
+            "far", forward + ["crossconnect", "--port", "vhost-user:\(folder("far"))", "--port", "tap:far"])
+        _ = try far.wait(for: "{\"type\":\"ready\"}\n")
+        try home.run("ip link add dev wire type veth peer name eth0; ip link set dev wire up")
+        try home.run("ip link set dev eth0 netns \(b.network); ip link set dev far netns \(c.network)")
+        var ringway = try home.start(
+            "old",
+            forward + ["switch", "--control", folder("ctl"), "--port", "tap:near", "--port", "xdp:wire"]
+                + ["--port", "virtio-user:\(folder("far"))"])
+        _ = try ringway.wait(for: "{\"type\":\"ready\"}\n")
+        try home.run("ip link set dev near netns \(a.network)")
+        try b.run("ethtool -K eth0 tx off >/dev/null")
+        for (number, (host, device)) in [(a, "near"), (b, "eth0"), (c, "far")].enumerated() {
+            try host.run("ip addr add 10.0.0.\(number + 1)/24 dev \(device); ip link set \(device) up")
+        }
+        let interface = try a.run("ip -o link show near").prefix { $0 != ":" }
+        for round in 0..<4 {
+            for (host, address) in [(a, "10.0.0.2"), (b, "10.0.0.3"), (c, "10.0.0.1")] {
+                var loss = 100
+                for _ in 0..<20 where loss > 0 { loss = try host.loss(to: address) }
+                #expect(loss == 0, "\(host.name) to \(address): \(ringway.output)")
+            }
+            if round == 3 { break }
+            let new = try home.start("new", [Ringway.binary, "forward", "--json", "--upgrade-from", folder("ctl")])
+            _ = try new.wait(for: "{\"type\":\"ready\"}\n")
+            #expect(ringway.wait() == 0, "\(ringway.output)")
+            ringway = new
+        }
+        #expect(try a.run("ip -o link show near").prefix { $0 != ":" } == interface)
+        #expect(ringway.end() == 0)
+        #expect(far.end() == 0)
+    }
+
     @Test("a reload that is an upgrade: the service manager follows, and the file is read again")
     func service() throws {
         let folder = Folder()

@@ -1,5 +1,6 @@
 import CPlatform
 import Glibc
+import Memory
 import Synchronization
 import Virtio
 
@@ -20,6 +21,11 @@ protocol EnginePort: AnyObject {
     func start() throws(EngineError)
     /// Runs `work` on its control thread, where it has one, and returns when it has run.
     func perform(_ work: @escaping () -> Void)
+    /// Descriptors by which another process opens the same device: without them it would go with this one's. Any
+    /// thread.
+    var devices: [OwnedDescriptor] { get }
+    /// Opens these at the next `start`, in place of what the options name.
+    func adopt(_ devices: [OwnedDescriptor])
     /// Whoever runs the engine lets its packets pass, or none. On its control thread.
     func linkChanged(isUp: Bool)
     /// Closes it; its rings are stopped afterwards.
@@ -31,6 +37,8 @@ protocol EnginePort: AnyObject {
 extension EnginePort {
     var queuePairs: Int { options.queuePairs }
     var wasConnected: Bool { true }
+    var devices: [OwnedDescriptor] { [] }
+    func adopt(_ devices: [OwnedDescriptor]) {}
     func linkChanged(isUp: Bool) {}
 }
 
@@ -69,10 +77,10 @@ extension EngineCore {
 
     /// Gives pairs none of whose rings runs to other threads. The old ones let go of them themselves, between two
     /// bursts, in one trip each. For the port's control thread alone, under which a pair has no other new owner.
-    func give(_ pairs: [(pair: PairPointer, thread: Int)]) {
+    func give(_ places: [PairPlace]) {
         var work = ThreadWork()
-        for (p, thread) in pairs {
-            let old = owner(of: p).index
+        for place in places {
+            let (p, thread, old) = (place.pair, place.thread, owner(of: place.pair).index)
             if old != thread { work.add(old) { $0.letGo(p, to: thread) } }
         }
         run(work)

@@ -32,3 +32,11 @@ enum Placement {
         cpu < 0 ? "" : " (CPU \(cpu), node \(NUMA.node(ofCPU: cpu)))"
     }
 }
+
+/// The thread that a pair goes to.
+struct PairPlace {
+    let pair: PairPointer
+    let thread: Int
+    /// `Placement.Choice.reason`.
+    let reason: String
+}

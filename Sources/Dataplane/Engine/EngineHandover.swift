@@ -12,15 +12,14 @@ package final class EngineHandover {
     private let engine: Engine
     private let ports: [PlacedPort]
 
-    /// Throws where a port of the engine could not be handed over.
-    package static func check(_ engine: Engine) throws(EngineError) { _ = try engine.portsToHandOver() }
-
     /// What the other process needs; what has changed when rings have stopped is in `stop`'s answer.
     package let state: EngineState
 
-    /// Holds the control threads of all ports. Throws, and nothing has changed, where a port cannot be handed over.
+    /// Holds the control threads of ports on the device side. Throws, and nothing has changed, where a port cannot be
+    /// handed over.
     package init(_ engine: Engine) throws(EngineError) {
-        let ports = try engine.portsToHandOver()
+        if engine.core == nil { throw EngineError("the engine does not run; there is nothing to hand over") }
+        let ports = engine.ports.compactMap(\.self)
         (self.engine, self.ports) = (engine, ports)
         let guests = ports.compactMap { $0.port as? Port }
         for port in guests {
@@ -30,14 +29,17 @@ package final class EngineHandover {
         }
         // Commands of the driver change what is told here.
         engine.hold(guests) { $1 == $0.controlRing }
+        for port in guests { port.isHandingOver = true }
         do {
             state = EngineState(
                 ports: try ports.map {
-                    .init(name: $0.options.name, isUp: $0.isUp, guest: try ($0.port as? Port)?.state)
+                    .init(
+                        name: $0.options.name, isUp: $0.isUp, guest: try ($0.port as? Port)?.state,
+                        devices: $0.port.devices)
                 },
                 addresses: engine.addressStates(ports))
         } catch {
-            engine.letGo(guests)
+            engine.goOn(guests)
             throw EngineError("the state cannot be handed over: \(error)")
         }
     }
@@ -66,7 +68,7 @@ package final class EngineHandover {
     }
 
     /// The other process does not go on: rings start where they stand, and control threads go on.
-    package func resume() { engine.letGo(guests) }
+    package func resume() { engine.goOn(guests) }
 
     /// The same after `stop` where the other process has died with the rings running there: each goes on where it says
     /// itself, as after a crash.
@@ -75,7 +77,13 @@ package final class EngineHandover {
             guard let guest = port.port as? Port, let ran = known.guest?.server.session?.running else { continue }
             guest.server.session?.forgetPlaces(of: ran)
         }
-        engine.letGo(guests)
+        engine.goOn(guests)
+    }
+
+    /// The other process runs all rings of guests: closes the other ports, which it opens when it has been told what
+    /// was counted.
+    package func closeOthers() {
+        for port in ports where !(port.port is Port) { port.port.stop() }
     }
 
     /// The other process goes on. Nothing of the ports' sockets is touched; what is left is `Engine.stop`.
@@ -85,11 +93,14 @@ package final class EngineHandover {
 }
 
 /// The other side: an engine that goes on in the place of one of another process. The order is `init`, `check`, then
-/// `go` or `leave`; or `leave` at once.
+/// `go`, `count` and `openOthers`, or `leave`; or `leave` at once.
 package final class EngineTakeover {
     private let engine: Engine
     private let state: EngineState
     private var places: EnginePlaces?
+    /// What `check` has found out.
+    private var starts: [(port: Port, changes: [RingChange])] = []
+    private var threads: [(port: Port, places: [PairPlace])] = []
 
     /// Makes ports and threads of `engine`, which was not started, and maps what they need; no ring starts.
     /// Throws, and nothing is left, where one cannot be taken over.
@@ -100,7 +111,7 @@ package final class EngineTakeover {
             throw EngineError("the ports \(state.ports.map(\.name)) are handed over; \(names) are expected")
         }
         try engine.start { port throws(EngineError) in
-            guard let guest = port as? Port else { return }
+            guard let guest = port as? Port else { return port.adopt(state.ports[port.index].devices) }
             guard let known = state.ports[port.index].guest else {
                 throw EngineError("\(port.options.name): nothing of it was handed over")
             }
@@ -122,21 +133,38 @@ package final class EngineTakeover {
             do throws(VhostUserError) { try session.adopt(places.rings[port.index]) } catch {
                 throw EngineError("\(port.options.name): \(error)")
             }
-            let starting = Set(session.starts { _ in true }.map(\.ring))
+            let changes = session.starts
+            let starting = Set(changes.map(\.ring))
             let ran = state.ports[port.index].guest?.server.session?.running ?? []
             if let ring = ran.first(where: { !starting.contains($0) || places.rings[port.index][$0] == nil }) {
                 throw EngineError("\(port.options.name): queue \(ring) cannot start")
             }
+            starts.append((port, changes))
+            threads.append((port, port.places(for: changes)))
         }
+        engine.core?.give(threads.flatMap(\.places))
         self.places = places
     }
 
-    /// The other process has let go of the rings: they start here, those that packets go to first.
-    package func go() {
+    /// The other process has let go of the rings: they start here, those that packets go to first. `tell` is called
+    /// when all run; what follows has time.
+    package func go(_ tell: () -> Void = {}) {
         engine.learn(places?.addresses ?? [])
-        for port in engine.ports.compactMap({ $0?.port }) where !(port is Port) { try? port.start() }
+        engine.start(starts)
+        tell()
         for port in guests { port.isTakenOver = false }
-        engine.letGo(guests)
+        for (port, places) in threads { port.tell(places) }
+        for port in guests { port.server.release() }
+    }
+
+    /// Opens the ports that are not on the device side, after the other process has closed them. One that cannot be
+    /// opened is told of in the log, and has to be removed and added again; guests do not wait for it.
+    package func openOthers() {
+        for port in engine.ports.compactMap({ $0?.port }) where !(port is Port) {
+            do throws(EngineError) { try port.start() } catch {
+                engine.logger.error("\(port.options.name): could not be opened after the upgrade: \(error)")
+            }
+        }
     }
 
     /// What was counted there.
@@ -155,20 +183,9 @@ package final class EngineTakeover {
 }
 
 extension Engine {
-    /// Throws where one cannot be handed over.
-    fileprivate func portsToHandOver() throws(EngineError) -> [PlacedPort] {
-        if core == nil { throw EngineError("the engine does not run; there is nothing to hand over") }
-        let all = ports.compactMap(\.self)
-        for port in all where !(port.port is Port || port.port is NullPort) {
-            throw EngineError(
-                "\(port.options.name): a port of this kind cannot be handed over yet; only vhost-user: and null: can")
-        }
-        return all
-    }
-
     /// One change of rings of many ports: one trip to each thread.
     private func change(
-        _ lists: [(Port, [RingChange])], _ note: (BackEndSession, [RingChange], [RingPosition?]) -> Void
+        _ lists: [(port: Port, changes: [RingChange])], _ note: (BackEndSession, [RingChange], [RingPosition?]) -> Void
     ) {
         var work = ThreadWork()
         let begun = lists.map { port, changes in (port, changes, port.begin(changes, &work)) }
@@ -181,19 +198,25 @@ extension Engine {
 
     /// Stops what runs of these rings.
     fileprivate func hold(_ guests: [Port], where isWanted: (Port, Int) -> Bool) {
-        change(guests.map { port in (port, port.server.session?.stops { isWanted(port, $0) } ?? []) }) {
+        change(guests.map { port in (port: port, changes: port.server.session?.stops { isWanted(port, $0) } ?? []) }) {
             $0.noteHeld($1, $2)
         }
     }
 
-    /// Starts all rings that can, those that packets go to first; then control threads go on.
-    fileprivate func letGo(_ guests: [Port]) {
+    /// Starts rings, those that packets go to first: one trip to each thread for these, and one for the others.
+    fileprivate func start(_ lists: [(port: Port, changes: [RingChange])]) {
         for transmits in [false, true] {
-            change(guests.map { ($0, $0.server.session?.starts { ($0 % 2 == 1) == transmits } ?? []) }) {
-                $0.note($1, $2)
-            }
+            change(lists.map { ($0, $1.filter { ($0.ring % 2 == 1) == transmits }) }) { $0.note($1, $2) }
         }
-        for port in guests { port.server.release() }
+    }
+
+    /// Starts all rings that can; then control threads go on.
+    fileprivate func goOn(_ guests: [Port]) {
+        start(guests.map { ($0, $0.server.session?.starts ?? []) })
+        for port in guests {
+            port.isHandingOver = false
+            port.server.release()
+        }
     }
 
     /// Before rings start, and while control threads wait.

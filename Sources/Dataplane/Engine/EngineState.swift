@@ -1,4 +1,5 @@
 import Headers
+import Memory
 import VhostUser
 
 /// What an engine hands to another process, which goes on in its place.
@@ -6,8 +7,10 @@ package struct EngineState: Codable {
     struct PlacedState: Codable {
         var name: String
         var isUp: Bool
-        /// Nil: nothing has to be known of such a port.
+        /// Of ports on the device side.
         var guest: GuestState?
+        /// `EnginePort.devices`.
+        var devices: [OwnedDescriptor]
     }
     /// By their places, without those that are free.
     var ports: [PlacedState]

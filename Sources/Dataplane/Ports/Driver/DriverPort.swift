@@ -33,6 +33,8 @@ final class DriverPort: EnginePort {
     // The control thread's own, while there is one
     private var listener: Int32 = -1
     private var link: DriverLink?
+    /// Queues of a TAP, of the process that had this port before.
+    private var adopted: [OwnedDescriptor] = []
     private var saved: VhostNet.Saved?
     private var socket: MessageSocket?
     private var attempts = 0
@@ -97,6 +99,16 @@ final class DriverPort: EnginePort {
     }
 
     func perform(_ work: @escaping () -> Void) { control.run(work) }
+
+    var devices: [OwnedDescriptor] {
+        var all: [OwnedDescriptor] = []
+        // Others have none, and their back-end may keep the thread waiting.
+        if kind != .kernel { return all }
+        control.run { all = (self.link?.vhost.backend as? KernelBackend)?.tap.queues ?? [] }
+        return all
+    }
+
+    func adopt(_ devices: [OwnedDescriptor]) { adopted = devices }
 
     func stop() {
         EventFD.signalOwn(cancelFD)
@@ -252,7 +264,12 @@ final class DriverPort: EnginePort {
         switch kind {
         case .user: return UserBackend(socket!, name: path, cancel: cancelFD)
         case .vdpa: return VDPABackend(path: path)
-        case .kernel: return KernelBackend(path: path, tap: try Tap(name: tapName, queues: options.queuePairs))
+        case .kernel:
+            defer { adopted = [] }
+            let tap =
+                adopted.isEmpty
+                ? try Tap(name: tapName, queues: options.queuePairs) : try Tap(descriptors: adopted)
+            return KernelBackend(path: path, tap: tap)
         }
     }
 

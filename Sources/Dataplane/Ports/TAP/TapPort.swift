@@ -21,6 +21,8 @@ final class TapPort: EnginePort {
 
     // The control thread's own, while there is one
     private var tap: Tap?
+    /// Of the process that had this port before.
+    private var adopted: [OwnedDescriptor] = []
     /// As the kernel has it.
     private var name = ""
     private var ends: OwnedValues<TapEnd>
@@ -53,7 +55,11 @@ final class TapPort: EnginePort {
         guard case .tap(let wanted) = options.kind else { return }
         let tap: Tap
         do throws(VhostError) {
-            tap = try Tap(name: name.isEmpty ? wanted : name, queues: options.queuePairs, isNonblocking: false)
+            tap =
+                adopted.isEmpty
+                ? try Tap(name: name.isEmpty ? wanted : name, queues: options.queuePairs, isNonblocking: false)
+                : try Tap(descriptors: adopted)
+            adopted = []
             guard tap.headerLength == 12 else {
                 throw VhostError(
                     .features,
@@ -128,6 +134,14 @@ final class TapPort: EnginePort {
     }
 
     func perform(_ work: @escaping () -> Void) { control.run(work) }
+
+    var devices: [OwnedDescriptor] {
+        var all: [OwnedDescriptor] = []
+        control.run { all = self.tap?.queues ?? [] }
+        return all
+    }
+
+    func adopt(_ devices: [OwnedDescriptor]) { adopted = devices }
 
     func stop() {
         control.stop()

@@ -41,6 +41,9 @@ final class Port: EnginePort, BackEndDevice {
     private var (logLimit, errorLimit) = (LogLimit(), LogLimit(most: 2 * PairTable.pairsPerPort + 1))
     /// The process that had this port before may still go on with it.
     var isTakenOver = false
+    /// Another process is about to have it: rings that stop may start again here, and keep how their drivers are
+    /// called, which takes long to make and to give up.
+    var isHandingOver = false
     /// Of running rings by number: their call eventfds, and how those are written.
     var callRings: [Int: (fd: Int32, ring: CallRing)] = [:]
 
@@ -164,7 +167,12 @@ final class Port: EnginePort, BackEndDevice {
     /// Adds what threads have to do for these changes; when they have, the caller calls what this returns.
     func begin(_ changes: [RingChange], _ work: inout ThreadWork) -> () -> [RingPosition?] {
         setReady(changes, where: false)
-        place(changes)
+        // Of a port that is taken over it was done for all ports at once.
+        if !isTakenOver {
+            let places = self.places(for: changes)
+            tell(places)
+            core.give(places)
+        }
         let jobs = changes.map { isControl($0) ? nil : prepare($0, &work) }
         return { [self] in
             let positions = zip(changes, jobs).map { change, job -> RingPosition? in
@@ -236,7 +244,7 @@ final class Port: EnginePort, BackEndDevice {
     /// Its thread has made the change, and has let go of what was before.
     private func conclude(_ change: RingChange, _ job: Job) -> RingPosition? {
         job.pair.pointee.isAnyRunning = job.isAnyRunning
-        callRings[change.ring] = job.calls
+        if case .stop = change.what, isHandingOver {} else { callRings[change.ring] = job.calls }
         if let stopped = job.stopped, !stopped.defect.isMiss {
             core.stops[index].note(stopped.defect)
             report(stopped)
@@ -250,20 +258,25 @@ final class Port: EnginePort, BackEndDevice {
         return direction == .receive ? core.generates : true
     }
 
-    /// Pairs whose first ring starts go to the thread of `Placement`'s choice.
-    private func place(_ changes: [RingChange]) {
-        var choices: [(pair: PairPointer, thread: Int)] = []
+    /// The threads, by `Placement`'s choice, of pairs whose first ring starts.
+    func places(for changes: [RingChange]) -> [PairPlace] {
+        var places: [PairPlace] = []
         for change in changes {
             guard case .start(let start) = change.what, !isControl(change), let p = pair(of: change.ring),
-                !p.pointee.isAnyRunning, !choices.contains(where: { $0.pair == p })
+                !p.pointee.isAnyRunning, !places.contains(where: { $0.pair == p })
             else { continue }
             let choice = Placement.choose(
                 pair: p.pointee.pair, cpus: core.threads.map(\.cpu),
                 node: NUMA.node(of: start.setup.descriptors))
-            choices.append((p, choice.thread))
-            say(.info, "\(options.name): queue pair \(p.pointee.pair) on \(choice.reason)")
+            places.append(PairPlace(pair: p, thread: choice.thread, reason: choice.reason))
         }
-        core.give(choices)
+        return places
+    }
+
+    func tell(_ places: [PairPlace]) {
+        for place in places {
+            say(.info, "\(options.name): queue pair \(place.pair.pointee.pair) on \(place.reason)")
+        }
     }
 
     func callRing(_ ring: Int, _ fd: Int32) -> (fd: Int32, ring: CallRing)? {
