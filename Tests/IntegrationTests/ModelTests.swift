@@ -1,10 +1,10 @@
 import Testing
 
-/// Tests/Models: the state machines of calls, kicks and hand-over between threads, explored by spin.
+/// Tests/Models: the state machines of calls, kicks, hand-over between threads and upgrade, explored by spin.
 @Suite(.serialized) struct ModelTests {
     @Test(
         "a model holds in every order of steps, and fails in each way in which it can be broken",
-        arguments: [("calls", 8), ("kicks", 5), ("handover", 6)])
+        arguments: [("calls", 8), ("kicks", 5), ("handover", 6), ("upgrade", 7)])
     func model(_ name: String, _ explorations: Int) throws {
         let program = try Program("models-\(name)", [root + "/tools/models", name])
         let status = program.wait(seconds: 300)
