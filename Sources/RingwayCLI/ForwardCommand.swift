@@ -176,7 +176,8 @@ struct ForwardCommand: ParsableCommand, GoesOn, Confined {
         checkPeriods(stats: stats, duration: duration)
         refuse(
             "--port", "--mode", "--cpus", "--unpinned", "--busyloop", "--pacing", "--size", "--mac-ageing",
-            "--control", "--control-read", "--max-ports", "--log-level", "--sandbox", "--no-sandbox", "--allow",
+            "--control", "--control-read", "--max-ports", "--log-level", "--log-format", "--metrics", "--sandbox",
+            "--no-sandbox", "--allow",
             because: "with --upgrade-from ports and settings are those of the ringway that runs")
         let successor = Successor.find(path)
         Run(settings: successor.settings, successor: successor, json: json, stats: stats, duration: duration).run()

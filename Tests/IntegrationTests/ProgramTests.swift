@@ -67,6 +67,8 @@ import Testing
             (["forward", "--port", "virtio-user:/dev/vhost-net,mtu=1400", "--mode", "drop"], "ip link set"),
             (["forward", "--port", "vhost-user:/dev/null,client=on", "--mode", "drop"], "not a socket"),
             (["forward", "--port", "virtio-user:/dev/null", "--mode", "drop"], "not a socket"),
+            (["forward", "--upgrade-from", "/tmp/x", "--metrics", "127.0.0.1:9"], "those of the ringway that runs"),
+            (["forward", "--upgrade-from", "/tmp/x", "--log-format", "json"], "those of the ringway that runs"),
             (["bench", "throughput", "--engine-cpu", "0", "--driver-cpu", "0"], "give two CPUs"),
             (["bench", "latency", "--socket", "/tmp/x", "--busyloop", "auto"], "the other back-end's"),
             (["bench", "latency", "--socket", "/tmp/x", "--mode", "macswap"], "the other back-end's"),
