@@ -125,15 +125,17 @@ extension EngineCore {
         port: Int, _ ends: [(end: QueueEnd, incoming: Int32, node: Int)], offloads: Features,
         budget: BusyloopBudget
     ) -> [String] {
-        let choices = ends.indices.compactMap { pair in
+        let places = ends.indices.compactMap { pair in
             table[port, pair].map {
-                ($0, Placement.choose(pair: pair, cpus: threads.map(\.cpu), node: ends[pair].node))
+                let choice = Placement.choose(pair: pair, cpus: threads.map(\.cpu), node: ends[pair].node)
+                return PairPlace(pair: $0, thread: choice.thread, reason: choice.reason)
             }
         }
-        give(choices.map { ($0, $1.thread) })
+        give(places)
         var work = ThreadWork()
-        for ((p, choice), (end, incoming, _)) in zip(choices, ends) {
-            work.add(choice.thread) { thread in
+        for (place, (end, incoming, _)) in zip(places, ends) {
+            let p = place.pair
+            work.add(place.thread) { thread in
                 p.pointee.receiveOffloads = offloads
                 thread.startOther(p, end, incoming: incoming, watches: budget != .poll)
             }
@@ -141,7 +143,7 @@ extension EngineCore {
         run(work)
         table.setOffloads(offloads, port)
         setActivePairs(ends.count, port: port)
-        return choices.map(\.1.reason)
+        return places.map(\.reason)
     }
 
     func stopOther(port: Int, pairs: Int) {
