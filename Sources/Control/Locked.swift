@@ -1,6 +1,7 @@
 /// A value behind a lock: the one that this project uses, since ThreadSanitizer sees it.
 ///
-/// Any thread, but none that forwards packets.
+/// Any thread, but none that forwards packets. (A lock that guards nothing is a `Monitor`: ThreadSanitizer takes an
+/// access to a `Void` here for one to its neighbour.)
 ///
 /// Unchecked: the value is reached with the lock held only.
 package final class Locked<Value>: @unchecked Sendable {

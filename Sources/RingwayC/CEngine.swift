@@ -70,15 +70,14 @@ final class Handles: Sendable {
 
 /// An engine in the hands of C, and its function's states.
 ///
-/// Unchecked: all is behind `lock`.
+/// Unchecked: all is done with the lock of `running` held.
 final class CEngine: @unchecked Sendable {
-    private let lock = Locked<Void>(())
+    private let running = Locked(false)
     private let function: ringway_function?
     private let threads: Int
     private let (causes, counters, ports): (Int, Int, Int)
     private var engine: Engine!
     private var contexts: [UnsafeMutablePointer<CContext>] = []
-    private var isRunning = false
 
     init(_ options: EngineOptions, _ function: ringway_function?, _ wishes: FunctionWishes, _ logger: Logger)
         throws(EngineError)
@@ -95,10 +94,10 @@ final class CEngine: @unchecked Sendable {
         }
     }
 
-    deinit { halt() }
+    deinit { stop() }
 
     func start() throws(CFailure) {
-        try lock.withLock { _ throws(CFailure) in
+        try running.withLock { isRunning throws(CFailure) in
             if isRunning { throw CFailure(RINGWAY_ERROR_STATE, "the engine runs already") }
             do throws(CFailure) {
                 try makeContexts()
@@ -113,13 +112,13 @@ final class CEngine: @unchecked Sendable {
         }
     }
 
-    func stop() { lock.withLock { _ in halt() } }
-
-    private func halt() {
-        if !isRunning { return }
-        engine.stop()
-        isRunning = false
-        freeContexts()
+    func stop() {
+        running.withLock { isRunning in
+            if !isRunning { return }
+            engine.stop()
+            isRunning = false
+            freeContexts()
+        }
     }
 
     private func makeContexts() throws(CFailure) {
@@ -155,7 +154,7 @@ final class CEngine: @unchecked Sendable {
     }
 
     func call(_ command: CCommand) throws(CFailure) {
-        try lock.withLock { _ throws(CFailure) in
+        try running.withLock { isRunning throws(CFailure) in
             if function == nil { throw CFailure(RINGWAY_ERROR_STATE, "the engine has no function of yours") }
             if !isRunning { throw CFailure(RINGWAY_ERROR_STATE, "the engine does not run") }
             do throws(EngineError) { try engine.send(command, to: CFunction.self) } catch {
@@ -164,11 +163,11 @@ final class CEngine: @unchecked Sendable {
         }
     }
 
-    func addresses() -> [TableAddress] { lock.withLock { _ in engine.macTable() } }
+    func addresses() -> [TableAddress] { running.withLock { _ in engine.macTable() } }
 
     /// Returns how many they were.
     func clearAddresses(port: Int?, vlan: UInt16?) throws(CFailure) -> Int32 {
-        try lock.withLock { _ throws(CFailure) in
+        try running.withLock { _ throws(CFailure) in
             if let port, port >= ports {
                 throw CFailure(RINGWAY_ERROR_RANGE, "port \(port): there are \(ports)")
             }
@@ -177,7 +176,7 @@ final class CEngine: @unchecked Sendable {
     }
 
     func stats() -> CStats {
-        lock.withLock { _ in CStats(engine.snapshot(), engine.functionCounters()) }
+        running.withLock { _ in CStats(engine.snapshot(), engine.functionCounters()) }
     }
 }
 

@@ -15,12 +15,11 @@ private final class VirtualIOMMU: Sendable {
     /// What the device may do on a page, whatever it wants to; nil leaves the miss without an answer.
     typealias Policy = @Sendable (_ page: UInt64, _ wanted: IOTLBAccess) -> IOTLBAccess?
 
-    private nonisolated(unsafe) let driver: EmbeddedDriver
+    /// Its front-end is used with the lock held: one message at a time.
+    private let driver: Locked<EmbeddedDriver>
     /// In a box: a closure that is a lock's own value is wrapped once more by each access to it.
     private struct Rule { var policy: Policy }
     private let rule: Locked<Rule>
-    /// One message at a time.
-    private let line = Locked(())
     private let isEnded = Atomic(false)
     private let misses = Atomic(0)
     private let failures = Atomic(0)
@@ -29,8 +28,7 @@ private final class VirtualIOMMU: Sendable {
     static let everything: Policy = { _, _ in [.read, .write] }
 
     init(_ driver: EmbeddedDriver, _ policy: @escaping Policy = VirtualIOMMU.everything) throws {
-        nonisolated(unsafe) let driver = driver
-        self.driver = driver
+        self.driver = Locked(driver)
         rule = Locked(Rule(policy: policy))
         let channel = try #require(driver.channel)
         nonisolated(unsafe) let socket = channel
@@ -89,7 +87,7 @@ private final class VirtualIOMMU: Sendable {
     }
 
     func withFrontEnd(_ body: (FrontEnd) throws -> Void) throws {
-        try line.withLock { _ in try body(driver.frontEnd) }
+        try driver.withLock { try body($0.frontEnd) }
     }
 }
 
