@@ -295,7 +295,7 @@ import Virtio
     func others() throws {
         let far = try Lab(ports: 1, .macswap)
         let lab = try Lab(
-            ports: 1, .crossconnect,
+            ports: 1, .switch,
             more: [far.paths[0], "/nonexistent"].map { PortOptions(.virtioUser(path: $0, isServer: false, tap: nil)) })
         let driver = try lab.driver(0)
         var engine = lab.engine
