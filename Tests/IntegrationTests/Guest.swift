@@ -38,7 +38,8 @@ final class Guest {
         if !staysUp { a.append("-no-reboot") }
         a += numa ?? ["-object", "memory-backend-memfd,id=m,size=\(memory)M,share=on", "-numa", "node,memdev=m"]
         a += ["-kernel", testbed + "vmlinuz", "-initrd", initrd ?? testbed + "initramfs.gz"]
-        a += ["-append", "console=ttyS0 quiet panic=-1 ipv6.disable=1 " + (iommu ?? "")]
+        // no_timer_check: where the host is busy, the kernel thinks that its timer does not work, and panics.
+        a += ["-append", "console=ttyS0 quiet panic=-1 no_timer_check ipv6.disable=1 " + (iommu ?? "")]
         if iommu != nil { a += ["-machine", "q35", "-device", "intel-iommu,device-iotlb=on"] }
         for (i, nic) in nics.enumerated() {
             let side = nic.isServer ? ",server=on" : nic.reconnects ? ",reconnect=1" : ""
