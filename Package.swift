@@ -133,3 +133,11 @@ let package = Package(
             name: "IntegrationTests", dependencies: ["TestSupport", "Control", "CPlatform", "Dataplane", "RingwayLab"]),
     ]
 )
+
+// What tools/fuzz builds: everything else with the fuzzer's instrumentation, and so in a folder of its own.
+if Context.environment["RINGWAY_FUZZING"] != nil {
+    package.targets.append(
+        .executableTarget(
+            name: "Fuzz", dependencies: exported + ["Operation", .product(name: "Logging", package: "swift-log")],
+            path: "Tests/Fuzz/Sources"))
+}

@@ -90,6 +90,17 @@ public struct Checksum: Sendable, BitwiseCopyable {
         return value == 0 ? 0xffff : value
     }
 
+    /// The sum itself, in host byte order: over a pseudo header, what the field of a checksum holds that is still to be
+    /// filled in (virtio 1.3, 5.1.6.2; `Packet.hasPartialChecksum(at:)`).
+    ///
+    /// ```swift
+    /// var sum = Checksum()
+    /// sum.addPseudoHeader(source: from, destination: to, protocol: .tcp, length: 20)
+    /// tcp.checksum = sum.partial
+    /// ```
+    @inlinable @inline(__always)
+    public var partial: UInt16 { UInt16(bigEndian: Checksum.fold(sum)) }
+
     /// What goes into the packet as it is, without another change of byte order; 0 is written as 0xffff.
     @inlinable @inline(__always)
     package var result: UInt16 {

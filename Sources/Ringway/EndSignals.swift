@@ -7,6 +7,8 @@ import Synchronization
 /// SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, and SIGPIPE, which comes when nobody reads the output any more. Each of them
 /// would end the program at once and leave the engine's sockets behind. (After SIGKILL the next start takes them over.)
 ///
+/// SIGHUP is among them because it is how a terminal ends what runs in it.
+///
 /// The signals belong to the process, so all values are one. Any thread may ask.
 public struct EndSignals: Sendable {
     /// The numbers of the signals that are taken.
@@ -19,9 +21,11 @@ public struct EndSignals: Sendable {
     private static let bell = CPlat_eventfd(0)
 
     /// From here on they are only noted, also where they were blocked. What is ignored, as under nohup, stays so.
-    public init() {
+    /// - Parameter own: signals that are left as they are, such as SIGHUP where a program takes it for a wish to read its
+    ///   settings again. Before its handler is there, they end the program as ever.
+    public init(except own: Set<Int32> = []) {
         var set = sigset_t()
-        for number in EndSignals.all {
+        for number in EndSignals.all where !own.contains(number) {
             sigaddset(&set, number)
             var old = sigaction()
             sigaction(number, nil, &old)

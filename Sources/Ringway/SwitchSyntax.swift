@@ -6,7 +6,8 @@ struct SwitchSyntax {
     /// Their names.
     static let options = [
         "access", "trunk", "native", "isolated", "static", "sticky", "max_macs", "anti_spoof", "ips", "inspect",
-        "ip_guard", "rate_in", "rate_out", "storm", "mirror", "mirror_in", "mirror_out",
+        "ip_guard", "rate_in", "rate_out", "storm", "storm_broadcast", "storm_multicast", "storm_unknown", "mirror",
+        "mirror_in", "mirror_out",
     ]
 
     private var port = SwitchPort()
@@ -37,6 +38,9 @@ struct SwitchSyntax {
         case "rate_in": port.limitIn = try SwitchSyntax.limit(name, value, text)
         case "rate_out": port.limitOut = try SwitchSyntax.limit(name, value, text)
         case "storm": port.limitFlooding = try SwitchSyntax.limit(name, value, text)
+        case "storm_broadcast": port.limitBroadcast = try SwitchSyntax.limit(name, value, text)
+        case "storm_multicast": port.limitMulticast = try SwitchSyntax.limit(name, value, text)
+        case "storm_unknown": port.limitUnknown = try SwitchSyntax.limit(name, value, text)
         case "mirror", "mirror_in", "mirror_out":
             if value.isEmpty { throw EngineError("--port \(text): \(name)=: name the port that gets the copies") }
             if name != "mirror_out" { port.mirrorIn = value }

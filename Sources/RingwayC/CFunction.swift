@@ -86,7 +86,7 @@ struct CFunction: PacketFunction {
         CRingway_leave()
     }
 
-    mutating func perform(_ command: CCommand) {
+    mutating func perform(_ command: CCommand, at time: BurstTime) {
         CRingway_enter(nil)
         command.call(context.pointee.state, UInt32(context.pointee.thread), command.argument)
         CRingway_leave()

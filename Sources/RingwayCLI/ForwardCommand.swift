@@ -53,7 +53,8 @@ struct ForwardCommand: ParsableCommand, GoesOn, Confined {
               inspect=on    drop ARP and neighbor discovery with other senders, and router advertisements
               ip_guard=on   drop IP packets from other addresses
               rate_in=R, rate_out=R, storm=R   limits (100mbit, 10kpps, 1gbit+200kpps) of what comes in, \
-            goes out, is flooded
+            goes out, is flooded; storm_broadcast=R, storm_multicast=R, storm_unknown=R: of such packets, \
+            beside storm=
               mirror=PORT   copies of what comes in and goes out to PORT, by its path (or tap:NAME, null:NAME), \
             which gets nothing else; mirror_in, mirror_out: of one direction
 

@@ -33,6 +33,33 @@ import Testing
         }
     }
 
+    /// Its causes and counters are cases of enumerations.
+    struct Named: PacketFunction {
+        enum Cause: Int, CaseIterable { case odd, even }
+        enum Count: Int, CaseIterable { case seen, copied }
+        static var dropCauses: [String] { Cause.allCases.map { "\($0)" } }
+        static var counters: [String] { Count.allCases.map { "\($0)" } }
+
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+            for i in 0..<packets.count {
+                packets.count(Count.seen)
+                packets.drop(i, because: packets[i].length % 2 == 0 ? Cause.even : Cause.odd)
+                guard let copy = packets.copy(i) else { continue }
+                packets.count(Count.copied, 2)
+                copy.verdict = packets.verdict(because: Cause.odd)
+            }
+            return nil
+        }
+    }
+
+    @Test("causes and counters by the cases of an enumeration")
+    func named() {
+        let harness = FunctionHarness(Named(), ports: 2)
+        let all = harness.process([FunctionHarnessTests.frame(60), FunctionHarnessTests.frame(61)], from: 0)
+        #expect(all.map(\.cause) == ["even", "odd", "odd", "odd"])
+        #expect(harness.counter("seen") == 2 && harness.counter("copied") == 4)
+    }
+
     @Test("verdicts of each kind, and drop where there is none")
     func verdicts() {
         let harness = FunctionHarness(Verdicts(), ports: 4)
@@ -166,7 +193,7 @@ import Testing
 
         enum Command: Sendable { case greet(UInt8) }
 
-        mutating func perform(_ command: Command) -> Int {
+        mutating func perform(_ command: Command, at time: BurstTime) -> Int {
             switch command {
             case .greet(let value): greeting = value
             }
@@ -253,7 +280,7 @@ import Testing
 
     /// Another function with the same commands.
     struct Never2: PacketFunction {
-        mutating func perform(_ command: Mixture.Command) {}
+        mutating func perform(_ command: Mixture.Command, at time: BurstTime) {}
         mutating func process(_ packets: borrowing PacketBurst) -> Verdict? { .drop }
     }
 
@@ -281,7 +308,7 @@ import Testing
     struct Curious: PacketFunction {
         var known: [PortInfo?] = []
         static var tickMicroseconds: Int { 100 }
-        mutating func perform(_ command: Int) -> [PortInfo?] { known }
+        mutating func perform(_ command: Int, at time: BurstTime) -> [PortInfo?] { known }
         mutating func tick(_ burst: borrowing PacketBurst) { known = (-1...burst.portCount).map { burst.info(of: $0) } }
         mutating func process(_ packets: borrowing PacketBurst) -> Verdict? { .drop }
     }

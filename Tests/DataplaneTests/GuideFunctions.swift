@@ -109,7 +109,6 @@ struct Limiter: PacketFunction, ~Copyable {
     static var dropCauses: [String] { ["over the rate"] }
 
     private var bucket: TokenBucket
-    private var now: UInt64 = 0
 
     init(bytesPerSecond rate: UInt64) {
         let ticks = TickClock.shared.ticksPerMicrosecond * 1_000_000
@@ -119,18 +118,17 @@ struct Limiter: PacketFunction, ~Copyable {
     enum Command: Sendable { case bytesPerSecond(UInt64) }
 
     /// Answers with the rate before.
-    mutating func perform(_ command: Command) -> UInt64 {
+    mutating func perform(_ command: Command, at time: BurstTime) -> UInt64 {
         let old = bucket.rate
         switch command {
-        case .bytesPerSecond(let rate): bucket.change(rate: rate, burst: rate / 10, now: now)
+        case .bytesPerSecond(let rate): bucket.change(rate: rate, burst: rate / 10, now: time.ticks)
         }
         return old
     }
 
     mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
-        now = packets.ticks
         for i in 0..<packets.count {
-            if bucket.take(UInt64(packets[i].length), now: now) {
+            if bucket.take(UInt64(packets[i].length), now: packets.ticks) {
                 packets.decide(i, .next)
             } else {
                 packets.drop(i, because: 0)

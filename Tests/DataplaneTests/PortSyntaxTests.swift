@@ -72,7 +72,8 @@ import Testing
             ("isolated=yes", "isolated=on"),
             ("static=01:00:00:00:00:00", "unicast"), ("max_macs=0", "1 to 4096"), ("ips=192.0.2.300", "is no address"),
             ("rate_in=10", "100mbit"), ("rate_in=0pps", "100mbit"), ("rate_out=1kpps+2kpps", "100mbit"),
-            ("storm=99999999999999999999pps", "100mbit"), ("storm=7bit", "100mbit"), ("mirror=", "name the port"),
+            ("storm=99999999999999999999pps", "100mbit"), ("storm_unknown=1", "storm_unknown=1: write bits"),
+            ("storm=7bit", "100mbit"), ("mirror=", "name the port"),
             ("isolated", "name=value"),
             ("acess=3", "of a switch's port access, trunk"),
         ])

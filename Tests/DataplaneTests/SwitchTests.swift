@@ -544,6 +544,30 @@ private typealias B = SwitchBench
         #expect(SwitchRateTests.passed(b, 1, length: 65_536, from: 0) == 1)
     }
 
+    @Test("each kind of what is flooded has its own limit, and all of them one together")
+    func kinds() throws {
+        let kinds: [(WritableKeyPath<SwitchPort, RateLimit?>, [UInt8])] = [
+            (\.limitBroadcast, Frame.broadcast), (\.limitMulticast, [3, 0, 0, 0, 0, 1]),
+            (\.limitUnknown, Frame.mac(99)),
+        ]
+        for (limited, own) in kinds {
+            let b = try B([
+                B.port {
+                    $0[keyPath: limited] = SwitchRateTests.limit(100, burst: 16)
+                    $0.limitFlooding = SwitchRateTests.limit(100, burst: 48)
+                }, B.port(),
+            ])
+            func send(_ to: [UInt8]) -> [String] { b.send(to + B.frame(from: 50)[6...], from: 0) }
+            for _ in 0..<16 { #expect(send(own) == ["1"]) }
+            #expect(send(own) == ["storm"])
+            for (_, other) in kinds where other != own { for _ in 0..<8 { #expect(send(other) == ["1"]) } }
+            // 32 of 48; of its own kind no more.
+            #expect(send(own) == ["storm"])
+            for _ in 0..<16 { #expect(send(kinds.first { $0.1 != own }!.1) == ["1"]) }
+            for (_, any) in kinds { #expect(send(any) == ["storm"]) }
+        }
+    }
+
     @Test("storms: what is flooded is limited, what goes to one port is not")
     func storm() throws {
         let b = try B([B.port { $0.limitFlooding = SwitchRateTests.limit(100, burst: 16) }, B.port(), B.port()])

@@ -57,6 +57,8 @@ import Testing
         var sum = Checksum()
         sum.addPseudoHeader(
             source: IPv4Address(198, 18, 0, 1), destination: IPv4Address(198, 18, 0, 2), protocol: .udp, length: 16)
+        // What the field holds while the rest is still to be added.
+        #expect(sum.partial == 0x8c49)
         datagram.withUnsafeBytes { sum.add($0.baseAddress!, $0.count) }
         #expect(sum.value == ~0x45ae)
         // IPv6: 2001:db8::1 to 2001:db8::2 instead: 2001+0db8+0001 + 2001+0db8+0002 + 0010 + 0011 = 5b96; with header

@@ -25,7 +25,7 @@ public struct Firewall: PacketFunction {
     }
 
     /// Answers how many rules there are now. The old ones are freed when the last thread has obeyed.
-    public mutating func perform(_ command: Command) -> Int {
+    public mutating func perform(_ command: Command, at time: BurstTime) -> Int {
         switch command {
         case .reload(let new): rules = new
         }

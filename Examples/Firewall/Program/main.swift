@@ -13,8 +13,8 @@ do { rules = try readRules(file) } catch {
     print("\(file): \(error)")
     exit(1)
 }
-let signals = EndSignals()
-// After `EndSignals`, which takes SIGHUP, too.
+// SIGHUP does not end this program.
+let signals = EndSignals(except: [SIGHUP])
 ReloadSignal.install()
 let ports = try CommandLine.arguments[1...2].map { try PortSyntax.port($0) }
 let first = rules

@@ -110,7 +110,7 @@ public struct NAT44: PacketFunction, ~Copyable {
         case count
     }
 
-    public mutating func perform(_ command: Command) -> Int { sessions.count }
+    public mutating func perform(_ command: Command, at time: BurstTime) -> Int { sessions.count }
 
     public mutating func tick(_ burst: borrowing PacketBurst) {
         router.tick(burst)

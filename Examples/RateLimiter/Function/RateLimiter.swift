@@ -46,15 +46,12 @@ public struct RateLimiter: PacketFunction {
     }
 
     private var ports: [Port]
-    /// The time of the last burst, for commands, which are told none.
-    private var now: UInt64
 
     /// Limits by port; a port beyond their end has none. `now` and `ticksPerSecond`: the clock of `PacketBurst.ticks`.
     /// In a test it is what the test says.
     public init(
         _ limits: [Limits], now: UInt64 = 0, ticksPerSecond: UInt64 = TickClock.shared.ticksPerMicrosecond * 1_000_000
     ) {
-        self.now = now
         ports = limits.map {
             Port(
                 packets: TokenBucket(
@@ -64,16 +61,16 @@ public struct RateLimiter: PacketFunction {
     }
 
     /// False where there is no such port.
-    public mutating func perform(_ command: Change) -> Bool {
+    public mutating func perform(_ command: Change, at time: BurstTime) -> Bool {
         guard ports.indices.contains(command.port) else { return false }
         let limits = command.limits
-        ports[command.port].packets.change(rate: limits.packets, burst: limits.packetBurst, now: now)
-        ports[command.port].bytes.change(rate: limits.bytes, burst: limits.byteBurst, now: now)
+        ports[command.port].packets.change(rate: limits.packets, burst: limits.packetBurst, now: time.ticks)
+        ports[command.port].bytes.change(rate: limits.bytes, burst: limits.byteBurst, now: time.ticks)
         return true
     }
 
     public mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
-        now = packets.ticks
+        let now = packets.ticks
         guard packets.port < ports.count else { return .next }
         var (passed, bytes) = (0, 0)
         for i in 0..<packets.count {

@@ -42,7 +42,7 @@ public struct Router: PacketFunction, ~Copyable {
         case reroute(Routes)
     }
 
-    public mutating func perform(_ command: Command) {
+    public mutating func perform(_ command: Command, at time: BurstTime) {
         switch command {
         case .reroute(let new): routes = new
         }

@@ -103,7 +103,7 @@ public struct VLANSwitch: PacketFunction, ~Copyable {
     }
 
     /// Answers how many addresses there were.
-    public mutating func perform(_ command: Command) -> Int {
+    public mutating func perform(_ command: Command, at time: BurstTime) -> Int {
         let n = addresses.count
         addresses.removeAll()
         return n

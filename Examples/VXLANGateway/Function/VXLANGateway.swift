@@ -112,7 +112,7 @@ public struct VXLANGateway: PacketFunction, ~Copyable {
     }
 
     /// Answers how many guests there were.
-    public mutating func perform(_ command: Command) -> Int {
+    public mutating func perform(_ command: Command, at time: BurstTime) -> Int {
         let n = guests.count
         guests.removeAll()
         return n

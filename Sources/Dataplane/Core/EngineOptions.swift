@@ -118,7 +118,7 @@ extension PortOptions {
 
     /// Its packets are counted against rates.
     var countsPackets: Bool {
-        switching.limitIn != nil || switching.limitOut != nil || switching.limitFlooding != nil
+        switching.limits.contains { $0.limit != nil }
     }
 }
 

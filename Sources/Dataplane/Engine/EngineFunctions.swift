@@ -23,7 +23,12 @@ extension Engine {
             guard let box = thread.kept as? TypedFunctionBox<F> else {
                 throw EngineError("the engine's packet function is not \(F.self)")
             }
-            work.add(thread.index) { _ in answer.value = box.perform(command) }
+            work.add(thread.index) { thread in
+                // Brought up to date just before.
+                let state = thread.state
+                answer.value = box.perform(
+                    command, at: BurstTime(seconds: state.pointee.seconds, ticks: state.pointee.now))
+            }
         }
         core.run(work)
         return answers.map { $0.value! }

@@ -68,10 +68,10 @@ public struct Chain<First: PacketFunction & ~Copyable, Second: PacketFunction & 
         }
     }
 
-    public mutating func perform(_ command: Command) -> Answer {
+    public mutating func perform(_ command: Command, at time: BurstTime) -> Answer {
         switch command {
-        case .first(let command): return .first(first.perform(command))
-        case .second(let command): return .second(second.perform(command))
+        case .first(let command): return .first(first.perform(command, at: time))
+        case .second(let command): return .second(second.perform(command, at: time))
         }
     }
 

@@ -36,7 +36,9 @@ final class TypedFunctionBox<F: PacketFunction & ~Copyable>: FunctionBox {
 
     override func portChanged(_ port: Int, isUp: Bool) { room.start.pointee.portChanged(port, isUp: isUp) }
 
-    func perform(_ command: F.Command) -> F.Answer { room.start.pointee.perform(command) }
+    func perform(_ command: F.Command, at time: BurstTime) -> F.Answer {
+        room.start.pointee.perform(command, at: time)
+    }
 }
 
 /// What a packet function says of itself, as values.

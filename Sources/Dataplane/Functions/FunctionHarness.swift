@@ -92,7 +92,9 @@ public final class FunctionHarness<F: PacketFunction & ~Copyable> {
     }
 
     /// Gives it a command.
-    public func send(_ command: F.Command) -> F.Answer { function.perform(command) }
+    public func send(_ command: F.Command) -> F.Answer {
+        function.perform(command, at: BurstTime(seconds: seconds, ticks: ticks))
+    }
 
     /// Tells it of a port, as an engine does.
     public func setPort(_ port: Int, isUp: Bool) {

@@ -159,6 +159,29 @@ public struct PacketBurst: ~Copyable, ~Escapable {
         counters.add((firstCounter &+ counter) & (FunctionWork.mostCounters &- 1), UInt64(truncatingIfNeeded: n))
     }
 
+    // MARK: By name
+
+    /// `drop` by a case of an enumeration whose numbers are the causes' places.
+    ///
+    /// ```swift
+    /// enum Cause: Int, CaseIterable { case noRule, tooShort }
+    /// static var dropCauses: [String] { Cause.allCases.map { "\($0)" } }
+    /// // In process:
+    /// packets.drop(i, because: Cause.noRule)
+    /// ```
+    @inlinable @inline(__always)
+    public func drop<Name: RawRepresentable<Int>>(_ i: Int, because cause: Name) { drop(i, because: cause.rawValue) }
+
+    /// `verdict(because:)` the same way.
+    @inlinable @inline(__always)
+    public func verdict<Name: RawRepresentable<Int>>(because cause: Name) -> Verdict {
+        verdict(because: cause.rawValue)
+    }
+
+    /// `count` the same way, by an enumeration of the function's counters.
+    @inlinable @inline(__always)
+    public func count<Name: RawRepresentable<Int>>(_ counter: Name, _ n: Int = 1) { count(counter.rawValue, n) }
+
     /// Whether a port has a queue pair that takes packets.
     public func isUp(_ port: Int) -> Bool { port >= 0 && port < table.portCount && table.activePairs(port) > 0 }
 

@@ -58,7 +58,7 @@ public protocol PacketFunction: ~Copyable {
     mutating func process(_ packets: borrowing PacketBurst) -> Verdict?
 
     /// Obeys a command, on its thread, between two bursts. It may allocate; packets wait meanwhile.
-    mutating func perform(_ command: Command) -> Answer
+    mutating func perform(_ command: Command, at time: BurstTime) -> Answer
 
     /// Keeps house: ages tables, sends packets of its own (`PacketBurst.originate`). `burst` holds no packets. Called
     /// on its thread, also when there is no traffic.
@@ -66,6 +66,17 @@ public protocol PacketFunction: ~Copyable {
 
     /// A port got its first queue pair that takes packets, or lost its last. On its thread, between two bursts.
     mutating func portChanged(_ port: Int, isUp: Bool)
+}
+
+/// When something comes to a function that comes with no burst: by the clock of `PacketBurst`.
+public struct BurstTime: Sendable, BitwiseCopyable {
+    /// As `PacketBurst.seconds`.
+    public var seconds: UInt32
+    /// As `PacketBurst.ticks`.
+    public var ticks: UInt64
+
+    /// A time of both clocks.
+    public init(seconds: UInt32, ticks: UInt64) { (self.seconds, self.ticks) = (seconds, ticks) }
 }
 
 extension PacketFunction where Self: ~Copyable {
@@ -82,7 +93,7 @@ extension PacketFunction where Self: ~Copyable {
 
 extension PacketFunction where Self: ~Copyable, Command == Never {
     /// Nothing can be told.
-    public mutating func perform(_ command: Never) -> Answer {}
+    public mutating func perform(_ command: Never, at time: BurstTime) -> Answer {}
 }
 
 /// `drop`: received and thrown away.

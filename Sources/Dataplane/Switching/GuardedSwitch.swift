@@ -171,9 +171,28 @@ package struct GuardedSwitch: PacketFunction {
     /// Whether a port's rate lets the packet out.
     @inline(__always)
     private func admitOut(_ packets: borrowing PacketBurst, _ i: Int, _ port: Int) -> Bool {
-        !core.rules[port].limitOut.isOn
-            || parts.admit(
-                core.rules[port].limitOut, bytes: packets[i].length, now: packets.ticks, core.meterWords)
+        admit(core.rules[port].limitOut, packets, i)
+    }
+
+    @inline(__always)
+    private func admit(_ limit: borrowing RateMeters, _ packets: borrowing PacketBurst, _ i: Int) -> Bool {
+        if !limit.isOn { return true }
+        return parts.admit(limit, bytes: packets[i].length, now: packets.ticks, core.meterWords)
+    }
+
+    /// Whether the limits of what its port may have flooded let the packet through: its kind's, and that of all.
+    @inline(__always)
+    private func admitFlooded(_ packets: borrowing PacketBurst, _ i: Int) -> Bool {
+        let port = packets.port
+        let to = packets[i].destinationMAC
+        if to & 1 == 0 {
+            if !admit(core.floodLimits[port].unknown, packets, i) { return false }
+        } else if to == 0xffff_ffff_ffff {
+            if !admit(core.floodLimits[port].broadcast, packets, i) { return false }
+        } else {
+            if !admit(core.floodLimits[port].multicast, packets, i) { return false }
+        }
+        return admit(core.floodLimits[port].all, packets, i)
     }
 
     /// To a known address's port.
@@ -210,10 +229,7 @@ package struct GuardedSwitch: PacketFunction {
     @inline(never)
     private func flood(_ packets: borrowing PacketBurst, _ i: Int, _ arrival: Arrival) {
         let port = packets.port
-        if core.rules[port].limitFlooding.isOn
-            && !parts.admit(
-                core.rules[port].limitFlooding, bytes: packets[i].length, now: packets.ticks, core.meterWords)
-        {
+        if core.rules[port].limitsFlooding && !admitFlooded(packets, i) {
             return refuse(packets, i, arrival, Cause.storm)
         }
         var receivers = core.members[Int(arrival.vlan)]

@@ -25,7 +25,8 @@ struct PortRules: BitwiseCopyable {
     var mirrorOut = -1
     var limitIn = RateMeters()
     var limitOut = RateMeters()
-    var limitFlooding = RateMeters()
+    /// What is flooded is limited (`SwitchCore.floodLimits`).
+    var limitsFlooding = false
 
     static var noVLAN: UInt16 { 0xffff }
 
@@ -34,6 +35,16 @@ struct PortRules: BitwiseCopyable {
         var start = 0
         var count = 0
     }
+}
+
+/// What a port may have flooded: all of it, and each kind.
+struct FloodLimits: BitwiseCopyable {
+    var all = RateMeters()
+    var broadcast = RateMeters()
+    var multicast = RateMeters()
+    var unknown = RateMeters()
+
+    var isOn: Bool { all.isOn || broadcast.isOn || multicast.isOn || unknown.isOn }
 }
 
 /// The ports of a VLAN by the form that its frames have there.
@@ -66,6 +77,8 @@ struct AddressMask: BitwiseCopyable {
 package final class SwitchCore: @unchecked Sendable {
     let portCount: Int
     let rules: OwnedMemory<PortRules>
+    /// By port.
+    let floodLimits: OwnedMemory<FloodLimits>
     /// By VLAN, 0 to 4095.
     let members: OwnedMemory<VLANMembers>
     package let addresses: AddressTable
@@ -88,7 +101,7 @@ package final class SwitchCore: @unchecked Sendable {
         _ members: [SwitchMember?], places: Int? = nil, ageing: Int, threads: Int, after old: SwitchCore? = nil
     ) {
         let places = max(members.count, places ?? 0)
-        var maker = Maker(threads: threads)
+        var maker = Maker(threads: threads, ports: members.count)
         var all = members.enumerated().map { i, member in
             member.map { maker.rules($0, members, place: i) } ?? PortRules()
         }
@@ -100,6 +113,7 @@ package final class SwitchCore: @unchecked Sendable {
         portCount = members.count
         present = PortSet(members.indices.filter { members[$0] != nil })
         rules = OwnedMemory(all)
+        floodLimits = OwnedMemory(maker.floodLimits)
         own = OwnedMemory(maker.own)
         masks = OwnedMemory(maker.masks)
         self.members = OwnedMemory(count: 4096, repeating: VLANMembers())
@@ -150,11 +164,15 @@ package final class SwitchCore: @unchecked Sendable {
         let threads: Int
         var own: [UInt64] = []
         var masks: [AddressMask] = []
-        /// Two for each of three limits.
-        static let metersPerPort = 6
+        var floodLimits: [FloodLimits]
+        /// Two for each of six limits.
+        static let metersPerPort = 12
         private var nextMeter = 0
 
-        init(threads: Int) { self.threads = threads }
+        init(threads: Int, ports: Int) {
+            self.threads = threads
+            floodLimits = [FloodLimits](repeating: FloodLimits(), count: ports)
+        }
 
         mutating func rules(_ member: SwitchMember, _ members: [SwitchMember?], place: Int) -> PortRules {
             nextMeter = place * Maker.metersPerPort
@@ -177,7 +195,11 @@ package final class SwitchCore: @unchecked Sendable {
             (rules.mirrorIn, rules.mirrorOut) = (watcher(port.mirrorIn), watcher(port.mirrorOut))
             rules.limitIn = meters(port.limitIn)
             rules.limitOut = meters(port.limitOut)
-            rules.limitFlooding = meters(port.limitFlooding)
+            floodLimits[place].all = meters(port.limitFlooding)
+            floodLimits[place].broadcast = meters(port.limitBroadcast)
+            floodLimits[place].multicast = meters(port.limitMulticast)
+            floodLimits[place].unknown = meters(port.limitUnknown)
+            rules.limitsFlooding = floodLimits[place].isOn
             return rules
         }
 

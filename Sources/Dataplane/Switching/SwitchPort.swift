@@ -46,6 +46,12 @@ public struct SwitchPort: Sendable, Equatable {
     public var limitOut: RateLimit?
     /// What it may have flooded: packets to group addresses and to unknown ones.
     public var limitFlooding: RateLimit?
+    /// Of what is flooded, packets to all (ff:ff:ff:ff:ff:ff), beside `limitFlooding`: both have to let them through.
+    public var limitBroadcast: RateLimit?
+    /// The same of packets to other group addresses.
+    public var limitMulticast: RateLimit?
+    /// The same of packets to one address that is not known.
+    public var limitUnknown: RateLimit?
     /// Name of the port (`PortOptions.name`) that gets a copy of what comes in, dropped or not. Such a port gets
     /// nothing else; what its driver sends is dropped.
     public var mirrorIn: String?
@@ -57,6 +63,14 @@ public struct SwitchPort: Sendable, Equatable {
 
     /// It has no option.
     public var isPlain: Bool { self == SwitchPort() }
+
+    /// Its limits, by the names that `--port` has for them.
+    var limits: [(option: String, limit: RateLimit?)] {
+        [
+            ("rate_in", limitIn), ("rate_out", limitOut), ("storm", limitFlooding), ("storm_broadcast", limitBroadcast),
+            ("storm_multicast", limitMulticast), ("storm_unknown", limitUnknown),
+        ]
+    }
 }
 
 /// So many packets, and so many bytes of frames, a second. A packet that a driver leaves to be cut into segments is
@@ -140,9 +154,7 @@ extension SwitchMember {
         if hasIP && !port.inspects && !port.checksIP {
             try refuse("ips= alone does nothing; add inspect=on, ip_guard=on or both")
         }
-        for (option, limit) in [("rate_in", port.limitIn), ("rate_out", port.limitOut), ("storm", port.limitFlooding)] {
-            if let limit { try self.check(option, limit) }
-        }
+        for case (let option, let limit?) in port.limits { try self.check(option, limit) }
         for (option, target) in [("mirror_in", port.mirrorIn), ("mirror_out", port.mirrorOut)] {
             if let target { try self.check(option, mirror: target, members) }
         }

@@ -12,10 +12,12 @@ private let target: @Sendable (Input) -> Int32 = {
     case "syntax": return fuzzSyntax
     case "headers": return fuzzHeaders
     case "edits": return fuzzEdits
+    case "switch": return fuzzSwitch
+    case "settings": return fuzzSettings
     default:
         print(
             "fuzz: no target '\(name)'; RINGWAY_FUZZ is one of: rings, records, driver, session, answers, headers, "
-                + "edits, syntax")
+                + "edits, syntax, switch, settings")
         exit(64)
     }
 }()
