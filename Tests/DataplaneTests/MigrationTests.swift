@@ -261,8 +261,8 @@ extension EmbeddedDriver {
     @Test(
         "the cost of the dirty log, printed", .enabled(if: getenv("RINGWAY_LOG_COST") != nil), arguments: Format.all)
     func cost(_ format: Format) throws {
-        for isReceiver in [true, false] {
-            let lab = try Lab(ports: 1, isReceiver ? .generate(size: 64) : .drop, busyloop: .poll)
+        for mode in [ForwardingMode.generate(size: 64), .drop, .macswap] {
+            let lab = try Lab(ports: 1, mode, busyloop: .poll)
             defer { lab.engine.stop() }
             let driver = try lab.driver(0) {
                 format.set(&$0)
@@ -274,14 +274,17 @@ extension EmbeddedDriver {
                 var count = 0
                 let begin = CPlat_monotonic_ns()
                 while CPlat_monotonic_ns() - begin < milliseconds * 1_000_000 {
-                    if isReceiver {
+                    var sent = 0
+                    if mode == .drop || mode == .macswap {
+                        sent = driver.pairs[0].prepare(32)
+                        for k in 0..<sent { (driver.pairs[0].outgoing.start + k).pointee.length = 60 }
+                        driver.pairs[0].send(sent)
+                    }
+                    if mode == .drop {
+                        count += sent
+                    } else {
                         count += driver.pairs[0].receiveBurst()
                         driver.pairs[0].giveBack()
-                    } else {
-                        let n = driver.pairs[0].prepare(32)
-                        for k in 0..<n { (driver.pairs[0].outgoing.start + k).pointee.length = 60 }
-                        driver.pairs[0].send(n)
-                        count += n
                     }
                 }
                 return Double(count) * 1e3 / Double(CPlat_monotonic_ns() - begin)
@@ -301,7 +304,7 @@ extension EmbeddedDriver {
             func median(_ values: [Double]) -> Double { values.sorted()[values.count / 2] }
             func text(_ value: Double) -> String { "\(Double(Int(value * 100)) / 100)" }
             print(
-                "\(format), \(isReceiver ? "received" : "sent"): "
+                "\(format.testDescription), \(mode): "
                     + "\(text(median(rates.map(\.without)))) Mpps without a log, "
                     + "\(text(median(rates.map(\.with)))) with one, ratio \(text(ratios[5])) "
                     + "(\(text(ratios[0])) to \(text(ratios[10])))")
