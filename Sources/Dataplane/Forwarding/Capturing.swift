@@ -17,7 +17,7 @@ extension Forwarder {
         let result = send(thread, sender, n, verdict, bad)
         if sender.pointee.parcel != nil {
             // What becomes of them another thread knows; see `settleCaptured`.
-            tap.pointee.setShown(sender, 0)
+            tap.pointee.setShown(sender, shown &- n)
             tap.pointee.conclude(n, of: n)
         } else {
             let finished = Int(truncatingIfNeeded: sender.pointee.counters[.rxPackets] &- before)
@@ -198,7 +198,9 @@ extension Forwarder {
         // They go back into their ring, or are dropped here.
         if sender.pointee.counters[.receiverFull] == full { tap.pointee.abandon(start) }
         tap.pointee.conclude(0, of: 0)
-        tap.pointee.setShown(sender, n &- Int(truncatingIfNeeded: sender.pointee.counters[.rxPackets] &- taken))
+        // Before those that were not popped with them, as a window is smaller than what went back the last time.
+        let back = n &- Int(truncatingIfNeeded: sender.pointee.counters[.rxPackets] &- taken)
+        tap.pointee.setShown(sender, tap.pointee.shown(sender) &+ back)
         return result
     }
 
