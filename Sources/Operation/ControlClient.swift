@@ -8,6 +8,8 @@ package final class ControlClient {
     private let path: String
     private var socket: OwnedDescriptor
     private var input: [UInt8] = []
+    /// What came with answers.
+    private var descriptors: [OwnedDescriptor] = []
     private var turn: Int64 = 0
 
     /// Connects. Errors say what to do next.
@@ -89,8 +91,11 @@ package final class ControlClient {
                 return line
             }
             var room = [UInt8](repeating: 0, count: 65_536)
-            let n = recv(socket.fd, &room, room.count, 0)
+            var fds: [Int32] = [-1, -1]
+            var (came, isCut): (Int32, Bool) = (0, false)
+            let n = CPlat_receive_fds(socket.fd, &room, room.count, 0, &fds, Int32(fds.count), &came, &isCut)
             if n == 0 || n < 0 && errno != EAGAIN && errno != EINTR { throw gone }
+            descriptors += fds.prefix(Int(came)).map(OwnedDescriptor.init)
             if n < 0 { wait(POLLIN) } else { input += room[..<n] }
         }
     }
@@ -98,6 +103,25 @@ package final class ControlClient {
     private func wait(_ events: Int32) {
         var waiting = pollfd(fd: socket.fd, events: Int16(events), revents: 0)
         _ = poll(&waiting, 1, -1)
+    }
+
+    /// The descriptors that came with answers so far, once.
+    func takeDescriptors() -> [OwnedDescriptor] {
+        defer { descriptors = [] }
+        return descriptors
+    }
+
+    /// The other side has not closed.
+    var isOpen: Bool {
+        var byte: UInt8 = 0
+        let n = recv(socket.fd, &byte, 1, Int32(MSG_PEEK | MSG_DONTWAIT))
+        return n > 0 || n < 0 && (errno == EAGAIN || errno == EINTR)
+    }
+
+    /// Waits so long, or until the other side says something or closes.
+    func wait(milliseconds: Int32) {
+        var waiting = pollfd(fd: socket.fd, events: Int16(POLLIN), revents: 0)
+        _ = poll(&waiting, 1, milliseconds)
     }
 
     /// Nothing more is to be said.

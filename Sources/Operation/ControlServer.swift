@@ -35,6 +35,10 @@ package final class ControlServer: @unchecked Sendable {
         /// It has said all that it wants, or must not say more: closed when it has read what is left.
         var isEnding = false
         var lastHeard = 0
+        /// What goes with its next answer.
+        var gift: OwnedDescriptor?
+        /// What is to be done when it has gone.
+        var atEnd: (() -> Void)?
 
         init(_ fd: Int32, isReadOnly: Bool) { (socket, self.isReadOnly) = (OwnedDescriptor(fd), isReadOnly) }
     }
@@ -46,7 +50,8 @@ package final class ControlServer: @unchecked Sendable {
     /// What is done every so many nanoseconds, and when it is due.
     private var repeated: [(period: UInt64, due: UInt64, work: () -> Void)] = []
     /// Whose line is answered, and who gets its connection then.
-    private(set) var speaker: OwnedDescriptor?
+    var speaker: OwnedDescriptor? { speaking?.socket }
+    private var speaking: Client?
     private var heir: ((OwnedDescriptor) -> Void)?
     /// Answers a line; it says whether the client may read only.
     private var answer: (Data, Bool) -> String? = { _, _ in nil }
@@ -104,12 +109,20 @@ package final class ControlServer: @unchecked Sendable {
     /// way.
     func bequeath(to heir: @escaping (OwnedDescriptor) -> Void) { self.heir = heir }
 
+    /// On the thread, while a line is answered: `descriptor` goes with the answer; `atEnd` is called, on the thread,
+    /// when the connection has ended. It is none of those that yield to others.
+    func lend(_ descriptor: OwnedDescriptor, atEnd: @escaping () -> Void) {
+        speaking?.gift = descriptor
+        speaking?.atEnd = atEnd
+    }
+
     /// On the thread, while a line is answered: `work` runs when the answer is on its way.
     func afterwards(_ work: @escaping () -> Void) { control.post(work) }
 
     // MARK: The thread
 
     private func end() {
+        for client in clients { client.atEnd?() }
         clients = []
         for listener in listeners {
             close(listener.fd)
@@ -120,7 +133,9 @@ package final class ControlServer: @unchecked Sendable {
 
     private func prepare(_ waits: inout ControlThread.Waits) {
         doRepeated(&waits)
-        clients.removeAll { $0.socket.fd < 0 || $0.isEnding && $0.output.isEmpty }
+        let ended = clients.filter { $0.isEnding && $0.output.isEmpty }
+        clients.removeAll { client in ended.contains { $0 === client } }
+        for client in ended { client.atEnd?() }
         for listener in listeners { waits.on(listener.fd) { [weak self] _ in self?.accept(listener) } }
         for client in clients {
             // Who does not read is not listened to, but for its end.
@@ -144,7 +159,9 @@ package final class ControlServer: @unchecked Sendable {
         let fd = CPlat_accept(listener.fd)
         if fd < 0 { return }
         if clients.count >= ControlServer.mostClients,
-            let silent = clients.indices.min(by: { clients[$0].lastHeard < clients[$1].lastHeard })
+            let silent = clients.indices.filter({ clients[$0].atEnd == nil }).min(by: {
+                clients[$0].lastHeard < clients[$1].lastHeard
+            })
         {
             clients.remove(at: silent)
         }
@@ -187,9 +204,9 @@ package final class ControlServer: @unchecked Sendable {
             if line.count > ControlServer.longestLine { return refuse(client) }
             if line.allSatisfy({ $0 == 13 || $0 == 32 || $0 == 9 }) { continue }
             if client.output.count > ControlServer.mostOutput { return drop(client) }
-            speaker = client.socket
+            speaking = client
             if let text = answer(Data(line), client.isReadOnly) { say(text, to: client) }
-            speaker = nil
+            speaking = nil
             if let heir { give(client, to: heir) }
         }
         if client.input.count > ControlServer.longestLine { refuse(client) }
@@ -218,13 +235,16 @@ package final class ControlServer: @unchecked Sendable {
 
     private func write(_ client: Client) {
         while !client.output.isEmpty {
+            let gifts = client.gift.map { [$0.fd] } ?? []
             let n = client.output.withUnsafeBytes {
-                send(client.socket.fd, $0.baseAddress, $0.count, Int32(MSG_DONTWAIT | MSG_NOSIGNAL))
+                CPlat_send_fds(
+                    client.socket.fd, $0.baseAddress, $0.count, Int32(MSG_DONTWAIT), gifts, Int32(gifts.count))
             }
             if n < 0 {
                 if errno != EAGAIN && errno != EINTR { drop(client) }
                 return
             }
+            client.gift = nil
             client.output = Data(client.output.dropFirst(n))
         }
     }

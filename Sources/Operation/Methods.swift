@@ -147,6 +147,34 @@ package enum Methods {
         package struct Answer: Codable, Sendable { package var queues: [Queue] }
     }
 
+    package enum Capture: ControlMethod {
+        package static let name = "capture"
+        package static var members: [MethodMember] {
+            [
+                ("port", portName, true), ("queue", "a number from 0", false),
+                ("snap", "bytes of each packet, 14 to 65600", false),
+            ]
+        }
+        package struct Params: Codable, Sendable {
+            package var port: String
+            package var queue: Int?
+            package var snap: Int?
+            package init(port: String, queue: Int? = nil, snap: Int? = nil) {
+                (self.port, self.queue, self.snap) = (port, queue, snap)
+            }
+        }
+        /// The memory comes with it.
+        package struct Answer: Codable, Sendable {
+            /// Of the memory (`CaptureMemory.version`).
+            package var layout: Int
+            package var threads: Int
+            package var ringBytes: Int
+            package var snap: Int
+            /// Why packets go no further, by their numbers from 1 on.
+            package var causes: [String]
+        }
+    }
+
     package enum ListAddresses: ControlMethod {
         package static let name = "switch.list"
         package static var isReading: Bool { true }

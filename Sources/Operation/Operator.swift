@@ -152,6 +152,7 @@ package final class Operator: @unchecked Sendable {
         MethodEntry(Methods.Stats.self) { [unowned self] _ in record },
         MethodEntry(Methods.Why.self) { [unowned self] params throws(RPC.Failure) in try why(params) },
         MethodEntry(Methods.Trace.self) { [unowned self] params throws(RPC.Failure) in try trace(params) },
+        MethodEntry(Methods.Capture.self) { [unowned self] params throws(RPC.Failure) in try capture(params) },
         MethodEntry(Methods.ListAddresses.self) { [unowned self] _ throws(RPC.Failure) in try addresses() },
         MethodEntry(Methods.ClearAddresses.self) { [unowned self] params throws(RPC.Failure) in try clear(params) },
         MethodEntry(Methods.LogLevel.self) { params throws(RPC.Failure) in try Operator.setLevel(params.level) },
@@ -264,6 +265,22 @@ package final class Operator: @unchecked Sendable {
                 "\(params.port): queue \(params.queue ?? 0): there is no such queue; 0 to \(all.count - 1) are")
         }
         return .init(queues: wanted.map { .init(queue: $0.queue, events: $0.events) })
+    }
+
+    /// As long as the connection is there that asks for it.
+    private func capture(_ params: Methods.Capture.Params) throws(RPC.Failure) -> Methods.Capture.Answer {
+        let snap = params.snap ?? 256
+        let capture: EngineCapture
+        do throws(EngineError) {
+            capture = try engine.startCapture(port: params.port, queue: params.queue, snap: snap)
+        } catch {
+            throw .refused("\(error)")
+        }
+        let memory = capture.memory
+        server.lend(memory.descriptor) { [unowned self] in engine.endCapture(memory) }
+        return .init(
+            layout: CaptureMemory.version, threads: memory.threads, ringBytes: memory.ringBytes, snap: snap,
+            causes: capture.causes)
     }
 
     // MARK: The file

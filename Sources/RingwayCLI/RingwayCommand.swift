@@ -14,7 +14,8 @@ struct RingwayCommand: ParsableCommand {
             ForwardCommand.self, ProbeCommand.self, BenchCommand.self, TuneCommand.self, CompareCommand.self,
             DemoCommand.self, DriveCommand.self, ReplayCommand.self, PortCommand.self, StatsCommand.self,
             AddressesCommand.self, LogLevelCommand.self, RunCommand.self, CheckCommand.self, ReloadCommand.self,
-            ExportCommand.self, SandboxCommand.self, WhyCommand.self, TraceCommand.self, TopCommand.self,
+            ExportCommand.self, SandboxCommand.self, WhyCommand.self, TraceCommand.self, CaptureCommand.self,
+            TopCommand.self,
         ])
 
     static func main() {

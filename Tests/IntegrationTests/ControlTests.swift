@@ -35,6 +35,15 @@ import Testing
         try Schema.check(try ControlTests.json(["stats"], folder("r")), "stats")
         try Schema.check(try ControlTests.json(["why", folder("p")], folder("r")), "queue.why")
         try Schema.check(try ControlTests.json(["trace", folder("p")], folder("r")), "queue.trace")
+        let python = """
+            import socket
+            s = socket.socket(socket.AF_UNIX); s.connect("\(folder("c"))")
+            s.sendall(b'{"jsonrpc":"2.0","id":1,"method":"capture","params":{"port":"null:source"}}\\n')
+            print(s.makefile().readline())
+            """
+        let capture = try Program("python3", ["python3", "-c", python])
+        #expect(capture.wait() == 0)
+        try Schema.check(try JSONTests.parse(capture.output).compactMap { $0["result"] }, "capture")
         let watch = try Program(
             "watch", [Ringway.binary, "stats", "--watch", "--interval", "0.05", "--json", "--control", folder("r")])
         _ = try watch.wait(for: "}\n")

@@ -20,8 +20,9 @@ import Testing
         ("16SplitDriverQueueV10reclaimAny", 1), ("17PackedDriverQueueV10reclaimAny", 1),
         ("16SplitDriverQueueV14reclaimInOrder", 1), ("17PackedDriverQueueV14reclaimInOrder", 1),
         ("16SplitDriverQueueV9needsKick", 1), ("17PackedDriverQueueV9needsKick", 1),
-        // One specialisation of the loop for each function: drop, crossconnect, macswap, two switches, an embedder's.
-        ("8PollLoopO5round", 6), ("8PollLoopO10visitQuiet", 6), ("8PollLoopO12acceptEvents", 1),
+        // One specialisation of the loop for each function: drop, crossconnect, macswap, two switches, an embedder's,
+        // and whichever it is while packets are captured.
+        ("8PollLoopO5round", 7), ("8PollLoopO10visitQuiet", 7), ("8PollLoopO12acceptEvents", 1),
         ("8PollLoopO8keepTime", 1), ("loadAddresses", 1), ("loadLarge", 1), ("9copyLarge", 1), ("10copyPieces", 1),
         ("10PacketSlotV11extendFront", 1), ("10PacketSlotV11settleFront", 1),
         ("9ForwarderO12dispatchSlow", 1), ("9ForwarderO12spreadByPort", 1), ("9ForwarderO6toPort", 1),
@@ -39,6 +40,8 @@ import Testing
         ("10SwitchCoreC5learn", 1), ("10SwitchCoreC7inspect", 1), ("10MeterPartsC4more", 1),
         ("10QueueTimesV4took", 1), ("8NotifierV12recordDelays", 1), ("10AutoBudgetV6choose", 1),
         ("10AutoBudgetV13arrivedAsleep", 1),
+        ("9ForwarderO12sendCaptured", 1), ("9ForwarderO14settleCaptured", 1), ("9ForwarderO12keepArrivals", 1),
+        ("9ForwarderO21acceptCapturedParcels", 1), ("9ForwarderO11noteUnready", 1),
     ]
     static let forbidden = [
         "swift_retain", "swift_release", "swift_allocObject", "swift_slowAlloc", "swift_beginAccess",

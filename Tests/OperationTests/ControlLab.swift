@@ -13,12 +13,15 @@ final class ControlLab {
     let path, readPath: String
 
     /// `change` has the settings, and the lab's folder.
-    init(_ mode: ForwardingMode = .switch, change: (inout Settings, String) -> Void = { _, _ in }) throws {
+    init(_ mode: ForwardingMode = .switch, threads: Int = 1, change: (inout Settings, String) -> Void = { _, _ in })
+        throws
+    {
         var template = Array("/tmp/ringway-control-XXXXXX".utf8CString)
         folder = String(cString: mkdtemp(&template))
         (path, readPath) = (folder + "/ctl", folder + "/read")
         var options = EngineOptions(ports: [], mode: mode)
         options.mostPorts = 64
+        options.unpinnedThreads = threads
         var logger = Logger(label: "test")
         logger.logLevel = .critical
         engine = try Engine(options, logger: logger)

@@ -41,3 +41,5 @@ uint64_t CPlat_take_now(int fd);
 int CPlat_signal_now(int fd);
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t CPlat_monotonic_ns(void);
+/* CLOCK_REALTIME in nanoseconds: since 1970. */
+uint64_t CPlat_realtime_ns(void);

@@ -15,12 +15,13 @@ final class EngineCore {
     let mode: ForwardingMode
     let busyloop: BusyloopBudget
     let pacing: Pacing
-    /// What the switch knows; neither in other modes. Control threads ask while a port is added.
-    private let switching: Locked<(addresses: MACTable?, guarded: SwitchCore?)>
+    /// What threads judge packets by, or are about to. Control threads ask while a port is added.
+    private let judgingNow: Locked<Judging>
+    var judging: Judging { judgingNow.value }
     /// The plain switch's addresses.
-    var addresses: MACTable? { switching.value.addresses }
+    var addresses: MACTable? { judging.addresses }
     /// The switch whose ports have options.
-    var guarded: SwitchCore? { switching.value.guarded }
+    var guarded: SwitchCore? { judging.guarded }
     /// Queues that had to stop, by port.
     let stops: [StopCounts]
     /// By port, each its control thread's: pairs that receive, and whether it is up (`setUp`).
@@ -41,12 +42,15 @@ final class EngineCore {
         tableMemory = PairTableMemory(portCount: count, places: places)
         table = tableMemory.table
         let isPlain = options.mode == .switch && !options.isGuarded
-        switching = Locked(
-            (
-                isPlain ? MACTable(ports: count, places: places, ageing: options.macAgeing) : nil,
-                options.isGuarded
-                    ? SwitchCore(options.members, places: places, ageing: options.macAgeing, threads: cpus.count) : nil
-            ))
+        var judging = Judging()
+        if isPlain { judging.addresses = MACTable(ports: count, places: places, ageing: options.macAgeing) }
+        if options.isGuarded {
+            judging.guarded = SwitchCore(
+                options.members, places: places, ageing: options.macAgeing, threads: cpus.count)
+            judging.traits = FunctionTraits(GuardedSwitch.self)
+            judging.traits?.judgesAgain = !options.countsPackets
+        }
+        judgingNow = Locked(judging)
         var boxes: [Mailbox] = []
         for _ in cpus { boxes.append(try Mailbox()) }
         var all: [PollThread] = []
@@ -133,14 +137,14 @@ final class EngineCore {
     }
 
     func forgetAddresses(port: Int) {
-        let (addresses, guarded) = switching.value
-        addresses?.forget(port: port)
-        guarded?.addresses.forget(port: port)
+        let judging = self.judging
+        judging.addresses?.forget(port: port)
+        judging.guarded?.addresses.forget(port: port)
     }
 
     /// The switch has other ports now. Threads take what it knows of them in one trip. `members`: by place.
     func setMembers(_ members: [SwitchMember?], ageing: Int, judgesAgain: Bool) {
-        let (addresses, old) = switching.value
+        let (addresses, old) = (judging.addresses, judging.guarded)
         let count = members.reduce(0) { $0 + ($1 == nil ? 0 : 1) }
         if old == nil && members.allSatisfy({ $0?.port.isPlain ?? true }) {
             addresses?.divide(among: count)
@@ -149,12 +153,19 @@ final class EngineCore {
         let new = SwitchCore(members, places: places, ageing: ageing, threads: threads.count, after: old)
         var traits = FunctionTraits(GuardedSwitch.self)
         traits.judgesAgain = judgesAgain
-        switching.value = (nil, new)
-        var work = ThreadWork()
-        for thread in threads { work.add(thread.index) { [traits] in $0.become(GuardedSwitch(new), traits) } }
-        run(work)
+        judgingNow.withLock { ($0.addresses, $0.guarded, $0.traits) = (nil, new, traits) }
+        setFunctions()
         // What threads have learned meanwhile.
         if let old { new.takeAddresses(of: old) }
+    }
+
+    /// What an embedder's function says of itself. Before threads start.
+    func setTraits(_ traits: FunctionTraits) { judgingNow.withLock { $0.traits = traits } }
+
+    /// From now on threads capture, or nil: they do not. For the embedder's thread.
+    func setCapture(_ order: CaptureOrder?) {
+        judgingNow.withLock { $0.capture = order }
+        setFunctions()
     }
 
     /// Sends a RARP for `mac` as if `port` had sent it, so that switches behind the other ports learn
@@ -164,7 +175,7 @@ final class EngineCore {
         let value = MACAddress(bytes: mac).rawValue
         let seconds = TickClock.shared.seconds(CPlat_cycles())
         let frame = Frames.rarp(mac)
-        let (addresses, guarded) = switching.value
+        let (addresses, guarded) = (judging.addresses, judging.guarded)
         if let guarded {
             let all = guarded.announcement(frame, mac: value, from: port, seconds: seconds)
             for (frame, targets) in all { inject(frame, to: targets) }

@@ -109,30 +109,21 @@ public final class Engine: @unchecked Sendable {
 
     private func startThread(_ thread: PollThread, _ core: EngineCore) throws(EngineError) {
         if let embedded {
-            let box = embedded.make(thread.index)
-            thread.kept = box
+            thread.kept = embedded.make(thread.index)
             var traits = embedded.traits
             traits.budgetMicroseconds = options.functionBudget
-            return try thread.start(EmbeddedFunction(box: Unmanaged.passUnretained(box)), traits)
-        }
-        switch options.mode {
-        case .drop: try thread.start(DropFunction())
-        case .crossconnect: try thread.start(CrossconnectFunction())
-        case .macswap: try thread.start(MACSwapFunction())
-        case .switch:
-            guard let guarded = core.guarded else { return try thread.start(SwitchFunction(table: core.addresses!)) }
-            var traits = FunctionTraits(GuardedSwitch.self)
-            traits.judgesAgain = !options.countsPackets
-            try thread.start(GuardedSwitch(guarded), traits)
-        case .generate(let size):
+            core.setTraits(traits)
+        } else if case .generate(let size) = options.mode {
             thread.state.pointee.template = FrameTemplate(Frames.udp(size: size))
-            try thread.start(DropFunction())
         }
+        core.setFunction(of: thread, core.judging)
+        try thread.start()
     }
 
     /// Stops threads, closes connections, removes sockets. Safe to call twice.
     public func stop() {
         guard let core else { return }
+        endCapture(core, .stopped)
         let all = ports.compactMap(\.self)
         let connected = all.map(\.port.isConnected)
         for port in all { port.port.stop() }

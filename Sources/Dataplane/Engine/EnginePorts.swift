@@ -121,7 +121,7 @@ extension Engine {
         setBusyloop(budget, of: port.port, core)
     }
 
-    private func find(_ name: String) throws(EngineError) -> (EngineCore, PlacedPort) {
+    func find(_ name: String) throws(EngineError) -> (EngineCore, PlacedPort) {
         guard let core else { throw EngineError("\(name): the engine does not run, and has no ports") }
         if let port = ports.compactMap(\.self).first(where: { $0.options.name == name }) { return (core, port) }
         let names = portOptions.map(\.options.name)
@@ -162,6 +162,7 @@ extension Engine {
 
     private func takeOut(_ port: PlacedPort, _ core: EngineCore) -> PortSnapshot {
         let place = port.port.index
+        endCapture(core, ofPlace: place)
         let isConnected = port.port.isConnected
         let pairs = core.pairs(of: port.port)
         port.port.stop()

@@ -16,7 +16,7 @@ enum Forwarder {
     ) -> Bool {
         if sender.pointee.parcel != nil {
             thread.pointee.arrived = 0
-            return settle(thread, sender)
+            return F.self == CapturedFunction.self ? settleCaptured(thread, sender) : settle(thread, sender)
         }
         if !sender.pointee.transmit.isRunning { return false }
         if sender.pointee.stalledAt != 0 && !mayRetry(thread, sender)
@@ -44,11 +44,22 @@ enum Forwarder {
         if !sender.pointee.transmit.isEnabled {
             // Started but disabled: consumed without effect (vhost-user, "Ring states").
             Receiver.drop(sender, .notReady, n)
+            if F.self == CapturedFunction.self { noteUnready(thread, sender, n) }
             finish(thread, sender, thread.pointee.burst, n)
             return true
         }
         let bad = thread.pointee.burst.needsScreening ? Offload.screen(&thread.pointee.burst) : 0
         let verdict = judge(thread, &function, sender, n) ?? uniform(thread.pointee.burst, n)
+        return F.self == CapturedFunction.self
+            ? sendCaptured(thread, sender, n, verdict, bad) : send(thread, sender, n, verdict, bad)
+    }
+
+    /// Sends `n` judged packets of the thread's burst where they belong. `bad`: those that screening refused, a bit
+    /// each.
+    @inline(__always)
+    static func send(
+        _ thread: ThreadPointer, _ sender: PairPointer, _ n: Int, _ verdict: Verdict, _ bad: UInt64
+    ) -> Bool {
         if bad != 0 || thread.pointee.burst.work.isReviewed != 0 {
             let all = bad | short(thread.pointee.burst, n)
             if all != 0 || thread.pointee.burst.work.made > 0 {
@@ -68,8 +79,9 @@ enum Forwarder {
     ) -> Verdict? {
         let burst = ThreadState.burst(thread)
         burst.pointee.work = FunctionWork()
-        if F.self == EmbeddedFunction.self {
+        if F.self == EmbeddedFunction.self || F.self == CapturedFunction.self {
             burst.pointee.packets.loadFronts(n, thread.pointee.traits.front)
+            if F.self == CapturedFunction.self { keepArrivals(thread, sender, n) }
             let start = CPlat_cycles()
             let verdict = ask(thread, &function, sender, n)
             let ticks = CPlat_cycles() &- start
@@ -104,7 +116,12 @@ enum Forwarder {
         (burst.pointee.work, burst.pointee.count) = (FunctionWork(), 0)
         (burst.pointee.segmentCount, burst.pointee.needsScreening) = (0, false)
         function.tick(packets(thread, sender, 0))
-        if burst.pointee.work.made > 0 { dispatchSlow(thread, sender, 0, .none, 0) }
+        if burst.pointee.work.made == 0 { return }
+        if F.self == CapturedFunction.self {
+            _ = sendCaptured(thread, sender, 0, .none, 0)
+        } else {
+            dispatchSlow(thread, sender, 0, .none, 0)
+        }
     }
 
     /// One verdict that all packets share, else `.none`.
@@ -128,7 +145,7 @@ enum Forwarder {
 
     /// Packets that the function has left shorter than an Ethernet header, a bit each.
     @inline(never)
-    private static func short(_ burst: borrowing Burst, _ n: Int) -> UInt64 {
+    static func short(_ burst: borrowing Burst, _ n: Int) -> UInt64 {
         var bad: UInt64 = 0
         for i in 0..<n where burst.packets[i].length < PacketSlot.minimumLength { bad |= 1 << UInt64(i) }
         return bad

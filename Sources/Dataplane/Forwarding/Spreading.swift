@@ -168,7 +168,7 @@ extension Forwarder {
     }
 
     /// Whether a verdict for several ports is for `port`. It never is for the one that the packet came from.
-    private static func reaches(_ verdict: Verdict, _ burst: borrowing Burst, _ port: Int, except origin: Int) -> Bool {
+    static func reaches(_ verdict: Verdict, _ burst: borrowing Burst, _ port: Int, except origin: Int) -> Bool {
         if port == origin { return false }
         guard let set = verdict.set else { return true }
         return burst.sets[set].contains(port)

@@ -176,6 +176,9 @@ struct ThreadState: ~Copyable {
     /// Bursts handed over to other threads and back.
     var exchange: Exchange
 
+    /// Of a thread whose function is `CapturedFunction`; nil on others, which do not look.
+    var capture: CapturePointer?
+
     /// `places`: how many ports there can be.
     init(index: Int, table: PairTable, places: Int, notifier: consuming Notifier, exchange: consuming Exchange) {
         self.index = index

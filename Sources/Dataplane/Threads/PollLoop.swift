@@ -14,7 +14,13 @@ enum PollLoop {
     @inline(never)
     static func round<F: PacketFunction>(_ thread: ThreadPointer, _ function: inout F) {
         if thread.pointee.notifier.hasCompletions { acceptEvents(thread) }
-        if thread.pointee.exchange.rings { acceptParcels(thread) }
+        if thread.pointee.exchange.rings {
+            if F.self == CapturedFunction.self {
+                Forwarder.acceptCapturedParcels(thread)
+            } else {
+                acceptParcels(thread)
+            }
+        }
         let start = CPlat_cycles()
         // The last round, its notifications with it.
         if thread.pointee.didWork { thread.pointee.busyTicks.add(0, start &- thread.pointee.now) }

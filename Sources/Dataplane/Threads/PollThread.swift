@@ -17,6 +17,8 @@ final class PollThread {
     private var body: ((PollThread) -> Void)?
     /// What the packet function points at: lives as long as the thread.
     var kept: FunctionBox?
+    /// While it captures.
+    var capture: ThreadCapture?
     private var isStopping = false
     private var generation: UInt64 = 0
 
@@ -32,17 +34,8 @@ final class PollThread {
             ThreadState(index: index, table: table, places: places, notifier: notifier, exchange: exchange))
     }
 
-    /// Starts the thread with a packet function of its own. Specialised for each `F` here, so that
-    /// the loop calls it directly.
-    @inline(__always)
-    func start<F: PacketFunction>(_ function: F) throws(EngineError) {
-        try start(function, FunctionTraits(F.self))
-    }
-
-    /// The same for a function that stands for another one, whose wishes these are.
-    @inline(__always)
-    func start<F: PacketFunction>(_ function: F, _ traits: FunctionTraits) throws(EngineError) {
-        judge(function, traits)
+    /// Starts the thread, which has its packet function already (`judge`).
+    func start() throws(EngineError) {
         mailbox.queue.open()
         do { thread = try NamedThread("ringway-\(index)") { self.enter() } } catch {
             mailbox.queue.close()
@@ -50,15 +43,11 @@ final class PollThread {
         }
     }
 
-    /// From the next round on another function judges packets. On the thread, in a mailbox closure.
+    /// Has a packet function of the thread's own judge, whose wishes these are: before the thread starts, or on it, in
+    /// a mailbox closure, from the next round on; no parcel is under way then. Specialised for each `F` here, so that
+    /// the loop calls it directly.
     @inline(__always)
-    func become<F: PacketFunction>(_ function: F, _ traits: FunctionTraits) {
-        letParcelsHome()
-        judge(function, traits)
-    }
-
-    @inline(__always)
-    private func judge<F: PacketFunction>(_ function: F, _ traits: FunctionTraits) {
+    func judge<F: PacketFunction>(_ function: F, _ traits: FunctionTraits) {
         state.pointee.obey(traits)
         body = { me in
             var own = function

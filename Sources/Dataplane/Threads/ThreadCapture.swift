@@ -1,0 +1,56 @@
+import Virtio
+
+/// A capture that runs: of which port, and where it goes.
+final class CaptureOrder: Sendable {
+    let memory: CaptureMemory
+    let port: Int
+    /// -1: all of the port's.
+    let queue: Int
+    /// Bytes of each packet at most.
+    let snap: Int
+    /// How many ports there can be.
+    let places: Int
+
+    init(_ memory: CaptureMemory, port: Int, queue: Int, snap: Int, places: Int) {
+        (self.memory, self.port, self.queue, self.snap, self.places) = (memory, port, queue, snap, places)
+    }
+}
+
+/// What a poll thread keeps while it captures.
+final class ThreadCapture {
+    let order: CaptureOrder
+    /// The function that judges.
+    var box: FunctionBox
+    /// The thread's own.
+    let room: OwnedValues<CaptureTap>
+
+    init(_ order: CaptureOrder, thread: Int, _ box: FunctionBox) {
+        (self.order, self.box) = (order, box)
+        let ring = CaptureRing(order.memory, thread: thread)
+        room = OwnedValues(
+            CaptureTap(ring, port: order.port, queue: order.queue, snap: order.snap, places: order.places))
+    }
+}
+
+extension PollThread {
+    /// From the next round on this function judges, and packets are captured. On the thread, as `judge`.
+    func judge(
+        _ box: FunctionBox, _ traits: FunctionTraits, capturing order: CaptureOrder, keepsArrivals: Bool
+    ) {
+        if let capture, capture.order === order {
+            capture.box = box
+        } else {
+            capture = ThreadCapture(order, thread: index, box)
+        }
+        let tap = capture.unsafelyUnwrapped.room.start
+        tap.pointee.keepsArrivals = keepsArrivals
+        state.pointee.capture = tap
+        judge(CapturedFunction(box: .passUnretained(box)), traits)
+    }
+
+    /// Captures no more. On the thread, before another function judges.
+    func stopCapturing() {
+        state.pointee.capture = nil
+        capture = nil
+    }
+}
