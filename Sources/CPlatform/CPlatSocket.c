@@ -108,7 +108,7 @@ int CPlat_unix_connect(int socket, const char *path) {
     return address(path, &a) ? -1 : connect(socket, (struct sockaddr *)&a, sizeof a);
 }
 
-static bool is_stream(int socket) {
+bool CPlat_is_stream(int socket) {
     int domain = 0, type = 0;
     socklen_t n = sizeof domain;
     if (getsockopt(socket, SOL_SOCKET, SO_DOMAIN, &domain, &n) || domain != AF_UNIX) return false;
@@ -116,10 +116,22 @@ static bool is_stream(int socket) {
     return !getsockopt(socket, SOL_SOCKET, SO_TYPE, &type, &n) && type == SOCK_STREAM;
 }
 
+bool CPlat_is_listening(int socket) {
+    int listens = 0;
+    socklen_t n = sizeof listens;
+    return !getsockopt(socket, SOL_SOCKET, SO_ACCEPTCONN, &listens, &n) && listens;
+}
+
+bool CPlat_is_connected(int socket) {
+    struct sockaddr_un a;
+    socklen_t n = sizeof a;
+    return getpeername(socket, (struct sockaddr *)&a, &n) == 0;
+}
+
 bool CPlat_is_channel(int socket) {
     struct sockaddr_un a;
     socklen_t own = sizeof a, other = sizeof a;
-    return is_stream(socket) && getsockname(socket, (struct sockaddr *)&a, &own) == 0 && own == sizeof a.sun_family
+    return CPlat_is_stream(socket) && getsockname(socket, (struct sockaddr *)&a, &own) == 0 && own == sizeof a.sun_family
         && getpeername(socket, (struct sockaddr *)&a, &other) == 0 && other == sizeof a.sun_family;
 }
 

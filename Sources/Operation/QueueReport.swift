@@ -145,6 +145,10 @@ private struct Words {
 
     private var notConnected: (String, String) {
         switch port.kind {
+        case .tap where port.kind.descriptor != nil:
+            return (
+                "its interface is gone", "Its descriptor is of no use any more: start ringway again with another one."
+            )
         case .vhostUser(let path, false):
             return ("nobody is at the other end", "Start the virtual machine, or the program, that is to use \(path).")
         case .vhostUser(let path, true):

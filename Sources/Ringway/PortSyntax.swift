@@ -50,6 +50,11 @@ public enum PortSyntax {
         }
         let name = String(parts[0][..<colon])
         let place = String(parts[0][parts[0].index(after: colon)...])
+        if ["vhost-user", "virtio-user", "tap"].contains(name), place.hasPrefix("fd="),
+            HandedDescriptors.number(place) == nil
+        {
+            throw EngineError("--port \(text): \(place): write the number of a descriptor, as in fd=3, or ./\(place)")
+        }
         guard !place.isEmpty else { throw EngineError("--port \(text): nothing stands after '\(name):'") }
         guard let kind = kinds.first(where: { $0.name == name }) else {
             throw EngineError("--port \(text): '\(name)' is no kind of port; \(list(kinds.map(\.name), "and")) are")

@@ -37,6 +37,12 @@ struct ForwardCommand: ParsableCommand, GoesOn, Confined {
               queue_size=N  entries of each ring, 64 to 32768 (default 1024)
               busy_poll=on  the poll thread runs the interface's driver, too
 
+            fd=N in place of PATH or NAME is a descriptor that this program was started with (of systemd's sockets \
+            from 3 on):
+              vhost-user:fd=3, virtio-user:fd=3   a Unix socket that listens, or is connected: such a port \
+            ends with its connection
+              tap:fd=3      one queue of a TAP
+
             null:NAME has nothing behind it: what is sent there is counted, and is gone. queues=N, busyloop=B.
               emit=N        it sends frames of N bytes as fast as they are taken, from 02:00:00:00:00:01 \
             to 02:00:00:00:00:02

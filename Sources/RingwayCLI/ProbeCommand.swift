@@ -59,8 +59,16 @@ struct ProbeCommand: ParsableCommand {
         switch try VhostKind.of(path: path) {
         case .kernel: return KernelBackend(path: path, tap: try Tap(name: tap))
         case .vdpa: return VDPABackend(path: path)
-        case .user: return UserBackend(isServer ? try accept(path) : try MessageSocket.connect(to: path), name: path)
+        case .user: return UserBackend(isServer ? try accept(path) : try connect(path), name: path)
         }
+    }
+
+    private static func connect(_ path: String) throws -> MessageSocket {
+        guard let number = HandedDescriptors.number(path) else { return try MessageSocket.connect(to: path) }
+        let (fd, listens) = try HandedDescriptors.socket(number)
+        let socket = MessageSocket(fd)
+        if listens { throw EngineError("\(path): the socket listens; give a path, or one that is connected") }
+        return socket
     }
 
     private static func accept(_ path: String) throws -> MessageSocket {

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Console
 import Glibc
+import Ringway
 
 @main
 struct RingwayCommand: ParsableCommand {
@@ -16,7 +17,10 @@ struct RingwayCommand: ParsableCommand {
             ExportCommand.self, SandboxCommand.self, WhyCommand.self, TraceCommand.self, TopCommand.self,
         ])
 
-    static func main() { Program.run(RingwayCommand.self) }
+    static func main() {
+        HandedDescriptors.acceptOnlyPresent()
+        Program.run(RingwayCommand.self)
+    }
 }
 
 /// Commands of `ringway-bench`, which lies beside this program.

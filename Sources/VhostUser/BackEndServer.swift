@@ -7,6 +7,8 @@ import Virtio
 /// The socket of a device-side port and its control thread, which accepts (or makes) connections,
 /// carries out the front-end's messages and watches descriptors for the device.
 ///
+/// Its path may be `fd=N` (`HandedDescriptors`): a socket that listens already, or one connection, with which all ends.
+///
 /// The first connection that sends a complete message is the front-end; others wait (at most 16)
 /// until it goes away. When all 16 places are taken, the oldest that has been silent for a second yields its own.
 /// A client that finds nobody tries again after 100, later 500 ms. With a server that ends its connections at once
@@ -14,6 +16,8 @@ import Virtio
 public final class BackEndServer {
     let path: String
     let isClient: Bool
+    /// The descriptor that stands in place of a path.
+    let handed: Int32?
     let access: SocketAccess
     /// Kept: the control thread calls it until it ends. A device that keeps its server lets go of it when it has
     /// stopped it.
@@ -46,6 +50,7 @@ public final class BackEndServer {
         log: @escaping (String) -> Void
     ) {
         self.path = path
+        handed = HandedDescriptors.number(path)
         self.isClient = isClient
         self.access = access
         self.device = device
@@ -55,12 +60,30 @@ public final class BackEndServer {
     /// Opens the socket and starts the control thread. A server listens when this returns. Errors:
     /// `.socket`, with what to do.
     public func start() throws(VhostUserError) {
-        if isClient { try MessageSocket.refuseOther(path) } else { listener = try Listener.open(path, access) }
+        if let handed {
+            try take(handed)
+        } else if isClient {
+            try MessageSocket.refuseOther(path)
+        } else {
+            listener = try Listener.open(path, access)
+        }
         do throws(VhostUserError) { try run() } catch {
             closeListener()
             throw error
         }
     }
+
+    private func take(_ number: Int32) throws(VhostUserError) {
+        let (fd, listens) = try HandedDescriptors.socket(number)
+        if listens {
+            listener = fd
+        } else {
+            pending = [(MessageSocket(fd, keeps: .ofFrontEnd), CPlat_monotonic_ns())]
+        }
+    }
+
+    /// It has one connection, that it was handed, and will have no other.
+    private var hasOnlyOne: Bool { handed != nil && listener < 0 }
 
     /// Starts the control thread alone. `isParked`: it waits for `release`. Errors: as `start`.
     func run(isParked: Bool = false) throws(VhostUserError) {
@@ -94,6 +117,8 @@ public final class BackEndServer {
 
     private func end() {
         disconnect("the port is closed")
+        // Whoever handed it over holds it, too: the other end would see nothing of this.
+        if hasOnlyOne { for (socket, _) in pending { socket.shutdown() } }
         pending = []
         closeListener()
     }
@@ -101,7 +126,7 @@ public final class BackEndServer {
     private func closeListener() {
         if listener >= 0 {
             close(listener)
-            unlink(path)
+            if handed == nil { unlink(path) }
             listener = -1
         }
     }
@@ -193,6 +218,9 @@ public final class BackEndServer {
             if isClient {
                 logOnce("\(path): waiting for the front-end (connected, but \(error))")
                 pause()
+            } else if hasOnlyOne {
+                socket.shutdown()
+                log("\(path): the connection has ended, and there will be no other: \(error)")
             } else if error.kind != .socket {
                 log("\(path): \(error)")
             }
@@ -238,11 +266,12 @@ public final class BackEndServer {
         guard active != nil else { return }
         session?.close()
         session = nil
+        if hasOnlyOne { active?.shutdown() }
         active = nil
         // What was lost with this front-end's memory is nothing to the next.
         if let loss { _ = EventFD.take(loss.fd) }
         device.connected(false)
-        log("\(path): connection ended: \(reason)")
+        log("\(path): connection ended\(hasOnlyOne ? ", and there will be no other" : ""): \(reason)")
         lastLine = ""
         guard isClient else { return }
         if CPlat_monotonic_ns() - activeSince < BackEndServer.patience {

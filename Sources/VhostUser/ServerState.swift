@@ -5,7 +5,7 @@ import Memory
 
 /// All that a port's socket knows, for a process that takes it over.
 package struct ServerState: Codable {
-    /// Nil: it connects instead of listening.
+    /// Nil: it connects instead of listening, or was handed a connection.
     var listener: OwnedDescriptor?
     /// Those that have not sent a whole message.
     var waiting: [SocketState]
@@ -39,10 +39,14 @@ extension BackEndServer {
     /// Takes over what another process had, instead of `start`. No ring starts, and the control thread waits until
     /// `release`. Errors: what cannot be mapped, no threads.
     package func adopt(_ state: ServerState) throws {
-        guard (state.listener == nil) == isClient else {
+        guard handed != nil || (state.listener == nil) == isClient else {
             throw VhostUserError(.socket, "\(path): client=\(isClient ? "on" : "off"), and not so where it ran")
         }
-        if let fd = state.listener { listener = try fd.copy() }
+        if let fd = state.listener {
+            listener = try fd.copy()
+            // Of this process the number says nothing.
+            if let handed { HandedDescriptors.adopt(handed, fd) }
+        }
         let now = CPlat_monotonic_ns()
         pending = try state.waiting.map { (try MessageSocket($0, keeps: .ofFrontEnd), now) }
         if let socket = state.active, let known = state.session {

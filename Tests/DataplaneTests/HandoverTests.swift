@@ -134,7 +134,7 @@ import Virtio
     }
 
     /// The engine that takes over.
-    private static func move(_ old: Engine) throws -> Engine {
+    static func move(_ old: Engine) throws -> Engine {
         let handover = try EngineHandover(old)
         let new = try Engine(old.options, logger: Lab.logger)
         let takeover = try EngineTakeover(new, try sent(handover.state))

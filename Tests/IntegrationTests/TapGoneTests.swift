@@ -3,6 +3,7 @@ import Dataplane
 import Foundation
 import RingwayLab
 import Testing
+import Vhost
 
 /// A port `tap:` whose interface is deleted, on this machine's kernel.
 @Suite(
@@ -97,5 +98,26 @@ struct TapGoneTests {
         #expect(totals[0].txPackets == 150, "of 270, 120 came while there was no interface: \(totals)")
         #expect(totals[1].rxPackets == 270)
         #expect(totals.flatMap(\.drops.values).reduce(0, +) >= 120, "\(totals)")
+    }
+
+    @Test("a TAP's descriptor that it was started with (tap:fd=N): frames go both ways, until its interface is deleted")
+    func handed() throws {
+        let f = Folder()
+        let name = "rwfd\(getpid() % 10000)"
+        let tap = try Tap(name: name)
+        let number = fcntl(tap.queues[0].fd, F_DUPFD, 200)
+        let ringway = try Ringway(["tap:fd=\(number)", "vhost-user:\(f("a"))"], mode: "crossconnect")
+        close(number)
+        let d = try EmbeddedDriver(path: f("a"))
+        try shell("ip link set \(name) up")
+        #expect(send(d, 50))
+        #expect(try taken(name) == 50)
+        #expect(try hears(d, name))
+        try shell("ip link del \(name)")
+        _ = try ringway.program.wait(for: "its descriptor is of no use any more")
+        #expect(send(d, 30))
+        let totals = try ringway.totals()
+        #expect(!totals[0].isConnected && totals[0].port == "tap:fd=\(number)" && totals[0].txPackets == 50)
+        withExtendedLifetime(tap) {}
     }
 }

@@ -6,6 +6,7 @@ import RingwayLab
 import Synchronization
 import TestSupport
 import Testing
+import VhostUser
 
 /// One `ringway` goes on in another's place under traffic: drivers in this process, guests, DPDK.
 @Suite(.serialized) struct Upgrades {
@@ -105,6 +106,47 @@ import Testing
         #expect(drops == [:])
         #expect(ports.map(\.rxPackets) == streams.map { Int($0.sent) })
         #expect(ports.map(\.txPackets) == streams.reversed().map { Int($0.sent) })
+    }
+
+    @Test(
+        "a socket that it was started with (fd=N) goes over, and its number means the same there; no other number does")
+    func handedSocket() throws {
+        let folder = Folder()
+        let (listener, path) = (try Listener.open(folder("s")), folder("s"))
+        // As a child finds it: its number is far from those that a program opens.
+        let number = fcntl(listener, F_DUPFD, 200)
+        close(listener)
+        let places = ["--control", folder("ctl")]
+        let old = try Program(
+            "ringway",
+            [Ringway.binary, "forward", "--json", "--mode", "switch", "--port", "vhost-user:fd=\(number)", "--port"]
+                + ["vhost-user:\(folder("b"))"] + places)
+        close(number)
+        _ = try old.wait(for: "{\"type\":\"ready\"}\n")
+        let drivers = [try EmbeddedDriver(path: path), try EmbeddedDriver(path: folder("b"))]
+        var streams = [Stream(from: 0, to: 1), Stream(from: 1, to: 0)]
+        for i in 0..<2 { streams[i].exchange(drivers) }
+        func port(_ words: [String]) throws -> Program {
+            try Program("port", [Ringway.binary, "port"] + words + places)
+        }
+        // Its control socket, or anything else of its own.
+        let wrong = try port(["add", "vhost-user:fd=7"])
+        #expect(wrong.wait() == 1)
+        #expect(wrong.output.contains("fd=7: this program was not started with a descriptor of that number"))
+        let new = try Program("ringway", [Ringway.binary, "forward", "--json", "--upgrade-from", folder("ctl")])
+        _ = try new.wait(for: "{\"type\":\"ready\"}\n")
+        #expect(old.wait() == 0)
+        for i in 0..<2 {
+            let isAtEnd = streams[i].finishes(drivers)
+            #expect(isAtEnd && streams[i].wrong == 0, "\(streams[i])")
+        }
+        #expect(try port(["remove", "fd=\(number)"]).wait() == 0)
+        #expect(try port(["add", "vhost-user:fd=\(number)"]).wait() == 0)
+        let again = try EmbeddedDriver(path: path)
+        #expect(access(path, F_OK) == 0)
+        #expect(new.end() == 0)
+        #expect(access(path, F_OK) == 0)
+        withExtendedLifetime(again) {}
     }
 
     @Test("a successor that is killed at any moment: the old one goes on, or the new one is already the only one")

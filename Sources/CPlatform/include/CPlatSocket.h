@@ -24,6 +24,10 @@ int CPlat_unix_give(const char *path, uint32_t user, uint32_t group);
 int CPlat_unix_connect(int socket, const char *path);
 /* accept4 with close-on-exec, non-blocking; -1 and errno. */
 int CPlat_accept(int socket);
+/* Whether it is a Unix stream socket; one that listens; any socket that is connected. */
+bool CPlat_is_stream(int socket);
+bool CPlat_is_listening(int socket);
+bool CPlat_is_connected(int socket);
 /* Whether it is a connected Unix stream socket of which neither end has a name, as socketpair makes them.
    A connection to or from a path has one: it is no channel, but may be the other end of one of ours. */
 bool CPlat_is_channel(int socket);

@@ -1,4 +1,8 @@
-/// What stands behind a port.
+import VhostUser
+
+/// What stands behind a port. In place of a socket's path or a TAP's name may stand `fd=N`: a descriptor of this process,
+/// of which the port uses a copy (`HandedDescriptors`). A socket listens, or is a connection, and then the only one of its
+/// port; a TAP has one queue. `isClient` and `isServer` are false then.
 public enum PortKind: Sendable, Equatable {
     /// The device side of vhost-user on a socket; a client connects and reconnects, else a server listens.
     case vhostUser(path: String, isClient: Bool)
@@ -29,6 +33,7 @@ extension PortKind {
     /// The socket that the port makes, and removes when it stops; nil: none.
     public var listeningPath: String? {
         switch self {
+        case _ where descriptor != nil: return nil
         case .vhostUser(let path, false), .virtioUser(let path, true, _): return path
         case .vhostUser, .virtioUser, .tap, .xdp, .null: return nil
         }
@@ -37,9 +42,19 @@ extension PortKind {
     /// The port goes to a socket or device of somebody else's, where nobody may ever be.
     public var connects: Bool {
         switch self {
+        case _ where descriptor != nil: return false
         case .vhostUser(_, let isClient): return isClient
         case .virtioUser(_, let isServer, _): return !isServer
         case .tap, .xdp, .null: return false
+        }
+    }
+
+    /// The number of the descriptor that it was handed; nil: it opens what it needs.
+    public var descriptor: Int32? {
+        switch self {
+        case .vhostUser(let place, _), .virtioUser(let place, _, _), .tap(let place):
+            return HandedDescriptors.number(place)
+        case .xdp, .null: return nil
         }
     }
 

@@ -49,6 +49,7 @@ extension Engine {
             throw EngineError(
                 "\(port.name): queue_size=\(port.ringSize); 2 to 32768, a power of two without packed=on")
         }
+        try checkDescriptor(port)
         if !port.socketAccess.isDefault && port.kind.listeningPath == nil {
             throw EngineError(
                 "\(port.name): mode=, user= and group= are of a socket that the port makes; it makes none")
@@ -58,6 +59,20 @@ extension Engine {
         }
         try check(port.busyloop, port.name)
         if let mtu = port.mtu, mtu < 68 { throw EngineError("\(port.name): mtu=\(mtu); at least 68 bytes") }
+    }
+
+    /// One that was handed over says itself what it is, when it is opened.
+    private static func checkDescriptor(_ port: PortOptions) throws(EngineError) {
+        if port.kind.descriptor == nil { return }
+        switch port.kind {
+        case .vhostUser(_, true), .virtioUser(_, true, _):
+            throw EngineError("\(port.name): client= and server= go with a path; this socket listens, or is connected")
+        case .virtioUser(let place, _, .some):
+            throw EngineError("\(place): tap= goes with /dev/vhost-net")
+        case .tap where port.queuePairs != 1:
+            throw EngineError("\(port.name): queues=\(port.queuePairs); a descriptor of a TAP is one queue")
+        default: break
+        }
     }
 
     private static func checkThreads(_ options: EngineOptions) throws(EngineError) {

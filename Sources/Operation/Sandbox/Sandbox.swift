@@ -56,13 +56,13 @@ package struct Sandbox {
         if let path = port.kind.listeningPath { folders.append(folder(of: path)) }
         if port.socketAccess.user != nil || port.socketAccess.group != nil { capabilities.insert(.chown) }
         switch port.kind {
-        case .tap: addTap()
+        case .tap where port.kind.descriptor == nil: addTap()
         // Sockets on an interface, a program there, promiscuous mode, and memory that stays where it is.
         case .xdp: capabilities.formUnion([.netRaw, .netAdmin, .bpf, .ipcLock])
         case .virtioUser(let path, _, _) where path.hasPrefix("/dev/"):
             devices.append(path)
             if path.hasPrefix("/dev/vhost-net") { addTap() }
-        case .vhostUser, .virtioUser, .null: break
+        case .vhostUser, .virtioUser, .tap, .null: break
         }
     }
 

@@ -32,6 +32,8 @@ final class DriverPort: EnginePort {
 
     // The control thread's own, while there is one
     private var listener: Int32 = -1
+    /// The connection that it was handed, until it is used: there is no other.
+    private var handed: MessageSocket?
     private var link: DriverLink?
     /// Queues of a TAP, of the process that had this port before.
     private var adopted: [OwnedDescriptor] = []
@@ -83,7 +85,10 @@ final class DriverPort: EnginePort {
     /// Kernel and vDPA: opens the device here. Sockets: listens, or begins to connect.
     func start() throws(EngineError) {
         do {
-            if kind != .user {
+            if let number = options.kind.descriptor {
+                let (fd, listens) = try HandedDescriptors.socket(number)
+                if listens { listener = fd } else { handed = MessageSocket(fd) }
+            } else if kind != .user {
                 try connect(nil)
             } else if isServer {
                 listener = try Listener.open(path, options.socketAccess)
@@ -118,10 +123,19 @@ final class DriverPort: EnginePort {
         disconnect("the port is closed")
         if listener >= 0 {
             close(listener)
-            unlink(path)
+            if options.kind.descriptor == nil { unlink(path) }
             listener = -1
         }
+        // Whoever handed it over holds it, too: the other end would see nothing of this.
+        handed?.shutdown()
+        handed = nil
     }
+
+    /// It has the connection that it was handed, or had it.
+    private var hasOnlyOne: Bool { options.kind.descriptor != nil && listener < 0 }
+
+    /// This side connects, again and again.
+    private var connects: Bool { kind != .vdpa && !isServer && options.kind.descriptor == nil }
 
     func dispose() {
         close(defectFD)
@@ -137,7 +151,7 @@ final class DriverPort: EnginePort {
         waits.on(defectFD) { _ in self.reportDefects() }
         if let link { waitForBackEnd(link, &waits) }
         waits.on(listener) { _ in self.acceptConnection() }
-        waits.deadline = link == nil && kind != .vdpa && !isServer ? nextAttempt : nil
+        waits.deadline = link == nil && connects ? nextAttempt : nil
     }
 
     private func waitForBackEnd(_ link: DriverLink, _ waits: inout ControlThread.Waits) {
@@ -159,9 +173,13 @@ final class DriverPort: EnginePort {
     }
     /// Opens what this side opens: a socket, or the TAP of a kernel port when it is there again.
     private func tryAgain() {
-        if kind == .kernel {
+        if let socket = handed {
+            handed = nil
+            tryConnect { () throws(VhostUserError) in socket }
+            if link == nil { socket.shutdown() }
+        } else if kind == .kernel {
             if if_nametoindex(tapName) != 0 { tryConnect { () throws(VhostUserError) in nil } }
-        } else if kind == .user && !isServer {
+        } else if kind == .user && connects {
             tryConnect { () throws(VhostUserError) in try MessageSocket.connect(to: path) }
         }
         let pause: UInt64 = attempts <= 20 ? 100 : 500
@@ -171,7 +189,7 @@ final class DriverPort: EnginePort {
     /// A back-end that accepts and hangs up again and again is asked more and more seldom: the pause doubles to some
     /// seconds.
     private func noteEnd() {
-        if isServer || kind != .user { return }
+        if !connects || kind != .user { return }
         let now = CPlat_monotonic_ns()
         shortLives = now - connectedAt < 1_000_000_000 ? shortLives + 1 : 0
         if shortLives == 2 {
@@ -222,7 +240,9 @@ final class DriverPort: EnginePort {
             if connectedAt != 0 { noteEnd() }
             // Once for each reason, not for each attempt.
             let text = "\(error)"
-            if text != lastError { log.info("\(options.name): waiting for the back-end (\(text))") }
+            if text != lastError {
+                log.info("\(options.name): \(hasOnlyOne ? "there will be no" : "waiting for the") back-end (\(text))")
+            }
             lastError = text
         }
     }
@@ -285,7 +305,7 @@ final class DriverPort: EnginePort {
         configuration = nil
         (brokenQueues, lastConfiguration) = ([], "")
         core.forgetAddresses(port: index)
-        log.info("\(options.name): connection ended: \(reason)")
+        log.info("\(options.name): connection ended\(hasOnlyOne ? ", and there will be no other" : ""): \(reason)")
     }
 
     /// Where the back-end tells of changes. Those that do not cannot be asked to.

@@ -5,6 +5,7 @@ import Logging
 import Memory
 import Synchronization
 import Vhost
+import VhostUser
 import Virtio
 
 /// A TAP device of this machine's kernel as a port: frames go through io_uring. Its control thread waits for one thing,
@@ -55,10 +56,13 @@ final class TapPort: EnginePort {
         guard case .tap(let wanted) = options.kind else { return }
         let tap: Tap
         do throws(VhostError) {
-            tap =
-                adopted.isEmpty
-                ? try Tap(name: name.isEmpty ? wanted : name, queues: options.queuePairs, isNonblocking: false)
-                : try Tap(descriptors: adopted)
+            if !adopted.isEmpty {
+                tap = try Tap(descriptors: adopted)
+            } else if let number = options.kind.descriptor {
+                tap = try Tap(descriptors: [try TapPort.copy(number)])
+            } else {
+                tap = try Tap(name: name.isEmpty ? wanted : name, queues: options.queuePairs, isNonblocking: false)
+            }
             adopted = []
             guard tap.headerLength == 12 else {
                 throw VhostError(
@@ -87,6 +91,17 @@ final class TapPort: EnginePort {
         )
     }
 
+    /// Of a descriptor that was handed over; as io_uring waits on it, it blocks.
+    private static func copy(_ number: Int32) throws(VhostError) -> OwnedDescriptor {
+        do throws(VhostUserError) {
+            let copy = try HandedDescriptors.copy(number)
+            _ = fcntl(copy.fd, F_SETFL, fcntl(copy.fd, F_GETFL) & ~O_NONBLOCK)
+            return copy
+        } catch {
+            throw VhostError(.argument, error.description)
+        }
+    }
+
     private func closeTap() {
         isThere.store(false, ordering: .relaxed)
         core.stopOther(port: index, pairs: options.queuePairs)
@@ -99,12 +114,12 @@ final class TapPort: EnginePort {
     /// Opens the interface again when there is one of its name, and waits until it goes away.
     private func prepare(_ waits: inout ControlThread.Waits) {
         let now = CPlat_monotonic_ns()
-        if tap == nil && now >= nextLook {
+        if tap == nil && now >= nextLook && options.kind.descriptor == nil {
             reopen()
             nextLook = now + TapPort.pause
         }
         waits.on(goneFD) { _ in self.interfaceGone() }
-        waits.deadline = tap == nil ? nextLook : nil
+        waits.deadline = tap == nil && options.kind.descriptor == nil ? nextLook : nil
     }
 
     /// Nanoseconds between two looks for an interface of the name.
@@ -114,7 +129,11 @@ final class TapPort: EnginePort {
         if tap != nil {
             closeTap()
             core.forgetAddresses(port: index)
-            log.error("\(options.name): the interface has gone; the port waits until there is one of its name again")
+            log.error(
+                """
+                \(options.name): the interface has gone; \(options.kind.descriptor == nil
+                    ? "the port waits until there is one of its name again" : "its descriptor is of no use any more")
+                """)
             nextLook = CPlat_monotonic_ns() + TapPort.pause
         }
         // After the queues were closed: each of them may have written.
@@ -141,7 +160,11 @@ final class TapPort: EnginePort {
         return all
     }
 
-    func adopt(_ devices: [OwnedDescriptor]) { adopted = devices }
+    func adopt(_ devices: [OwnedDescriptor]) {
+        adopted = devices
+        // Of this process the number says nothing.
+        if let number = options.kind.descriptor, let first = devices.first { HandedDescriptors.adopt(number, first) }
+    }
 
     func stop() {
         control.stop()
