@@ -115,7 +115,10 @@ private struct Probe {
                 offer.groups = vdpa.groups.sorted { $0.key < $1.key }.map { "queue \($0.key): \($0.value)" }
             }
         }
-        if let kernel = vhost.backend as? KernelBackend { offer.net_header_bytes = kernel.tap.headerLength }
+        if let kernel = vhost.backend as? KernelBackend {
+            offer.net_header_bytes = kernel.tap.headerLength
+            offer.features_above_63 = kernel.featuresAbove63
+        }
         do throws(VhostError) { try readConfiguration(&offer) } catch {
             // Of the kernel and of back-ends without CONFIG.
             offer.configuration = error.kind == .unsupported ? "none" : "\(error)"
@@ -146,6 +149,7 @@ private struct Offer: Encodable {
     var back_end: String
     var queue_pairs: Int
     var features: [String]
+    var features_above_63: [Int]?
     var protocol_features: [String]?
     var memory_slots: Int?
     var backend_features: [String]?
@@ -165,6 +169,7 @@ private struct Offer: Encodable {
     func show() {
         let rows: [(String, [String]?)] = [
             ("back-end", [back_end]), ("queue pairs", ["\(queue_pairs)"]), ("features", features),
+            ("features above 63", features_above_63.map { $0.map { "bit \($0) (not used)" } }),
             ("protocol features", protocol_features), ("memory slots", memory_slots.map { ["\($0)"] }),
             ("backend features", backend_features), ("virtqueues", virtqueues.map { ["\($0)"] }),
             ("ring size", ring_size.map { ["\($0)"] }), ("address spaces", address_spaces.map { ["\($0)"] }),

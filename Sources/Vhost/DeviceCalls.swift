@@ -6,6 +6,8 @@ import Memory
 package enum DeviceRequest: String, Sendable, CaseIterable {
     case getFeatures = "VHOST_GET_FEATURES"
     case setFeatures = "VHOST_SET_FEATURES"
+    case getFeaturesArray = "VHOST_GET_FEATURES_ARRAY"
+    case setFeaturesArray = "VHOST_SET_FEATURES_ARRAY"
     case setOwner = "VHOST_SET_OWNER"
     case resetOwner = "VHOST_RESET_OWNER"
     case setMemTable = "VHOST_SET_MEM_TABLE"
@@ -52,6 +54,8 @@ package enum DeviceRequest: String, Sendable, CaseIterable {
         switch self {
         case .getFeatures: return CPlat_VHOST_GET_FEATURES
         case .setFeatures: return CPlat_VHOST_SET_FEATURES
+        case .getFeaturesArray: return CPlat_VHOST_GET_FEATURES_ARRAY
+        case .setFeaturesArray: return CPlat_VHOST_SET_FEATURES_ARRAY
         case .setOwner: return CPlat_VHOST_SET_OWNER
         case .resetOwner: return CPlat_VHOST_RESET_OWNER
         case .setMemTable: return CPlat_VHOST_SET_MEM_TABLE
@@ -125,6 +129,13 @@ package final class SystemCalls: DeviceCalls {
     }
 }
 
+/// `struct vhost_features_array` of 128 bits.
+struct FeaturesArray: BitwiseCopyable {
+    let count: UInt64 = 2
+    var low: UInt64 = 0
+    var high: UInt64 = 0
+}
+
 /// An open vhost or TUN device with typed requests. Control plane; one thread at a time.
 final class Device {
     let name: String
@@ -189,6 +200,10 @@ final class Device {
         try self.request(request, &value)
         return value
     }
+
+    /// Nil: the kernel has 64 bits alone. Which error says so depends on the kernel: one that does not know the request
+    /// takes the argument for the number of a ring.
+    func featuresArray() -> FeaturesArray? { try? get(.getFeaturesArray, FeaturesArray()) }
 
     /// `struct vhost_vring_state`.
     func vring(_ request: DeviceRequest, _ index: Int, _ number: UInt32) throws(VhostError) {

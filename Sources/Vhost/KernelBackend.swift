@@ -11,6 +11,12 @@ public final class KernelBackend: VhostBackend {
     /// The device whose queues vhost moves packets to and from.
     public let tap: Tap
     public private(set) var offered = Features(rawValue: 0)
+    /// Numbers of the features above 63 that it offers (`<linux/vhost.h>`, VHOST_GET_FEATURES_ARRAY), empty where the
+    /// kernel has 64 bits. They are of segments in UDP tunnels, whose longer net header Ringway does not write or read:
+    /// none is ever accepted.
+    public private(set) var featuresAbove63: [Int] = []
+    /// It takes features as an array.
+    private var takesArray = false
     private let calls: any DeviceCalls
     /// By pair.
     private var devices: [Device] = []
@@ -33,7 +39,7 @@ public final class KernelBackend: VhostBackend {
     public var ownFeatures: Features { tap.headerLength == 0 ? .vhostNetHeader : [] }
     public var maximumPairs: Int { tap.queues.count }
 
-    /// open, SET_OWNER, GET_FEATURES.
+    /// open, SET_OWNER, GET_FEATURES; for the first object also GET_FEATURES_ARRAY.
     public func open(_ object: VhostObject) throws(VhostError) {
         guard !object.isControl else { throw .unsupported(self, "control queue") }
         guard object.index < tap.queues.count else {
@@ -50,6 +56,11 @@ public final class KernelBackend: VhostBackend {
         features.subtract(.vhostNetHeader)
         if tap.headerLength != 0 && tap.headerLength < 12 { features.subtract(.mrgRxbuf) }
         offered = object.isFirst ? features : offered.intersection(features)
+        if object.isFirst {
+            let all = device.featuresArray()
+            takesArray = all != nil
+            featuresAbove63 = (0..<64).filter { (all?.high ?? 0) >> UInt64($0) & 1 == 1 }.map { 64 + $0 }
+        }
         devices.append(device)
     }
 
@@ -60,10 +71,17 @@ public final class KernelBackend: VhostBackend {
         return (devices[ring / 2], ring % 2)
     }
 
-    /// VHOST_SET_FEATURES, and VHOST_SET_BACKEND_FEATURES: the IOTLB's message format may be missing, that is no error.
+    /// VHOST_SET_FEATURES (_ARRAY where the kernel has that: of features above 63 none is accepted), and
+    /// VHOST_SET_BACKEND_FEATURES: the IOTLB's message format may be missing, that is no error.
     public func setFeatures(_ object: VhostObject, _ features: Features) throws(VhostError) {
         let d = try device(object.firstRing).0
-        try d.set(.setFeatures, features.rawValue)
+        if takesArray {
+            var all = FeaturesArray()
+            all.low = features.rawValue
+            try d.set(.setFeaturesArray, all)
+        } else {
+            try d.set(.setFeatures, features.rawValue)
+        }
         usesIOTLB = features.contains(.accessPlatform)
         if let backend = try? d.get(.getBackendFeatures, UInt64(0)) {
             _ = try? d.set(.setBackendFeatures, backend & (1 << UInt64(VHOST_BACKEND_F_IOTLB_MSG_V2)))

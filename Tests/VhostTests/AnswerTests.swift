@@ -168,6 +168,37 @@ extension ControlPlane {
 
         @Test(
             """
+            what hands something over (doorbells, shared objects, windows of memory) is refused with an answer, and \
+            without one where none is wanted; a descriptor with it ends the channel alone
+            """,
+            arguments: [3, 6, 7, 8, 9, 10, 11, 4096] as [UInt32])
+        func handsOver(request: UInt32) throws {
+            let peer = FakePeer()
+            defer { peer.release() }
+            // Offered, and not taken.
+            peer.state.withLock {
+                $0.protocolFeatures.formUnion(ProtocolFeatures(rawValue: 1 << 10 | 1 << 11 | 1 << 18 | 1 << 22))
+            }
+            let vhost = try open(peer)
+            let user = try #require(vhost.backend as? UserBackend)
+            #expect(user.protocolFeatures.rawValue & (1 << 10 | 1 << 11 | 1 << 18 | 1 << 22) == 0)
+            var message = Message(request, flags: 1, payload: [UInt8](repeating: 0, count: 24))
+            peer.say(message)
+            message.flags |= Message.needReply
+            peer.say(message)
+            #expect(eventually { (try? vhost.serveBackEnd()) != nil })
+            let answer = try #require(peer.heard())
+            #expect(answer.request == request && answer.flags == 5 && answer.payload == Payload(1).bytes)
+            #expect(vhost.backEndDescriptor != nil)
+            message.descriptors = [OwnedDescriptor(CPlat_memfd("doorbell", 0, false))]
+            peer.say(message)
+            #expect(eventually { error { try vhost.serveBackEnd() }?.description.contains("descriptor came") == true })
+            #expect(vhost.backEndDescriptor == nil && !vhost.backend.isDisconnected)
+            #expect(try vhost.readConfiguration(offset: 0, size: 2) == [0, 1])
+        }
+
+        @Test(
+            """
             a channel that ends while an answer is waited for is looked at once, nor the descriptor that has its \
             number now
             """

@@ -18,6 +18,10 @@ final class FakeDevice: DeviceCalls {
         (Features([
             .version1, .mrgRxbuf, .eventIdx, .indirectDesc, .notifyOnEmpty, .anyLayout, .vhostLogAll, .ringReset,
         ])).rawValue
+    /// Features 64 to 127; nil: a kernel without VHOST_GET_FEATURES_ARRAY.
+    var moreFeatures: UInt64?
+    /// What was acknowledged of them.
+    private(set) var moreAcknowledged: UInt64?
     var backendFeatures: UInt64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4
     var configuration = [UInt8](repeating: 0, count: 16)
     var deviceID: UInt32 = 1
@@ -103,6 +107,8 @@ final class FakeDevice: DeviceCalls {
         guard step(describe(fd, request, pair, argument)) else { return -1 }
         switch request {
         case .getFeatures: argument!.storeBytes(of: features, as: UInt64.self)
+        case .getFeaturesArray, .setFeaturesArray:
+            return array(argument!, isSet: request == .setFeaturesArray)
         case .getBackendFeatures: argument!.storeBytes(of: backendFeatures, as: UInt64.self)
         case .setFeatures: acknowledged = Features(rawValue: argument!.loadUnaligned(as: UInt64.self))
         case .setVringAddr: descriptorAddress = argument!.loadUnaligned(as: vhost_vring_addr.self).desc_user_addr
@@ -134,6 +140,23 @@ final class FakeDevice: DeviceCalls {
             argument!.storeBytes(
                 of: vhost_vring_state(index: pair.index, num: busyloop[pair.index] ?? 0), as: vhost_vring_state.self)
         default: return vdpa(request, pair, argument)
+        }
+        return 0
+    }
+
+    /// `struct vhost_features_array`.
+    private func array(_ words: UnsafeMutableRawPointer, isSet: Bool) -> Int32 {
+        guard let moreFeatures, words.load(as: UInt64.self) == 2 else {
+            // As Linux 6.1 has it, which takes 2 for a ring.
+            errno = ENOBUFS
+            return -1
+        }
+        if isSet {
+            acknowledged = Features(rawValue: words.load(fromByteOffset: 8, as: UInt64.self))
+            moreAcknowledged = words.load(fromByteOffset: 16, as: UInt64.self)
+        } else {
+            words.storeBytes(of: features, toByteOffset: 8, as: UInt64.self)
+            words.storeBytes(of: moreFeatures, toByteOffset: 16, as: UInt64.self)
         }
         return 0
     }

@@ -175,6 +175,12 @@ final class FakePeer: Sendable {
         _ = try? socket?.send(message)
     }
 
+    /// The next answer on its own channel.
+    func heard() -> Message? {
+        let socket = channel.withLock { $0 }
+        return try? socket?.receive(within: 20_000)
+    }
+
     private let channel = Locked<MessageSocket?>(nil)
 
     private func accept() -> Int32 {

@@ -36,7 +36,8 @@ extension ControlPlane {
             #expect(
                 try added(v) { vhost = try VhostNet(KernelBackend(tap: tap, calls: fake), options) } == [
                     "open /dev/vhost-net O_NONBLOCK", "VHOST_SET_OWNER", "VHOST_GET_FEATURES",
-                    "VHOST_SET_VRING_CALL 0", "VHOST_SET_VRING_ERR 0", "VHOST_SET_VRING_CALL 1",
+                    "VHOST_GET_FEATURES_ARRAY", "VHOST_SET_VRING_CALL 0", "VHOST_SET_VRING_ERR 0",
+                    "VHOST_SET_VRING_CALL 1",
                     "VHOST_SET_VRING_ERR 1",
                     "VHOST_SET_VRING_BUSYLOOP_TIMEOUT 0 50", "VHOST_SET_VRING_BUSYLOOP_TIMEOUT 1 50",
                 ])
@@ -80,6 +81,25 @@ extension ControlPlane {
             #expect(
                 !again.contains { $0.contains("NET_SET_BACKEND") } && again.contains("VHOST_SET_FEATURES LOG_ALL")
                     && again.last == "VHOST_SET_LOG_BASE")
+        }
+
+        @Test("kernel with more than 64 features: they are told of, and none above 63 is accepted")
+        func kernelArray() throws {
+            let fake = FakeDevice()
+            fake.moreFeatures = 0b11110
+            let rings = try Rings(4)
+            var options = VhostNet.Options()
+            options.queuePairs = 2
+            let kernel = KernelBackend(tap: try Tap(name: "tap9", queues: 2, calls: fake), calls: fake)
+            let vhost = try VhostNet(kernel, options)
+            #expect(kernel.featuresAbove63 == [65, 66, 67, 68])
+            #expect(fake.trace.count { $0 == "VHOST_GET_FEATURES_ARRAY" } == 1)
+            try vhost.acknowledge([.version1, .mrgRxbuf])
+            let started = try added({ fake.trace }) { try vhost.start(rings.all, memory: [rings.region]) }
+            #expect(started.count { $0.hasPrefix("VHOST_SET_FEATURES_ARRAY") } == 2)
+            #expect(!started.contains { $0.hasPrefix("VHOST_SET_FEATURES ") || $0 == "VHOST_SET_FEATURES" })
+            #expect(fake.acknowledged == [.version1, .mrgRxbuf] && fake.moreAcknowledged == 0)
+            vhost.stop()
         }
 
         @Test("kernel with two pairs: each has a device of its own, started and stopped one after the other")

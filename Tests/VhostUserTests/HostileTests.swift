@@ -101,6 +101,9 @@ extension BackEndTests {
             try p.send(.setVringNum, words(0, 0), [eventfd(), eventfd()])
         },
         Hostile("short payload", "SET_FEATURES: payload of 4 bytes") { try $0.send(.setFeatures, words(1)) },
+        Hostile("128 bits of features", "SET_FEATURES: payload of 16 bytes") {
+            try $0.send(.setFeatures, words(0, 1, 2, 0))
+        },
         Hostile("long payload", "SET_VRING_BASE: payload of 12 bytes") { try $0.send(.setVringBase, words(0, 0, 0)) },
         Hostile("feature not offered", "HASH_REPORT not offered") { try $0.send(.setFeatures, Payload(1 << 57)) },
         Hostile("protocol feature not offered", "SET_PROTOCOL_FEATURES: bits 0x8000000000000000") {

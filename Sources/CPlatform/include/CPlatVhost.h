@@ -12,12 +12,19 @@ int CPlat_ioctl(int fd, unsigned long request, void *argument);
 #ifndef VHOST_VDPA_RESUME
 #define VHOST_VDPA_RESUME _IO(VHOST_VIRTIO, 0x7E)
 #endif
+/* Linux 6.17: a count of words, and so many; the size in the code is that of the count alone. */
+#ifndef VHOST_GET_FEATURES_ARRAY
+#define VHOST_GET_FEATURES_ARRAY _IOR(VHOST_VIRTIO, 0x83, __u64)
+#define VHOST_SET_FEATURES_ARRAY _IOW(VHOST_VIRTIO, 0x83, __u64)
+#endif
 /* TUN_F_USO4, TUN_F_USO6 (Linux 6.2). */
 enum { CPlat_TUN_F_USO4 = 0x20, CPlat_TUN_F_USO6 = 0x40 };
 
 #define CPLAT_REQUEST(name) static const unsigned long CPlat_##name = name;
 CPLAT_REQUEST(VHOST_GET_FEATURES)
 CPLAT_REQUEST(VHOST_SET_FEATURES)
+CPLAT_REQUEST(VHOST_GET_FEATURES_ARRAY)
+CPLAT_REQUEST(VHOST_SET_FEATURES_ARRAY)
 CPLAT_REQUEST(VHOST_SET_OWNER)
 CPLAT_REQUEST(VHOST_RESET_OWNER)
 CPLAT_REQUEST(VHOST_SET_MEM_TABLE)
