@@ -1,8 +1,8 @@
 import VhostUser
 
 /// What stands behind a port. In place of a socket's path or a TAP's name may stand `fd=N`: a descriptor of this
-/// process, of which the port uses a copy (`HandedDescriptors`). A socket listens, or is a connection, and then the only
-/// one of its port; a TAP has one queue. `isClient` and `isServer` are false then.
+/// process, of which the port uses a copy (`HandedDescriptors`). A socket listens, or is a connection, and then the
+/// only one of its port; a TAP has one queue. `isClient` and `isServer` are false then.
 public enum PortKind: Sendable, Equatable {
     /// The device side of vhost-user on a socket; a client connects and reconnects, else a server listens.
     case vhostUser(path: String, isClient: Bool)
