@@ -130,6 +130,11 @@ bool CPlat_is_eventfd(int fd) {
     return named(fd, target, sizeof target) && strcmp(target, "anon_inode:[eventfd]") == 0;
 }
 
+bool CPlat_is_pipe(int fd) {
+    char target[64];
+    return named(fd, target, sizeof target) && strncmp(target, "pipe:[", 6) == 0;
+}
+
 bool CPlat_is_file(int fd) {
     char target[64];
     return named(fd, target, sizeof target) && target[0] == '/';

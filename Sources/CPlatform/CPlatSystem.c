@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -40,6 +41,24 @@ void CPlat_set_thread_name(const char *name) {
 }
 
 int CPlat_eventfd(unsigned int initial) { return eventfd(initial, EFD_CLOEXEC | EFD_NONBLOCK); }
+
+int CPlat_pipe(int *ends) { return pipe2(ends, O_CLOEXEC | O_NONBLOCK); }
+
+/* SIGPIPE, which an embedder may not expect, is taken away where it was not there before. */
+ssize_t CPlat_splice_now(int from, int to, size_t length) {
+    sigset_t pipe, old, pending;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    sigpending(&pending);
+    pthread_sigmask(SIG_BLOCK, &pipe, &old);
+    ssize_t n = splice(from, NULL, to, NULL, length, SPLICE_F_NONBLOCK);
+    int error = errno;
+    struct timespec now = {0, 0};
+    if (n < 0 && error == EPIPE && !sigismember(&pending, SIGPIPE)) sigtimedwait(&pipe, NULL, &now);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    errno = error;
+    return n;
+}
 
 int CPlat_watcher(void) { return epoll_create1(EPOLL_CLOEXEC); }
 

@@ -76,6 +76,17 @@ public protocol BackEndDevice: AnyObject {
     func sendRARP(mac: [UInt8])
     /// SET_STATUS with the virtio status byte (2.1); RESET_DEVICE and a status of 0 come as 0.
     func statusChanged(_ status: UInt8)
+    /// What it has of its driver beside the rings, for a guest that migrates: at most 4096 bytes. All rings are
+    /// stopped.
+    func saveState() -> [UInt8]
+    /// Goes on with what another device has saved. All rings are stopped. Nil, or what is wrong with it.
+    func loadState(_ bytes: [UInt8]) -> String?
     /// The front-end is there (true) or has gone (false; all rings are stopped already).
     func connected(_ isConnected: Bool)
+}
+
+/// A device without a state of its own.
+extension BackEndDevice {
+    public func saveState() -> [UInt8] { [] }
+    public func loadState(_ bytes: [UInt8]) -> String? { bytes.isEmpty ? nil : "this device has no state of its own" }
 }

@@ -237,6 +237,10 @@ public final class BackEndServer {
     func makeSession() -> BackEndSession {
         let session = BackEndSession(device, lossFD: loss?.fd ?? -1, log: { [path, log] in log("\(path): \($0)") })
         session.inbandCallsChanged = { [unowned self] in self.watchInbandCalls() }
+        session.transferChanged = { [unowned self] old, new in
+            if old >= 0 { removeDescriptor(old) }
+            if new >= 0 { addDescriptor(new) { self.session?.serveTransfer() } }
+        }
         return session
     }
 

@@ -29,10 +29,14 @@ public final class BackEndSession {
     let lossFD: Int32
     /// Descriptors that the control thread must watch for in-band calls, by ring.
     public var inbandCallsChanged: (() -> Void)?
+    /// The device's state that comes or has come (SET_DEVICE_STATE_FD).
+    var transfer: StateTransfer?
+    /// The descriptor of a transfer that the control thread must watch, and no longer: `serveTransfer` is for it.
+    var transferChanged: ((_ old: Int32, _ new: Int32) -> Void)?
 
     static let offeredProtocolFeatures: ProtocolFeatures = [
         .mq, .logShmFD, .rarp, .replyAck, .mtu, .backendReq, .config, .inflightShmFD, .resetDevice,
-        .inbandNotifications, .configureMemSlots, .status,
+        .inbandNotifications, .configureMemSlots, .status, .deviceState, .getVringBaseInflight,
     ]
 
     /// `lossFD` stays the caller's.
@@ -80,7 +84,7 @@ public final class BackEndSession {
     private func hasOwnReply(_ request: Request) -> Bool {
         switch request {
         case .getFeatures, .getProtocolFeatures, .getQueueNum, .getVringBase, .getConfig, .getMaxMemSlots, .getStatus,
-            .setLogBase, .getInflightFD:
+            .setLogBase, .getInflightFD, .setDeviceStateFD, .checkDeviceState:
             return true
         default: return false
         }
@@ -118,6 +122,8 @@ public final class BackEndSession {
         case .setLogFD: try setLogFD(m)
         case .getInflightFD: return try getInflightFD(m)
         case .setInflightFD: try setInflightFD(m)
+        case .setDeviceStateFD: return try setDeviceStateFD(m)
+        case .checkDeviceState: return try checkDeviceState(m)
         case .netSetMTU: try setMTU(m)
         case .sendRARP: try sendRARP(m)
         case .setBackendReqFD: try setBackendReqFD(m)
@@ -140,6 +146,7 @@ public final class BackEndSession {
         (memory, iotlb, askedFor) = (GuestMemory(), IOTLB(), [])
         (dirtyLog, inflight) = (nil, nil)
         channel = nil
+        endTransfer()
         inbandCallsChanged?()
     }
 
@@ -209,6 +216,9 @@ public final class BackEndSession {
         guard wanted.isSubset(of: BackEndSession.offeredProtocolFeatures) else {
             let extra = wanted.subtracting(BackEndSession.offeredProtocolFeatures).rawValue
             throw VhostUserError(.features, .setProtocolFeatures, "bits 0x\(String(extra, radix: 16)) not offered")
+        }
+        guard !wanted.contains(.getVringBaseInflight) || wanted.contains(.inflightShmFD) else {
+            throw VhostUserError(.features, .setProtocolFeatures, "GET_VRING_BASE_INFLIGHT without INFLIGHT_SHMFD")
         }
         protocolFeatures = wanted
     }

@@ -134,7 +134,7 @@ public final class FrontEnd {
         message.descriptors = descriptors
         try send(message)
         let answer = try answer(to: request, sizes: FrontEnd.answerSizes(request, sent: payload.bytes.count))
-        let most = request == .getInflightFD ? 1 : 0
+        let most = request == .getInflightFD || request == .setDeviceStateFD ? 1 : 0
         guard answer.descriptors.count <= most else {
             throw VhostUserError(
                 .descriptors, request, "answered with \(answer.descriptors.count) descriptors; \(most) can be")

@@ -9,7 +9,7 @@ public final class MessageSocket {
     public enum Kept: Sendable {
         /// The other end is trusted.
         case all
-        /// Of a front-end: eventfds, files and channels. A descriptor of -1 stands for anything else.
+        /// Of a front-end: eventfds, files, pipes and channels. A descriptor of -1 stands for anything else.
         case ofFrontEnd
         /// Of a back-end, with its answers: memory (memfd, tmpfs, hugetlbfs). Anything else ends the connection, with
         /// an error of kind `.descriptors`.
@@ -126,7 +126,7 @@ public final class MessageSocket {
         switch keeps {
         case .all: return descriptor
         case .ofFrontEnd:
-            if CPlat_is_eventfd(fd) || CPlat_is_file(fd) { return descriptor }
+            if CPlat_is_eventfd(fd) || CPlat_is_file(fd) || CPlat_is_pipe(fd) { return descriptor }
             if !CPlat_is_channel(fd) { return OwnedDescriptor(-1) }
             // Its queue could hold descriptors, too.
             CPlat_make_send_only(fd)

@@ -82,6 +82,13 @@ public enum Request: UInt32, Sendable, CaseIterable {
     case setStatus
     /// Which status? Answer: 64 bits; needs STATUS.
     case getStatus
+    /// Resources that devices share, by their numbers (dma-buf); needs SHARED_OBJECT.
+    case getSharedObject
+    /// A pipe for the device's state, and which way it goes. Answer: 64 bits; needs DEVICE_STATE, as the one that
+    /// follows.
+    case setDeviceStateFD
+    /// Has all of the device's state gone over? Answer: 64 bits, 0 for success.
+    case checkDeviceState
 
     /// The specification's name.
     public var name: String {
@@ -93,7 +100,8 @@ public enum Request: UInt32, Sendable, CaseIterable {
             "SET_CONFIG",
             "CREATE_CRYPTO_SESSION", "CLOSE_CRYPTO_SESSION", "POSTCOPY_ADVISE", "POSTCOPY_LISTEN", "POSTCOPY_END",
             "GET_INFLIGHT_FD", "SET_INFLIGHT_FD", "GPU_SET_SOCKET", "RESET_DEVICE", "VRING_KICK", "GET_MAX_MEM_SLOTS",
-            "ADD_MEM_REG", "REM_MEM_REG", "SET_STATUS", "GET_STATUS",
+            "ADD_MEM_REG", "REM_MEM_REG", "SET_STATUS", "GET_STATUS", "GET_SHARED_OBJECT", "SET_DEVICE_STATE_FD",
+            "CHECK_DEVICE_STATE",
         ]
         return names[Int(rawValue) - 1]
     }
@@ -143,6 +151,10 @@ public struct ProtocolFeatures: OptionSet, Sendable, Hashable {
     public static let configureMemSlots = ProtocolFeatures(bit: 15)
     /// SET_STATUS and GET_STATUS.
     public static let status = ProtocolFeatures(bit: 16)
+    /// SET_DEVICE_STATE_FD and CHECK_DEVICE_STATE.
+    public static let deviceState = ProtocolFeatures(bit: 19)
+    /// GET_VRING_BASE leaves what is in flight in the inflight region; needs INFLIGHT_SHMFD.
+    public static let getVringBaseInflight = ProtocolFeatures(bit: 20)
 
     private static let names = [
         "MQ", "LOG_SHMFD", "RARP", "REPLY_ACK", "MTU", "BACKEND_REQ", "CROSS_ENDIAN", "CRYPTO_SESSION", "PAGEFAULT",
@@ -150,6 +162,7 @@ public struct ProtocolFeatures: OptionSet, Sendable, Hashable {
         "BACKEND_SEND_FD", "HOST_NOTIFIER", "INFLIGHT_SHMFD", "RESET_DEVICE", "INBAND_NOTIFICATIONS",
         "CONFIGURE_MEM_SLOTS", "STATUS",
         "XEN_MMAP", "SHARED_OBJECT", "DEVICE_STATE", "GET_VRING_BASE_INFLIGHT",
+        "GPA_ADDRESSES", "SHMEM_MAP",
     ]
 
     /// The bits by their specification names; `bit N` for those without one.

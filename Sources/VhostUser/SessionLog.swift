@@ -66,6 +66,7 @@ extension BackEndSession {
             setup.inflight = queue
             // Transmit rings, which are the odd ones.
             setup.takesInflightAgain = i % 2 == 1
+            setup.leavesInflight = protocolFeatures.contains(.getVringBaseInflight)
         }
         return setup
     }

@@ -13,10 +13,12 @@ public struct RecordedRing: DeviceRing {
     /// Of what was popped last and not completed, how much came from the ring.
     private var takenFromRing = 0
     private var savedTaken = 0
+    private let leavesInflight: Bool
 
     public init(_ setup: RingSetup) {
         queue = DeviceQueue(setup)
         record = RingRecord(setup)
+        leavesInflight = setup.leavesInflight
         guard let inflight = setup.inflight else { return }
         if inflight.isInUse {
             resume(inflight, takesAgain: setup.takesInflightAgain)
@@ -64,10 +66,11 @@ public struct RecordedRing: DeviceRing {
         return look
     }
 
-    /// With what was never taken again: as if it still lay in the ring. (The inflight region knows better.)
+    /// With what was never taken again: as if it still lay in the ring (the inflight region knows better), unless it
+    /// is left to that region.
     public var position: RingPosition {
         var place = queue.position
-        if savedLeft > 0 { (place.available, place.availableWrap) = (place.used, place.usedWrap) }
+        if savedLeft > 0 && !leavesInflight { (place.available, place.availableWrap) = (place.used, place.usedWrap) }
         return place
     }
     public var hasWork: Bool { queue.hasWork || savedLeft > 0 && defect.kind == .none }

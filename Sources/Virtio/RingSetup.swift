@@ -30,6 +30,9 @@ public struct RingSetup {
     public var inflight: InflightQueue?
     /// Chains that stand there after a crash are taken again. (Receive rings take the ring's own entries again.)
     public var takesInflightAgain = true
+    /// Where it stands when it stops: beyond what `inflight` still holds, which is for whoever comes next. False: as if
+    /// that lay in the ring.
+    public var leavesInflight = false
     /// Such a ring is a `RecordedRing`.
     public var isRecorded: Bool { log != nil || inflight != nil }
 

@@ -23,13 +23,14 @@ import Virtio
         private(set) var bits: UnsafeMutableRawPointer!
         private let (kick, call) = (OwnedDescriptor(CPlat_eventfd(0)), OwnedDescriptor(CPlat_eventfd(0)))
 
-        init(isPacked: Bool) throws {
+        init(isPacked: Bool, leavesInflight: Bool = false) throws {
             self.isPacked = isPacked
             lab = try Lab(ports: 2, .crossconnect)
             receiver = try lab.driver(1)
             frontEnd = FrontEnd(try MessageSocket.connect(to: lab.paths[0]), timeout: 2000)
             try frontEnd.negotiate(
-                isPacked ? [.version1, .ringPacked] : [.version1], [.mq, .replyAck, .inflightShmFD])
+                isPacked ? [.version1, .ringPacked] : [.version1],
+                [.mq, .replyAck, .inflightShmFD].union(leavesInflight ? .getVringBaseInflight : []))
             memory = try HostMemory(bytes: 1 << 20, wantsHugePages: false)
             try frontEnd.share(memory.region, memory.descriptor)
         }
@@ -199,6 +200,53 @@ import Virtio
         #expect(b.packedID(1) == 4 && b.packedID(2) == 6 && b.packedID(4) == 1)
         #expect(eventually { b.inflight.isEmpty })
         #expect(eventually { b.part.load(fromByteOffset: 16, as: UInt16.self) == 5 })
+    }
+
+    @Test(
+        """
+        GET_VRING_BASE with GET_VRING_BASE_INFLIGHT: where the ring stands is beyond what the region still holds; both \
+        together lose nothing, whenever it comes
+        """,
+        arguments: [false, true])
+    func leftInRegion(leavesInflight: Bool) throws {
+        for round in 0..<rounds(40, least: 10) {
+            let b = try Bench(isPacked: false, leavesInflight: leavesInflight)
+            try b.getRegion()
+            // Another back-end had taken all six, in this order, and given none back.
+            let heads = [5, 3, 9, 7, 2, 11]
+            for i in 0..<16 { b.setDescriptor(i, frame: i) }
+            for (slot, head) in heads.enumerated() {
+                b.setAvailable(slot, head: head)
+                b.entry(head).storeBytes(of: 1, as: UInt8.self)
+                b.entry(head).storeBytes(of: UInt64(slot + 1), toByteOffset: 8, as: UInt64.self)
+            }
+            b.setIndices(available: 6, used: 0)
+            b.part.storeBytes(of: 1, toByteOffset: 8, as: UInt16.self)
+            b.part.storeBytes(of: 16, toByteOffset: 10, as: UInt16.self)
+            try b.setRegion()
+            try b.startTransmit(base: 6)
+            usleep(UInt32(round % 4) * 20)
+            let base = try b.frontEnd.stopRing(1)
+            let (left, used) = (b.inflight.count, Int(b.used))
+            #expect(left + used == 6)
+            #expect(leavesInflight ? base == 6 : left == 0 || Int(base) == used)
+            // Whoever comes next has the region, and what was answered.
+            try b.setRegion()
+            try b.startTransmit(base: base)
+            #expect(b.receiver.receive(6).map(\.frame) == heads.map { b.frame($0) })
+            #expect(eventually { b.used == 6 && b.inflight.isEmpty })
+            #expect(try b.frontEnd.stopRing(1) == 6)
+        }
+    }
+
+    @Test("GET_VRING_BASE_INFLIGHT without INFLIGHT_SHMFD is refused")
+    func leftNowhere() throws {
+        let lab = try Lab(ports: 1, .drop)
+        let f = FrontEnd(try MessageSocket.connect(to: lab.paths[0]))
+        try f.negotiate([.version1], [.mq, .replyAck])
+        #expect(throws: VhostUserError.self) { try f.setProtocolFeatures([.replyAck, .getVringBaseInflight]) }
+        try f.setProtocolFeatures([.replyAck, .inflightShmFD, .getVringBaseInflight])
+        #expect(try f.ask64(.getQueueNum) == 1)
     }
 
     @Test("a region of any bytes neither crashes nor harms the other port", arguments: [false, true])

@@ -30,13 +30,14 @@ import Virtio
     }
 
     /// A device's life on the ring as it stands.
-    private func life() -> RecordedRing {
+    private func life(leavesInflight: Bool = false) -> RecordedRing {
         var setup = RingSetup(
             size: UInt32(Self.size), isPacked: true, descriptors: memory, driverArea: memory + 0x1000,
             deviceArea: memory + 0x2000, position: RingPosition(), features: [.version1, .ringPacked],
             map: MemoryMap(regions: regions, count: 1))
         setup.inflight = InflightQueue(base: region, size: UInt32(Self.size), isPacked: true)
         setup.takesInflightAgain = true
+        setup.leavesInflight = leavesInflight
         return RecordedRing(setup)
     }
 
@@ -53,6 +54,24 @@ import Virtio
         (region + 12).storeBytes(of: 0, as: UInt16.self)
         let wraps: UInt64 = count == Self.size ? 0x100 : 0x101
         (region + 16).storeBytes(of: UInt64(count % Self.size) | wraps << 32, as: UInt64.self)
+    }
+
+    @Test("what was not taken again lies in the ring for whoever comes next, or is left to the region")
+    func leftInRegion() {
+        take(3)
+        let stands = life().position
+        #expect(stands.available == 0 && stands.used == 0)
+        var ring = life(leavesInflight: true)
+        #expect(ring.position.available == 3 && ring.position.used == 0)
+        #expect(ring.popTransmit(&burst, limit: 1) == 1)
+        ring.complete(burst.packets, 1)
+        #expect(ring.position.available == 3 && ring.position.used == 1)
+        // The next life has the two that are left, before what is new.
+        ring = life(leavesInflight: true)
+        #expect(ring.popTransmit(&burst, limit: 8) == 2)
+        ring.complete(burst.packets, 2)
+        #expect(ring.popTransmit(&burst, limit: 8) == 5)
+        #expect(ring.position.used == 3)
     }
 
     @Test("marks of a batch whose first descriptor was not written go: no chain comes back before it is used")

@@ -21,5 +21,7 @@ bool CPlat_is_shared_memory(int fd);
 void CPlat_file_system(int fd, char *name, size_t size);
 /* Whether fd is an eventfd. */
 bool CPlat_is_eventfd(int fd);
+/* Whether fd is an end of a pipe without a name. */
+bool CPlat_is_pipe(int fd);
 /* Whether fd was opened by a path, or is a memfd. Asks no file system. */
 bool CPlat_is_file(int fd);

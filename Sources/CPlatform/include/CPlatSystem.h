@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 /* 0, or an errno value. Pins the calling thread to one CPU. */
 int CPlat_pin_to_cpu(int cpu);
@@ -12,6 +13,11 @@ bool CPlat_cpu_allowed(int cpu);
 void CPlat_set_thread_name(const char *name);
 /* eventfd(initial, EFD_CLOEXEC | EFD_NONBLOCK); -1 and errno. */
 int CPlat_eventfd(unsigned int initial);
+/* pipe2, close-on-exec and non-blocking; 0, or -1 and errno. */
+int CPlat_pipe(int *ends);
+/* splice from pipe to pipe; waits for neither, whatever O_NONBLOCK says there, and raises no SIGPIPE. Bytes, 0 at the
+   end, or -1 and errno. */
+ssize_t CPlat_splice_now(int from, int to, size_t length);
 /* An epoll descriptor, which poll(2) finds readable when something happened; -1 and errno. */
 int CPlat_watcher(void);
 /* Each write to fd is told once, whether or not fd stays readable: a semaphore eventfd does. 0, or -1 and errno. */

@@ -82,7 +82,7 @@ struct CallGroup: Sendable {
 
     /// Descriptors; what standard output is.
     static let descriptors = CallGroup(
-        calls: "close close_range dup dup2 dup3 fcntl lseek pipe2",
+        calls: "close close_range dup dup2 dup3 fcntl lseek pipe2 splice",
         checked: [TCGETS, TIOCGWINSZ].map { Checked(call: "ioctl", argument: 1, value: UInt64($0)) })
 
     /// Unix sockets: ports, control, service manager.

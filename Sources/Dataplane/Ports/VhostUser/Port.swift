@@ -30,6 +30,8 @@ final class Port: EnginePort, BackEndDevice {
     var nextMTU: UInt16?
     var acknowledged = Features(rawValue: 0)
     var control: ControlState
+    /// What another port has saved of this driver, until its first ring starts: it goes on with that.
+    var loaded: DriverState?
     /// What running pairs were told that the driver takes.
     private var appliedOffloads = Features()
     private var controlQueue: ControlQueue?
@@ -167,6 +169,7 @@ final class Port: EnginePort, BackEndDevice {
     /// Adds what threads have to do for these changes; when they have, the caller calls what this returns.
     func begin(_ changes: [RingChange], _ work: inout ThreadWork) -> () -> [RingPosition?] {
         setReady(changes, where: false)
+        if changes.contains(where: \.isStart) { loaded = nil }
         // Of a port that is taken over it was done for all ports at once.
         if !isTakenOver {
             let places = self.places(for: changes)
@@ -417,8 +420,17 @@ final class Port: EnginePort, BackEndDevice {
         // too.
         if controlQueue == nil {
             control = ControlState(mac: configuration.mac)
+            if let loaded, loaded.features == features { goOn(with: loaded) }
             if let nextMTU { use(mtu: nextMTU) }
         }
+        applyOffloads()
+    }
+
+    /// The driver goes on with what it has set elsewhere.
+    func goOn(with state: DriverState) {
+        control = state.control
+        if control.mac.contains(where: { $0 != 0 }) { configuration.mac = control.mac }
+        if state.isToAnnounce { configuration.status |= NetConfig.announce }
         applyOffloads()
     }
 
@@ -444,6 +456,7 @@ final class Port: EnginePort, BackEndDevice {
         if let mtu { configuration.mtu = mtu }
         if !isUp { configuration.status &= ~NetConfig.linkUp }
         control = ControlState(mac: configuration.mac)
+        loaded = nil
     }
 
     func statusChanged(_ status: UInt8) {
@@ -510,6 +523,10 @@ final class Port: EnginePort, BackEndDevice {
         tellError(of: "queue \(stopped.ring)", stopped.errFD)
         say(.error, "\(options.name): queue \(stopped.ring) stopped: \(stopped.defect)")
     }
+}
+
+extension RingChange {
+    fileprivate var isStart: Bool { if case .start = what { true } else { false } }
 }
 
 extension RingChange.What {

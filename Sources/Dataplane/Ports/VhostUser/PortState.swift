@@ -7,6 +7,7 @@ struct GuestState: Codable {
     var server: ServerState
     var configuration: [UInt8]
     var control: ControlState
+    var loaded: DriverState?
     var features, acknowledged: Features
     var mtu, nextMTU: UInt16?
     /// As packet functions know it; 0: none.
@@ -19,7 +20,7 @@ extension Port {
     var state: GuestState {
         get throws {
             GuestState(
-                server: try server.state, configuration: configuration.bytes, control: control,
+                server: try server.state, configuration: configuration.bytes, control: control, loaded: loaded,
                 features: features, acknowledged: acknowledged, mtu: mtu, nextMTU: nextMTU,
                 knownMTU: core.table.facts(index).mtu, isUp: isUp, isConnected: isConnected, wasConnected: wasConnected)
         }
@@ -34,6 +35,7 @@ extension Port {
         }
         configuration.bytes = state.configuration
         (control, features, acknowledged) = (state.control, state.features, state.acknowledged)
+        loaded = state.loaded
         (mtu, nextMTU, isUp) = (state.mtu, state.nextMTU, state.isUp)
         core.table.setAddress(options.mac, mtu: state.knownMTU, index)
         if state.wasConnected { presence.store(state.isConnected ? .now : .before, ordering: .relaxed) }
