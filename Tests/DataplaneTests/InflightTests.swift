@@ -30,7 +30,7 @@ import Virtio
             frontEnd = FrontEnd(try MessageSocket.connect(to: lab.paths[0]), timeout: 2000)
             try frontEnd.negotiate(
                 isPacked ? [.version1, .ringPacked] : [.version1],
-                [.mq, .replyAck, .inflightShmFD].union(leavesInflight ? .getVringBaseInflight : []))
+                ProtocolFeatures([.mq, .replyAck, .inflightShmFD]).union(leavesInflight ? .getVringBaseInflight : []))
             memory = try HostMemory(bytes: 1 << 20, wantsHugePages: false)
             try frontEnd.share(memory.region, memory.descriptor)
         }

@@ -130,9 +130,9 @@ import VhostUser
             try Program("port", [Ringway.binary, "port"] + words + places)
         }
         // Its control socket, or anything else of its own.
-        let wrong = try port(["add", "vhost-user:fd=7"])
+        let wrong = try port(["add", "vhost-user:fd=999"])
         #expect(wrong.wait() == 1)
-        #expect(wrong.output.contains("fd=7: this program was not started with a descriptor of that number"))
+        #expect(wrong.output.contains("fd=999: this program was not started with a descriptor of that number"))
         let new = try Program("ringway", [Ringway.binary, "forward", "--json", "--upgrade-from", folder("ctl")])
         _ = try new.wait(for: "{\"type\":\"ready\"}\n")
         #expect(old.wait() == 0)
