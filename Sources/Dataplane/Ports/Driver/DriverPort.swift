@@ -108,12 +108,22 @@ final class DriverPort: EnginePort {
     var devices: [OwnedDescriptor] {
         var all: [OwnedDescriptor] = []
         // Others have none, and their back-end may keep the thread waiting.
-        if kind != .kernel { return all }
+        if kind != .kernel { return handedListener }
         control.run { all = (self.link?.vhost.backend as? KernelBackend)?.tap.queues ?? [] }
         return all
     }
 
-    func adopt(_ devices: [OwnedDescriptor]) { adopted = devices }
+    /// The socket that it was handed, and that listens. (A connection ends with this process's port.)
+    private var handedListener: [OwnedDescriptor] {
+        if options.kind.descriptor == nil || listener < 0 { return [] }
+        return [try? OwnedDescriptor(copyOf: listener)].compactMap(\.self)
+    }
+
+    func adopt(_ devices: [OwnedDescriptor]) {
+        guard let number = options.kind.descriptor else { return adopted = devices }
+        // Of this process the number says nothing.
+        if let first = devices.first { HandedDescriptors.adopt(number, first) }
+    }
 
     func stop() {
         EventFD.signalOwn(cancelFD)
