@@ -72,9 +72,7 @@ public enum HandedDescriptors {
             var state = pollfd(fd: descriptor.fd, events: 0, revents: 0)
             if poll(&state, 1, 0) == 1 { throw refusal(number, "its connection has ended") }
         }
-        let copy = fcntl(descriptor.fd, F_DUPFD_CLOEXEC, 0)
-        guard copy >= 0 else { throw refusal(number, "cannot be copied: \(SystemError.text(errno))") }
-        return (copy, listens)
+        do { return (try descriptor.copy(), listens) } catch { throw refusal(number, "\(error)") }
     }
 
     private static func refusal(_ number: Int32, _ text: String) -> VhostUserError {

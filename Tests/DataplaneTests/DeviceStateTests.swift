@@ -264,7 +264,8 @@ import Virtio
             let answer = try peer.frontEnd.ask(
                 .setDeviceStateFD, DeviceStateTests.payload(direction), [OwnedDescriptor(own)])
             #expect(DeviceStateTests.value(answer) == 0)
-            return dup(try #require(answer.descriptors.first).fd)
+            let end = try #require(answer.descriptors.first)
+            return try withExtendedLifetime(answer) { try end.copy() }
         }
         let bytes = try #require(DeviceStateTests.readAll(try hand(0)))
         #expect(try bytes == DeviceStateTests.saved(peer.frontEnd))

@@ -72,6 +72,7 @@ import Virtio
         exchange(try EmbeddedDriver(path: place.path), b, 3)
         lab.engine.stop()
         #expect(access(place.path, F_OK) == 0 && CPlat_is_listening(place.listener.fd))
+        withExtendedLifetime(place) {}
     }
 
     @Test(
@@ -95,6 +96,7 @@ import Virtio
             #expect(throws: EngineError("\(port.name): \(text)")) { try engine.add(port) }
         }
         #expect(device.engine.portOptions.count == 1 && other.engine.portOptions.count == 1)
+        withExtendedLifetime(ends) {}
     }
 
     @Test("a connection on which nonsense comes, or nothing, ends with its port alone", arguments: [false, true])
@@ -113,6 +115,7 @@ import Virtio
         exchange(a, b, 0)
         try lab.engine.remove("fd=\(ends[0].fd)")
         #expect(hasEnded(ends[1]))
+        withExtendedLifetime(ends) {}
     }
 
     @Test("a socket that listens is a driver's, too: back-ends come and go")
@@ -131,6 +134,7 @@ import Virtio
         }
         lab.engine.stop()
         #expect(access(place.path, F_OK) == 0)
+        withExtendedLifetime(place) {}
     }
 
     @Test("what is no such socket is refused by its number, and stays open")
@@ -157,7 +161,7 @@ import Virtio
         }
         let tap = PortOptions(.tap(name: "fd=\(kinds[0].0.fd)"))
         #expect(throws: EngineError.self) { try lab.engine.add(tap) }
-        withExtendedLifetime(ended) {}
+        withExtendedLifetime((ended, kinds)) {}
         #expect(throws: EngineError("fd=\(Int32.max): is not open")) { try lab.engine.add(guest(.max)) }
     }
 
@@ -207,5 +211,6 @@ import Virtio
         #expect(throws: VhostUserError.self) { try b.frontEnd.tell(.setOwner) }
         close(kept)
         HandedDescriptors.forget(number)
+        withExtendedLifetime((ends, place)) {}
     }
 }
