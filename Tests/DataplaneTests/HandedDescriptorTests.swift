@@ -140,7 +140,6 @@ import Virtio
     @Test("what is no such socket is refused by its number, and stays open")
     func refused() throws {
         let lab = try Lab(ports: 1, .switch)
-        let place = try Place()
         let ended = pair()
         _ = shutdown(ended[1].fd, Int32(SHUT_RDWR))
         let kinds: [(OwnedDescriptor, String)] = [
