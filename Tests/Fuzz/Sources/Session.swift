@@ -41,7 +41,7 @@ private func begin(_ session: BackEndSession, _ socket: MessageSocket, _ peer: M
     table.add(RegionDescription(guestAddress: 0, size: 65536, userAddress: 0, offset: 0))
     let messages: [(Request, Payload, UInt8?)] = [
         (.setFeatures, Payload(features.rawValue), nil), (.setProtocolFeatures, Payload(0xf_ffff), nil),
-        (.setProtocolFeatures, Payload(0xb42f), nil), (.setMemTable, table, 0), (.setBackendReqFD, Payload(), 5),
+        (.setProtocolFeatures, Payload(0x19b23f), nil), (.setMemTable, table, 0), (.setBackendReqFD, Payload(), 5),
     ]
     for (request, payload, kind) in messages {
         var message = Message(request, payload: payload)
