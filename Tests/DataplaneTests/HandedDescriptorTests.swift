@@ -140,10 +140,6 @@ import Virtio
     @Test("what is no such socket is refused by its number, and stays open")
     func refused() throws {
         let lab = try Lab(ports: 1, .switch)
-<<<<<<< HEAD
-        let place = try Place()
-=======
->>>>>>> 3870d2ef53088a81e7b1e9a90ddb10126942ee62
         let ended = pair()
         _ = shutdown(ended[1].fd, Int32(SHUT_RDWR))
         let kinds: [(OwnedDescriptor, String)] = [
