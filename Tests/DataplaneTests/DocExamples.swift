@@ -39,6 +39,35 @@ private struct Spread: PacketFunction {
     }
 }
 
+private struct Named: PacketFunction {
+    // listing: drop
+    enum Cause: Int, CaseIterable { case noRule, tooShort }
+    static var dropCauses: [String] { Cause.allCases.map { "\($0)" } }
+
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        for i in 0..<packets.count { packets.drop(i, because: Cause.noRule) }
+        return nil
+    }
+    // end
+}
+
+private struct Unfinished: PacketFunction {
+    let (from, to) = (IPv4Address("10.0.0.1")!, IPv4Address("10.0.0.2")!)
+
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        for i in 0..<packets.count {
+            let packet = packets[i]
+            guard let tcp = TCP(packet.bytes, at: 34) else { continue }
+            // listing: partial
+            var sum = Checksum()
+            sum.addPseudoHeader(source: from, destination: to, protocol: .tcp, length: 20)
+            tcp.checksum = sum.partial
+            // end
+        }
+        return nil
+    }
+}
+
 private struct AllButThis: PacketFunction {
     mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
         // listing: PortSet
@@ -240,6 +269,8 @@ private struct Viewing: PacketFunction {
         let direct = FunctionHarness(Direct(), ports: 2)
         #expect(direct.process([frame], from: 0) == [.init(frame, to: [1])] && direct.counter("IPv4") == 1)
         let long = frame + [UInt8](repeating: 0, count: 1500)
+        #expect(FunctionHarness(Named(), ports: 2).process([frame], from: 0)[0].cause == "noRule")
+        _ = FunctionHarness(Unfinished(), ports: 2).process([frame], from: 0)
         let spread = FunctionHarness(Spread(), ports: 4).process([frame, long], from: 0)
         #expect(spread.map(\.ports) == [[2, 3], []] && spread[1].cause == "too long")
         #expect(FunctionHarness(AllButThis(), ports: 4).process([frame], from: 2)[0].ports == [1, 3])

@@ -166,8 +166,11 @@ public struct PacketBurst: ~Copyable, ~Escapable {
     /// ```swift
     /// enum Cause: Int, CaseIterable { case noRule, tooShort }
     /// static var dropCauses: [String] { Cause.allCases.map { "\($0)" } }
-    /// // In process:
-    /// packets.drop(i, because: Cause.noRule)
+    ///
+    /// mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+    ///     for i in 0..<packets.count { packets.drop(i, because: Cause.noRule) }
+    ///     return nil
+    /// }
     /// ```
     @inlinable @inline(__always)
     public func drop<Name: RawRepresentable<Int>>(_ i: Int, because cause: Name) { drop(i, because: cause.rawValue) }
