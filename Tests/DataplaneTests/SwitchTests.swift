@@ -244,6 +244,25 @@ private typealias B = SwitchBench
         #expect(all.filter { $0.kind == .permanent }.map(\.vlan) == [nil, nil] && all.count == 3)
     }
 
+    @Test("a static address of a port that comes later is no more where it was learned; other addresses stay")
+    func laterStatic() throws {
+        let old = try B([B.access(10), B.access(10), B.access(20)])
+        for (mac, port) in [(7, 0), (8, 0), (7, 2)] as [(UInt8, Int)] { _ = old.send(B.frame(from: mac), from: port) }
+        #expect(old.send(B.frame(to: 7, from: 9), from: 1) == ["0"])
+        let owner = B.access(10) { $0.addresses = [MACAddress(2, 0, 0, 0, 0, 7)] }
+        let members = SwitchBench.members([B.access(10), B.access(10), B.access(20), owner, B.access(20)])
+        let core = SwitchCore(members, ageing: 300, threads: 1, after: old.core)
+        let harness = FunctionHarness(GuardedSwitch(core), ports: 5)
+        func ports(to mac: UInt8, from port: Int) -> [Int] {
+            harness.process([B.frame(to: mac, from: 9)], from: port).flatMap(\.ports)
+        }
+        #expect(ports(to: 7, from: 1) == [3])
+        #expect(ports(to: 8, from: 1) == [0])
+        // In a VLAN that the owner is not in it is somebody else's.
+        #expect(ports(to: 7, from: 4) == [2])
+        #expect(harness.process([B.frame(from: 7)], from: 0).compactMap(\.cause) == ["address of another port"])
+    }
+
     @Test("64 static addresses on each of 256 ports all find their place")
     func many() throws {
         let ports = (0..<256).map { p in

@@ -276,9 +276,8 @@ package final class AddressTable: @unchecked Sendable {
         }
     }
 
-    /// Learns what another table knows of ports that are `wanted`, and this one does not know. Static addresses are its
-    /// own.
-    func take(_ other: AddressTable, where wanted: (Int) -> Bool) {
+    /// Learns what another table knows, this one does not, and is `wanted`. Static addresses are its own.
+    func take(_ other: AddressTable, where wanted: (_ mac: UInt64, _ vlan: UInt16, _ port: Int) -> Bool) {
         while !take(tries: 1000) {}
         defer { giveBack() }
         for i in 0..<other.buckets {
@@ -287,7 +286,8 @@ package final class AddressTable: @unchecked Sendable {
                 let word = from.word(place)
                 let (entry, heard) = (from.entry(place), from.heard(place))
                 let port = Bucket.port(entry)
-                if word == 0 || from.word(place) != word || entry & Bucket.isStatic != 0 || !wanted(port) { continue }
+                if word == 0 || from.word(place) != word || entry & Bucket.isStatic != 0 { continue }
+                if !wanted(word & 0xffff_ffff_ffff, UInt16(word >> 48 & 0xfff), port) { continue }
                 admit(word, port: port, isSticky: entry & Bucket.isSticky != 0, heard: heard)
             }
         }

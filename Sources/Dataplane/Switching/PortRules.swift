@@ -142,9 +142,12 @@ package final class SwitchCore: @unchecked Sendable {
         takeAddresses(of: old)
     }
 
-    /// What an earlier one has learned of ports that are here, too, and that is not known yet.
+    /// What an earlier one has learned of ports that are here, too, and that is not known yet. An address that a port
+    /// has for good now (`static=`) is nobody else's any more.
     func takeAddresses(of old: SwitchCore) {
-        addresses.take(old.addresses) { present.contains($0) && old.present.contains($0) }
+        addresses.take(old.addresses) { mac, vlan, port in
+            present.contains(port) && old.present.contains(port) && findStatic(mac, vlan) < 0
+        }
     }
 
     private static func join(_ members: borrowing OwnedMemory<VLANMembers>, _ port: Int, _ vlans: SwitchPort.VLANs) {
