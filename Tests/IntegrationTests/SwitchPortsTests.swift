@@ -135,15 +135,18 @@ import Testing
         #expect(testpmd.quit() == 0)
         let totals = try ringway.totals()
         let seconds = Int(now - start) + 1
-        let (taken, passed, drops) = (totals[0].rxPackets, totals[1].txPackets, totals[0].drops)
+        let (taken, passed) = (totals[0].rxPackets, totals[1].txPackets)
+        var drops = totals[0].drops
+        // What is in the ring when testpmd disables it.
+        let unready = drops.removeValue(forKey: "receiver not ready") ?? 0
         // What testpmd leaves in the ring when it goes nobody gets.
         #expect(taken >= 20_000 && (0...1024).contains(sent - taken), "\(sent) sent, \(totals)")
-        #expect(passed + drops[c.cause, default: 0] == taken, "\(totals)")
+        #expect(passed + drops[c.cause, default: 0] + unready == taken && unready <= 1024, "\(totals)")
         #expect(drops.keys.allSatisfy { $0 == c.cause }, "\(totals)")
         if let burst = c.burst {
             #expect((burst.lowerBound...burst.upperBound + seconds).contains(passed), "\(seconds) s, \(totals)")
         } else {
-            #expect(passed == taken, "\(totals)")
+            #expect(passed + unready == taken, "\(totals)")
         }
         #expect(ringway.complaints == [])
     }
