@@ -52,7 +52,8 @@ private struct Named: PacketFunction {
 }
 
 private struct Unfinished: PacketFunction {
-    let (from, to) = (IPv4Address("10.0.0.1")!, IPv4Address("10.0.0.2")!)
+    let from = IPv4Address("10.0.0.1")!
+    let to = IPv4Address("10.0.0.2")!
 
     mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
         for i in 0..<packets.count {
