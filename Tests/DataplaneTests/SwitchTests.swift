@@ -246,12 +246,16 @@ private typealias B = SwitchBench
 
     @Test("a static address of a port that comes later is no more where it was learned; other addresses stay")
     func laterStatic() throws {
-        let old = try B([B.access(10), B.access(10), B.access(20)])
-        for (mac, port) in [(7, 0), (8, 0), (7, 2)] as [(UInt8, Int)] { _ = old.send(B.frame(from: mac), from: port) }
-        #expect(old.send(B.frame(to: 7, from: 9), from: 1) == ["0"])
+        let few = SwitchBench.members([B.access(10), B.access(10), B.access(20)])
+        let old = SwitchCore(few, places: 5, ageing: 300, threads: 1)
+        let before = FunctionHarness(GuardedSwitch(old), ports: 3)
+        for (mac, port) in [(7, 0), (8, 0), (7, 2)] as [(UInt8, Int)] {
+            _ = before.process([B.frame(from: mac)], from: port)
+        }
+        #expect(before.process([B.frame(to: 7, from: 9)], from: 1).flatMap(\.ports) == [0])
         let owner = B.access(10) { $0.addresses = [MACAddress(2, 0, 0, 0, 0, 7)] }
         let members = SwitchBench.members([B.access(10), B.access(10), B.access(20), owner, B.access(20)])
-        let core = SwitchCore(members, ageing: 300, threads: 1, after: old.core)
+        let core = SwitchCore(members, places: 5, ageing: 300, threads: 1, after: old)
         let harness = FunctionHarness(GuardedSwitch(core), ports: 5)
         func ports(to mac: UInt8, from port: Int) -> [Int] {
             harness.process([B.frame(to: mac, from: 9)], from: port).flatMap(\.ports)

@@ -124,6 +124,7 @@ package final class SwitchCore: @unchecked Sendable {
         isolated = ports(\.isIsolated)
         limited = ports(\.limitOut.isOn)
         mirrored = ports { $0.mirrorOut >= 0 }
+        precondition(places * Maker.metersPerPort <= old?.meterCount ?? .max, "a switch has its places from the start")
         meters = old?.meters ?? MeterWords.Memory(count: places * Maker.metersPerPort)
         meterWords = meters.all
         let permanent = members.enumerated().flatMap { i, member in
