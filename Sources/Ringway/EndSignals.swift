@@ -21,8 +21,8 @@ public struct EndSignals: Sendable {
     private static let bell = CPlat_eventfd(0)
 
     /// From here on they are only noted, also where they were blocked. What is ignored, as under nohup, stays so.
-    /// - Parameter own: signals that are left as they are, such as SIGHUP where a program takes it for a wish to read its
-    ///   settings again. Before its handler is there, they end the program as ever.
+    /// - Parameter own: signals that are left as they are, such as SIGHUP where a program takes it for a wish to read
+    ///   its settings again. Before its handler is there, they end the program as ever.
     public init(except own: Set<Int32> = []) {
         var set = sigset_t()
         for number in EndSignals.all where !own.contains(number) {

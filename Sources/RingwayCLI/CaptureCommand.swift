@@ -3,6 +3,7 @@ import CPlatform
 import Console
 import Foundation
 import Operation
+import Ringway
 
 struct CaptureCommand: ParsableCommand, GoesOn {
     static let configuration = CommandConfiguration(
@@ -51,14 +52,14 @@ struct CaptureCommand: ParsableCommand, GoesOn {
     }
 
     func run() {
-        if snap != 0 { check("--snap", snap, 14...65_600, "bytes") }
+        if snap != 0 { check("--snap", snap, Engine.snapLengths, "bytes") }
         if let count { check("--count", count, 1...UInt64.max) }
         if let duration { check("--duration", duration, 0.001...1e9, "seconds") }
         checkFolder(of: output == "-" ? nil : output, "-w")
         let words = filter
         let filter = usage { try words.isEmpty ? nil : PacketFilter(words.joined(separator: " ")) }
         let (port, queue) = options.split(place)
-        let length = snap == 0 ? 65_600 : snap
+        let length = snap == 0 ? Engine.snapLengths.upperBound : snap
         Signals.handOver()
         do {
             let reading = try CaptureReading(options.control, .init(port: port, queue: queue, snap: length))

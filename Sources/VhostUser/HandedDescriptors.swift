@@ -51,9 +51,7 @@ public enum HandedDescriptors {
             throw refusal(number, "this program was not started with a descriptor of that number")
         }
         guard fcntl(fd ?? number, F_SETFD, FD_CLOEXEC) == 0 else { throw refusal(number, "is not open") }
-        let copy = fcntl(fd ?? number, F_DUPFD_CLOEXEC, 0)
-        guard copy >= 0 else { throw refusal(number, "cannot be copied: \(SystemError.text(errno))") }
-        return OwnedDescriptor(copy)
+        do { return try OwnedDescriptor(copyOf: fd ?? number) } catch { throw refusal(number, "\(error)") }
     }
 
     /// A copy of a Unix stream socket that listens, or is connected. The copy is the caller's. Errors: `.socket`, which

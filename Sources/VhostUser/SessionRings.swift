@@ -191,7 +191,9 @@ extension BackEndSession {
 
     /// Starts of what can, after a change that is in force already. A ring whose addresses do not lie in the new memory
     /// waits for SET_VRING_ADDR (a front-end whose user addresses have changed says the table first).
-    func readyStarts() -> [RingChange] {
+    ///
+    /// To whoever moves a session: when the device has made them, `note`.
+    package func readyStarts() -> [RingChange] {
         rings.indices.compactMap { i in unlessItWaits(i) { () throws(VhostUserError) in try start(of: i) } }
     }
 

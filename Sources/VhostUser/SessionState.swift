@@ -66,9 +66,6 @@ extension BackEndSession {
     /// Where these stand is theirs to say: others may have used them since.
     package func forgetPlaces(of held: [Int]) { for i in held { rings[i].isPaused = false } }
 
-    /// Starts of rings that can. When the device has made them: `note`.
-    package var starts: [RingChange] { readyStarts() }
-
     /// Where rings that were held stand, and others that wait for an address.
     package var heldPlaces: RingPlaces {
         Dictionary(uniqueKeysWithValues: rings.indices.filter { rings[$0].isPaused }.map { ($0, rings[$0].base) })

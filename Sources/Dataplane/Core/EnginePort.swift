@@ -75,6 +75,12 @@ extension EngineCore {
         }
     }
 
+    /// The thread that a pair goes to, by `Placement`'s choice. `node`: that of its rings' memory.
+    func choosePlace(of pair: PairPointer, node: Int) -> PairPlace {
+        let choice = Placement.choose(pair: pair.pointee.pair, cpus: threads.map(\.cpu), node: node)
+        return PairPlace(pair: pair, thread: choice.thread, reason: choice.reason)
+    }
+
     /// Gives pairs none of whose rings runs to other threads. The old ones let go of them themselves, between two
     /// bursts, in one trip each. For the port's control thread alone, under which a pair has no other new owner.
     func give(_ places: [PairPlace]) {
@@ -127,8 +133,7 @@ extension EngineCore {
     ) -> [String] {
         let places = ends.indices.compactMap { pair in
             table[port, pair].map {
-                let choice = Placement.choose(pair: pair, cpus: threads.map(\.cpu), node: ends[pair].node)
-                return PairPlace(pair: $0, thread: choice.thread, reason: choice.reason)
+                choosePlace(of: $0, node: ends[pair].node)
             }
         }
         give(places)

@@ -87,6 +87,10 @@ public final class Engine: @unchecked Sendable {
                 ports.append(PlacedPort(try makePort(i, port, core), serial: serial))
                 serial += 1
             }
+            if var traits = embedded?.traits {
+                traits.budgetMicroseconds = options.functionBudget
+                core.setTraits(traits)
+            }
             for thread in core.threads { try startThread(thread, core) }
             for port in ports.compactMap(\.self) { try open(port.port) }
         } catch {
@@ -110,9 +114,6 @@ public final class Engine: @unchecked Sendable {
     private func startThread(_ thread: PollThread, _ core: EngineCore) throws(EngineError) {
         if let embedded {
             thread.kept = embedded.make(thread.index)
-            var traits = embedded.traits
-            traits.budgetMicroseconds = options.functionBudget
-            core.setTraits(traits)
         } else if case .generate(let size) = options.mode {
             thread.state.pointee.template = FrameTemplate(Frames.udp(size: size))
         }

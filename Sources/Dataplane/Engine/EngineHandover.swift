@@ -99,8 +99,7 @@ package final class EngineTakeover {
     private let state: EngineState
     private var places: EnginePlaces?
     /// What `check` has found out.
-    private var starts: [(port: Port, changes: [RingChange])] = []
-    private var threads: [(port: Port, places: [PairPlace])] = []
+    private var starts: [(port: Port, changes: [RingChange], places: [PairPlace])] = []
 
     /// Makes ports and threads of `engine`, which was not started, and maps what they need; no ring starts.
     /// Throws, and nothing is left, where one cannot be taken over.
@@ -133,16 +132,15 @@ package final class EngineTakeover {
             do throws(VhostUserError) { try session.adopt(places.rings[port.index]) } catch {
                 throw EngineError("\(port.options.name): \(error)")
             }
-            let changes = session.starts
+            let changes = session.readyStarts()
             let starting = Set(changes.map(\.ring))
             let ran = state.ports[port.index].guest?.server.session?.running ?? []
             if let ring = ran.first(where: { !starting.contains($0) || places.rings[port.index][$0] == nil }) {
                 throw EngineError("\(port.options.name): queue \(ring) cannot start")
             }
-            starts.append((port, changes))
-            threads.append((port, port.places(for: changes)))
+            starts.append((port, changes, port.places(for: changes)))
         }
-        engine.core?.give(threads.flatMap(\.places))
+        engine.core?.give(starts.flatMap(\.places))
         self.places = places
     }
 
@@ -150,10 +148,10 @@ package final class EngineTakeover {
     /// when all run; what follows has time.
     package func go(_ tell: () -> Void = {}) {
         engine.learn(places?.addresses ?? [])
-        engine.start(starts)
+        engine.start(starts.map { ($0.port, $0.changes) })
         tell()
         for port in guests { port.isTakenOver = false }
-        for (port, places) in threads { port.tell(places) }
+        for (port, _, places) in starts { port.tell(places) }
         for port in guests { port.server.release() }
     }
 
@@ -212,7 +210,7 @@ extension Engine {
 
     /// Starts all rings that can; then control threads go on.
     fileprivate func goOn(_ guests: [Port]) {
-        start(guests.map { ($0, $0.server.session?.starts ?? []) })
+        start(guests.map { ($0, $0.server.session?.readyStarts() ?? []) })
         for port in guests {
             port.isHandingOver = false
             port.server.release()

@@ -1,7 +1,7 @@
 import Virtio
 
 /// An embedder's function behind one call a burst. What it says of itself goes to the thread as values: see
-/// `PollThread.start`.
+/// `PollThread.judge`.
 struct EmbeddedFunction: PacketFunction {
     let box: Unmanaged<FunctionBox>
 

@@ -1,3 +1,4 @@
+import CPlatform
 import Foundation
 import Glibc
 import Memory
@@ -62,9 +63,7 @@ package final class PcapngWriter {
 
     /// Writes what was added, and says how many packets there were and how many were lost.
     package func finish(received: UInt64, lost: UInt64) throws(Problem) {
-        var now = timespec()
-        clock_gettime(CLOCK_REALTIME, &now)
-        let time = UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec)
+        let time = CPlat_realtime_ns()
         block(5) { room in
             PcapngWriter.add(&room, [0, UInt32(time >> 32), UInt32(truncatingIfNeeded: time)])
             // isb_ifrecv, isb_ifdrop

@@ -268,10 +268,7 @@ final class Port: EnginePort, BackEndDevice {
             guard case .start(let start) = change.what, !isControl(change), let p = pair(of: change.ring),
                 !p.pointee.isAnyRunning, !places.contains(where: { $0.pair == p })
             else { continue }
-            let choice = Placement.choose(
-                pair: p.pointee.pair, cpus: core.threads.map(\.cpu),
-                node: NUMA.node(of: start.setup.descriptors))
-            places.append(PairPlace(pair: p, thread: choice.thread, reason: choice.reason))
+            places.append(core.choosePlace(of: p, node: NUMA.node(of: start.setup.descriptors)))
         }
         return places
     }

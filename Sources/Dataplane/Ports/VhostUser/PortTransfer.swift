@@ -38,23 +38,22 @@ struct DriverState: Equatable, Codable {
 
     /// Reads it for a port that offers `offered` and has `maximumPairs`. Errors: what is wrong with it.
     init(_ bytes: [UInt8], offered: Features, maximumPairs: Int) throws(EngineError) {
-        func word(_ at: Int) -> UInt64 { (0..<4).reduce(0) { $0 | UInt64(bytes[at + $1]) << UInt64(8 * $1) } }
-        guard bytes.count >= 16, Array(bytes[..<8]) == DriverState.magic else {
+        var r = PayloadReader(Array(bytes.dropFirst(DriverState.magic.count)))
+        guard bytes.starts(with: DriverState.magic), let version = r.next32(), let size = r.next32() else {
             throw EngineError("\(bytes.count) bytes that are no state of a ringway")
         }
-        guard word(8) == 1 else { throw EngineError("state of version \(word(8)); 1 is known") }
-        guard bytes.count == DriverState.size, word(12) == DriverState.size else {
-            throw EngineError("\(bytes.count) bytes of \(word(12)); \(DriverState.size) are expected")
-        }
-        let (flags, pairs) = (word(16), word(20))
-        features = Features(rawValue: word(24) | word(28) << 32)
-        let offloads = Features(rawValue: word(32) | word(36) << 32)
+        guard version == 1 else { throw EngineError("state of version \(version); 1 is known") }
+        guard bytes.count == DriverState.size, size == DriverState.size, let flags = r.next32(),
+            let pairs = r.next32(), let accepted = r.next64(), let offloadBits = r.next64()
+        else { throw EngineError("\(bytes.count) bytes of \(size); \(DriverState.size) are expected") }
+        features = Features(rawValue: accepted)
+        let offloads = Features(rawValue: offloadBits)
         guard flags <= 3, bytes[46] == 0, bytes[47] == 0 else { throw EngineError("flags \(flags)") }
         guard features.isSubset(of: offered) else {
             let missing = features.subtracting(offered).bitNames.joined(separator: ", ")
             throw EngineError("the driver has accepted \(missing), not offered here")
         }
-        guard (1...UInt64(maximumPairs)).contains(pairs) else {
+        guard (1...UInt32(maximumPairs)).contains(pairs) else {
             throw EngineError("\(pairs) queue pairs; this port has \(maximumPairs)")
         }
         guard offloads.isSubset(of: features.intersection(PortFeatures.guestOffloads)) else {
@@ -63,8 +62,8 @@ struct DriverState: Equatable, Codable {
         guard bytes[40] & 1 == 0 else { throw EngineError("a MAC address of a group") }
         control = ControlState(mac: Array(bytes[40..<46]))
         control.pairs = Int(pairs)
-        if flags & UInt64(Flag.offloads) != 0 { control.guestOffloads = offloads }
-        isToAnnounce = flags & UInt64(Flag.announce) != 0
+        if flags & Flag.offloads != 0 { control.guestOffloads = offloads }
+        isToAnnounce = flags & Flag.announce != 0
     }
 }
 
