@@ -257,10 +257,11 @@ extension DeviceCore {
     }
 
     /// The lines that the copy will write first; a frame's later lines stream. Header and frame take two: Ethernet's
-    /// shortest frame has 60 bytes, and a prefetch beyond the buffer does nothing.
+    /// shortest frame has 60 bytes, and a prefetch beyond the buffer does nothing. A header that has a line of its own
+    /// is only looked at, as a rule (`storeHeader`), and so not asked for.
     @inline(__always)
     func prefetchTarget(_ p: UnsafeMutableRawPointer) {
-        CPlat_prefetch_write(p)
+        CPlat_prefetch_write(p + 12)
         CPlat_prefetch_write(p + 64)
     }
 

@@ -1,3 +1,4 @@
+import Glibc
 import Testing
 import Virtio
 
@@ -223,6 +224,43 @@ import Virtio
         #expect(deliver(150) == 0)
         give(5)
         #expect(deliver(150) == 1)
+        #expect(pair.device.defect.kind == .none)
+    }
+
+    @Test("a net header that is there already is not written again", arguments: [false, true])
+    func headerIsThere(isPacked: Bool) {
+        var random = Random(seed: 11)
+        let features: Features = isPacked ? [.version1, .mrgRxbuf, .ringPacked] : [.version1, .mrgRxbuf]
+        let pair = RingPair(size: 64, isPacked: isPacked, features: features, arenaBytes: 16 * 4096, random: &random)
+        // A page in one of the two regions, with the header at its end and the frame on the next one.
+        let border = Int(pair.regions[1].size)
+        let page = pair.arena + (border > 8 * 4096 ? 0 : (border + 4095) & ~4095)
+        var burst = Burst()
+        let scratch = DeliveryScratch()
+        var done = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
+        func deliver(_ header: NetHeader) -> Int {
+            var buffer = DriverBuffer(base: page + 4096 - 12, length: 100, token: 0)
+            let added = pair.driver.addReceive(&buffer, 1)
+            pair.driver.publish()
+            burst.packets[0].place(page + 3 * 4096, 60)
+            burst.packets[0].header = header
+            let delivered = pair.device.deliver(burst, burst.identity, 1, with: scratch).delivered
+            let reclaimed = pair.driver.reclaim(into: &done, max: 64)
+            return added == 1 && reclaimed == 1 ? delivered : 0
+        }
+        func stands() -> NetHeader { (page + 4096 - 12).loadUnaligned(as: NetHeader.self) }
+        var other = NetHeader()
+        other.csumOffset = 6
+        for header in [NetHeader(), other] {
+            #expect(deliver(header) == 1)
+            var expected = header
+            expected.numBuffers = 1
+            #expect(stands() == expected)
+            // Whoever writes it now ends by a signal.
+            mprotect(page, 4096, PROT_READ)
+            #expect(deliver(header) == 1)
+            mprotect(page, 4096, PROT_READ | PROT_WRITE)
+        }
         #expect(pair.device.defect.kind == .none)
     }
 }
