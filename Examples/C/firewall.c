@@ -18,9 +18,9 @@ struct rules {
     uint8_t denied[65536];
 };
 
-enum { CAUSE_PORT };
+/* Registered before the engine is made. */
+static ringway_cause denied_port;
 enum { COUNT_UDP, COUNT_OTHER };
-static const char *const causes[] = {"denied port"};
 static const char *const counters[] = {"UDP", "other"};
 
 /* The destination port of a UDP datagram over IPv4, or -1. Of a fragment only the first has one. */
@@ -46,7 +46,8 @@ static uint32_t process(void *state, ringway_burst *burst) {
     for (int i = 0; i < n; i++) {
         int port = udp_port(views[i].front, views[i].front_length);
         udp += port >= 0;
-        verdicts[i] = port >= 0 && rules->denied[port] ? ringway_drop_for(CAUSE_PORT) : ringway_to_port(1 - info.port);
+        int is_denied = port >= 0 && rules->denied[port];
+        verdicts[i] = is_denied ? ringway_drop_because(denied_port) : ringway_to_port(1 - info.port);
     }
     if (n < 0 || ringway_burst_decide(burst, verdicts, (size_t)n) < 0) return RINGWAY_DROP;
     ringway_burst_add(burst, COUNT_UDP, udp);
@@ -105,11 +106,11 @@ int main(int argc, char **argv) {
     }
     for (int i = optind + 2; i < argc; i++) rules.denied[atoi(argv[i]) & 65535] = 1;
 
+    int code = ringway_cause_register("denied port", &denied_port);
+    if (code < 0) return fail("cause", code);
     ringway_function function = RINGWAY_FUNCTION_INIT;
     function.process = process;
     function.user = &rules;
-    function.drop_causes = causes;
-    function.drop_cause_count = sizeof causes / sizeof *causes;
     function.counters = counters;
     function.counter_count = sizeof counters / sizeof *counters;
     options.function = &function;
@@ -125,7 +126,7 @@ int main(int argc, char **argv) {
 
     const char *ports[] = {argv[optind], argv[optind + 1]};
     ringway_engine *engine;
-    int code = ringway_engine_new(ports, 2, &options, &engine);
+    code = ringway_engine_new(ports, 2, &options, &engine);
     if (code < 0) return fail("options", code);
     code = ringway_engine_start(engine);
     if (code < 0) {

@@ -3,6 +3,7 @@ import Control
 import Dataplane
 import Logging
 import Ringway
+import Virtio
 
 /// What a C call failed with: a code, and what there is to say.
 struct CFailure: Error {
@@ -68,61 +69,80 @@ final class Handles: Sendable {
     func remove(_ handle: OpaquePointer?) { state.withLock { $0.objects[UInt(bitPattern: handle)] = nil } }
 }
 
-/// An engine in the hands of C, and its function's states.
-///
-/// Unchecked: all is done with the lock of `running` held.
-final class CEngine: @unchecked Sendable {
-    private let running = Locked(false)
-    private let function: ringway_function?
-    private let threads: Int
-    private let (causes, counters, ports): (Int, Int, Int)
-    private var engine: Engine!
-    private var contexts: [UnsafeMutablePointer<CContext>] = []
+/// An engine in the hands of C: calls for it wait for each other.
+final class CEngine: Sendable {
+    private let inner: Locked<InnerEngine>
 
-    init(_ options: EngineOptions, _ function: ringway_function?, _ wishes: FunctionWishes, _ logger: Logger)
-        throws(EngineError)
-    {
-        self.function = function
-        (causes, counters, ports) = (wishes.dropCauses.count, wishes.counters.count, options.ports.count)
-        threads = options.cpus.isEmpty ? options.unpinnedThreads : options.cpus.count
-        if function == nil {
-            engine = try Engine(options, logger: logger)
-        } else {
-            engine = try Engine(options, logger: logger, wishes: wishes) { [unowned self] in
-                CFunction(context: self.contexts[$0])
-            }
-        }
+    init(_ options: EngineOptions, _ function: CFunctionWishes?, _ logger: Logger) throws(EngineError) {
+        inner = Locked(try InnerEngine(options, function, logger))
     }
 
     deinit { stop() }
 
-    func start() throws(CFailure) {
-        try running.withLock { isRunning throws(CFailure) in
-            if isRunning { throw CFailure(RINGWAY_ERROR_STATE, "the engine runs already") }
-            do throws(CFailure) {
-                try makeContexts()
-                do throws(EngineError) { try engine.start() } catch {
-                    throw CFailure(RINGWAY_ERROR_START, "\(error)")
-                }
-            } catch {
-                freeContexts()
-                throw error
+    func start() throws(CFailure) { try inner.withLock { inner throws(CFailure) in try inner.start() } }
+
+    func stop() { inner.withLock { $0.stop() } }
+
+    func call(_ command: CCommand) throws(CFailure) {
+        try inner.withLock { inner throws(CFailure) in try inner.call(command) }
+    }
+
+    func addresses() -> [TableAddress] { inner.withLock { $0.addresses } }
+
+    /// Returns how many they were.
+    func clearAddresses(port: Int?, vlan: UInt16?) throws(CFailure) -> Int32 {
+        try inner.withLock { inner throws(CFailure) in try inner.clearAddresses(port: port, vlan: vlan) }
+    }
+
+    func stats() -> CStats { inner.withLock { $0.stats } }
+}
+
+/// The engine itself, and its function's states. One thread at a time.
+private final class InnerEngine {
+    private var isRunning = false
+    private let function: CFunctionWishes?
+    private let threads: Int
+    private let ports: Int
+    private var engine: Engine!
+    private var contexts: [UnsafeMutablePointer<CContext>] = []
+
+    init(_ options: EngineOptions, _ function: CFunctionWishes?, _ logger: Logger) throws(EngineError) {
+        self.function = function
+        ports = options.ports.count
+        threads = options.cpus.isEmpty ? options.unpinnedThreads : options.cpus.count
+        if let function {
+            engine = try Engine(options, logger: logger, wishes: function.wishes) { [unowned self] in
+                CFunction(context: self.contexts[$0])
             }
-            isRunning = true
+        } else {
+            engine = try Engine(options, logger: logger)
         }
+    }
+
+    func start() throws(CFailure) {
+        if isRunning { throw CFailure(RINGWAY_ERROR_STATE, "the engine runs already") }
+        do throws(CFailure) {
+            try makeContexts()
+            do throws(EngineError) { try engine.start() } catch {
+                throw CFailure(RINGWAY_ERROR_START, "\(error)")
+            }
+        } catch {
+            freeContexts()
+            throw error
+        }
+        isRunning = true
     }
 
     func stop() {
-        running.withLock { isRunning in
-            if !isRunning { return }
-            engine.stop()
-            isRunning = false
-            freeContexts()
-        }
+        if !isRunning { return }
+        engine.stop()
+        isRunning = false
+        freeContexts()
     }
 
     private func makeContexts() throws(CFailure) {
-        guard let function else { return }
+        guard let wishes = function else { return }
+        let function = wishes.function
         for thread in 0..<threads {
             var state: UnsafeMutableRawPointer? = function.thread_init == nil ? function.user : nil
             if let make = function.thread_init {
@@ -134,17 +154,16 @@ final class CEngine: @unchecked Sendable {
                 }
             }
             let context = UnsafeMutablePointer<CContext>.allocate(capacity: 1)
-            context.initialize(
-                to: CContext(function, state, thread: thread, causes: causes, counters: counters, ports: ports))
+            context.initialize(to: CContext(wishes, state, thread: thread, ports: ports))
             contexts.append(context)
         }
     }
 
     private func freeContexts() {
         for (thread, context) in contexts.enumerated() {
-            if let free = function?.thread_free {
+            if let function = function?.function, let free = function.thread_free {
                 CRingway_enter(nil)
-                free(function?.user, UInt32(thread), context.pointee.state)
+                free(function.user, UInt32(thread), context.pointee.state)
                 CRingway_leave()
             }
             context.deinitialize(count: 1)
@@ -154,58 +173,48 @@ final class CEngine: @unchecked Sendable {
     }
 
     func call(_ command: CCommand) throws(CFailure) {
-        try running.withLock { isRunning throws(CFailure) in
-            if function == nil { throw CFailure(RINGWAY_ERROR_STATE, "the engine has no function of yours") }
-            if !isRunning { throw CFailure(RINGWAY_ERROR_STATE, "the engine does not run") }
-            do throws(EngineError) { try engine.send(command, to: CFunction.self) } catch {
-                throw CFailure(RINGWAY_ERROR_STATE, "\(error)")
-            }
+        if function == nil { throw CFailure(RINGWAY_ERROR_STATE, "the engine has no function of yours") }
+        if !isRunning { throw CFailure(RINGWAY_ERROR_STATE, "the engine does not run") }
+        do throws(EngineError) { try engine.send(command, to: CFunction.self) } catch {
+            throw CFailure(RINGWAY_ERROR_STATE, "\(error)")
         }
     }
 
-    func addresses() -> [TableAddress] { running.withLock { _ in engine.macTable() } }
+    var addresses: [TableAddress] { engine.macTable() }
 
-    /// Returns how many they were.
     func clearAddresses(port: Int?, vlan: UInt16?) throws(CFailure) -> Int32 {
-        try running.withLock { _ throws(CFailure) in
-            if let port, port >= ports {
-                throw CFailure(RINGWAY_ERROR_RANGE, "port \(port): there are \(ports)")
-            }
-            return Int32(clamping: engine.clearAddresses(port: port, vlan: vlan))
+        if let port, port >= ports {
+            throw CFailure(RINGWAY_ERROR_RANGE, "port \(port): there are \(ports)")
         }
+        return Int32(clamping: engine.clearAddresses(port: port, vlan: vlan))
     }
 
-    func stats() -> CStats {
-        running.withLock { _ in CStats(engine.snapshot(), engine.functionCounters()) }
-    }
+    var stats: CStats { CStats(engine.snapshot(), engine.functionCounters()) }
 }
 
 /// Counters of one moment, with their names as C reads them.
-///
-/// Unchecked: never changed.
-final class CStats: @unchecked Sendable {
+final class CStats: Sendable {
     let ports: [PortSnapshot]
-    let portNames: [UnsafeMutablePointer<CChar>]
-    let causes: [[UnsafeMutablePointer<CChar>]]
-    let counters: [(name: UnsafeMutablePointer<CChar>, count: UInt64)]
+    let counters: [(name: String, count: UInt64)]
+    /// All names one after the other, each with its 0, and where each begins.
+    private let texts: OwnedTable<CChar>
+    private let places: [String: Int]
 
     init(_ ports: [PortSnapshot], _ counters: [(name: String, count: UInt64)]) {
-        self.ports = ports
-        portNames = ports.map { CStats.copy($0.name) }
-        causes = ports.map { $0.drops.map { CStats.copy($0.cause) } }
-        self.counters = counters.map { (CStats.copy($0.name), $0.count) }
+        (self.ports, self.counters) = (ports, counters)
+        var bytes: [CChar] = []
+        var places: [String: Int] = [:]
+        let names = ports.map(\.name) + ports.flatMap { $0.drops.map(\.cause) } + counters.map(\.name)
+        for name in names where places[name] == nil {
+            places[name] = bytes.count
+            bytes += name.utf8CString
+        }
+        texts = OwnedTable(bytes)
+        self.places = places
     }
 
-    deinit {
-        for name in portNames + causes.joined() + counters.map(\.name) { name.deallocate() }
-    }
-
-    private static func copy(_ text: String) -> UnsafeMutablePointer<CChar> {
-        let bytes = text.utf8CString
-        let room = UnsafeMutablePointer<CChar>.allocate(capacity: bytes.count)
-        for (i, byte) in bytes.enumerated() { room[i] = byte }
-        return room
-    }
+    /// One of the names, as long as this lives.
+    func text(_ name: String) -> UnsafePointer<CChar> { UnsafePointer(texts.start + places[name]!) }
 }
 
 /// Hands what the engine has to tell to C.

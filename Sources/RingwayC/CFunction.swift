@@ -2,12 +2,22 @@ import CRingway
 import Dataplane
 import Virtio
 
+/// A C function, and what it said of itself when its engine was made.
+struct CFunctionWishes {
+    let function: ringway_function
+    let wishes: FunctionWishes
+    /// Causes of its own, and the first place of those that the program has registered.
+    let causes, firstRegistered: Int
+}
+
 /// A thread's part of a C function. Its address is what C knows as `ringway_burst`.
 struct CContext {
     let function: ringway_function
     let state: UnsafeMutableRawPointer?
     let thread: Int
-    let (causes, counters, ports): (Int, Int, Int)
+    /// As in `CFunctionWishes`.
+    private let causes, firstRegistered: Int
+    let (counters, ports): (Int, Int)
     /// Of the call that is under way.
     private(set) var parts: BurstParts!
     private(set) var isTick = false
@@ -16,14 +26,12 @@ struct CContext {
     @inline(__always) var burst: UnsafeMutablePointer<Burst> { parts.unsafelyUnwrapped.burst }
     @inline(__always) var packets: UnsafeMutablePointer<PacketSlot> { parts.unsafelyUnwrapped.packets }
 
-    init(
-        _ function: ringway_function, _ state: UnsafeMutableRawPointer?, thread: Int, causes: Int, counters: Int,
-        ports: Int
-    ) {
-        self.function = function
+    init(_ wishes: CFunctionWishes, _ state: UnsafeMutableRawPointer?, thread: Int, ports: Int) {
+        function = wishes.function
         self.state = state
         self.thread = thread
-        (self.causes, self.counters, self.ports) = (causes, counters, ports)
+        (causes, firstRegistered) = (wishes.causes, wishes.firstRegistered)
+        (counters, self.ports) = (wishes.wishes.counters.count, ports)
     }
 
     /// The number of the next packet that is made.
@@ -43,7 +51,9 @@ struct CContext {
         let verdict = Verdict(rawValue: word)
         if verdict == .consumed { return true }
         if verdict.pair != nil, let port = verdict.port { return port < Int(ports) }
-        if let cause = verdict.cause { return cause < causes && verdict == .dropCause(cause) }
+        if let cause = verdict.cause {
+            return (cause < causes || cause >= firstRegistered) && verdict == .dropCause(cause)
+        }
         if let set = verdict.set { return set < Int(burst.pointee.work.sets) && verdict == .set(set) }
         return false
     }

@@ -69,7 +69,7 @@ private func logger(_ options: ringway_options) throws(CFailure) -> Logger {
 }
 
 /// The function and what it wishes.
-private func function(_ from: UnsafePointer<ringway_function>) throws(CFailure) -> (ringway_function, FunctionWishes) {
+private func function(_ from: UnsafePointer<ringway_function>) throws(CFailure) -> CFunctionWishes {
     var function = ringway_function()
     let least = MemoryLayout<ringway_function>.offset(of: \.tick)!
     try read(from, into: &function, least: least, "ringway_function")
@@ -77,14 +77,17 @@ private func function(_ from: UnsafePointer<ringway_function>) throws(CFailure) 
     if function.flags & ~UInt32(RINGWAY_JUDGES_AGAIN) != 0 || function.reserved != 0 {
         throw CFailure(RINGWAY_ERROR_OPTIONS, "function->flags or reserved: unknown bits")
     }
+    let own = try names(function.drop_causes, function.drop_cause_count, "drop_causes")
+    let (causes, firstRegistered) = try CCauses.places(after: own)
     let wishes = FunctionWishes(
         frontBytes: Int(function.front_bytes), judgesAgain: function.flags & UInt32(RINGWAY_JUDGES_AGAIN) != 0,
-        dropCauses: try names(function.drop_causes, function.drop_cause_count, "drop_causes"),
+        dropCauses: causes,
         counters: try names(function.counters, function.counter_count, "counters"),
         tickMicroseconds: Int(function.tick_microseconds))
     // The names are C's: they are not looked at again.
     (function.drop_causes, function.counters) = (nil, nil)
-    return (function, wishes)
+    return CFunctionWishes(
+        function: function, wishes: wishes, causes: own.count, firstRegistered: firstRegistered)
 }
 
 private func makeEngine(
@@ -107,7 +110,7 @@ private func makeEngine(
     if (given.mode == nil) == (given.function == nil) {
         throw CFailure(RINGWAY_ERROR_OPTIONS, "options: either a mode or a function")
     }
-    var own: (ringway_function, FunctionWishes)?
+    var own: CFunctionWishes?
     if let from = given.function { own = try function(from) }
     var o = EngineOptions(ports: all, mode: .drop)
     if let text = given.mode { o.mode = try mode(String(cString: text)) }
@@ -116,7 +119,7 @@ private func makeEngine(
     if given.mac_ageing > 0 { o.macAgeing = Int(given.mac_ageing) }
     if let text = given.busyloop { o.busyloop = try PortSyntax.busyloop(String(cString: text)) }
     if let text = given.pacing { o.pacing = try PortSyntax.pacing(String(cString: text)) }
-    return try CEngine(o, own?.0, own?.1 ?? FunctionWishes(frontBytes: 0), try logger(given))
+    return try CEngine(o, own, try logger(given))
 }
 
 @c @implementation
@@ -210,7 +213,7 @@ public func ringway_stats_port(
         let object = try find(stats, port: port)
         let from = object.ports[Int(port)]
         var s = ringway_port_stats()
-        s.name = UnsafePointer(object.portNames[Int(port)])
+        s.name = object.text(from.name)
         (s.rx_packets, s.rx_bytes) = (from.rx.packets, from.rx.bytes)
         (s.tx_packets, s.tx_bytes) = (from.tx.packets, from.tx.bytes)
         s.drops = from.drops.reduce(0) { $0 &+ $1.count }
@@ -232,7 +235,7 @@ public func ringway_stats_drop(
         let object = try find(stats, port: port)
         let drops = object.ports[Int(port)].drops
         if entry >= drops.count { throw CFailure(RINGWAY_ERROR_RANGE, "entry \(entry): there are \(drops.count)") }
-        cause.pointee = UnsafePointer(object.causes[Int(port)][Int(entry)])
+        cause.pointee = object.text(drops[Int(entry)].cause)
         packets.pointee = drops[Int(entry)].count
     }
 }
@@ -248,7 +251,7 @@ public func ringway_stats_counter(
         if counter >= object.counters.count {
             throw CFailure(RINGWAY_ERROR_RANGE, "counter \(counter): there are \(object.counters.count)")
         }
-        name.pointee = UnsafePointer(object.counters[Int(counter)].name)
+        name.pointee = object.text(object.counters[Int(counter)].name)
         count.pointee = object.counters[Int(counter)].count
     }
 }

@@ -268,6 +268,97 @@ static void addresses(void) {
     CHECK(ringway_engine_free(e) == RINGWAY_OK);
 }
 
+/* ---- Causes by name ---- */
+
+static ringway_cause typed, late;
+static atomic_int judged;
+
+static uint32_t because_typed(void *state, ringway_burst *b) {
+    ringway_cause again;
+    (void)state;
+    atomic_fetch_add(&judged, 1);
+    CHECK(ringway_cause_register("from a callback", &again) == RINGWAY_ERROR_CALLER && again.verdict == RINGWAY_DROP);
+    CHECK(ringway_packet_decide(b, 0, typed.verdict) == RINGWAY_OK);
+    return ringway_drop_because(typed);
+}
+
+static uint32_t because_late(void *state, ringway_burst *b) {
+    (void)state;
+    atomic_fetch_add(&judged, 1);
+    CHECK(ringway_packet_decide(b, 0, late.verdict) == RINGWAY_ERROR_RANGE);
+    return ringway_drop_because(late);
+}
+
+/* How many of port 0's packets were dropped for `cause`, of an engine that runs until it has judged some. */
+static uint64_t dropped(ringway_engine *e, const char *cause, uint64_t *all) {
+    ringway_stats *s;
+    ringway_port_stats p = {.size = sizeof p};
+    const char *name;
+    uint64_t count, found = 0;
+    atomic_store(&judged, 0);
+    CHECK(ringway_engine_start(e) == RINGWAY_OK);
+    for (int i = 0; i < 5000 && atomic_load(&judged) < 10; i++) usleep(1000);
+    CHECK(ringway_engine_stop(e) == RINGWAY_OK);
+    CHECK(ringway_engine_stats(e, &s) == RINGWAY_OK && ringway_stats_port(s, 0, &p) == RINGWAY_OK);
+    *all = p.drops;
+    CHECK(p.drops > 0 && p.drops == p.rx_packets);
+    for (uint32_t k = 0; ringway_stats_drop(s, 0, k, &name, &count) == RINGWAY_OK; k++) {
+        CHECK(name[0] != 0);
+        if (strcmp(name, cause) == 0) found += count;
+    }
+    CHECK(ringway_stats_free(s) == RINGWAY_OK);
+    return found;
+}
+
+static void causes(void) {
+    const char *ports[] = {"null:in,emit=60", "null:out"}, *own[] = {"its own", "another"};
+    ringway_cause again = {1};
+    ringway_engine *e;
+    uint64_t all;
+    CHECK(ringway_cause_register(NULL, &again) == RINGWAY_ERROR_ARGUMENT && again.verdict == RINGWAY_DROP);
+    CHECK(ringway_cause_register("", &again) == RINGWAY_ERROR_ARGUMENT);
+    CHECK(ringway_cause_register("nobody keeps it", NULL) == RINGWAY_ERROR_ARGUMENT);
+    CHECK(ringway_cause_register("by name", &typed) == RINGWAY_OK && typed.verdict != RINGWAY_DROP);
+    char name[16] = "by name";
+    CHECK(ringway_cause_register(name, &again) == RINGWAY_OK && again.verdict == typed.verdict);
+    memset(name, 'x', sizeof name - 1);
+
+    ringway_function f = function(because_typed);
+    f.drop_causes = own;
+    f.drop_cause_count = 2;
+    ringway_options o = RINGWAY_OPTIONS_INIT;
+    o.function = &f;
+    CHECK(ringway_engine_new(ports, 2, &o, &e) == RINGWAY_OK);
+    CHECK(dropped(e, "by name", &all) == all);
+    CHECK(ringway_engine_free(e) == RINGWAY_OK);
+    /* What was registered after the engine was made is no verdict there. */
+    f = function(because_late);
+    CHECK(ringway_engine_new(ports, 2, &o, &e) == RINGWAY_OK);
+    CHECK(ringway_cause_register("too late", &late) == RINGWAY_OK && late.verdict != typed.verdict);
+    CHECK(dropped(e, "too late", &all) == 0);
+    CHECK(ringway_engine_free(e) == RINGWAY_OK);
+    f = function(because_typed);
+    CHECK(ringway_engine_new(ports, 2, &o, &e) == RINGWAY_OK);
+    CHECK(dropped(e, "by name", &all) == all);
+    CHECK(ringway_engine_free(e) == RINGWAY_OK);
+
+    /* 64 in all. */
+    for (int i = 2; i < 63; i++) {
+        snprintf(name, sizeof name, "cause %d", i);
+        CHECK(ringway_cause_register(name, &again) == RINGWAY_OK);
+    }
+    f.drop_causes = own;
+    f.drop_cause_count = 1;
+    CHECK(new_with("null:a", &o) == RINGWAY_OK);
+    f.drop_cause_count = 2;
+    CHECK(new_with("null:a", &o) == RINGWAY_ERROR_RANGE);
+    CHECK(ringway_cause_register("cause 63", &again) == RINGWAY_OK);
+    CHECK(ringway_cause_register("cause 64", &again) == RINGWAY_ERROR_RANGE && again.verdict == RINGWAY_DROP);
+    CHECK(ringway_cause_register("by name", &again) == RINGWAY_OK && again.verdict == typed.verdict);
+    f.drop_cause_count = 0;
+    CHECK(new_with("null:a", &o) == RINGWAY_OK);
+}
+
 /* ---- In callbacks: one engine makes and changes packets, the other looks at them ---- */
 
 enum { MARK = 0x5a, KINDS = 9 };
@@ -656,6 +747,7 @@ int main(int argc, char **argv) {
     pthread_create(&thread, NULL, other_thread, NULL);
     pthread_join(thread, NULL);
     traffic(argv[1]);
+    causes();
     printf("%d checks failed\n", atomic_load(&failures));
     return atomic_load(&failures) != 0;
 }

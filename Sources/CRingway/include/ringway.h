@@ -75,6 +75,16 @@ static inline uint32_t ringway_to_pair(uint32_t port, uint32_t pair) {
 }
 /* Drops, for a cause by its place in the function's `drop_causes`. */
 static inline uint32_t ringway_drop_for(uint32_t cause) { return 0x80000000u | (cause & 0x3fffffffu); }
+/* A cause of drops by name: a type of its own, which is taken for no port and no counter. */
+typedef struct ringway_cause {
+    uint32_t verdict;
+} ringway_cause;
+/* Registers a cause by its name, for all functions of engines that are made from then on, and stores it in `*cause`.
+ * The same name gives the same cause again. At most 64, together with a function's `drop_causes`. Not from a
+ * callback. */
+int ringway_cause_register(const char *name, ringway_cause *cause);
+/* Drops, for a cause that was registered before the engine was made. */
+static inline uint32_t ringway_drop_because(ringway_cause cause) { return cause.verdict; }
 /* To several ports: see `ringway_burst_set`. */
 
 /* ---- Packet functions ---- */
