@@ -69,6 +69,25 @@ private struct Unfinished: PacketFunction {
     }
 }
 
+private struct Waiting: PacketFunction, ~Copyable {
+    private var held = HeldPackets(capacity: 16)
+    private var waiting = 0
+
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        for i in 0..<packets.count {
+            // listing: HeldPackets
+            if let place = held.hold(packets[i]) {
+                packets.decide(i, .consumed)
+                waiting = place
+            }
+            // In a later call, or in `tick`:
+            if let packet = held.send(waiting, in: packets) { packet.verdict = .port(1) }
+            // end
+        }
+        return nil
+    }
+}
+
 private struct AllButThis: PacketFunction {
     mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
         // listing: PortSet

@@ -103,6 +103,42 @@ struct Mirror: PacketFunction {
 }
 // end
 
+// listing: patient
+/// Sends to one gateway, behind port 1; the last packet that comes before the gateway's address is known waits for it.
+struct Patient: PacketFunction, ~Copyable {
+    static var dropCauses: [String] { ["gateway unknown"] }
+
+    private var gateway: MACAddress?
+    private var held = HeldPackets(capacity: 1)
+    private var waiting: Int?
+
+    mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+        for i in 0..<packets.count {
+            let packet = packets[i]
+            guard let ethernet = Ethernet(packet.bytes) else { continue }
+            if packets.port == 1, ethernet.etherType == .arp {
+                gateway = ethernet.source
+                packet.verdict = .consumed
+                if let place = waiting.take(), let late = held.send(place, in: packets) { pass(late) }
+            } else if gateway == nil {
+                if let place = waiting.take() { held.forget(place) }
+                waiting = held.hold(packet)
+                if waiting == nil { packets.drop(i, because: 0) } else { packet.verdict = .consumed }
+            } else {
+                pass(packet)
+            }
+        }
+        return nil
+    }
+
+    private func pass(_ packet: borrowing Packet) {
+        guard let gateway, let ethernet = Ethernet(packet.bytes) else { return }
+        ethernet.destination = gateway
+        packet.verdict = .port(1)
+    }
+}
+// end
+
 // listing: limiter
 /// Lets so many bytes a second through; owns what it counts with, one value a thread.
 struct Limiter: PacketFunction, ~Copyable {

@@ -80,6 +80,23 @@ import Testing
         #expect(out[1] == .init(copy, to: [2], isMade: true))
     }
 
+    @Test("what comes before the gateway is known waits for it: the last packet")
+    func patient() {
+        let harness = FunctionHarness(Patient(), ports: 2)
+        let first = GuideTests.udp(to: 1)
+        let second = GuideTests.udp(to: 2, payload: 1686)
+        let out = harness.process([first, second], from: 0, pieces: [20, 10, 1000])
+        #expect(out.allSatisfy { $0.isConsumed } && out.count == 2)
+        let told = harness.process(
+            [Frame.broadcast + Frame.mac(7) + [8, 6] + [UInt8](repeating: 0, count: 46)], from: 1)
+        let sent = Frame.mac(7) + second[6...]
+        #expect(told.count == 2 && told[0].isConsumed && told[1] == .init(sent, to: [1], isMade: true))
+        #expect(harness.process([first], from: 0) == [.init(Frame.mac(7) + first[6...], to: [1])])
+        // Longer than what can be held.
+        let other = FunctionHarness(Patient(), ports: 2)
+        #expect(other.process([GuideTests.udp(to: 1, payload: 1687)], from: 0)[0].cause == "gateway unknown")
+    }
+
     @Test("a limiter lets its burst through, then what its rate allows, and gets another rate")
     func limiter() {
         let harness = FunctionHarness(Chain(Limiter(bytesPerSecond: 10_000), Pass()), ports: 2)
