@@ -23,26 +23,16 @@ public struct RegionDescription: Sendable, Equatable {
     }
 }
 
-/// Why a region cannot be mapped. The text names the operand.
-public struct MemoryError: Error, Sendable, Equatable, CustomStringConvertible {
-    public let description: String
-    /// One line, for people.
-    public init(_ description: String) { self.description = description }
-}
-
-func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
-
 /// A front-end's memory: an immutable set of mapped regions. A change makes a new value that shares
-/// the mappings which stay; the old one may go when no ring uses its map any more.
-///
-/// Unchecked: its two tables are behind pointers, and are never written after `init`.
-public final class GuestMemory: @unchecked Sendable {
+/// the mappings which stay; the old one may go when no ring uses its map any more. One thread, the port's control
+/// thread; its map is for poll threads, too.
+public final class GuestMemory {
     private let mappings: [Mapping]
     /// How often each region was added: QEMU adds and removes every region once for each queue pair.
     private let counts: [Int]
-    private let table: OwnedMemory<MappedRegion>
+    private let table: OwnedTable<MappedRegion>
     /// The same in the order of their guest addresses, as rings search them.
-    private let sorted: OwnedMemory<MappedRegion>
+    private let sorted: OwnedTable<MappedRegion>
     private let count: Int
 
     /// Regions that ADD_MEM_REG can reach; SET_MEM_TABLE carries 8.
@@ -77,8 +67,8 @@ public final class GuestMemory: @unchecked Sendable {
         self.mappings = mappings
         self.counts = counts
         count = regions.count
-        table = OwnedMemory(regions)
-        sorted = OwnedMemory(regions.sorted { $0.guestAddress < $1.guestAddress })
+        table = OwnedTable(regions)
+        sorted = OwnedTable(regions.sorted { $0.guestAddress < $1.guestAddress })
     }
 
     /// The same regions and one more. A region that is there already, from the same place of the same

@@ -8,7 +8,8 @@ import Ringway
 /// A running engine under the control of whoever may write to its sockets: carries out what they ask for. All of it
 /// runs on the server's thread, the program's own calls (`perform`), too.
 ///
-/// Unchecked: see above.
+/// Unchecked: all of it is the server's thread's. Who asks for metrics, on a thread of the HTTP server's, has no more
+/// of it than a way to have that thread run something (`ControlServer.post`).
 package final class Operator: @unchecked Sendable {
     private let engine: Engine
     private let settings: Settings
@@ -103,7 +104,7 @@ package final class Operator: @unchecked Sendable {
         watchdog.look()
         let text = EngineMetrics(
             ports: engine.snapshot(), times: engine.queueTimes(), threads: engine.threadSnapshots(),
-            reports: watchdog.reports, busyShares: watchdog.busyShares
+            counters: engine.functionCounters(), reports: watchdog.reports, busyShares: watchdog.busyShares
         ).text(isOpenMetrics: isOpenMetrics)
         lastMetrics = (clock(), isOpenMetrics, text)
         return text
@@ -357,7 +358,9 @@ package final class Operator: @unchecked Sendable {
     }
 
     private var record: PeriodRecord {
-        PeriodRecord(engine.snapshot(), engine.queueTimes(), engine.threadSnapshots(), seconds: clock() - begin)
+        PeriodRecord(
+            engine.snapshot(), engine.queueTimes(), engine.threadSnapshots(), engine.functionCounters(),
+            seconds: clock() - begin)
     }
 
     // MARK: The switch

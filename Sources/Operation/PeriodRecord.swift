@@ -77,11 +77,16 @@ package struct PeriodRecord: Codable, Sendable {
     package var queueTimes: [Times]?
     /// Work and system calls, where threads are given.
     package var threads: [Thread]?
+    /// What the packet function counts, by its names, where it counts anything.
+    package var functionCounters: [String: UInt64]?
 
     /// All that was counted in so many seconds.
     package init(
-        _ ports: [PortSnapshot], _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot], seconds: Double
+        _ ports: [PortSnapshot], _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot],
+        _ counters: [(name: String, count: UInt64)], seconds: Double
     ) {
+        let counts = Dictionary(counters.map { ($0.name, $0.count) }, uniquingKeysWith: &+)
+        functionCounters = counts.isEmpty ? nil : counts
         self.seconds = seconds.rounded(digits: 3)
         self.ports = ports.map { Port($0, max(seconds, 1e-9)) }
         queueTimes = times.isEmpty ? nil : times.map(Times.init)
@@ -97,6 +102,9 @@ package struct PeriodRecord: Codable, Sendable {
             port.since(earlier.ports.first { $0.serial == port.serial }, max(seconds, 1e-9))
         }
         new.queueTimes = nil
+        new.functionCounters = functionCounters?.reduce(into: [:]) {
+            $0[$1.key] = $1.value &- (earlier.functionCounters?[$1.key] ?? 0)
+        }
         if let threads, let before = earlier.threads { new.threads = zip(threads, before).map { $0.since($1) } }
         return new
     }

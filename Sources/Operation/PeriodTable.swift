@@ -6,7 +6,17 @@ extension PeriodRecord {
     package var table: [String] {
         let width = max(32, ports.map(\.name.count).max() ?? 0)
         return [PeriodRecord.line(width, "port", "", "packets", "bytes", "Mpps", "Gbit/s", "drops")]
-            + ports.flatMap { $0.lines(width) } + events + times
+            + ports.flatMap { $0.lines(width) } + counters + events + times
+    }
+
+    /// What the packet function counts.
+    private var counters: [String] {
+        guard let functionCounters else { return [] }
+        let width = max(36, functionCounters.keys.map(\.count).max() ?? 0)
+        return [Text.left("the function's counters", width) + Text.right("count", 12)]
+            + functionCounters.sorted { $0.key < $1.key }.map {
+                Text.left($0.key, width) + Text.right("\($0.value)", 12)
+            }
     }
 
     /// Kicks and calls of the queues that had any.

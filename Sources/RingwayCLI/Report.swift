@@ -11,18 +11,31 @@ struct Report {
     private var lastTime: Double
     private var lastTimes: [QueueTimeSnapshot] = []
 
-    init(isJSON: Bool, start: Double, _ snapshot: [PortSnapshot], _ threads: [ThreadSnapshot]) {
+    /// What an engine has counted.
+    struct Counts {
+        let ports: [PortSnapshot]
+        let times: [QueueTimeSnapshot]
+        let threads: [ThreadSnapshot]
+        let function: [(name: String, count: UInt64)]
+
+        /// On a thread that may call it. `threads`: from before it stopped.
+        init(_ engine: Engine, threads: [ThreadSnapshot]? = nil) {
+            (ports, times) = (engine.snapshot(), engine.queueTimes())
+            self.threads = threads ?? engine.threadSnapshots()
+            function = engine.functionCounters()
+        }
+    }
+
+    init(isJSON: Bool, start: Double, _ counts: Counts) {
         self.isJSON = isJSON
         self.start = start
-        last = PeriodRecord(snapshot, [], threads, seconds: 0)
+        last = PeriodRecord(counts.ports, [], counts.threads, counts.function, seconds: 0)
         lastTime = start
     }
 
     /// What happened since the last interval.
-    mutating func interval(
-        _ now: [PortSnapshot], _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot], _ time: Double
-    ) {
-        let new = times.compactMap { t in
+    mutating func interval(_ now: Counts, _ time: Double) {
+        let new = now.times.compactMap { t in
             var t = t
             if let before = lastTimes.first(where: { $0.port == t.port && $0.queue == t.queue && $0.what == t.what }),
                 // Less: another port of this name.
@@ -32,16 +45,16 @@ struct Report {
             }
             return t.counts.count > 0 ? t : nil
         }
-        let all = PeriodRecord(now, [], threads, seconds: time - start)
+        let all = PeriodRecord(now.ports, [], now.threads, now.function, seconds: time - start)
         var record = all.since(last, seconds: time - lastTime)
         record.queueTimes = new.isEmpty ? nil : new.map(PeriodRecord.Times.init)
         show("interval", record, "after \(Text.number(time - start, 1)) s")
-        (last, lastTimes, lastTime) = (all, times, time)
+        (last, lastTimes, lastTime) = (all, now.times, time)
     }
 
     /// All that the engine has counted. (A snapshot that was taken while it ran would not be of one moment.)
-    func totals(_ now: [PortSnapshot], _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot], _ time: Double) {
-        let record = PeriodRecord(now, times, threads, seconds: time - start)
+    func totals(_ now: Counts, _ time: Double) {
+        let record = PeriodRecord(now.ports, now.times, now.threads, now.function, seconds: time - start)
         show("totals", record, "totals of \(Text.number(time - start, 1)) s")
     }
 

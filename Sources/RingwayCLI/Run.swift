@@ -85,15 +85,14 @@ struct Run {
         print(json ? "{\"type\":\"ready\"}" : "ready")
         let start = CPlatClock.seconds
         let end = duration.map { start + $0 }
-        var report = op.perform { Report(isJSON: json, start: start, $0.snapshot(), $0.threadSnapshots()) }
+        var report = op.perform { Report(isJSON: json, start: start, Report.Counts($0)) }
         var next = stats.map { start + $0 }
         while isOutputOpen {
             if Signals.wait(until: [end, next].compactMap { $0 }.min()) { break }
             let now = CPlatClock.seconds
             if let end, now >= end { break }
             if let due = next, now >= due {
-                let (ports, times, threads) = op.perform { ($0.snapshot(), $0.queueTimes(), $0.threadSnapshots()) }
-                report.interval(ports, times, threads, now)
+                report.interval(op.perform { Report.Counts($0) }, now)
                 next = due + (stats ?? 1)
             }
         }
@@ -102,7 +101,7 @@ struct Run {
             let now = CPlatClock.seconds
             let (threads, ports) = (engine.threadSnapshots(), engine.portOptions.map(\.options))
             engine.stop()
-            report.totals(engine.snapshot(), engine.queueTimes(), threads, now)
+            report.totals(Report.Counts(engine, threads: threads), now)
             return ports
         }
     }

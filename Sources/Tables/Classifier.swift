@@ -93,7 +93,7 @@ public enum ClassifierError: Error, Equatable {
 /// ])
 /// let action = classifier.match(key)?.action  // That of the first rule which matches
 /// ```
-public struct Classifier: ~Copyable {
+public struct Classifier: ~Copyable, Sendable {
     /// The rule that counts for a packet.
     public struct Match: Equatable, Sendable, BitwiseCopyable {
         /// Its place in the list, from 0 on.
@@ -113,7 +113,7 @@ public struct Classifier: ~Copyable {
 
     /// Rules that there are.
     public let count: Int
-    private let actions: OwnedMemory<UInt32>
+    private let actions: OwnedTable<UInt32>
     private let source4: BitTable<AddressSteps>
     private let destination4: BitTable<AddressSteps>
     private let source6: BitTable<AddressSearch>
@@ -126,7 +126,7 @@ public struct Classifier: ~Copyable {
     public init(_ rules: [ClassifierRule]) throws(ClassifierError) {
         guard rules.count <= Classifier.mostRules else { throw .tooManyRules(rules.count) }
         count = rules.count
-        actions = OwnedMemory(rules.map(\.action))
+        actions = OwnedTable(rules.map(\.action))
         func ranges(_ field: (ClassifierRule) -> ClosedRange<UInt128>?) -> [ClosedRange<UInt128>?] { rules.map(field) }
         func v4(_ addresses: ClassifierRule.Addresses) -> ClosedRange<UInt128>? {
             switch addresses {
@@ -190,13 +190,10 @@ public struct Classifier: ~Copyable {
     }
 }
 
-// Memory of its own, which is only read.
-extension Classifier: @unchecked Sendable {}
-
 // MARK: One field
 
 /// Finds which of a field's intervals a value lies in.
-private protocol Intervals: ~Copyable {
+private protocol Intervals: ~Copyable, Sendable {
     /// `starts[i]` is the first value of interval `i`, `starts[0]` is 0; `rows[i]` what is to be found.
     init(_ starts: [UInt128], _ rows: [UInt16])
     var bytes: Int { get }
@@ -214,7 +211,7 @@ private struct BitRow: BitwiseCopyable {
 private struct BitTable<Index: Intervals & ~Copyable>: ~Copyable {
     let index: Index
     /// A row for each set that occurs.
-    let rows: OwnedMemory<UInt64>
+    let rows: OwnedTable<UInt64>
     let width: Int
     let count: Int
 
@@ -247,14 +244,15 @@ private struct BitTable<Index: Intervals & ~Copyable>: ~Copyable {
         }
         index = Index(starts, found)
         count = sets.count
-        rows = OwnedMemory(count: width * sets.count, repeating: 0)
+        var all = [UInt64](repeating: 0, count: width * sets.count)
         for (i, set) in sets.enumerated() {
             let row = i * width
             for (k, word) in set.enumerated() {
-                rows[row + 1 + k] = word
-                if word != 0 { rows[row] |= 1 << UInt64(k) }
+                all[row + 1 + k] = word
+                if word != 0 { all[row] |= 1 << UInt64(k) }
             }
         }
+        rows = OwnedTable(all)
     }
 
     var bytes: Int { index.bytes + width * count * 8 }
@@ -280,15 +278,14 @@ extension BitTable where Index == AddressSearch {
 
 /// A row for each value of 16 bits: ports, and protocols, which are fewer.
 private struct Direct: Intervals, ~Copyable {
-    let rows: OwnedMemory<UInt16>
+    let rows: OwnedTable<UInt16>
     var bytes: Int { 65_536 * 2 }
 
     init(_ starts: [UInt128], _ found: [UInt16]) {
-        rows = OwnedMemory(count: 65_536)
         var i = 0
-        for value in 0..<65_536 {
+        rows = OwnedTable(count: 65_536) { value in
             while i + 1 < starts.count && starts[i + 1] <= UInt128(value) { i += 1 }
-            rows[value] = found[i]
+            return found[i]
         }
     }
 }
@@ -296,7 +293,7 @@ private struct Direct: Intervals, ~Copyable {
 /// IPv4 addresses: steps of 16, 8 and 8 bits, as in `PrefixTable`. An entry with the highest bit is the number of the
 /// next step's 256 entries, else a row.
 private struct AddressSteps: Intervals, ~Copyable {
-    let entries: OwnedMemory<UInt16>
+    let entries: OwnedTable<UInt16>
     let count: Int
     var bytes: Int { count * 2 }
 
@@ -320,7 +317,7 @@ private struct AddressSteps: Intervals, ~Copyable {
         }
         fill(0, 65_536, 0, 65_536)
         count = all.count
-        entries = OwnedMemory(all)
+        entries = OwnedTable(all)
     }
 
     @inline(__always)
@@ -342,8 +339,8 @@ struct IntervalStart: BitwiseCopyable {
 
 /// IPv6 addresses: a search by halves without branches, at most 14 steps.
 private struct AddressSearch: Intervals, ~Copyable {
-    let starts: OwnedMemory<IntervalStart>
-    let rows: OwnedMemory<UInt16>
+    let starts: OwnedTable<IntervalStart>
+    let rows: OwnedTable<UInt16>
     /// A power of two: behind the last interval the largest address repeats.
     let count: Int
     var bytes: Int { count * 18 }
@@ -352,14 +349,12 @@ private struct AddressSearch: Intervals, ~Copyable {
         var size = 1
         while size < given.count { size *= 2 }
         count = size
-        starts = OwnedMemory(count: size)
-        rows = OwnedMemory(count: size)
-        for i in 0..<size {
+        starts = OwnedTable(count: size) { i in
             let value = i < given.count ? given[i] : .max
-            starts[i] = IntervalStart(
+            return IntervalStart(
                 high: UInt64(truncatingIfNeeded: value >> 64), low: UInt64(truncatingIfNeeded: value))
-            rows[i] = i < given.count ? found[i] : found[found.count - 1]
         }
+        rows = OwnedTable(count: size) { i in i < given.count ? found[i] : found[found.count - 1] }
     }
 
     @inline(__always)

@@ -60,9 +60,9 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
     /// Ticks without use after which an entry may be removed, where `insert` says nothing else.
     public let timeout: UInt32
     @usableFromInline let seed: HashSeed
-    @usableFromInline let entries: OwnedMemory<Entry>
+    @usableFromInline var entries: OwnedTable<Entry>
     /// The first entry of each bucket.
-    @usableFromInline let heads: OwnedMemory<UInt32>
+    @usableFromInline var heads: OwnedTable<UInt32>
     @usableFromInline let shift: UInt32
     @usableFromInline var firstFree: UInt32
     @usableFromInline var used = 0
@@ -84,12 +84,11 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
         // At least two buckets an entry: nearly every search ends at its first.
         let bits = max(1, Int.bitWidth - (2 * capacity - 1).leadingZeroBitCount)
         shift = UInt32(32 - bits)
-        heads = OwnedMemory(count: 1 << bits, repeating: ExactTable.none)
-        entries = OwnedMemory(count: capacity)
+        heads = OwnedTable(count: 1 << bits, repeating: ExactTable.none)
+        // There is no value yet that could be written.
+        entries = OwnedTable(zeroed: capacity)
         firstFree = 0
         stride = ExactTable.stride(capacity)
-        // There is no value yet that could be written.
-        CPlat_zero(entries.start, UInt64(capacity * MemoryLayout<Entry>.stride))
         for i in 0..<capacity {
             entries[i].next = ExactTable.free | (i + 1 < capacity ? UInt32(i + 1) : ExactTable.none)
         }
@@ -304,5 +303,6 @@ public struct ExactTable<Key: SeededHashable, Value: BitwiseCopyable>: ~Copyable
     }
 }
 
-// Memory of its own, which no other value points at: it can go to another thread as a whole.
-extension ExactTable: @unchecked Sendable where Key: Sendable, Value: Sendable {}
+extension ExactTable.Entry: Sendable where Key: Sendable, Value: Sendable {}
+// It can go to another thread as a whole, and several may search it that change nothing.
+extension ExactTable: Sendable where Key: Sendable, Value: Sendable {}

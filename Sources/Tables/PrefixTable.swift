@@ -25,7 +25,7 @@ import Virtio
 /// _ = routes.insert(IPv4Prefix("10.1.0.0/16")!, 2)
 /// let port = routes.lookup(IPv4Address("10.1.2.3")!)  // 2
 /// ```
-public struct PrefixTable<Address: IPAddress>: ~Copyable {
+public struct PrefixTable<Address: IPAddress>: ~Copyable, Sendable {
     @usableFromInline var trie: PrefixTrie
     private var rules: ExactTable<RuleKey, UInt32>
 
@@ -110,9 +110,6 @@ public struct PrefixTable<Address: IPAddress>: ~Copyable {
         }
     }
 }
-
-// Memory of its own, which no other value points at; lookups write nothing.
-extension PrefixTable: @unchecked Sendable {}
 
 extension PrefixTrie {
     /// An IPv4 address: its nodes follow each other without skips.

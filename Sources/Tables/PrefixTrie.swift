@@ -29,10 +29,10 @@ struct RuleKey: SeededHashable {
 /// With `skips`, there is no node where only one path leads on: what does not match the bits in front of the next one
 /// gets its `fallback`, the longest match of the entry that leads to it.
 @usableFromInline
-struct PrefixTrie: ~Copyable {
+struct PrefixTrie: ~Copyable, Sendable {
     /// What lookups read of a node besides its entries. One cache line.
     @usableFromInline
-    struct Node: BitwiseCopyable {
+    struct Node: BitwiseCopyable, Sendable {
         /// The bits that lead to it, and which they are.
         @usableFromInline var high: UInt64 = 0
         @usableFromInline var low: UInt64 = 0
@@ -61,10 +61,10 @@ struct PrefixTrie: ~Copyable {
     /// Numbers that would be the root's entries.
     @inlinable static var firstNode: Int { 256 }
 
-    @usableFromInline var entries: OwnedMemory<UInt32>
-    @usableFromInline var nodes: OwnedMemory<Node>
+    @usableFromInline var entries: OwnedTable<UInt32>
+    @usableFromInline var nodes: OwnedTable<Node>
     /// The prefix length of each entry's value plus one; 0: none.
-    @usableFromInline var depths: OwnedMemory<UInt8>
+    @usableFromInline var depths: OwnedTable<UInt8>
     /// Numbers of nodes that there is room for, and below which they have been used.
     private var room: Int
     private var end = PrefixTrie.firstNode
@@ -76,9 +76,9 @@ struct PrefixTrie: ~Copyable {
     init(skips: Bool) {
         self.skips = skips
         room = PrefixTrie.firstNode + 16
-        entries = OwnedMemory(count: room << 8, repeating: PrefixTrie.none)
-        depths = OwnedMemory(count: room << 8, repeating: 0)
-        nodes = OwnedMemory(count: room, repeating: Node())
+        entries = OwnedTable(count: room << 8, repeating: PrefixTrie.none)
+        depths = OwnedTable(count: room << 8, repeating: 0)
+        nodes = OwnedTable(count: room, repeating: Node())
     }
 
     /// Bytes of its memory.
@@ -220,8 +220,8 @@ struct PrefixTrie: ~Copyable {
         node.fallback = fallback
         node.depth = depth
         nodes[n] = node
-        (entries.start + n << 8).update(repeating: fallback, count: 256)
-        (depths.start + n << 8).update(repeating: depth, count: 256)
+        entries.fill(n << 8..<(n + 1) << 8, with: fallback)
+        depths.fill(n << 8..<(n + 1) << 8, with: depth)
         nodeCount += 1
         return n
     }
@@ -234,9 +234,9 @@ struct PrefixTrie: ~Copyable {
 
     private mutating func grow() {
         let larger = room * 2
-        entries = entries.copied(room << 8, of: larger << 8, filledWith: PrefixTrie.none)
-        depths = depths.copied(room << 8, of: larger << 8, filledWith: 0)
-        nodes = nodes.copied(room, of: larger, filledWith: Node())
+        entries = entries.copied(of: larger << 8, filledWith: PrefixTrie.none)
+        depths = depths.copied(of: larger << 8, filledWith: 0)
+        nodes = nodes.copied(of: larger, filledWith: Node())
         room = larger
     }
 }

@@ -7,9 +7,7 @@ import CPlatform
 /// `record` belongs to one thread; `counts` may be read by any other at the same time (each count is one relaxed
 /// access, so a reading is exact when the writer rests, a few records old otherwise). Unit: ticks of the writer's
 /// clock.
-///
-/// Unchecked: its words are behind a pointer, and each of them is read and written with atomic accesses.
-public struct LiveHistogram: BitwiseCopyable, @unchecked Sendable {
+public struct LiveHistogram: BitwiseCopyable {
     @usableFromInline let words: UnsafeMutablePointer<UInt64>
 
     /// Longer durations count as this many ticks: seven minutes of a 2.6 GHz counter.

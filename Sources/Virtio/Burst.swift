@@ -1,18 +1,5 @@
 import CPlatform
 
-/// A piece of a packet in somebody's memory.
-public struct Segment: BitwiseCopyable {
-    /// First byte, as this process sees it. Whoever made the segment keeps the memory mapped.
-    public var base: UnsafeMutableRawPointer
-    /// Bytes.
-    public var length: UInt32
-    /// `length` bytes from `base` on; nothing is copied or checked.
-    @inlinable public init(base: UnsafeMutableRawPointer, length: UInt32) {
-        self.base = base
-        self.length = length
-    }
-}
-
 /// A receive buffer that was chosen for one packet.
 struct ReceiveTarget: BitwiseCopyable {
     var host: UnsafeMutableRawPointer
@@ -217,4 +204,20 @@ struct DeliveryWork {
     /// Pieces gone through.
     var segments = 0
     var isOver: Bool { segments > DeliveryScratch.mostWork }
+}
+
+extension PacketSlot {
+    /// The same packet as `other`, of the same burst, but for its verdict: the front is copied, the rest pointed at.
+    /// False where the list of its pieces has no room among the burst's segments.
+    public mutating func take(_ other: borrowing PacketSlot, _ burst: inout Burst) -> Bool {
+        let count = Int(other.moreCount)
+        guard let list = burst.copySegments(other.more, count, room: count) else { return false }
+        place(other.data, other.length)
+        header = other.header
+        dataLength = other.dataLength
+        front = other.front
+        CPlat_copy_short(frontBytes, other.frontBytes, UInt64(truncatingIfNeeded: other.frontLength))
+        (more, moreCount) = (list, other.moreCount)
+        return true
+    }
 }

@@ -31,16 +31,6 @@ public struct OwnedMemory<Element: BitwiseCopyable>: ~Copyable {
 
     @inlinable deinit { start.deallocate() }
 
-    /// Larger memory, with the first `kept` elements of this; the others are `value`.
-    @inlinable
-    public func copied(_ kept: Int, of count: Int, filledWith value: Element) -> OwnedMemory {
-        assert(kept <= count)
-        let larger = OwnedMemory(count: count)
-        larger.start.initialize(from: start, count: kept)
-        (larger.start + kept).initialize(repeating: value, count: count - kept)
-        return larger
-    }
-
     /// An element by its place, which only builds without optimisation check.
     @inlinable
     public subscript(_ i: Int) -> Element {

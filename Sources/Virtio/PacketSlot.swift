@@ -149,18 +149,4 @@ public struct PacketSlot: BitwiseCopyable {
         self.length = UInt32(length)
         CPlat_zero(frontBytes, UInt64(length))
     }
-
-    /// The same packet as `other`, of the same burst, but for its verdict: the front is copied, the rest pointed at.
-    /// False where the list of its pieces has no room among the burst's segments.
-    public mutating func take(_ other: borrowing PacketSlot, _ burst: inout Burst) -> Bool {
-        let count = Int(other.moreCount)
-        guard let list = burst.copySegments(other.more, count, room: count) else { return false }
-        place(other.data, other.length)
-        header = other.header
-        dataLength = other.dataLength
-        front = other.front
-        CPlat_copy_short(frontBytes, other.frontBytes, UInt64(truncatingIfNeeded: other.frontLength))
-        (more, moreCount) = (list, other.moreCount)
-        return true
-    }
 }

@@ -93,6 +93,51 @@ private typealias B = SwitchBench
         )
     }
 
+    @Test(
+        "a packet of a burst goes where it goes alone, whatever came before it", arguments: FunctionHarnessTests.pieces)
+    func bursts(_ pieces: [Int]) throws {
+        let ports: [SwitchPort] = [
+            B.access(10), B.access(10), B.port(.trunk([10, 20], native: nil)), B.port(.trunk([20], native: 10)),
+            B.port(),
+            B.access(10) { $0.isIsolated = true }, B.access(10) { $0.mirrorIn = "8" },
+            B.access(10) { $0.mirrorOut = "8" },
+            B.port(),
+        ]
+        var frames: [[UInt8]] = []
+        for to in [1, 2, 3, 4, 6, 7, 8, 99] as [UInt8] {
+            for tags in [[], [10], [20], [0xe00a], [0xe000], [0], [10, 20], [0, 10]] as [[UInt16]] {
+                for type in [[0x88, 0xb5], [0, 0], [0x88, 0xa8]] as [[UInt8]] {
+                    frames.append(B.frame(to: to, from: 0x40, tags: tags, type: type))
+                }
+            }
+            frames.append(B.frame(to: to, from: 0x40)[..<12] + [0x81, 0])
+            frames.append(B.frame(to: to, from: 0x40)[..<12] + [0x81, 0, 0, 0, 0])
+        }
+        frames.append([UInt8](repeating: 0, count: 60))
+        /// Port *n* has the address *n* + 1, and VLAN 20's ports the address 4.
+        func bench() throws -> B {
+            let b = try B(ports)
+            for port in ports.indices { _ = b.send(B.frame(from: UInt8(port + 1)), from: port) }
+            _ = b.send(B.frame(from: 4, tags: [20]), from: 2)
+            return b
+        }
+        for port in ports.indices {
+            let b = try bench()
+            // All addresses are known, also those that these frames come from.
+            for frame in frames { _ = b.send(frame, from: port) }
+            func judge(_ all: [[UInt8]]) -> [FunctionHarness<GuardedSwitch>.Output] {
+                b.harness.process(all, from: port, pieces: pieces).filter { !$0.isMade }
+            }
+            let alone = frames.map { judge([$0])[0] }
+            for k in frames.indices {
+                let other = (k * 7 + 3) % frames.count
+                let burst = judge([frames[k], frames[k], frames[other], frames[k], frames[other], frames[other]])
+                let wanted = [k, k, other, k, other, other].map { alone[$0] }
+                #expect(burst == wanted, "from \(port): \(frames[k]), \(frames[other])")
+            }
+        }
+    }
+
     @Test("an address is learned in its VLAN alone")
     func learning() throws {
         let b = try B([B.access(10), B.access(20), B.port(.trunk(nil, native: nil)), B.access(10), B.access(20)])
@@ -110,6 +155,8 @@ private typealias B = SwitchBench
         b.harness.seconds += 301
         #expect(b.send(B.frame(to: 1, from: 2, tags: [10]), from: 2) == ["0", "3"])
         #expect(b.core.addresses.entries(seconds: b.harness.seconds).map(\.port) == [2])
+        #expect(b.harness.counter("addresses moved") == 1)
+        #expect(b.harness.counter("addresses learned") == 7)
     }
 
     @Test("no way from one VLAN to another: tags in tags, priority tags, VLAN 4095, tags at access ports")

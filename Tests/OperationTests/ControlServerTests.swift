@@ -37,6 +37,26 @@ import Testing
         withExtendedLifetime((one, other)) {}
     }
 
+    @Test("a switch whose ports have options counts what it learns; a plain one counts nothing of its own")
+    func functionCounters() throws {
+        let lab = try ControlLab()
+        let client = try ControlClient(lab.path)
+        _ = try client.call(Methods.AddPort.self, .init(port: "null:plain,emit=60"))
+        #expect(try client.call(Methods.Stats.self, .init()).functionCounters == nil)
+        _ = try client.call(Methods.AddPort.self, .init(port: "null:source,emit=60,access=10"))
+        let end = Date(timeIntervalSinceNow: 60)
+        var counts: [String: UInt64] = [:]
+        while counts["addresses learned"] ?? 0 == 0 {
+            try #require(Date() < end, "\(counts)")
+            counts = try client.call(Methods.Stats.self, .init()).functionCounters ?? [:]
+        }
+        #expect(Set(counts.keys) == ["addresses learned", "addresses moved"])
+        let later = try client.call(Methods.Stats.self, .init())
+        let since = later.since(later, seconds: 1)
+        #expect(since.functionCounters == ["addresses learned": 0, "addresses moved": 0])
+        #expect(later.table.contains { $0.hasPrefix("addresses learned ") })
+    }
+
     @Test("an error names what was wrong and what is allowed, and nothing has changed")
     func errors() throws {
         let lab = try ControlLab()

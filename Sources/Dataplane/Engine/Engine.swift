@@ -36,7 +36,9 @@ public final class Engine: @unchecked Sendable {
         self.logger = logger
         embedded = nil
         var names = FunctionNames()
-        if options.mode == .switch { names.dropCauses = GuardedSwitch.dropCauses }
+        if options.mode == .switch {
+            (names.dropCauses, names.counters) = (GuardedSwitch.dropCauses, GuardedSwitch.counters)
+        }
         functionNames = names
         try Engine.check(options)
     }

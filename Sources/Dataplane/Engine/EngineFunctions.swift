@@ -55,15 +55,17 @@ extension Engine {
     /// ```swift
     /// engine.replace(rules, with: try Classifier(new))
     /// ```
-    public func replace<Value: ~Copyable>(_ table: ReadMostly<Value>, with value: consuming Value) {
+    public func replace<Value: ~Copyable & Sendable>(_ table: ReadMostly<Value>, with value: consuming Value) {
         let old = table.exchange(value)
         synchronize()
         old.release()
     }
 
     /// The function's own counters, summed over all threads, by their names; after `stop` those of the moment before.
+    /// Of Ringway's modes `switch` has some, where its ports have options.
     public func functionCounters() -> [(name: String, count: UInt64)] {
         guard let core else { return lastFunctionCounters }
+        if core.mode == .switch && core.guarded == nil { return [] }
         return functionNames.counters.enumerated().map { i, name in
             (name, core.threads.reduce(0) { $0 &+ $1.state.pointee.functionCounters[i] })
         }

@@ -37,7 +37,7 @@ enum Forwarder {
         thread.pointee.arrived = sender.pointee.stalledAt == 0 ? n : 0
         if QueueTimes.areKept
             && (sender.pointee.kickedAt != 0
-                || Stamp.isOn(thread.pointee.burst.packets, near: F.wantsData && thread.pointee.traits.wantsData))
+                || Stamp.isOn(thread.pointee.burst.packets, near: wantsData(F.self, thread)))
         {
             QueueTimes.took(thread, sender, n)
         }
@@ -51,16 +51,25 @@ enum Forwarder {
         let bad = thread.pointee.burst.needsScreening ? Offload.screen(&thread.pointee.burst) : 0
         let verdict = judge(thread, &function, sender, n) ?? uniform(thread.pointee.burst, n)
         return F.self == CapturedFunction.self
-            ? sendCaptured(thread, sender, n, verdict, bad) : send(thread, sender, n, verdict, bad)
+            ? sendCaptured(thread, sender, n, verdict, bad)
+            : send(thread, sender, n, verdict, bad, mayBeReviewed: F.self != MACSwapFunction.self)
+    }
+
+    /// The function's packets are asked for early. Of Ringway's own modes the compiler knows.
+    @inline(__always)
+    private static func wantsData<F: PacketFunction>(_: F.Type, _ thread: ThreadPointer) -> Bool {
+        F.self == EmbeddedFunction.self || F.self == CapturedFunction.self
+            ? F.wantsData && thread.pointee.traits.wantsData : F.wantsData
     }
 
     /// Sends `n` judged packets of the thread's burst where they belong. `bad`: those that screening refused, a bit
     /// each.
     @inline(__always)
     static func send(
-        _ thread: ThreadPointer, _ sender: PairPointer, _ n: Int, _ verdict: Verdict, _ bad: UInt64
+        _ thread: ThreadPointer, _ sender: PairPointer, _ n: Int, _ verdict: Verdict, _ bad: UInt64,
+        mayBeReviewed: Bool = true
     ) -> Bool {
-        if bad != 0 || thread.pointee.burst.work.isReviewed != 0 {
+        if bad != 0 || mayBeReviewed && thread.pointee.burst.work.isReviewed != 0 {
             let all = bad | short(thread.pointee.burst, n)
             if all != 0 || thread.pointee.burst.work.made > 0 {
                 spread(verdict, thread.pointee.burst, n)

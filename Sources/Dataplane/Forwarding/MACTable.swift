@@ -1,12 +1,11 @@
-import CPlatform
+import Synchronization
 import Virtio
 
 /// The switch's table of MAC addresses, shared by all threads: read without locks, written only when
 /// an address is new, has moved, or was last heard of in an earlier second. So in steady state
 /// the threads share its cache lines for reading.
 ///
-/// Buckets of eight entries (two cache lines each). An entry is two words: the address with the port in the upper
-/// 16 bits (port + 1; 0: free), and the second in which the address was last heard of.
+/// Buckets of eight entries (two cache lines each).
 ///
 /// A guest can invent addresses as fast as it sends. So the bucket of an address depends on a secret that each table
 /// draws for itself, a port may hold half of a bucket and half of the table at most, and of each bucket a port has a
@@ -15,19 +14,15 @@ import Virtio
 /// Public for packet functions of embedders that learn addresses, too. Addresses are the first six bytes of a frame's
 /// field as a little-endian load gives them (`Packet.destinationMAC`). Any thread may call everything. The memory
 /// is freed with the last reference.
-///
-/// Unchecked: its words are behind pointers, and each of them is read and written with atomic accesses.
-public final class MACTable: @unchecked Sendable {
+public final class MACTable: Sendable {
     static var buckets: Int { 2048 }
     /// Entries of a bucket.
     private static var places: Int { Bucket.places }
-    /// Words of a bucket.
-    private static var width: Int { 2 * places }
-    private let words = OwnedMemory<UInt64>(count: MACTable.buckets * MACTable.width, repeating: 0)
+    private let table = OwnedTable(count: MACTable.buckets * MACTable.places) { _ in Entry() }
     /// Entries of each port: one guest cannot fill the table with invented addresses.
-    private let used: OwnedMemory<UInt32>
+    private let used: OwnedTable<Atomic<UInt32>>
     /// How many ports divide the table between them.
-    private let sharers = OwnedMemory<UInt32>(count: 1, repeating: 1)
+    private let sharers = Atomic<UInt32>(1)
     private let ageing: UInt32
     /// What makes the place of an address a secret.
     private let key: (UInt64, UInt64)
@@ -38,31 +33,41 @@ public final class MACTable: @unchecked Sendable {
 
     /// `places`: how many ports there can be, with `divide(among:)`.
     init(ports: Int, places: Int, ageing: Int) {
-        used = OwnedMemory(count: max(1, places), repeating: 0)
+        used = OwnedTable(count: max(1, places)) { _ in Atomic(0) }
         key = (UInt64.random(in: 0...UInt64.max), UInt64.random(in: 0...UInt64.max) | 1)
         self.ageing = UInt32(clamping: ageing)
         divide(among: ports)
     }
 
     /// There are so many ports now. What one holds beyond its new share goes when others need it.
-    func divide(among ports: Int) { CPlat_store32_relaxed(sharers.start, UInt32(max(1, ports))) }
+    func divide(among ports: Int) { sharers.store(UInt32(max(1, ports)), ordering: .relaxed) }
 
-    /// Eight entries; those at even numbers are an address with its port, and behind each stands when it was heard of.
+    /// Not private: see `IntervalStart` in Tables.
+    struct Entry: ~Copyable {
+        /// The address with its port in the upper 16 bits (port + 1; 0: free).
+        let word = Atomic<UInt64>(0)
+        /// The second in which it was last heard of.
+        let heard = Atomic<UInt64>(0)
+    }
+
     private struct Bucket: AddressBucket, BitwiseCopyable {
-        let words: UnsafeMutablePointer<UInt64>
+        let entries: UnsafePointer<Entry>
 
-        @inline(__always) func entry(_ i: Int) -> UInt64 { CPlat_load64_relaxed(words + i) }
-        @inline(__always) func heard(at i: Int) -> UInt32 {
-            UInt32(truncatingIfNeeded: CPlat_load64_relaxed(words + (i &+ 1)))
+        @inline(__always) func word(_ place: Int) -> UInt64 { entries[place].word.load(ordering: .relaxed) }
+        @inline(__always) func heard(_ place: Int) -> UInt32 {
+            UInt32(truncatingIfNeeded: entries[place].heard.load(ordering: .relaxed))
         }
-        @inline(__always) func hear(_ i: Int, _ seconds: UInt32) {
-            CPlat_store64_relaxed(words + (i &+ 1), UInt64(seconds))
+        @inline(__always) func hear(_ place: Int, _ seconds: UInt32) {
+            entries[place].heard.store(UInt64(seconds), ordering: .relaxed)
         }
         /// False: another thread was first.
-        func replace(_ i: Int, _ before: UInt64, _ new: UInt64) -> Bool { CPlat_replace64(words + i, before, new) }
+        func replace(_ place: Int, _ before: UInt64, _ new: UInt64) -> Bool {
+            entries[place].word.compareExchange(
+                expected: before, desired: new, successOrdering: .acquiringAndReleasing, failureOrdering: .relaxed
+            ).exchanged
+        }
 
-        func holder(_ place: Int) -> Int { Int(entry(2 * place) >> 48) - 1 }
-        func heard(_ place: Int) -> UInt32 { heard(at: 2 * place) }
+        func holder(_ place: Int) -> Int { Int(word(place) >> 48) - 1 }
         func isPinned(_ place: Int) -> Bool { false }
     }
 
@@ -72,21 +77,21 @@ public final class MACTable: @unchecked Sendable {
         // is nearly none: into one bucket. Its upper half depends on all of the address, and makes a second product.
         var h = (mac ^ key.0) &* key.1
         h = ((h ^ (h &>> 32)) &* key.1) &>> UInt64(64 &- MACTable.buckets.trailingZeroBitCount)
-        return Bucket(words: words.start + Int(truncatingIfNeeded: h) &* MACTable.width)
+        return Bucket(entries: table.start + Int(truncatingIfNeeded: h) &* MACTable.places)
     }
 
     /// The port of an address, -1 if it is not known (any more).
     @inline(__always)
     public func find(_ mac: UInt64, seconds: UInt32) -> Int {
         let b = bucket(mac)
-        var i = 0
-        while i < MACTable.width {
-            let word = b.entry(i)
+        var place = 0
+        while place < MACTable.places {
+            let word = b.word(place)
             if word & 0xffff_ffff_ffff == mac && word >> 48 != 0 {
-                let heard = b.heard(at: i)
+                let heard = b.heard(place)
                 return seconds &- heard > ageing && seconds > heard ? -1 : Int(word >> 48) &- 1
             }
-            i &+= 2
+            place &+= 1
         }
         return -1
     }
@@ -96,15 +101,13 @@ public final class MACTable: @unchecked Sendable {
     public func learn(_ mac: UInt64, port: Int, seconds: UInt32) {
         let b = bucket(mac)
         let wanted = mac | UInt64(port &+ 1) << 48
-        var i = 0
-        while i < MACTable.width {
-            if b.entry(i) == wanted {
-                if b.heard(at: i) != seconds {
-                    b.hear(i, seconds)
-                }
+        var place = 0
+        while place < MACTable.places {
+            if b.word(place) == wanted {
+                if b.heard(place) != seconds { b.hear(place, seconds) }
                 return
             }
-            i &+= 2
+            place &+= 1
         }
         learnSlow(b, wanted, mac, port, seconds)
     }
@@ -116,27 +119,30 @@ public final class MACTable: @unchecked Sendable {
     ) {
         let choice = place(b, mac, port, seconds)
         if choice < 0 { return }
-        let before = b.entry(choice)
+        let before = b.word(choice)
         let holder = Int(before >> 48) - 1
         if !b.replace(choice, before, wanted) { return }  // another thread was first: next packet
         b.hear(choice, seconds)
         if holder != port {
-            _ = CPlat_add32_relaxed(used.start + port, 1)
-            if holder >= 0 { _ = CPlat_add32_relaxed(used.start + holder, UInt32.max) }
+            count(port, 1)
+            if holder >= 0 { count(holder, -1) }
         }
     }
 
     /// Where in the bucket an address of `port` goes, -1: nowhere. Where it stands already, else where a new one does.
     private func place(_ b: Bucket, _ mac: UInt64, _ port: Int, _ seconds: UInt32) -> Int {
-        for i in stride(from: 0, to: MACTable.width, by: 2)
-        where b.entry(i) >> 48 != 0 && b.entry(i) & 0xffff_ffff_ffff == mac { return i }
-        let ports = Int(CPlat_load32_relaxed(sharers.start))
+        for place in 0..<MACTable.places
+        where b.word(place) >> 48 != 0 && b.word(place) & 0xffff_ffff_ffff == mac { return place }
+        let ports = Int(sharers.load(ordering: .relaxed))
         let quota = UInt32(max(64, MACTable.buckets * MACTable.places / 2 / ports))
         // Entries of a bucket that no other port can take from a port that holds no more.
         let share = max(1, MACTable.places / ports)
-        let hasRoom = CPlat_load32_relaxed(used.start + port) < quota
-        let choice = b.choose(for: port, seconds: seconds, ageing: ageing, share: share, hasRoom: hasRoom)
-        return choice < 0 ? choice : 2 * choice
+        let hasRoom = used[port].load(ordering: .relaxed) < quota
+        return b.choose(for: port, seconds: seconds, ageing: ageing, share: share, hasRoom: hasRoom)
+    }
+
+    private func count(_ port: Int, _ n: Int32) {
+        used[port].wrappingAdd(UInt32(bitPattern: n), ordering: .relaxed)
     }
 
     /// Forgets what was learned of a port.
@@ -145,11 +151,12 @@ public final class MACTable: @unchecked Sendable {
     /// Forgets all addresses, or those of a port; returns how many they were.
     func clear(port: Int?) -> Int {
         var removed = 0
-        for i in stride(from: 0, to: MACTable.buckets * MACTable.width, by: 2) {
-            let word = CPlat_load64_relaxed(words.start + i)
+        let all = Bucket(entries: table.start)
+        for place in 0..<table.count {
+            let word = all.word(place)
             let holder = Int(word >> 48) - 1
-            if holder < 0 || holder != port ?? holder || !CPlat_replace64(words.start + i, word, 0) { continue }
-            _ = CPlat_add32_relaxed(used.start + holder, UInt32.max)
+            if holder < 0 || holder != port ?? holder || !all.replace(place, word, 0) { continue }
+            count(holder, -1)
             removed += 1
         }
         return removed
@@ -158,16 +165,14 @@ public final class MACTable: @unchecked Sendable {
     /// All addresses that are known at `seconds`, in no order.
     func entries(seconds: UInt32) -> [TableAddress] {
         var all: [TableAddress] = []
-        for i in 0..<MACTable.buckets {
-            let b = Bucket(words: words.start + i * MACTable.width)
-            for place in 0..<MACTable.places where b.holder(place) >= 0 {
-                let (word, heard) = (b.entry(2 * place), b.heard(place))
-                let age = seconds > heard ? seconds - heard : 0
-                if word >> 48 == 0 || age > ageing { continue }
-                all.append(
-                    TableAddress(
-                        mac: word & 0xffff_ffff_ffff, vlan: nil, port: Int(word >> 48) - 1, kind: .learned, age: age))
-            }
+        let bucket = Bucket(entries: table.start)
+        for place in 0..<table.count {
+            let (word, heard) = (bucket.word(place), bucket.heard(place))
+            let age = seconds > heard ? seconds - heard : 0
+            if word >> 48 == 0 || age > ageing { continue }
+            all.append(
+                TableAddress(
+                    mac: word & 0xffff_ffff_ffff, vlan: nil, port: Int(word >> 48) - 1, kind: .learned, age: age))
         }
         return all
     }

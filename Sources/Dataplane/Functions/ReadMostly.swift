@@ -4,8 +4,6 @@ import Synchronization
 /// What has been replaced is freed when no thread reads it any more: see `Engine.replace`. Whoever made it keeps it for
 /// as long as functions have its `reader`.
 ///
-/// Unchecked: the value is only read, and the reference to it atomically replaced, by one thread at a time.
-///
 /// ```swift
 /// let rules = ReadMostly(try Classifier(old))
 /// let engine = try Engine(EngineOptions(ports: ports, mode: .drop), logger: logger) { _ in
@@ -13,7 +11,7 @@ import Synchronization
 /// }
 /// try engine.start()
 /// ```
-public final class ReadMostly<Value: ~Copyable>: @unchecked Sendable {
+public final class ReadMostly<Value: ~Copyable & Sendable>: Sendable {
     /// Holds a reference, as no property could while others read it.
     @usableFromInline let current: Atomic<Unmanaged<Held>>
 
@@ -33,7 +31,7 @@ public final class ReadMostly<Value: ~Copyable>: @unchecked Sendable {
 
     /// One of the values.
     @usableFromInline
-    final class Held {
+    final class Held: Sendable {
         @usableFromInline let value: Value
 
         init(_ value: consuming Value) { self.value = value }

@@ -1,4 +1,5 @@
 import CPlatform
+import Synchronization
 import Virtio
 
 /// The table of a switch whose ports have options: addresses by VLAN, some of which stay. Shared by all threads: read
@@ -7,16 +8,22 @@ import Virtio
 /// As in `MACTable`, the bucket of an address depends on a secret, and of each bucket a port has a share. An entry is
 /// two words, which are not written at once: whoever reads looks at the address again after it has read the port. What
 /// writes addresses and ports holds a lock; a poll thread that finds it taken learns nothing then.
-///
-/// Unchecked: its words are behind pointers, and each of them is read and written with atomic accesses.
-package final class AddressTable: @unchecked Sendable {
+package final class AddressTable: Sendable {
     /// What becomes of a source address.
     enum Outcome {
+        /// There is a new entry.
         case learned
+        /// It was another port's.
+        case moved
+        /// Nothing has changed, and the packet may pass.
+        case passed
         /// It is another port's for good.
         case elsewhere
         /// The port has as many as it may have.
         case tooMany
+
+        /// What came from there may pass.
+        var passes: Bool { self != .elsewhere && self != .tooMany }
     }
 
     /// What a port may learn.
@@ -30,28 +37,28 @@ package final class AddressTable: @unchecked Sendable {
     /// In place of a VLAN, of an address that is the port's in each of its VLANs.
     static var anyVLAN: UInt16 { 0xfff }
 
-    private let words: OwnedMemory<UInt64>
+    private let table: OwnedTable<Entry>
     private let buckets: Int
     /// Entries of each port, without the static ones.
-    private let used: OwnedMemory<UInt32>
+    private let used: OwnedTable<Atomic<UInt32>>
     /// The second in which a port's expired addresses were last looked for.
-    private let swept: OwnedMemory<UInt32>
-    private let lock = OwnedMemory<UInt32>(count: 1, repeating: 0)
+    private let swept: OwnedTable<Atomic<UInt32>>
+    /// On lines of its own: who finds it taken looks again and again.
+    private let lock = OwnedTable(count: 1) { _ in Atomic<UInt32>(0) }
     private let quota: UInt32
     private let ageing: UInt32
     private let share: Int
     private let key: (UInt64, UInt64)
     let hasStatic: Bool
 
-    private static var width: Int { 2 * Bucket.places }
     private static var leastBuckets: Int { 2048 }
 
     /// For `ports` ports with numbers below `places`. `permanent`: addresses that are their ports' for good. `sticky`:
     /// how many more may stay where they were learned.
     init(ports: Int, places: Int, ageing: Int, permanent: [(mac: UInt64, port: Int)], sticky: Int) {
         let ports = max(1, ports)
-        used = OwnedMemory(count: max(1, places), repeating: 0)
-        swept = OwnedMemory(count: max(1, places), repeating: 0)
+        used = OwnedTable(count: max(1, places)) { _ in Atomic(0) }
+        swept = OwnedTable(count: max(1, places)) { _ in Atomic(0) }
         share = max(1, Bucket.places / ports)
         self.ageing = UInt32(clamping: ageing)
         hasStatic = !permanent.isEmpty
@@ -67,7 +74,7 @@ package final class AddressTable: @unchecked Sendable {
         }
         (self.buckets, key) = (buckets, secret)
         quota = UInt32(max(64, buckets * Bucket.places / 2 / ports))
-        words = OwnedMemory(count: buckets * AddressTable.width, repeating: 0)
+        table = OwnedTable(count: buckets * Bucket.places) { _ in Entry() }
         for (mac, port) in permanent {
             let word = AddressTable.word(mac, AddressTable.anyVLAN)
             let bucket = bucket(word)
@@ -101,36 +108,42 @@ package final class AddressTable: @unchecked Sendable {
         mac | UInt64(truncatingIfNeeded: vlan) &<< 48 | 1 &<< 60
     }
 
-    /// An entry of eight is the address with its VLAN, then (32 bits each) when it was heard of, and whose it is: the
-    /// port and 1 in the lower half, what kind of entry in the upper one.
+    /// Not private: see `IntervalStart` in Tables.
+    struct Entry: ~Copyable {
+        /// The address with its VLAN; 0: the entry is free.
+        let word = Atomic<UInt64>(0)
+        /// When it was heard of.
+        let heard = Atomic<UInt32>(0)
+        /// Whose it is: the port and 1 in the lower half, what kind of entry in the upper one.
+        let owner = Atomic<UInt32>(0)
+    }
+
     private struct Bucket: AddressBucket, BitwiseCopyable {
-        let words: UnsafeMutablePointer<UInt64>
+        let entries: UnsafePointer<Entry>
         static var isSticky: UInt32 { 1 << 16 }
         static var isStatic: UInt32 { 2 << 16 }
 
-        @inline(__always) func word(_ place: Int) -> UInt64 { CPlat_load64_acquire(words + 2 &* place) }
-        @inline(__always) private func time(_ place: Int) -> UnsafeMutableRawPointer {
-            UnsafeMutableRawPointer(words + (2 &* place &+ 1))
+        @inline(__always) func word(_ place: Int) -> UInt64 { entries[place].word.load(ordering: .acquiring) }
+        @inline(__always) func entry(_ place: Int) -> UInt32 { entries[place].owner.load(ordering: .acquiring) }
+        @inline(__always) func heard(_ place: Int) -> UInt32 { entries[place].heard.load(ordering: .relaxed) }
+        @inline(__always) func hear(_ place: Int, _ seconds: UInt32) {
+            entries[place].heard.store(seconds, ordering: .relaxed)
         }
-        @inline(__always) private func owner(_ place: Int) -> UnsafeMutableRawPointer { time(place) + 4 }
-        @inline(__always) func entry(_ place: Int) -> UInt32 { CPlat_load32_acquire(owner(place)) }
-        @inline(__always) func heard(_ place: Int) -> UInt32 { CPlat_load32_relaxed(time(place)) }
-        @inline(__always) func hear(_ place: Int, _ seconds: UInt32) { CPlat_store32_relaxed(time(place), seconds) }
         @inline(__always) static func port(_ entry: UInt32) -> Int { Int(entry & 0xffff) &- 1 }
         func holder(_ place: Int) -> Int { word(place) == 0 ? -1 : Bucket.port(entry(place)) }
         func isPinned(_ place: Int) -> Bool { word(place) != 0 && entry(place) >> 16 != 0 }
 
         /// Under the lock. Nobody sees the address with what belonged to another one.
         func put(_ place: Int, _ word: UInt64, _ port: Int, _ kind: UInt32, _ seconds: UInt32) {
-            CPlat_store64_release(words + 2 * place, 0)
+            entries[place].word.store(0, ordering: .releasing)
             CPlat_fence_full()
             hear(place, seconds)
-            CPlat_store32_release(owner(place), UInt32(port + 1) | kind)
-            CPlat_store64_release(words + 2 * place, word)
+            entries[place].owner.store(UInt32(port + 1) | kind, ordering: .releasing)
+            entries[place].word.store(word, ordering: .releasing)
         }
 
         /// Under the lock.
-        func remove(_ place: Int) { CPlat_store64_release(words + 2 * place, 0) }
+        func remove(_ place: Int) { entries[place].word.store(0, ordering: .releasing) }
     }
 
     @inline(__always)
@@ -143,8 +156,11 @@ package final class AddressTable: @unchecked Sendable {
 
     @inline(__always)
     private func bucket(_ word: UInt64) -> Bucket {
-        Bucket(words: words.start + AddressTable.place(word, buckets, key) &* AddressTable.width)
+        bucket(at: AddressTable.place(word, buckets, key))
     }
+
+    @inline(__always)
+    private func bucket(at i: Int) -> Bucket { Bucket(entries: table.start + i &* Bucket.places) }
 
     /// The port of an address in a VLAN, -1 if it is not known (any more).
     @inline(__always)
@@ -183,25 +199,25 @@ package final class AddressTable: @unchecked Sendable {
     @inline(never)
     func learn(_ word: UInt64, port: Int, seconds: UInt32, _ terms: Terms) -> Outcome {
         let isStrict = terms.limit > 0
-        if !take(tries: isStrict ? 1000 : 1) { return isStrict ? .tooMany : .learned }
+        if !take(tries: isStrict ? 1000 : 1) { return isStrict ? .tooMany : .passed }
         defer { giveBack() }
         let b = bucket(word)
         let kind = terms.isSticky ? Bucket.isSticky : 0
         for place in 0..<Bucket.places where b.word(place) == word {
             let entry = b.entry(place)
             let holder = Bucket.port(entry)
-            if holder == port { return .learned }
+            if holder == port { return .passed }
             if entry >> 16 != 0 { return .elsewhere }
             if isStrict && isFull(port, seconds, terms.limit) { return .tooMany }
             count(holder, -1)
             count(port, 1)
             b.put(place, word, port, kind, seconds)
-            return .learned
+            return .moved
         }
         if isStrict && isFull(port, seconds, terms.limit) { return .tooMany }
-        let hasRoom = CPlat_load32_relaxed(used.start + port) < quota
+        let hasRoom = used[port].load(ordering: .relaxed) < quota
         let place = b.choose(for: port, seconds: seconds, ageing: ageing, share: share, hasRoom: hasRoom)
-        if place < 0 { return isStrict ? .tooMany : .learned }
+        if place < 0 { return isStrict ? .tooMany : .passed }
         if b.word(place) != 0 { count(Bucket.port(b.entry(place)), -1) }
         count(port, 1)
         b.put(place, word, port, kind, seconds)
@@ -211,24 +227,23 @@ package final class AddressTable: @unchecked Sendable {
     /// Under the lock. The port has as many addresses as it may have. Expired ones do not count; they are looked for
     /// once a second, as somebody who may have no more can ask as often as he sends.
     private func isFull(_ port: Int, _ seconds: UInt32, _ limit: UInt32) -> Bool {
-        if CPlat_load32_relaxed(used.start + port) < limit { return false }
-        if swept[port] == seconds { return true }
-        swept[port] = seconds
+        if used[port].load(ordering: .relaxed) < limit { return false }
+        if swept[port].exchange(seconds, ordering: .relaxed) == seconds { return true }
         _ = remove { entry, _, heard in
             entry >> 16 == 0 && Bucket.port(entry) == port && seconds > heard && seconds - heard > self.ageing
         }
-        return CPlat_load32_relaxed(used.start + port) >= limit
+        return used[port].load(ordering: .relaxed) >= limit
     }
 
     private func count(_ port: Int, _ n: Int32) {
-        _ = CPlat_add32_relaxed(used.start + port, UInt32(bitPattern: n))
+        used[port].wrappingAdd(UInt32(bitPattern: n), ordering: .relaxed)
     }
 
     /// Under the lock: removes what is `wanted` of its entry, VLAN and time; returns how many those were.
     private func remove(_ wanted: (UInt32, UInt16, UInt32) -> Bool) -> Int {
         var removed = 0
         for i in 0..<buckets {
-            let b = Bucket(words: words.start + i * AddressTable.width)
+            let b = bucket(at: i)
             for place in 0..<Bucket.places {
                 let word = b.word(place)
                 if word == 0 { continue }
@@ -248,7 +263,7 @@ package final class AddressTable: @unchecked Sendable {
 
     private func take(tries: Int) -> Bool {
         var left = tries
-        while CPlat_exchange32(lock.start, 1) != 0 {
+        while lock[0].exchange(1, ordering: .acquiringAndReleasing) != 0 {
             left &-= 1
             if left <= 0 { return false }
             CPlat_pause()
@@ -256,7 +271,7 @@ package final class AddressTable: @unchecked Sendable {
         return true
     }
 
-    private func giveBack() { CPlat_store32_release(lock.start, 0) }
+    private func giveBack() { lock[0].store(0, ordering: .releasing) }
 
     // MARK: For control threads and embedders
 
@@ -281,7 +296,7 @@ package final class AddressTable: @unchecked Sendable {
         while !take(tries: 1000) {}
         defer { giveBack() }
         for i in 0..<other.buckets {
-            let from = Bucket(words: other.words.start + i * AddressTable.width)
+            let from = other.bucket(at: i)
             for place in 0..<Bucket.places {
                 let word = from.word(place)
                 let (entry, heard) = (from.entry(place), from.heard(place))
@@ -326,7 +341,7 @@ package final class AddressTable: @unchecked Sendable {
     package func entries(seconds: UInt32) -> [TableAddress] {
         var all: [TableAddress] = []
         for i in 0..<buckets {
-            let b = Bucket(words: words.start + i * AddressTable.width)
+            let b = bucket(at: i)
             for place in 0..<Bucket.places {
                 let word = b.word(place)
                 let (entry, heard) = (b.entry(place), b.heard(place))

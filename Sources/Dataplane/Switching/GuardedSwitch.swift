@@ -2,25 +2,6 @@ import CPlatform
 import Headers
 import Virtio
 
-/// Places of the causes among `GuardedSwitch.dropCauses`.
-enum Cause {
-    static var malformed: Int { 0 }
-    static var vlan: Int { 1 }
-    static var innerTag: Int { 2 }
-    static var rate: Int { 3 }
-    static var storm: Int { 4 }
-    static var spoofedSource: Int { 5 }
-    static var spoofedIP: Int { 6 }
-    static var spoofedNeighbour: Int { 7 }
-    static var tooMany: Int { 8 }
-    static var elsewhere: Int { 9 }
-    static var isolated: Int { 10 }
-    static var samePort: Int { 11 }
-    static var noPort: Int { 12 }
-    static var mirror: Int { 13 }
-    static var notCopied: Int { 14 }
-}
-
 /// `switch` where ports have options (`SwitchPort`): it learns by VLAN, and looks at what each port may do. The plain
 /// switch is `SwitchFunction`, and pays for none of this.
 ///
@@ -39,6 +20,13 @@ package struct GuardedSwitch: PacketFunction {
         ]
     }
 
+    package static var counters: [String] { ["addresses learned", "addresses moved"] }
+    /// Their places.
+    private enum Count {
+        static var learned: Int { 0 }
+        static var moved: Int { 1 }
+    }
+
     private let core: SwitchCore
     /// This thread's parts of what rates allow.
     private let parts: MeterParts
@@ -46,7 +34,7 @@ package struct GuardedSwitch: PacketFunction {
     /// For one thread; `core` is all threads'.
     package init(_ core: SwitchCore) {
         self.core = core
-        parts = MeterParts(count: core.meterCount)
+        parts = MeterParts(core.meters)
     }
 
     /// A packet as it came in.
@@ -61,24 +49,79 @@ package struct GuardedSwitch: PacketFunction {
         var hasInnerTag = false
     }
 
+    /// What is known of a burst's packets so far: they are mostly of one flow.
+    private struct Recent: BitwiseCopyable {
+        /// The source that is known at this port.
+        var source: UInt64 = 0
+        /// The first 14 bytes of the last packet that went to a port for nothing but its addresses, type and tag: one
+        /// that has the same goes there, too.
+        var (start, middle): (UInt64, UInt64) = (0, 0)
+        /// Its tag and the type behind it, and `hasTag`; 0 without a tag; `nothing`: there was no such packet.
+        var tag = Recent.nothing
+        var verdict = Verdict.drop
+        /// What is done to its tag: `asItCame`, `popped`, or the control information of one that is pushed.
+        var change = Recent.asItCame
+
+        static var nothing: UInt64 { .max }
+        static var hasTag: UInt64 { 1 &<< 32 }
+        static var asItCame: Int { -1 }
+        static var popped: Int { -2 }
+    }
+
     @inline(__always)
     package mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
         if packets.port < 0 || packets.port >= core.portCount { return .drop }
-        // The source that is known at this port: packets of a burst mostly have the same.
-        var known: UInt64 = 0
+        var recent = Recent()
         var i = 0
+        if core.rules[packets.port].looksAtEach {
+            while i < packets.count {
+                judge(packets, i, &recent, keepsLast: false)
+                i &+= 1
+            }
+            return nil
+        }
         while i < packets.count {
-            judge(packets, i, &known)
+            let packet = packets.lookOnce(i, .wanted(GuardedSwitch.frontBytes))
+            // Shorter ones are dropped in any case, and counted for their length.
+            if packet.slot.pointee.frontLength >= Ethernet.size {
+                let (start, middle, tag) = GuardedSwitch.words(packet.slot)
+                if start == recent.start && middle == recent.middle && tag == recent.tag {
+                    repeatLast(packets, i, recent)
+                } else {
+                    judge(packets, i, &recent, keepsLast: true)
+                }
+            }
             i &+= 1
         }
         return nil
     }
 
+    /// Does to a packet what was done to one that begins with the same.
     @inline(__always)
-    private func judge(_ packets: borrowing PacketBurst, _ i: Int, _ known: inout UInt64) {
+    private func repeatLast(_ packets: borrowing PacketBurst, _ i: Int, _ recent: Recent) {
+        packets.decide(i, recent.verdict)
+        if recent.change == Recent.asItCame { return }
+        let isDone =
+            recent.change == Recent.popped
+            ? packets[i].popVLAN() != nil : packets[i].pushVLAN(UInt16(truncatingIfNeeded: recent.change))
+        if !isDone { packets.drop(i, because: Cause.malformed) }
+    }
+
+    /// The first 8 bytes, the 8 up to the type's end, and the four behind that where it says that there is a tag.
+    @inline(__always)
+    private static func words(_ slot: UnsafeMutablePointer<PacketSlot>) -> (UInt64, UInt64, UInt64) {
+        let bytes = slot.pointee.frontBytes
+        let middle = (bytes + 6).loadUnaligned(as: UInt64.self)
+        // 0x8100 as it stands there. A frame that ends behind it is malformed, and never the last.
+        let hasTag = middle &>> 48 == 0x81 && slot.pointee.frontLength >= frontBytes
+        let tag = hasTag ? UInt64((bytes + 14).loadUnaligned(as: UInt32.self)) | Recent.hasTag : 0
+        return (bytes.loadUnaligned(as: UInt64.self), middle, tag)
+    }
+
+    @inline(__always)
+    private func judge(_ packets: borrowing PacketBurst, _ i: Int, _ recent: inout Recent, keepsLast: Bool) {
         let port = packets.port
         let packet = packets.lookOnce(i, .wanted(GuardedSwitch.frontBytes))
-        // Shorter ones are dropped in any case, and counted for their length.
         guard let ethernet = Ethernet(packet.bytes) else { return }
         let (source, destination) = (packet.sourceMAC, packet.destinationMAC)
         var arrival = Arrival(vlan: core.rules[port].untagged)
@@ -87,14 +130,14 @@ package struct GuardedSwitch: PacketFunction {
         if cause >= 0 { return refuse(packets, i, arrival, cause) }
 
         let word = AddressTable.word(source, arrival.vlan)
-        if word != known {
+        if word != recent.source {
             cause = learn(source, word, arrival.vlan, packets)
             if cause >= 0 { return refuse(packets, i, arrival, cause) }
-            known = word
+            recent.source = word
         }
         let to = destination & 1 != 0 ? -1 : core.find(destination, arrival.vlan, seconds: packets.seconds)
         if to < 0 { return flood(packets, i, arrival) }
-        send(packets, i, arrival, to)
+        send(packets, i, arrival, to, &recent, keepsLast)
     }
 
     // MARK: Coming in
@@ -130,8 +173,7 @@ package struct GuardedSwitch: PacketFunction {
     private func check(_ packet: borrowing Packet, _ packets: borrowing PacketBurst, _ source: UInt64) -> Int {
         let port = packets.port
         if core.rules[port].limitIn.isOn
-            && !parts.admit(
-                core.rules[port].limitIn, bytes: packet.length, now: packets.ticks, core.meterWords)
+            && !parts.admit(core.rules[port].limitIn, bytes: packet.length, now: packets.ticks)
         {
             return Cause.rate
         }
@@ -151,10 +193,13 @@ package struct GuardedSwitch: PacketFunction {
         }
         if core.addresses.hear(word, port: port, seconds: packets.seconds) { return -1 }
         switch core.learn(source, vlan, port: port, seconds: packets.seconds) {
-        case .learned: return -1
+        case .learned: packets.count(Count.learned)
+        case .moved: packets.count(Count.moved)
+        case .passed: break
         case .elsewhere: return Cause.elsewhere
         case .tooMany: return Cause.tooMany
         }
+        return -1
     }
 
     /// Drops a packet. Who watches the port sees it nevertheless, as it came.
@@ -177,7 +222,7 @@ package struct GuardedSwitch: PacketFunction {
     @inline(__always)
     private func admit(_ limit: borrowing RateMeters, _ packets: borrowing PacketBurst, _ i: Int) -> Bool {
         if !limit.isOn { return true }
-        return parts.admit(limit, bytes: packets[i].length, now: packets.ticks, core.meterWords)
+        return parts.admit(limit, bytes: packets[i].length, now: packets.ticks)
     }
 
     /// Whether the limits of what its port may have flooded let the packet through: its kind's, and that of all.
@@ -197,7 +242,10 @@ package struct GuardedSwitch: PacketFunction {
 
     /// To a known address's port.
     @inline(__always)
-    private func send(_ packets: borrowing PacketBurst, _ i: Int, _ arrival: Arrival, _ to: Int) {
+    private func send(
+        _ packets: borrowing PacketBurst, _ i: Int, _ arrival: Arrival, _ to: Int, _ recent: inout Recent,
+        _ keepsLast: Bool
+    ) {
         let port = packets.port
         if to == port { return refuse(packets, i, arrival, Cause.samePort) }
         let isTagged = core.members[Int(arrival.vlan)].tagged.contains(to)
@@ -209,9 +257,32 @@ package struct GuardedSwitch: PacketFunction {
             return sendMirrored(packets, i, arrival, to, isTagged)
         }
         if !admitOut(packets, i, to) { return refuse(packets, i, arrival, Cause.rate) }
+        let isKept = keepsLast && !core.rules[to].limitOut.isOn
+        if isKept { (recent.start, recent.middle, recent.tag) = GuardedSwitch.words(packets[i].slot) }
         let cause = shape(packets[i], arrival, isTagged)
-        if cause >= 0 { return refuse(packets, i, arrival, cause) }
+        if cause >= 0 {
+            if keepsLast { recent.tag = Recent.nothing }
+            return refuse(packets, i, arrival, cause)
+        }
         packets.decide(i, .port(to))
+        if !isKept { return }
+        recent.verdict = .port(to)
+        recent.change = change(arrival, isTagged)
+        // Its tag was given another VLAN, which is done to nothing but priority tags.
+        if recent.change >= 0 && arrival.hasTag { recent.tag = Recent.nothing }
+    }
+
+    /// As in `Recent`.
+    @inline(__always)
+    private func change(_ arrival: Arrival, _ isTagged: Bool) -> Int {
+        if isAsItGoes(arrival, isTagged) { return Recent.asItCame }
+        return isTagged ? Int(arrival.control & 0xf000 | arrival.vlan) : Recent.popped
+    }
+
+    /// The packet came in the form in which it leaves. A frame without a VLAN stays as it is.
+    @inline(__always)
+    private func isAsItGoes(_ arrival: Arrival, _ isTagged: Bool) -> Bool {
+        isTagged ? arrival.isTagged : !arrival.hasTag || arrival.vlan == 0
     }
 
     @inline(never)
@@ -319,8 +390,8 @@ package struct GuardedSwitch: PacketFunction {
     /// Gives the packet the form in which it leaves; why that cannot be, or -1.
     @inline(__always)
     private func shape(_ packet: borrowing Packet, _ arrival: Arrival, _ isTagged: Bool) -> Int {
+        if isAsItGoes(arrival, isTagged) { return -1 }
         if isTagged {
-            if arrival.isTagged { return -1 }
             let control = arrival.control & 0xf000 | arrival.vlan
             if arrival.hasTag {
                 guard let tag = VLANTag(packet.bytes, at: Ethernet.size) else { return Cause.malformed }
@@ -329,8 +400,6 @@ package struct GuardedSwitch: PacketFunction {
             }
             return packet.pushVLAN(control) ? -1 : Cause.malformed
         }
-        // A frame without a VLAN stays as it is.
-        if !arrival.hasTag || arrival.vlan == 0 { return -1 }
         if isHidden(arrival) { return Cause.innerTag }
         return packet.popVLAN() == nil ? Cause.malformed : -1
     }
@@ -346,7 +415,7 @@ extension SwitchCore {
         if vlan == PortRules.noVLAN || rules[port].isMirror || mac & 1 != 0 { return [] }
         if rules[port].checksSource && !isOwn(mac, port) { return [] }
         if !addresses.hear(AddressTable.word(mac, vlan), port: port, seconds: seconds),
-            learn(mac, vlan, port: port, seconds: seconds) != .learned
+            !learn(mac, vlan, port: port, seconds: seconds).passes
         {
             return []
         }

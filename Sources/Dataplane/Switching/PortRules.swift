@@ -1,4 +1,3 @@
-import CPlatform
 import Headers
 import Virtio
 
@@ -29,6 +28,10 @@ struct PortRules: BitwiseCopyable {
     var limitsFlooding = false
 
     static var noVLAN: UInt16 { 0xffff }
+
+    /// What packets with the same first bytes may do is not the same: their lengths, times or contents count.
+    @inline(__always)
+    var looksAtEach: Bool { limitIn.isOn || inspects || checksIP }
 
     /// A part of a list.
     struct Slice: BitwiseCopyable {
@@ -72,21 +75,17 @@ struct AddressMask: BitwiseCopyable {
 
 /// What all threads of an engine know of a switch whose ports have options. Never changes, but for the table of
 /// addresses and the words of rate meters.
-///
-/// Unchecked: what is behind pointers is written by `init` alone, the rest with atomic accesses.
-package final class SwitchCore: @unchecked Sendable {
+package final class SwitchCore: Sendable {
     let portCount: Int
-    let rules: OwnedMemory<PortRules>
+    let rules: OwnedTable<PortRules>
     /// By port.
-    let floodLimits: OwnedMemory<FloodLimits>
+    let floodLimits: OwnedTable<FloodLimits>
     /// By VLAN, 0 to 4095.
-    let members: OwnedMemory<VLANMembers>
+    let members: OwnedTable<VLANMembers>
     package let addresses: AddressTable
-    let own: OwnedMemory<UInt64>
-    let masks: OwnedMemory<AddressMask>
-    let meterWords: MeterWords
-    private let meters: MeterWords.Memory
-    var meterCount: Int { meters.count }
+    let own: OwnedTable<UInt64>
+    let masks: OwnedTable<AddressMask>
+    let meters: MeterWords
     /// Ports that there are.
     private let present: PortSet
     /// Ports with that option.
@@ -112,21 +111,22 @@ package final class SwitchCore: @unchecked Sendable {
         }
         portCount = members.count
         present = PortSet(members.indices.filter { members[$0] != nil })
-        rules = OwnedMemory(all)
-        floodLimits = OwnedMemory(maker.floodLimits)
-        own = OwnedMemory(maker.own)
-        masks = OwnedMemory(maker.masks)
-        self.members = OwnedMemory(count: 4096, repeating: VLANMembers())
+        rules = OwnedTable(all)
+        floodLimits = OwnedTable(maker.floodLimits)
+        own = OwnedTable(maker.own)
+        masks = OwnedTable(maker.masks)
+        var table = OwnedTable(count: 4096, repeating: VLANMembers())
         for case (let i, let member?) in members.enumerated() where !all[i].isMirror {
-            SwitchCore.join(self.members, i, member.port.vlans)
+            SwitchCore.join(&table, i, member.port.vlans)
         }
+        self.members = table
         func ports(_ has: (PortRules) -> Bool) -> PortSet { PortSet(all.indices.filter { has(all[$0]) }) }
         isolated = ports(\.isIsolated)
         limited = ports(\.limitOut.isOn)
         mirrored = ports { $0.mirrorOut >= 0 }
-        precondition(places * Maker.metersPerPort <= old?.meterCount ?? .max, "a switch has its places from the start")
-        meters = old?.meters ?? MeterWords.Memory(count: places * Maker.metersPerPort)
-        meterWords = meters.all
+        precondition(
+            places * Maker.metersPerPort <= old?.meters.count ?? .max, "a switch has its places from the start")
+        meters = old?.meters ?? MeterWords(count: places * Maker.metersPerPort)
         let permanent = members.enumerated().flatMap { i, member in
             (member?.port.addresses ?? []).map { (mac: $0.rawValue, port: i) }
         }
@@ -136,9 +136,7 @@ package final class SwitchCore: @unchecked Sendable {
         guard let old else { return }
         // Of a port that is new no thread counts anything yet.
         for port in members.indices where present.contains(port) && !old.present.contains(port) {
-            for meter in 0..<Maker.metersPerPort {
-                CPlat_store64_relaxed(meterWords.word(port * Maker.metersPerPort + meter), 0)
-            }
+            for meter in 0..<Maker.metersPerPort { meters.clear(port * Maker.metersPerPort + meter) }
         }
         takeAddresses(of: old)
     }
@@ -151,15 +149,15 @@ package final class SwitchCore: @unchecked Sendable {
         }
     }
 
-    private static func join(_ members: borrowing OwnedMemory<VLANMembers>, _ port: Int, _ vlans: SwitchPort.VLANs) {
+    private static func join(_ members: inout OwnedTable<VLANMembers>, _ port: Int, _ vlans: SwitchPort.VLANs) {
         switch vlans {
         case .all:
-            members.start.pointee.untagged.insert(port)
-            for vlan in 1...4094 { members.start[vlan].tagged.insert(port) }
-        case .access(let vlan): members.start[Int(vlan)].untagged.insert(port)
+            members[0].untagged.insert(port)
+            for vlan in 1...4094 { members[vlan].tagged.insert(port) }
+        case .access(let vlan): members[Int(vlan)].untagged.insert(port)
         case .trunk(let list, let native):
-            for vlan in list ?? Set(1...4094) where vlan != native { members.start[Int(vlan)].tagged.insert(port) }
-            if let native { members.start[Int(native)].untagged.insert(port) }
+            for vlan in list ?? Set(1...4094) where vlan != native { members[Int(vlan)].tagged.insert(port) }
+            if let native { members[Int(native)].untagged.insert(port) }
         }
     }
 
@@ -256,7 +254,7 @@ extension SwitchCore {
     }
 
     private func isIn(_ slice: PortRules.Slice, _ high: UInt64, _ low: UInt64) -> Bool {
-        for i in slice.start..<slice.start + slice.count where masks.start[i].holds(high, low) { return true }
+        for i in slice.start..<slice.start + slice.count where masks[i].holds(high, low) { return true }
         return false
     }
 
@@ -278,7 +276,7 @@ extension SwitchCore {
     func learn(_ mac: UInt64, _ vlan: UInt16, port: Int, seconds: UInt32) -> AddressTable.Outcome {
         if addresses.hasStatic {
             let holder = addresses.find(AddressTable.word(mac, AddressTable.anyVLAN), seconds: seconds)
-            if holder == port { return .learned }
+            if holder == port { return .passed }
             if holder >= 0 && isMember(holder, vlan) { return .elsewhere }
         }
         return addresses.learn(

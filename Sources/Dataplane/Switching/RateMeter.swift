@@ -1,4 +1,4 @@
-import CPlatform
+import Synchronization
 import Virtio
 
 extension RateLimit {
@@ -38,21 +38,23 @@ struct RateMeter: BitwiseCopyable {
 
     /// Takes `units` of what is there; false where there are fewer. `word`: until when what was taken is paid for, in
     /// ticks.
-    func take(_ units: UInt64, now: UInt64, _ word: UnsafeMutablePointer<UInt64>) -> Bool {
+    func take(_ units: UInt64, now: UInt64, _ word: UnsafePointer<Atomic<UInt64>>) -> Bool {
         let product = units.multipliedFullWidth(by: cost)
         let ticks = (product.high &<< 40 | product.low &>> 24) &+ (product.low & 0xff_ffff == 0 ? 0 : 1)
-        var before = CPlat_load64_relaxed(word)
+        var before = word.pointee.load(ordering: .relaxed)
         while true {
             let end = max(before, now) &+ ticks
             if end > now &+ depth { return false }
-            if CPlat_replace64(word, before, end) { return true }
-            before = CPlat_load64_relaxed(word)
+            let (isDone, found) = word.pointee.compareExchange(
+                expected: before, desired: end, successOrdering: .acquiringAndReleasing, failureOrdering: .relaxed)
+            if isDone { return true }
+            before = found
         }
     }
 
     /// The part of a thread that took what `units` need.
     fileprivate func refill(
-        _ held: UnsafeMutablePointer<UInt64>, _ units: UInt64, now: UInt64, _ word: UnsafeMutablePointer<UInt64>
+        _ held: UnsafeMutablePointer<UInt64>, _ units: UInt64, now: UInt64, _ word: UnsafePointer<Atomic<UInt64>>
     ) -> Bool {
         let missing = units &- held.pointee
         if part > missing && take(part, now: now, word) {
@@ -73,59 +75,61 @@ struct RateMeters: BitwiseCopyable {
     var isOn = false
 }
 
-/// The words of meters, each on lines of its own. Must not outlive their memory.
-struct MeterWords: BitwiseCopyable {
-    private let start: UnsafeMutablePointer<UInt64>
+/// Until when what was taken of each meter is paid for, in ticks: words on lines of their own. They stay when the
+/// switch gets other ports.
+final class MeterWords: Sendable {
+    private let words: OwnedTable<Atomic<UInt64>>
     private static var apart: Int { CacheLines.pair / MemoryLayout<UInt64>.stride }
+    /// Meters that there can be.
+    let count: Int
 
+    init(count: Int) {
+        self.count = count
+        words = OwnedTable(count: max(1, count) * MeterWords.apart) { _ in Atomic(0) }
+    }
+
+    /// Nobody has taken anything of a meter.
+    func clear(_ place: Int) { words[place * MeterWords.apart].store(0, ordering: .relaxed) }
+
+    /// Where the word of a meter is, as long as this lives.
     @inline(__always)
-    func word(_ place: Int) -> UnsafeMutablePointer<UInt64> { start + place &* MeterWords.apart }
-
-    /// Stays when the switch gets other ports.
-    final class Memory {
-        private let words: OwnedMemory<UInt64>
-        /// Words.
-        let count: Int
-
-        init(count: Int) {
-            self.count = count
-            words = OwnedMemory(count: max(1, count) * MeterWords.apart, repeating: 0)
-        }
-
-        var all: MeterWords { MeterWords(start: words.start) }
+    func address(_ place: Int) -> UnsafePointer<Atomic<UInt64>> {
+        UnsafePointer(words.start + place &* MeterWords.apart)
     }
 }
 
 /// What one thread has taken of each meter and not used up.
 final class MeterParts {
     private let held: OwnedMemory<UInt64>
+    private let words: MeterWords
 
-    init(count: Int) { held = OwnedMemory(count: max(1, count), repeating: 0) }
+    init(_ words: MeterWords) {
+        self.words = words
+        held = OwnedMemory(count: max(1, words.count), repeating: 0)
+    }
 
     /// Whether a packet of so many bytes may pass; then it counts.
     @inline(__always)
-    func admit(_ meters: borrowing RateMeters, bytes: Int, now: UInt64, _ words: borrowing MeterWords) -> Bool {
-        if !take(meters.packets, 1, now, words) { return false }
-        if take(meters.bytes, UInt64(truncatingIfNeeded: bytes), now, words) { return true }
+    func admit(_ meters: borrowing RateMeters, bytes: Int, now: UInt64) -> Bool {
+        if !take(meters.packets, 1, now) { return false }
+        if take(meters.bytes, UInt64(truncatingIfNeeded: bytes), now) { return true }
         if meters.packets.place >= 0 { held[meters.packets.place] &+= 1 }
         return false
     }
 
     @inline(__always)
-    private func take(
-        _ meter: RateMeter, _ units: UInt64, _ now: UInt64, _ words: borrowing MeterWords
-    ) -> Bool {
+    private func take(_ meter: RateMeter, _ units: UInt64, _ now: UInt64) -> Bool {
         if meter.place < 0 { return true }
         let have = held[meter.place]
         if have >= units {
             held[meter.place] = have &- units
             return true
         }
-        return more(meter, units, now, words.word(meter.place))
+        return more(meter, units, now)
     }
 
     @inline(never)
-    private func more(
-        _ meter: RateMeter, _ units: UInt64, _ now: UInt64, _ word: UnsafeMutablePointer<UInt64>
-    ) -> Bool { meter.refill(held.start + meter.place, units, now: now, word) }
+    private func more(_ meter: RateMeter, _ units: UInt64, _ now: UInt64) -> Bool {
+        meter.refill(held.start + meter.place, units, now: now, words.address(meter.place))
+    }
 }

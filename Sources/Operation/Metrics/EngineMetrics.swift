@@ -7,6 +7,8 @@ struct EngineMetrics {
     let ports: [PortSnapshot]
     let times: [QueueTimeSnapshot]
     let threads: [ThreadSnapshot]
+    /// The packet function's.
+    let counters: [(name: String, count: UInt64)]
     /// What each queue waits for, and how its thread polls it.
     let reports: [QueueReport]
     let busyShares: [Double]
@@ -19,6 +21,8 @@ struct EngineMetrics {
         writeQueues(&text)
         writeTimes(&text)
         writeThreads(&text)
+        text.family("ringway_function_events_total", .counter, "What the packet function counts, by its names.")
+        for counter in counters { text.add(counter.count, ["counter": counter.name]) }
         text.end()
         return text.text
     }
