@@ -13,11 +13,6 @@ package enum Program {
         (docs/json.md).
         """
 
-    /// As it was called.
-    static var name: String {
-        CommandLine.arguments.first.flatMap { $0.split(separator: "/").last.map(String.init) } ?? "ringway"
-    }
-
     /// Another of Ringway's programs, which lies beside this one.
     package static func beside(_ name: String) -> String {
         var path = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
@@ -29,7 +24,7 @@ package enum Program {
 
     /// Goes on as the program `path`, under this one's name.
     package static func become(_ path: String, _ arguments: [String]) -> Never {
-        var words: [UnsafeMutablePointer<CChar>?] = ([name] + arguments).map { strdup($0) }
+        var words: [UnsafeMutablePointer<CChar>?] = ([programName] + arguments).map { strdup($0) }
         words.append(nil)
         execv(path, words)
         let reason = SystemError.text(errno)
@@ -57,7 +52,7 @@ package enum Program {
                 separator: "'"
             ).dropFirst().first
             fail(
-                root.message(for: error).replacingNewlines + " (see '\(hint ?? "\(name) --help")')", status: 64)
+                root.message(for: error).replacingNewlines + " (see '\(hint ?? "\(programName) --help")')", status: 64)
         }
     }
 }
@@ -102,57 +97,4 @@ private func raiseDescriptorLimit() {
     guard getrlimit(resource, &limit) == 0 else { return }
     limit.rlim_cur = limit.rlim_max
     _ = setrlimit(resource, &limit)
-}
-
-/// Ends the program with one line on standard error.
-package func fail(_ message: String, status: Int32 = 1) -> Never {
-    Progress.clear()
-    Leftovers.clear()
-    let line = "\(Program.name): \(message)\n"
-    _ = line.withCString { write(2, $0, strlen($0)) }
-    exit(status)
-}
-
-/// What reads arguments; its errors are errors of usage.
-package func usage<T>(_ body: () throws -> T) -> T {
-    do { return try body() } catch { fail("\(error)", status: 64) }
-}
-
-/// Whether the command line has the option.
-package func isGiven(_ option: String) -> Bool {
-    CommandLine.arguments.contains { $0 == option || $0.hasPrefix(option + "=") }
-}
-
-/// Ends the program where an option is given that would do nothing.
-package func refuse(_ options: String..., because reason: String) {
-    for option in options where isGiven(option) { fail("\(option): \(reason)", status: 64) }
-}
-
-/// Ends the program where an option's value is out of range.
-package func check<T: Comparable>(_ option: String, _ value: T, _ range: ClosedRange<T>, _ unit: String = "") {
-    if !range.contains(value) {
-        fail(
-            "\(option) \(value): give \(range.lowerBound) to \(range.upperBound)\(unit.isEmpty ? "" : " " + unit)",
-            status: 64)
-    }
-}
-
-/// Ends the program before long work whose files could not be written: the folder of `path` must be there.
-package func checkFolder(of path: String?, _ option: String) {
-    guard let path else { return }
-    let folder = path.contains("/") ? String(path[..<path.lastIndex(of: "/")!]) : "."
-    if access(folder.isEmpty ? "/" : folder, W_OK) != 0 {
-        fail(
-            "\(option) \(path): \(folder): \(SystemError.text(errno)); "
-                + "create the folder first, or choose another",
-            status: 64)
-    }
-}
-
-/// Whether somebody takes what is printed; sends it on its way.
-package var isOutputOpen: Bool { fflush(nil) == 0 && ferror(stdout) == 0 }
-
-/// Sends what was printed on its way; ends the program where nobody takes it any more, as after `| head`.
-package func flush() {
-    if !isOutputOpen { fail("standard output is closed or full; nobody would see the rest") }
 }

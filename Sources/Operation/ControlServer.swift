@@ -21,8 +21,8 @@ package struct SocketPlace: Equatable, Sendable {
 /// What a client can take up is bounded: a line of `longestLine` bytes, one answer beside `mostOutput` bytes that it
 /// does not read, and `mostClients` connections of all, of which the one that was silent longest yields.
 ///
-/// Unchecked: what is not constant is the thread's own while there is one.
-package final class ControlServer: @unchecked Sendable {
+/// What is not constant is the thread's own while there is one.
+package final class ControlServer {
     package static let longestLine = 65_536
     package static let mostOutput = 4_194_304
     package static let mostClients = 64

@@ -12,34 +12,4 @@ package enum LogLevel {
 
     /// The names, for errors.
     package static let names = "trace, debug, info, notice, warning, error or critical"
-
-    /// To standard error, once, before anything is logged. All loggers follow `current`.
-    package static func startLog(_ format: LogFormat = .text) {
-        LoggingSystem.bootstrap { label in
-            if format == .text { return Handler(inner: .standardError(label: label)) }
-            return LineLogHandler(label, format)
-        }
-    }
-
-    private struct Handler: LogHandler {
-        var inner: StreamLogHandler
-        var metadata: Logger.Metadata {
-            get { inner.metadata }
-            set { inner.metadata = newValue }
-        }
-        var logLevel: Logger.Level {
-            get { LogLevel.current }
-            set {}
-        }
-        subscript(metadataKey key: String) -> Logger.Metadata.Value? {
-            get { inner[metadataKey: key] }
-            set { inner[metadataKey: key] = newValue }
-        }
-        func log(event: LogEvent) {
-            // What it says is in the text, too.
-            var event = event
-            event.metadata = nil
-            inner.log(event: event)
-        }
-    }
 }

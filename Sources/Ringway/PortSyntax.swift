@@ -120,14 +120,6 @@ public enum PortSyntax {
         return all
     }
 
-    /// A MAC address of six hexadecimal bytes with colons.
-    static func mac(_ text: String) -> [UInt8]? {
-        let bytes = text.split(separator: ":", omittingEmptySubsequences: false).map {
-            $0.count <= 2 ? UInt8($0, radix: 16) : nil
-        }
-        return bytes.count == 6 && !bytes.contains(nil) ? bytes.map { $0! } : nil
-    }
-
     private struct Fields {
         let kind: Kind
         var queues: Int?
@@ -178,7 +170,7 @@ public enum PortSyntax {
                 }
                 mtu = n
             case "mac":
-                guard let m = PortSyntax.mac(value), m[0] & 1 == 0 else {
+                guard let m = OptionSyntax.mac(value), m[0] & 1 == 0 else {
                     throw EngineError("--port \(text): mac=\(value): write a unicast address as in 02:00:00:00:00:01")
                 }
                 mac = m
@@ -190,18 +182,18 @@ public enum PortSyntax {
                 do throws(EngineError) { pacing = try PortSyntax.pacing(value) } catch {
                     throw EngineError("--port \(text): \(error)")
                 }
-            case "client": isClient = try PortSyntax.flag(name, value, text)
-            case "ring_reset": offersRingReset = try PortSyntax.flag(name, value, text)
-            case "server": isServer = try PortSyntax.flag(name, value, text)
+            case "client": isClient = try OptionSyntax.flag(name, value, text)
+            case "ring_reset": offersRingReset = try OptionSyntax.flag(name, value, text)
+            case "server": isServer = try OptionSyntax.flag(name, value, text)
             case "tap": tap = value
             case "emit":
                 guard let n = Int(value), (14...9216).contains(n) else {
                     throw EngineError("--port \(text): emit=\(value): frames of 14 to 9216 bytes")
                 }
                 emit = n
-            case "packed": isPacked = try PortSyntax.flag(name, value, text)
-            case "in_order": isInOrder = try PortSyntax.flag(name, value, text)
-            case "busy_poll": busyPolls = try PortSyntax.flag(name, value, text)
+            case "packed": isPacked = try OptionSyntax.flag(name, value, text)
+            case "in_order": isInOrder = try OptionSyntax.flag(name, value, text)
+            case "busy_poll": busyPolls = try OptionSyntax.flag(name, value, text)
             case "queue_size":
                 guard let n = Int(value), (2...32768).contains(n) else {
                     throw EngineError("--port \(text): queue_size=\(value): 2 to 32768")
@@ -229,14 +221,6 @@ public enum PortSyntax {
             o.wantsInOrder = isInOrder
             o.ringSize = ringSize
             return o
-        }
-    }
-
-    static func flag(_ name: String, _ value: String, _ text: String) throws(EngineError) -> Bool {
-        switch value {
-        case "on", "1": return true
-        case "off", "0": return false
-        default: throw EngineError("--port \(text): \(name)=\(value): write \(name)=on or \(name)=off")
         }
     }
 }

@@ -23,18 +23,18 @@ struct SwitchSyntax {
         case "access": access = try SwitchSyntax.vlan(name, value, text)
         case "trunk": (trunk, trunkVLANs) = (value, try SwitchSyntax.vlans(value, text))
         case "native": native = try SwitchSyntax.vlan(name, value, text)
-        case "isolated": port.isIsolated = try PortSyntax.flag(name, value, text)
+        case "isolated": port.isIsolated = try OptionSyntax.flag(name, value, text)
         case "static": port.addresses = try SwitchSyntax.addresses(value, text)
-        case "sticky": port.isSticky = try PortSyntax.flag(name, value, text)
+        case "sticky": port.isSticky = try OptionSyntax.flag(name, value, text)
         case "max_macs":
             guard let n = Int(value), (1...4096).contains(n) else {
                 throw EngineError("--port \(text): max_macs=\(value): 1 to 4096 addresses")
             }
             port.addressLimit = n
-        case "anti_spoof": port.checksSource = try PortSyntax.flag(name, value, text)
+        case "anti_spoof": port.checksSource = try OptionSyntax.flag(name, value, text)
         case "ips": try readPrefixes(value, text)
-        case "inspect": port.inspects = try PortSyntax.flag(name, value, text)
-        case "ip_guard": port.checksIP = try PortSyntax.flag(name, value, text)
+        case "inspect": port.inspects = try OptionSyntax.flag(name, value, text)
+        case "ip_guard": port.checksIP = try OptionSyntax.flag(name, value, text)
         case "rate_in": port.limitIn = try SwitchSyntax.limit(name, value, text)
         case "rate_out": port.limitOut = try SwitchSyntax.limit(name, value, text)
         case "storm": port.limitFlooding = try SwitchSyntax.limit(name, value, text)
@@ -91,7 +91,7 @@ struct SwitchSyntax {
     private static func addresses(_ value: String, _ text: String) throws(EngineError) -> [MACAddress] {
         var all: [MACAddress] = []
         for part in value.split(separator: "+", omittingEmptySubsequences: false) {
-            guard let bytes = PortSyntax.mac(String(part)), bytes[0] & 1 == 0 else {
+            guard let bytes = OptionSyntax.mac(String(part)), bytes[0] & 1 == 0 else {
                 throw EngineError(
                     "--port \(text): static=\(value): write unicast addresses as in "
                         + "02:00:00:00:00:01+02:00:00:00:00:02")

@@ -41,10 +41,6 @@ public struct VhostError: Error, Sendable, Equatable, CustomStringConvertible {
         return VhostError(.system(code), "\(name): \(call): \(SystemError.text(code))")
     }
 
-    static func unsupported(_ backend: any VhostBackend, _ operation: String) -> VhostError {
-        VhostError(.unsupported, "\(backend.name): \(operation): \(backend.kind) has no such operation")
-    }
-
     init(_ name: String, _ error: VhostUserError) {
         let kind: Kind
         switch error.kind {

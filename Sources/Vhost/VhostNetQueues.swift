@@ -2,17 +2,6 @@ import Glibc
 import Memory
 import Virtio
 
-/// The configuration interrupt: who is told, and whether the guest masks it.
-struct ConfigurationInterrupt {
-    /// The driver's.
-    var notifier: OwnedDescriptor?
-    var isMasked = false
-    /// Fired while masked (vhost-user, where the message comes to us).
-    var isPending = false
-    /// Takes it while masked (vDPA).
-    var masked: OwnedDescriptor?
-}
-
 // Single queues, masks, the configuration interrupt, migration.
 extension VhostNet {
     /// Enables or disables the queues of a pair; remembered and restored with the next start. At once: vhost-user

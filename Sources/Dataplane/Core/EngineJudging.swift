@@ -1,15 +1,5 @@
 import Virtio
 
-/// What poll threads judge packets by: what they are told, so that they need no lock.
-struct Judging {
-    /// What the function says of itself, where that is not what its type says.
-    var traits: FunctionTraits?
-    var capture: CaptureOrder?
-    /// The switch's, of one kind or the other; neither in other modes.
-    var addresses: MACTable?
-    var guarded: SwitchCore?
-}
-
 extension EngineCore {
     /// Has a thread judge packets by the embedder's function, or by the mode's: before it starts, or on it, from the
     /// next round on.

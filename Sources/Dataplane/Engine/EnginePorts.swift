@@ -1,19 +1,3 @@
-/// A port in its place.
-struct PlacedPort {
-    let port: any EnginePort
-    /// Ports that the engine had before it.
-    let serial: UInt64
-    var isUp = true
-    /// As it was added, with the MTU of now.
-    private(set) var options: PortOptions
-
-    init(_ port: any EnginePort, serial: UInt64) {
-        (self.port, self.serial, options) = (port, serial, port.options)
-    }
-
-    mutating func setMTU(_ mtu: UInt16) { options.mtu = mtu }
-}
-
 /// Ports that come, change and go while packets flow. Other ports go on: poll threads learn of it between two bursts.
 extension Engine {
     /// The ports of now, by their places: the numbers by which packet functions know them. Those of the options come

@@ -20,10 +20,10 @@ public struct Packet: ~Escapable {
     @usableFromInline let slot: UnsafeMutablePointer<PacketSlot>
     @usableFromInline let burst: UnsafeMutablePointer<Burst>
 
-    @inlinable @inline(__always) @_lifetime(borrow packets)
-    init(_ slot: UnsafeMutablePointer<PacketSlot>, of packets: borrowing PacketBurst) {
-        self.slot = slot
-        burst = packets.burst
+    /// Of a burst on which its lifetime is to depend.
+    @inlinable @inline(__always) @_lifetime(immortal)
+    init(_ slot: UnsafeMutablePointer<PacketSlot>, in burst: UnsafeMutablePointer<Burst>) {
+        (self.slot, self.burst) = (slot, burst)
     }
 
     /// Bytes of the frame, without CRC.

@@ -229,3 +229,10 @@ public struct PacketBurst: ~Copyable, ~Escapable {
         return packets + (Burst.maximum &+ n)
     }
 }
+
+extension Packet {
+    @inlinable @inline(__always) @_lifetime(borrow packets)
+    init(_ slot: UnsafeMutablePointer<PacketSlot>, of packets: borrowing PacketBurst) {
+        self = _overrideLifetime(Packet(slot, in: packets.burst), borrowing: packets)
+    }
+}

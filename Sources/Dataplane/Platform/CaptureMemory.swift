@@ -25,9 +25,7 @@ package struct CapturedHeader: BitwiseCopyable {
 /// goes over its end lies in one piece. The reader is trusted with what it gets to see, and with nothing else: a
 /// thread reads one word of it once a burst, where the reader is, and whatever stands there loses packets at worst. The
 /// file cannot be cut off.
-///
-/// Unchecked: nothing of it changes after `init`; what it maps is shared with another process.
-package final class CaptureMemory: @unchecked Sendable {
+package final class CaptureMemory {
     /// Why a capture has ended.
     package enum End: UInt64 { case none, portRemoved, stopped }
 

@@ -8,8 +8,8 @@ import Memory
 /// The kernel's interface is used as it is: four rings, four socket options and bind(2) (Documentation/networking/
 /// af_xdp.rst). libxdp would add a dispatcher for several programs on one interface, and two libraries to embedders.
 ///
-/// Unchecked: nothing of it changes after `init`; what is behind it belongs to the pair's poll thread.
-final class XDPSocket: @unchecked Sendable {
+/// Nothing of it changes after `init`; what is behind it belongs to the pair's poll thread.
+final class XDPSocket {
     let descriptor: OwnedDescriptor
     let memory: HostMemory
     /// Entries of each ring, and frames of each side.

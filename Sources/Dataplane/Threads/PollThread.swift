@@ -335,3 +335,26 @@ struct StoppedRing {
     /// It has not stopped, but waits for these of its IOTLB.
     let misses: [RingDefect]
 }
+
+extension PollThread {
+    /// From the next round on this function judges, and packets are captured. On the thread, as `judge`.
+    func judge(
+        _ box: FunctionBox, _ traits: FunctionTraits, capturing order: CaptureOrder, keepsArrivals: Bool
+    ) {
+        if let capture, capture.order === order {
+            capture.box = box
+        } else {
+            capture = ThreadCapture(order, thread: index, box)
+        }
+        let tap = capture.unsafelyUnwrapped.room.start
+        tap.pointee.keepsArrivals = keepsArrivals
+        state.pointee.capture = tap
+        judge(CapturedFunction(box: .passUnretained(box)), traits)
+    }
+
+    /// Captures no more. On the thread, before another function judges.
+    func stopCapturing() {
+        state.pointee.capture = nil
+        capture = nil
+    }
+}

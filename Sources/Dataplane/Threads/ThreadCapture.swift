@@ -1,7 +1,7 @@
 import Virtio
 
 /// A capture that runs: of which port, and where it goes.
-final class CaptureOrder: Sendable {
+final class CaptureOrder {
     let memory: CaptureMemory
     let port: Int
     /// -1: all of the port's.
@@ -29,28 +29,5 @@ final class ThreadCapture {
         let ring = CaptureRing(order.memory, thread: thread)
         room = OwnedValues(
             CaptureTap(ring, port: order.port, queue: order.queue, snap: order.snap, places: order.places))
-    }
-}
-
-extension PollThread {
-    /// From the next round on this function judges, and packets are captured. On the thread, as `judge`.
-    func judge(
-        _ box: FunctionBox, _ traits: FunctionTraits, capturing order: CaptureOrder, keepsArrivals: Bool
-    ) {
-        if let capture, capture.order === order {
-            capture.box = box
-        } else {
-            capture = ThreadCapture(order, thread: index, box)
-        }
-        let tap = capture.unsafelyUnwrapped.room.start
-        tap.pointee.keepsArrivals = keepsArrivals
-        state.pointee.capture = tap
-        judge(CapturedFunction(box: .passUnretained(box)), traits)
-    }
-
-    /// Captures no more. On the thread, before another function judges.
-    func stopCapturing() {
-        state.pointee.capture = nil
-        capture = nil
     }
 }

@@ -5,13 +5,6 @@ import Glibc
 import Memory
 import Ringway
 
-/// What keeps the sandbox from being what it should.
-package struct SandboxError: Error, CustomStringConvertible {
-    package let description: String
-    init(_ place: String, _ code: Int32) { description = "\(place): \(SystemError.text(code))" }
-    init(_ text: String) { description = text }
-}
-
 /// What a program that runs a dataplane gives up for good before it opens its ports, so that a guest that takes it over
 /// gets little by it: docs/security.md. It comes before all other threads, which have it from the one that starts them;
 /// what ports at the start can do, ports that are added later can do, too.

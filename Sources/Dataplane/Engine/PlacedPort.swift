@@ -1,0 +1,15 @@
+/// A port in its place.
+struct PlacedPort {
+    let port: any EnginePort
+    /// Ports that the engine had before it.
+    let serial: UInt64
+    var isUp = true
+    /// As it was added, with the MTU of now.
+    private(set) var options: PortOptions
+
+    init(_ port: any EnginePort, serial: UInt64) {
+        (self.port, self.serial, options) = (port, serial, port.options)
+    }
+
+    mutating func setMTU(_ mtu: UInt16) { options.mtu = mtu }
+}
