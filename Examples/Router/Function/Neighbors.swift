@@ -1,6 +1,7 @@
 import Ringway
 
-/// ARP: MAC addresses of the hosts around, and whom one has asked for one. Belongs to one poll thread.
+/// ARP: MAC addresses of the hosts around, whom one has asked for one, and the packet that waits for the answer.
+/// Belongs to one poll thread.
 public struct Neighbors: ~Copyable {
     /// Seconds for which an address counts after it was told; who still uses it in the last of them asks again.
     static let (lifetime, notice): (UInt32, UInt32) = (300, 30)
@@ -17,10 +18,14 @@ public struct Neighbors: ~Copyable {
     struct Search: BitwiseCopyable {
         var start: UInt32
         var requests: UInt32
+        /// The place of the packet that waits; -1: none.
+        var waiting: Int32 = -1
     }
 
     private var known = ExactTable<IPv4Address, Neighbor>(capacity: 4096, timeout: Neighbors.lifetime)
     private var searches = ExactTable<IPv4Address, Search>(capacity: 1024, timeout: Neighbors.pause)
+    /// The last packet for each neighbour that was asked (RFC 1122, section 2.3.2.2), as far as there is room.
+    private var held = HeldPackets(capacity: 256)
     private let (requests, replies): (Int, Int)
 
     /// `requests` and `replies`: places of the function's counters of what is sent.
@@ -43,7 +48,7 @@ public struct Neighbors: ~Copyable {
             !mac.isMulticast, mac != .zero
         else { return .notMine }
         _ = known.insert(sender, Neighbor(mac: mac, told: packets.seconds), now: packets.seconds) { _, _ in }
-        searches.remove(sender)
+        if let search = searches.remove(sender) { sendWaiting(search, packets, to: mac, own) }
         guard arp.operation == .request else {
             packet.verdict = .consumed
             return .learned
@@ -57,12 +62,24 @@ public struct Neighbors: ~Copyable {
         return .answered
     }
 
+    /// What has waited for the answer goes where that came from.
+    private mutating func sendWaiting(
+        _ search: Search, _ packets: borrowing PacketBurst, to mac: MACAddress, _ own: Interface
+    ) {
+        if let packet = held.send(Int(search.waiting), in: packets), let ethernet = Ethernet(packet.bytes) {
+            (ethernet.destination, ethernet.source) = (mac, own.mac)
+            packet.verdict = .port(packets.port)
+        } else {
+            held.forget(Int(search.waiting))
+        }
+    }
+
     // MARK: What goes
 
     /// What is known of a neighbour's address.
     public enum Found {
         case mac(MACAddress)
-        /// It has been asked for, or is now: what is to go there cannot wait, and its sender repeats it.
+        /// It has been asked for, or is now: what is to go there can `wait`.
         case asked
         /// Nobody answers.
         case unreachable
@@ -89,19 +106,33 @@ public struct Neighbors: ~Copyable {
         }
     }
 
+    /// Holds a packet until the neighbour that was asked for has answered, in place of what has waited for that so far.
+    /// False where it cannot be held. Otherwise it is `consumed`.
+    public mutating func wait(_ packet: borrowing Packet, for address: IPv4Address) -> Bool {
+        guard let search = searches.find(address) else { return false }
+        held.forget(Int(search.waiting))
+        let place = held.hold(packet)
+        _ = searches.update(address, now: search.start) { $0.waiting = Int32(place ?? -1) }
+        if place != nil { packet.verdict = .consumed }
+        return place != nil
+    }
+
     private enum Step { case ask, wait, unreachable }
 
     /// What to do about a host that has not answered.
     private mutating func step(_ address: IPv4Address, _ now: UInt32) -> Step {
         guard var search = searches.find(address), now &- search.start < Neighbors.pause else {
-            _ = searches.insert(address, Search(start: now, requests: 1), now: now) { _, _ in }
+            let before = searches.insert(address, Search(start: now, requests: 1), now: now) { _, search in
+                held.forget(Int(search.waiting))
+            }
+            if case .replaced(let search) = before { held.forget(Int(search.waiting)) }
             return .ask
         }
         let elapsed = now &- search.start
         if search.requests < Neighbors.mostRequests {
             if elapsed < search.requests { return .wait }
             search.requests += 1
-            _ = searches.insert(address, search, now: now) { _, _ in }
+            _ = searches.insert(address, search, now: now)
             return .ask
         }
         return elapsed < Neighbors.mostRequests ? .wait : .unreachable
@@ -122,6 +153,6 @@ public struct Neighbors: ~Copyable {
     /// Forgets what is too old, looking at some of the tables' places.
     public mutating func expire(now: UInt32) {
         known.expire(now: now, limit: 256) { _, _ in }
-        searches.expire(now: now, limit: 256) { _, _ in }
+        searches.expire(now: now, limit: 256) { _, search in held.forget(Int(search.waiting)) }
     }
 }

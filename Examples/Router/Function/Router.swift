@@ -10,7 +10,7 @@ public struct Router: PacketFunction, ~Copyable {
         "malformed", "neither IPv4 nor ARP", "for another host", "header checksum", "address that is not routed",
         "for the router", "no route", "no hop left", "longer than the MTU", "neighbour unknown", "no interface",
     ]
-    public static let counters = ["forwarded", "ARP requests", "ARP replies", "ICMP errors", "echo replies"]
+    public static let counters = ["forwarded", "ARP requests", "ARP replies", "ICMP errors", "echo replies", "waited"]
     public static let tickMicroseconds = 100_000
     public static let mostThreads = 1
 
@@ -18,7 +18,7 @@ public struct Router: PacketFunction, ~Copyable {
         static let (malformed, notIPv4, notMine, checksum, notRouted) = (0, 1, 2, 3, 4)
         static let (mine, noRoute, noHop, tooLong, unknown, noInterface) = (5, 6, 7, 8, 9, 10)
     }
-    private enum Count { static let (forwarded, requests, replies, errors, echoes) = (0, 1, 2, 3, 4) }
+    private enum Count { static let (forwarded, requests, replies, errors, echoes, waited) = (0, 1, 2, 3, 4, 5) }
 
     private let interfaces: [Interface]
     private var routes: Routes
@@ -69,7 +69,7 @@ public struct Router: PacketFunction, ~Copyable {
             }
         case .ipv4:
             let layers = Layers(packet.bytes, frameLength: packet.length)
-            if let next = self.next(packets, i, layers) { send(packets, i, next) }
+            if let next = self.next(packets, i, layers, waits: true) { send(packets, i, next) }
         default: packets.drop(i, because: Cause.notIPv4)
         }
     }
@@ -85,9 +85,11 @@ public struct Router: PacketFunction, ~Copyable {
 
     /// Where an IPv4 packet goes, of which `layers` were found; nil where it does not go on: then it was dropped, or
     /// was the router's own. `destination`: it goes where packets for this address go, as its own is going to be
-    /// changed; it must not have been yet, so that ICMP errors quote what their receiver has sent.
+    /// changed; it must not have been yet, so that ICMP errors quote what their receiver has sent. `waits`: nothing
+    /// else is going to be changed, so it may wait until its neighbour has answered.
     public mutating func next(
-        _ packets: borrowing PacketBurst, _ i: Int, _ layers: Layers, for destination: IPv4Address? = nil
+        _ packets: borrowing PacketBurst, _ i: Int, _ layers: Layers, for destination: IPv4Address? = nil,
+        waits: Bool = false
     ) -> Next? {
         let packet = packets[i]
         let own = interfaces[packets.port]
@@ -130,7 +132,14 @@ public struct Router: PacketFunction, ~Copyable {
         if next == out.prefix.last && out.prefix.length < 31 { return refuse(packets, i, Cause.notRouted) }
         switch neighbors.find(next, packets, port: hop.port, out) {
         case .mac(let mac): return Next(port: hop.port, mac: mac)
-        case .asked: break
+        case .asked:
+            if waits {
+                _ = ip.decrementTimeToLive()
+                if neighbors.wait(packet, for: next) {
+                    packets.count(Count.waited)
+                    return nil
+                }
+            }
         case .unreachable: report(ICMP.V4.destinationUnreachable, 1, packets, i, layers)
         }
         return refuse(packets, i, Cause.unknown)
