@@ -141,7 +141,7 @@ extension Forwarder {
     }
 
     /// As `accept`: what of the parcel is delivered here to the wanted port is written.
-    private static func acceptCaptured(_ thread: ThreadPointer, _ parcel: ParcelPointer) {
+    static func acceptCaptured(_ thread: ThreadPointer, _ parcel: ParcelPointer) {
         let tap = thread.pointee.capture.unsafelyUnwrapped
         tap.pointee.begin()
         let (n, verdict) = (parcel.pointee.burst.count, parcel.pointee.verdict)
@@ -187,6 +187,11 @@ extension Forwarder {
     static func settleCaptured(_ thread: ThreadPointer, _ sender: PairPointer) -> Bool {
         guard let parcel = sender.pointee.parcel, parcel.pointee.remaining.load(ordering: .acquiring) == 0 else {
             return settle(thread, sender)
+        }
+        if parcel.pointee.lost.load(ordering: .relaxed) != 0,
+            sendOn(thread, parcel, pair: sender.pointee.pair, isCapturing: true)
+        {
+            return true
         }
         let tap = thread.pointee.capture.unsafelyUnwrapped
         tap.pointee.begin()

@@ -135,6 +135,41 @@ final class PollThread {
         pair.pointee.give(to: thread)
     }
 
+    /// Another thread owns the pair from now on, whose rings may run. Nothing of it is under way then: not its packets,
+    /// and no call of its drivers. Until that thread has come to `enter`, it delivers to the pair, and pops nothing.
+    func leave(_ pair: PairPointer, _ move: PairMove) {
+        drain(pair)
+        pair.pointee.transmit.end.tell(state, pair)
+        for direction in QueueDirection.allCases where pair.pointee[direction].kickTag != 0 {
+            state.pointee.notifier.unwatch(tag: pair.pointee[direction].kickTag)
+            pair.pointee[direction].kickTag = 0
+            pair.pointee[direction].isWatched = false
+            move.isWatched[direction.rawValue] = true
+        }
+        // Calls in the kernel hold the descriptors themselves.
+        state.pointee.notifier.flushAll()
+        // Kicks that were told of already: afterwards the tags are the other thread's.
+        PollLoop.acceptEvents(state)
+        move.shown = state.pointee.capture?.pointee.shown(pair) ?? 0
+        state.pointee.capture?.pointee.setShown(pair, 0)
+        state.pointee.forget(pair)
+        pair.pointee.give(to: move.thread)
+    }
+
+    /// Goes on with a pair that another thread has let go of.
+    func enter(_ pair: PairPointer, _ move: PairMove) {
+        for direction in QueueDirection.allCases where move.isWatched[direction.rawValue] {
+            if pair.pointee[direction].isWatchedAsleep {
+                tag(pair, direction)
+            } else {
+                // Kicks since then are in the eventfd, which nobody has read.
+                watch(pair, direction)
+            }
+        }
+        state.pointee.capture?.pointee.setShown(pair, move.shown)
+        if pair.pointee.isRunning { state.pointee.poll(pair) }
+    }
+
     /// Takes a guest's ring over.
     func startRing(
         _ pair: PairPointer, _ direction: QueueDirection, _ ring: GuestRing, _ state: QueueState, watchesKick: Bool
@@ -173,10 +208,12 @@ final class PollThread {
 
     /// By which the kick is known.
     private func tag(_ pair: PairPointer, _ direction: QueueDirection) {
-        // The tag has room for 23 bits; 0 is that of the thread's own descriptor.
-        generation = generation % 0x7f_ffff + 1
+        // The tag has room for 23 bits; 0 is that of the thread's own descriptor. The thread is part of it: a late
+        // event is no event of a pair that another thread has by now.
+        generation = generation % 0x1_ffff + 1
         let place = UInt64(pair.pointee.port * PairTable.pairsPerPort + pair.pointee.pair)
-        pair.pointee[direction].kickTag = generation << 41 | place << 1 | UInt64(direction.rawValue)
+        let number = generation << 6 | UInt64(index)
+        pair.pointee[direction].kickTag = number << 41 | place << 1 | UInt64(direction.rawValue)
     }
 
     /// Lets go of a ring and says where it stands. Afterwards nothing of it is used.
@@ -325,6 +362,17 @@ final class PollThread {
         state.pointee.notifier.flush()
         state.pointee.poll(pair)
     }
+}
+
+/// A pair on its way to another thread: written by the one that it leaves, then read by the one that it comes to.
+final class PairMove {
+    let thread: Int
+    /// By direction: its kicks are watched.
+    fileprivate var isWatched = [false, false]
+    /// As `CaptureTap.shown`.
+    fileprivate var shown = 0
+
+    init(to thread: Int) { self.thread = thread }
 }
 
 /// A ring that its poll thread had to stop.
