@@ -186,9 +186,9 @@ final class EngineCore {
     /// What an embedder's function says of itself. Before threads start.
     func setTraits(_ traits: FunctionTraits) { judgingNow.withLock { $0.traits = traits } }
 
-    /// From now on threads capture, or nil: they do not. For the embedder's thread.
-    func setCapture(_ order: CaptureOrder?) {
-        judgingNow.withLock { $0.capture = order }
+    /// From now on threads capture this, or none: they do not. For the embedder's thread.
+    func setCaptures(_ orders: [CaptureOrder]) {
+        judgingNow.withLock { $0.captures = orders }
         setFunctions()
     }
 

@@ -4,7 +4,8 @@ import Virtio
 struct Judging {
     /// What the function says of itself, where that is not what its type says.
     var traits: FunctionTraits?
-    var capture: CaptureOrder?
+    /// Those that run.
+    var captures: [CaptureOrder] = []
     /// The switch's, of one kind or the other; neither in other modes.
     var addresses: MACTable?
     var guarded: SwitchCore?
@@ -33,7 +34,7 @@ extension EngineCore {
         _ thread: PollThread, _ function: F, _ judging: Judging, _ box: FunctionBox? = nil
     ) {
         var traits = judging.traits ?? FunctionTraits(F.self)
-        guard let capture = judging.capture else {
+        if judging.captures.isEmpty {
             thread.stopCapturing()
             return thread.judge(function, traits)
         }
@@ -43,7 +44,7 @@ extension EngineCore {
             if F.self != GuardedSwitch.self { traits.front = .nothing }
         }
         thread.judge(
-            box ?? TypedFunctionBox(function), traits, capturing: capture,
+            box ?? TypedFunctionBox(function), traits, capturing: judging.captures,
             keepsArrivals: box != nil || F.self == GuardedSwitch.self || F.self == MACSwapFunction.self)
     }
 

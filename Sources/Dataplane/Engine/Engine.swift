@@ -136,7 +136,7 @@ public final class Engine: @unchecked Sendable {
     /// Stops threads, closes connections, removes sockets. Safe to call twice.
     public func stop() {
         guard let core else { return }
-        endCapture(core, .stopped)
+        endCaptures(core, .stopped)
         let all = ports.compactMap(\.self)
         let connected = all.map(\.port.isConnected)
         for port in all { port.port.stop() }

@@ -192,7 +192,7 @@ extension Engine {
 
     private func takeOut(_ port: PlacedPort, _ core: EngineCore) -> PortSnapshot {
         let place = port.port.index
-        endCapture(core, ofPlace: place)
+        endCaptures(core, .portRemoved) { $0.port == place }
         let isConnected = port.port.isConnected
         let pairs = core.pairs(of: port.port)
         port.port.stop()

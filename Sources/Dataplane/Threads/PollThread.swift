@@ -17,8 +17,9 @@ final class PollThread {
     private var body: ((PollThread) -> Void)?
     /// What the packet function points at: lives as long as the thread.
     var kept: FunctionBox?
-    /// While it captures.
-    var capture: ThreadCapture?
+    /// While it captures: what for, and the function that judges.
+    var captures: [ThreadCapture] = []
+    var captured: FunctionBox?
     private var isStopping = false
     private var generation: UInt64 = 0
 
@@ -150,8 +151,11 @@ final class PollThread {
         state.pointee.notifier.flushAll()
         // Kicks that were told of already: afterwards the tags are the other thread's.
         PollLoop.acceptEvents(state)
-        move.shown = state.pointee.capture?.pointee.shown(pair) ?? 0
-        state.pointee.capture?.pointee.setShown(pair, 0)
+        move.shown = captures.map { capture in
+            let tap = capture.room.start
+            defer { tap.pointee.setShown(pair, 0) }
+            return tap.pointee.shown(pair)
+        }
         state.pointee.forget(pair)
         pair.pointee.give(to: move.thread)
     }
@@ -166,7 +170,8 @@ final class PollThread {
                 watch(pair, direction)
             }
         }
-        state.pointee.capture?.pointee.setShown(pair, move.shown)
+        // All threads have the same captures.
+        for (capture, shown) in zip(captures, move.shown) { capture.room.start.pointee.setShown(pair, shown) }
         if pair.pointee.isRunning { state.pointee.poll(pair) }
     }
 
@@ -369,8 +374,8 @@ final class PairMove {
     let thread: Int
     /// By direction: its kicks are watched.
     fileprivate var isWatched = [false, false]
-    /// As `CaptureTap.shown`.
-    fileprivate var shown = 0
+    /// As `CaptureTap.shown`, of each capture.
+    fileprivate var shown: [Int] = []
 
     init(to thread: Int) { self.thread = thread }
 }

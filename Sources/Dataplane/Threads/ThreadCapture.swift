@@ -16,16 +16,14 @@ final class CaptureOrder: Sendable {
     }
 }
 
-/// What a poll thread keeps while it captures.
+/// What a poll thread keeps of a capture while it runs.
 final class ThreadCapture {
     let order: CaptureOrder
-    /// The function that judges.
-    var box: FunctionBox
     /// The thread's own.
     let room: OwnedValues<CaptureTap>
 
-    init(_ order: CaptureOrder, thread: Int, _ box: FunctionBox) {
-        (self.order, self.box) = (order, box)
+    init(_ order: CaptureOrder, thread: Int) {
+        self.order = order
         let ring = CaptureRing(order.memory, thread: thread)
         room = OwnedValues(
             CaptureTap(ring, port: order.port, queue: order.queue, snap: order.snap, places: order.places))
@@ -33,24 +31,22 @@ final class ThreadCapture {
 }
 
 extension PollThread {
-    /// From the next round on this function judges, and packets are captured. On the thread, as `judge`.
+    /// From the next round on this function judges, and packets are captured for these. On the thread, as `judge`.
     func judge(
-        _ box: FunctionBox, _ traits: FunctionTraits, capturing order: CaptureOrder, keepsArrivals: Bool
+        _ box: FunctionBox, _ traits: FunctionTraits, capturing orders: [CaptureOrder], keepsArrivals: Bool
     ) {
-        if let capture, capture.order === order {
-            capture.box = box
-        } else {
-            capture = ThreadCapture(order, thread: index, box)
+        captures = orders.map { order in
+            captures.first { $0.order === order } ?? ThreadCapture(order, thread: index)
         }
-        let tap = capture.unsafelyUnwrapped.room.start
-        tap.pointee.keepsArrivals = keepsArrivals
-        state.pointee.capture = tap
+        captured = box
+        for capture in captures { capture.room.start.pointee.keepsArrivals = keepsArrivals }
+        state.pointee.taps.set(captures.map { $0.room.start })
         judge(CapturedFunction(box: .passUnretained(box)), traits)
     }
 
     /// Captures no more. On the thread, before another function judges.
     func stopCapturing() {
-        state.pointee.capture = nil
-        capture = nil
+        state.pointee.taps.set([])
+        (captures, captured) = ([], nil)
     }
 }
