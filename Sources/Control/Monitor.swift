@@ -10,7 +10,11 @@ package final class Monitor {
 
     package init() {
         pthread_mutex_init(mutex.start, nil)
-        pthread_cond_init(condition.start, nil)
+        var attributes = pthread_condattr_t()
+        pthread_condattr_init(&attributes)
+        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
+        pthread_cond_init(condition.start, &attributes)
+        pthread_condattr_destroy(&attributes)
     }
 
     deinit {
@@ -22,5 +26,10 @@ package final class Monitor {
     package func unlock() { pthread_mutex_unlock(mutex.start) }
     /// Gives the lock up until somebody tells of a change, or for no reason.
     package func wait() { pthread_cond_wait(condition.start, mutex.start) }
+    /// The same until a moment of CLOCK_MONOTONIC at most.
+    package func wait(until nanoseconds: UInt64) {
+        var time = timespec(tv_sec: Int(nanoseconds / 1_000_000_000), tv_nsec: Int(nanoseconds % 1_000_000_000))
+        pthread_cond_timedwait(condition.start, mutex.start, &time)
+    }
     package func tellAll() { pthread_cond_broadcast(condition.start) }
 }

@@ -1,3 +1,4 @@
+import CPlatform
 import Glibc
 import Synchronization
 
@@ -51,6 +52,17 @@ package struct WorkQueue: ~Copyable {
         defer { monitor.unlock() }
         precondition(ticket.number <= state.done || !state.isRunner, "a thread waits for its own work")
         while state.done < ticket.number { monitor.wait() }
+    }
+
+    /// The same, but waits until a moment of CLOCK_MONOTONIC at most. False: the work has not run then.
+    package func wait(for ticket: Ticket, until nanoseconds: UInt64) -> Bool {
+        monitor.lock()
+        defer { monitor.unlock() }
+        while state.done < ticket.number {
+            if CPlat_monotonic_ns() >= nanoseconds { return false }
+            monitor.wait(until: nanoseconds)
+        }
+        return true
     }
 
     /// Whether this is the thread that runs the work now: the queue's own until `close`.

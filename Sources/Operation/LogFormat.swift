@@ -9,7 +9,8 @@ package enum LogFormat: String, CaseIterable, Sendable {
     case text
     /// A JSON object a line (docs/observability.md).
     case json
-    /// For systemd's journal, which keeps time and priority by itself: sd-daemon(3)'s prefix, then the text.
+    /// For systemd's journal: an entry with fields, where its socket is (`Journal`). Else sd-daemon(3)'s prefix, then
+    /// the text, from which it takes the priority, too.
     case journald
 
     /// The names, for errors.
@@ -34,6 +35,14 @@ package enum LogFormat: String, CaseIterable, Sendable {
     private struct JSONLine: Encodable {
         let time, level, label, message: String
         let metadata: [String: String]?
+    }
+
+    /// The fields of an entry of the journal.
+    static func fields(_ event: LogEvent, _ metadata: Logger.Metadata) -> [(name: String, value: String)] {
+        [
+            ("MESSAGE", "\(event.message)"), ("PRIORITY", "\(priority(event.level))"),
+            ("SYSLOG_IDENTIFIER", "ringway"),
+        ] + metadata.sorted { $0.key < $1.key }.map { (Journal.name($0.key), "\($0.value)") }
     }
 
     /// Of syslog(3).
@@ -61,25 +70,31 @@ package enum LogFormat: String, CaseIterable, Sendable {
     }
 }
 
-/// Writes whole lines: each with one system call, so that those of several threads do not mix.
-struct LineLogHandler: LogHandler {
+/// Writes whole lines: each with one system call, so that those of several threads do not mix. Or sends entries to the
+/// journal.
+package struct LineLogHandler: LogHandler {
     let label: String
     let format: LogFormat
-    var metadata = Logger.Metadata()
-    var logLevel: Logger.Level {
+    /// Nil: there is none, or it is not asked for.
+    let journal: Journal?
+    package var metadata = Logger.Metadata()
+    package var logLevel: Logger.Level {
         get { LogLevel.current }
         set {}
     }
 
-    init(_ label: String, _ format: LogFormat) { (self.label, self.format) = (label, format) }
+    package init(_ label: String, _ format: LogFormat, _ journal: Journal?) {
+        (self.label, self.format, self.journal) = (label, format, journal)
+    }
 
-    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+    package subscript(metadataKey key: String) -> Logger.Metadata.Value? {
         get { metadata[key] }
         set { metadata[key] = newValue }
     }
 
-    func log(event: LogEvent) {
+    package func log(event: LogEvent) {
         let all = metadata.merging(event.metadata ?? [:]) { $1 }
+        if let journal, journal.send(LogFormat.fields(event, all)) { return }
         let bytes = Array((format.line(event, label, all) + "\n").utf8)
         // Who reads the log and stops reading holds up whoever writes to it, as with any log.
         var sent = 0

@@ -1,11 +1,13 @@
 import Logging
 
 extension LogLevel {
-    /// To standard error, once, before anything is logged. All loggers follow `current`.
+    /// To standard error, once, before anything is logged. All loggers follow `current`. `journald`: to the journal,
+    /// where there is one.
     package static func startLog(_ format: LogFormat = .text) {
+        let journal = format == .journald ? Journal() : nil
         LoggingSystem.bootstrap { label in
             if format == .text { return Handler(inner: .standardError(label: label)) }
-            return LineLogHandler(label, format)
+            return LineLogHandler(label, format, journal)
         }
     }
 

@@ -52,6 +52,8 @@ package enum Methods {
         package var queues: Int
         package var mtu: Int?
         package var mac: String?
+        /// That serve its pairs, by their numbers.
+        package var threads: [Int]
     }
 
     package enum ListPorts: ControlMethod {
@@ -93,6 +95,9 @@ package enum Methods {
                 ("name", portName, true), ("up", "true or false", false),
                 ("busyloop", "\"poll\", \"auto\", \"0\", or microseconds as in \"50us\"", false),
                 ("mtu", "bytes, 68 to 65535", false), ("announce", "true", false),
+                ("threads", "a list of numbers of poll threads, from 0", false),
+                ("cpus", "a list of CPUs that poll threads are pinned to", false),
+                ("options", "text as in \"threads=0+1,rate_in=1gbit,storm=\"", false),
             ]
         }
         package struct Params: Codable, Sendable {
@@ -101,10 +106,22 @@ package enum Methods {
             package var busyloop: String?
             package var mtu: Int?
             package var announce: Bool?
+            package var threads: [Int]?
+            package var cpus: [Int]?
+            /// As `--port` takes them; one with an empty value is taken away.
+            package var options: String?
             package init(
-                name: String, up: Bool? = nil, busyloop: String? = nil, mtu: Int? = nil, announce: Bool? = nil
+                name: String, up: Bool? = nil, busyloop: String? = nil, mtu: Int? = nil, announce: Bool? = nil,
+                threads: [Int]? = nil, cpus: [Int]? = nil, options: String? = nil
             ) {
                 (self.name, self.up, self.busyloop, self.mtu, self.announce) = (name, up, busyloop, mtu, announce)
+                (self.threads, self.cpus, self.options) = (threads, cpus, options)
+            }
+
+            /// Nothing is to be set.
+            var isEmpty: Bool {
+                up == nil && busyloop == nil && mtu == nil && announce == nil && threads == nil && cpus == nil
+                    && options == nil
             }
         }
         package typealias Answer = Port
@@ -200,6 +217,26 @@ package enum Methods {
             package init(port: String? = nil, vlan: Int? = nil) { (self.port, self.vlan) = (port, vlan) }
         }
         package struct Answer: Codable, Sendable { package var cleared: Int }
+    }
+
+    package enum SetMode: ControlMethod {
+        package static let name = "mode.set"
+        package static var members: [MethodMember] {
+            [
+                ("mac_ageing", "seconds, 1 to 1000000, with mode switch", false),
+                ("size", "bytes, 14 to 9216, with mode generate", false),
+            ]
+        }
+        package struct Params: Codable, Sendable {
+            package var macAgeing: Int?
+            package var size: Int?
+            package init(macAgeing: Int? = nil, size: Int? = nil) { (self.macAgeing, self.size) = (macAgeing, size) }
+        }
+        package struct Answer: Codable, Sendable {
+            package var mode: String
+            package var macAgeing: Int?
+            package var size: Int?
+        }
     }
 
     package enum LogLevel: ControlMethod {

@@ -12,7 +12,7 @@ import Ringway
 /// of it than a way to have that thread run something (`ControlServer.post`).
 package final class Operator: @unchecked Sendable {
     private let engine: Engine
-    private let settings: Settings
+    private var settings: Settings
     /// What it was started from.
     private let file: String?
     private let manager: ServiceManager?
@@ -77,7 +77,13 @@ package final class Operator: @unchecked Sendable {
                 _ = try? reload()
             }
         }
-        if let manager, let period = manager.watchPeriod { server.every(period) { manager.alive() } }
+        if let manager, let period = manager.watchPeriod {
+            // A thread that is late once has another chance before the manager loses its patience.
+            let often = max(1, period / 2)
+            server.every(often) { [unowned self] in
+                if watchdog.threadsComeRound(within: often) { manager.alive() }
+            }
+        }
         server.every(Watchdog.period) { [unowned self] in watchdog.look() }
         let over = [inheritance?.control, inheritance?.controlRead]
         try server.start(place, reading: readPlace, taking: over) { self.answer($0, isReadOnly: $1) }
@@ -156,6 +162,7 @@ package final class Operator: @unchecked Sendable {
         MethodEntry(Methods.Capture.self) { [unowned self] params throws(RPC.Failure) in try capture(params) },
         MethodEntry(Methods.ListAddresses.self) { [unowned self] _ throws(RPC.Failure) in try addresses() },
         MethodEntry(Methods.ClearAddresses.self) { [unowned self] params throws(RPC.Failure) in try clear(params) },
+        MethodEntry(Methods.SetMode.self) { [unowned self] params throws(RPC.Failure) in try setMode(params) },
         MethodEntry(Methods.LogLevel.self) { params throws(RPC.Failure) in try Operator.setLevel(params.level) },
         MethodEntry(Methods.Reload.self) { [unowned self] _ throws(RPC.Failure) in try reload() },
         MethodEntry(Methods.Export.self) { [unowned self] _ in
@@ -177,7 +184,7 @@ package final class Operator: @unchecked Sendable {
                 Methods.Port(
                     name: port.name, port: texts[port.name] ?? port.name, place: port.place, up: port.isUp,
                     connected: port.isConnected, queues: o.queuePairs, mtu: o.mtu.map(Int.init),
-                    mac: o.address?.description)
+                    mac: o.address?.description, threads: engine.pairThreads(port: port.name))
             }
         }
     }
@@ -214,19 +221,90 @@ package final class Operator: @unchecked Sendable {
     /// One after the other, up to the first that is refused.
     private func set(_ params: Methods.SetPort.Params) throws(RPC.Failure) -> Methods.Port {
         let name = params.name
-        if params.up == nil && params.busyloop == nil && params.mtu == nil && params.announce == nil {
-            throw .parameters("port.set: nothing is to be set; give up, busyloop, mtu or announce")
+        if params.isEmpty {
+            throw .parameters(
+                "port.set: nothing is to be set; give up, busyloop, mtu, announce, threads, cpus or options")
         }
         if params.announce == false { throw .parameters("port.set: announce: write true, or leave it out") }
+        if params.threads != nil && params.cpus != nil {
+            throw .parameters("port.set: threads or cpus: they say the same in two ways")
+        }
+        _ = try port(name)
         do throws(EngineError) {
             if let busyloop = params.busyloop { try engine.setBusyloop(try PortSyntax.busyloop(busyloop), port: name) }
             if let mtu = params.mtu { try setMTU(mtu, name) }
+            if let numbers = params.threads { try setThreads(numbers, name) }
+            if let cpus = params.cpus { try setThreads(try threads(cpus), name) }
+            if let options = params.options { try setOptions(options, name) }
             if let up = params.up { try engine.setUp(up, port: name) }
             if params.announce == true { try engine.requestAnnouncement(port: name) }
         } catch {
             throw .refused("\(error)")
         }
         return try port(name)
+    }
+
+    private func setThreads(_ threads: [Int], _ name: String) throws(EngineError) {
+        try setOptions("threads=\(threads.map(String.init).joined(separator: "+"))", name)
+    }
+
+    /// The poll threads that are pinned to these CPUs.
+    private func threads(_ cpus: [Int]) throws(EngineError) -> [Int] {
+        let all = engine.options.cpus
+        var threads: [Int] = []
+        for cpu in cpus {
+            guard let thread = all.firstIndex(of: cpu) else {
+                throw EngineError(
+                    "CPU \(cpu): no poll thread is pinned to it; "
+                        + (all.isEmpty
+                            ? "none is pinned to any, so give threads"
+                            : "some are to \(all.map(String.init).joined(separator: ", "))"))
+            }
+            threads.append(thread)
+        }
+        return threads
+    }
+
+    /// Options as `--port` takes them, in place of those of the same names. What is exported has them, too.
+    private func setOptions(_ changes: String, _ name: String) throws(EngineError) {
+        guard let old = texts[name] else { return }
+        var parts = old.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+        for change in changes.split(separator: ",", omittingEmptySubsequences: false) {
+            let option = String(change.prefix { $0 != "=" })
+            if option.count == change.count {
+                throw EngineError("\(name): '\(change)': options are written name=value; name= takes one away")
+            }
+            if !PortSyntax.changeable.contains(option) {
+                throw EngineError(
+                    "\(name): '\(option)' cannot change while the port runs; "
+                        + "\(PortSyntax.changeable.joined(separator: ", ")) can")
+            }
+            parts.removeAll { $0.hasPrefix(option + "=") }
+            if option.count + 1 < change.count { parts.append(String(change)) }
+        }
+        let text = parts.joined(separator: ",")
+        let new = try PortSyntax.port(text)
+        try engine.retune(name, to: new)
+        texts[name] = text
+    }
+
+    private func setMode(_ params: Methods.SetMode.Params) throws(RPC.Failure) -> Methods.SetMode.Answer {
+        do throws(EngineError) {
+            if let seconds = params.macAgeing { try engine.setMACAgeing(seconds) }
+            if let size = params.size { try engine.setGeneratedSize(size) }
+        } catch {
+            throw .refused("\(error)")
+        }
+        noteMode()
+        let mode = settings.engine.mode
+        return .init(
+            mode: mode.name, macAgeing: mode == .switch ? engine.macAgeing : nil, size: engine.generatedSize)
+    }
+
+    /// What is exported has what was changed of the mode.
+    private func noteMode() {
+        settings.engine.macAgeing = engine.macAgeing
+        if let size = engine.generatedSize { settings.engine.mode = .generate(size: size) }
     }
 
     /// What is exported has the MTU of now.
@@ -299,6 +377,10 @@ package final class Operator: @unchecked Sendable {
             do throws(EngineError) { try change.apply() } catch {
                 throw read.explain(Sandbox.explain("\(error)", read.settings.engine.ports))
             }
+            // Their modes are the same, and the reader has checked the values.
+            if settings.engine.mode == .switch { try engine.setMACAgeing(read.settings.engine.macAgeing) }
+            if case .generate(let size) = read.settings.engine.mode { try engine.setGeneratedSize(size) }
+            noteMode()
             texts = read.settings.textsByName
             LogLevel.current = read.settings.logLevel
             log.notice(

@@ -10,6 +10,7 @@ struct PortChange {
     private enum Step {
         case added(String)
         case removed(PortOptions)
+        case retuned(PortOptions)
     }
 
     private let engine: Engine
@@ -20,6 +21,8 @@ struct PortChange {
     private(set) var added: [String] = []
     private(set) var removed: [String] = []
     private(set) var changed: [String] = []
+    /// Those of `changed` that need not be made anew.
+    private var retuned: [String] = []
 
     init(_ engine: Engine, _ texts: [String: String], to settings: Settings) {
         self.engine = engine
@@ -36,6 +39,9 @@ struct PortChange {
         changed = settings.engine.ports.map(\.name).filter { name in
             old[name].map { $0.options != new[name]?.options } ?? false
         }
+        retuned = changed.filter { name in
+            if let old = old[name]?.options, let new = new[name]?.options { old.canBecome(new) } else { false }
+        }
     }
 
     /// Applies it; where a step fails, those before it are taken back, and the error is thrown. A port that had to go
@@ -45,9 +51,12 @@ struct PortChange {
             // New ports first, since they fail most easily, where they have room beside those that go.
             let isRoomy = engine.hasRoom(for: added.compactMap { new[$0]?.options })
             if isRoomy { for name in added { try add(name, new) } }
-            for name in removed + changed { try remove(name) }
+            // Afterwards they may send copies to ports that have come, and none to those that go.
+            for name in retuned { try retune(name) }
+            let anew = changed.filter { !retuned.contains($0) }
+            for name in removed + anew { try remove(name) }
             if !isRoomy { for name in added { try add(name, new) } }
-            for name in changed { try add(name, new) }
+            for name in anew { try add(name, new) }
         } catch {
             for step in steps.reversed() { takeBack(step) }
             throw error
@@ -60,7 +69,15 @@ struct PortChange {
             _ = try? engine.close(name)
         case .removed(let options):
             try? engine.open(options)
+        case .retuned(let options):
+            try? engine.retune(options.name, to: options)
         }
+    }
+
+    private mutating func retune(_ name: String) throws(EngineError) {
+        guard let old = old[name]?.options, let new = new[name]?.options else { return }
+        try engine.retune(name, to: new)
+        steps.append(.retuned(old))
     }
 
     private mutating func add(
@@ -79,6 +96,20 @@ struct PortChange {
 }
 
 extension Engine {
+    /// Gives a port what can change while it runs: its threads, and its options in a switch. All or nothing. Throws
+    /// where it would have to be made anew.
+    func retune(_ name: String, to new: PortOptions) throws(EngineError) {
+        guard let old = portOptions.first(where: { $0.options.name == name })?.options, old.canBecome(new) else {
+            throw EngineError("\(name): it would have to be made anew; remove and add it")
+        }
+        if new.threads != old.threads { try setThreads(new.threads, port: name) }
+        if new.switching == old.switching { return }
+        do throws(EngineError) { try setSwitching(new.switching, port: name) } catch {
+            if new.threads != old.threads { try setThreads(old.threads, port: name) }
+            throw error
+        }
+    }
+
     /// Adds a port. Its socket goes with the program, however that ends.
     func open(_ options: PortOptions) throws(EngineError) {
         try add(options)
@@ -95,6 +126,13 @@ extension Engine {
 }
 
 extension PortOptions {
+    /// A port that runs can have these, too: they differ in what `Engine.retune` changes alone.
+    fileprivate func canBecome(_ new: PortOptions) -> Bool {
+        var same = self
+        (same.threads, same.switching) = (new.threads, new.switching)
+        return same == new
+    }
+
     fileprivate var mirrors: Bool { switching.mirrorIn != nil || switching.mirrorOut != nil }
 }
 

@@ -18,7 +18,7 @@ package final class ServiceManager: Sendable {
         guard let place = environment["NOTIFY_SOCKET"], !place.isEmpty else { return nil }
         self.place = place
         watchPeriod = try ServiceManager.watchPeriod(environment)
-        socket = try ServiceManager.connect(to: place)
+        socket = try DatagramPlace.connect(to: place, "NOTIFY_SOCKET=\(place)")
     }
 
     private static func watchPeriod(_ environment: [String: String]) throws(EngineError) -> UInt64? {
@@ -29,34 +29,6 @@ package final class ServiceManager: Sendable {
             throw EngineError("WATCHDOG_USEC=\(text): microseconds stand here")
         }
         return us * 500
-    }
-
-    /// `@` stands for the zero that an abstract address begins with.
-    private static func connect(to place: String) throws(EngineError) -> OwnedDescriptor {
-        var bytes = Array(place.utf8)
-        var address = sockaddr_un()
-        address.sun_family = sa_family_t(AF_UNIX)
-        guard bytes[0] == UInt8(ascii: "/") || bytes[0] == UInt8(ascii: "@"),
-            bytes.count < MemoryLayout.size(ofValue: address.sun_path)
-        else {
-            throw EngineError("NOTIFY_SOCKET=\(place): an absolute path or @NAME stands here, of 107 bytes at most")
-        }
-        let isAbstract = bytes[0] == UInt8(ascii: "@")
-        if isAbstract { bytes[0] = 0 }
-        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
-        let length = MemoryLayout<sa_family_t>.size + bytes.count + (isAbstract ? 0 : 1)
-        let descriptor = OwnedDescriptor(
-            Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0))
-        let status = withUnsafePointer(to: address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                Glibc.connect(descriptor.fd, $0, socklen_t(length))
-            }
-        }
-        if status != 0 { throw EngineError("NOTIFY_SOCKET=\(place): \(SystemError.text(errno))") }
-        // A manager that reads nothing for so long is not waited for: the control thread has other work.
-        var patience = timeval(tv_sec: 2, tv_usec: 0)
-        setsockopt(descriptor.fd, SOL_SOCKET, SO_SNDTIMEO, &patience, socklen_t(MemoryLayout.size(ofValue: patience)))
-        return descriptor
     }
 
     /// By which another process finds it.
@@ -83,6 +55,7 @@ package final class ServiceManager: Sendable {
     /// What `systemctl status` shows.
     package func status(_ text: String) { send(ServiceManager.line(text)) }
 
+    /// The control thread and all poll threads come round.
     package func alive() { send("WATCHDOG=1") }
 
     /// A name in it with a newline would be an assignment of its own.

@@ -68,14 +68,13 @@ package struct SettingsFile {
         return FileError(file, lines[key] ?? 1, error)
     }
 
-    /// Only ports and the log's level change while a dataplane runs.
+    /// Only ports, the mode's parameters and the log's level change while a dataplane runs.
     package func checkSame(_ running: Settings) throws(FileError) {
         let (a, b) = (running, settings)
         let keys: [(String, Bool)] = [
-            ("mode", a.engine.mode == b.engine.mode), ("cpus", a.engine.cpus == b.engine.cpus),
+            ("mode", a.engine.mode.name == b.engine.mode.name), ("cpus", a.engine.cpus == b.engine.cpus),
             ("threads", a.engine.unpinnedThreads == b.engine.unpinnedThreads),
             ("busyloop", a.engine.busyloop == b.engine.busyloop), ("pacing", a.engine.pacing == b.engine.pacing),
-            ("mac_ageing", a.engine.macAgeing == b.engine.macAgeing),
             ("max_ports", a.engine.mostPorts == b.engine.mostPorts), ("control", a.control == b.control),
             ("control_read", a.controlRead == b.controlRead), ("sandbox", a.isConfined == b.isConfined),
             ("allow", a.allowed == b.allowed), ("metrics", a.metrics == b.metrics),
@@ -84,7 +83,8 @@ package struct SettingsFile {
         if let key = keys.first(where: { !$0.1 })?.0 {
             throw refusal(
                 of: key,
-                "it cannot change while ringway runs; ports and log_level can. Restart ringway, or undo the change")
+                "it cannot change while ringway runs; ports, mac_ageing, size and log_level can. "
+                    + "Restart ringway, or undo the change")
         }
     }
 

@@ -32,6 +32,9 @@ final class Watchdog {
     /// The share of its time in which each thread had work then.
     private(set) var busyShares: [Double] = []
 
+    /// Poll threads that do not come round, as far as the log knows.
+    private var toldLate = Set<Int>()
+
     /// Nanoseconds from look to look.
     static let period: UInt64 = 1_000_000_000
     /// A look tells little that soon after another one.
@@ -43,8 +46,31 @@ final class Watchdog {
 
     init(_ engine: Engine, _ log: Logger) { (self.engine, self.log) = (engine, log) }
 
-    /// Looks, and logs what has changed.
+    /// Whether each poll thread that does not sleep has come round in the last so many nanoseconds, where this is asked
+    /// that often.
+    func threadsComeRound(within nanoseconds: UInt64) -> Bool { latest() < nanoseconds }
+
+    /// For how long a poll thread has not come round; 0: all do. One that does not for long is logged.
+    private func latest() -> UInt64 {
+        let late = engine.lateThreads()
+        for thread in late where thread.nanoseconds >= Watchdog.patience && toldLate.insert(thread.thread).inserted {
+            log.error(
+                """
+                poll thread \(thread.thread)\(thread.cpu < 0 ? "" : " (CPU \(thread.cpu))") has not come round for \
+                \(thread.nanoseconds / 1_000_000) ms: its packet function does not return, or it gets no CPU
+                """,
+                metadata: ["thread": "\(thread.thread)"])
+        }
+        for thread in toldLate.sorted() where !late.contains(where: { $0.thread == thread }) {
+            toldLate.remove(thread)
+            log.info("poll thread \(thread) comes round again", metadata: ["thread": "\(thread)"])
+        }
+        return late.map(\.nanoseconds).max() ?? 0
+    }
+
+    /// Looks, and logs what has changed. While a poll thread does not come round, what was seen before stays.
     func look() {
+        if latest() >= Watchdog.shortest { return }
         guard let now = engine.look() else { return }
         let isSoon = now.nanoseconds &- (last?.nanoseconds ?? 0) < Watchdog.shortest
         let comparison = Comparison(isSoon ? older : last, now)

@@ -24,23 +24,31 @@ public enum PortSyntax {
     private static let kinds = [
         Kind(
             name: "vhost-user", place: "PATH",
-            options: ["queues", "mtu", "mac", "busyloop", "pacing", "client", "ring_reset"] + SocketAccess.options
+            options: ["queues", "mtu", "mac", "busyloop", "threads", "pacing", "client", "ring_reset"]
+                + SocketAccess.options
         ) { .vhostUser(path: $0, isClient: $1.isClient) },
         Kind(
             name: "virtio-user", place: "PATH",
-            options: ["queues", "mtu", "mac", "busyloop", "server", "tap", "packed", "in_order", "queue_size"]
+            options: [
+                "queues", "mtu", "mac", "busyloop", "threads", "server", "tap", "packed", "in_order", "queue_size",
+            ]
                 + SocketAccess.options
         ) { .virtioUser(path: $0, isServer: $1.isServer, tap: $1.tap) },
         Kind(
-            name: "tap", place: "NAME", options: ["queues", "busyloop"],
+            name: "tap", place: "NAME", options: ["queues", "busyloop", "threads"],
             elsewhere: PortSyntax.ofInterface
         ) { place, _ in .tap(name: place) },
         Kind(
-            name: "xdp", place: "INTERFACE", options: ["queues", "busyloop", "queue_size", "busy_poll"],
+            name: "xdp", place: "INTERFACE", options: ["queues", "busyloop", "threads", "queue_size", "busy_poll"],
             elsewhere: PortSyntax.ofInterface
         ) { .xdp(interface: $0, busyPolls: $1.busyPolls) },
-        Kind(name: "null", place: "NAME", options: ["queues", "busyloop", "emit"]) { .null(name: $0, emit: $1.emit) },
+        Kind(name: "null", place: "NAME", options: ["queues", "busyloop", "threads", "emit"]) {
+            .null(name: $0, emit: $1.emit)
+        },
     ]
+
+    /// Options that can change while a port runs.
+    package static var changeable: [String] { ["threads"] + SwitchSyntax.options }
 
     /// The port that `text` describes. Errors: one line that says what to write instead.
     public static func port(_ text: String) throws(EngineError) -> PortOptions {
@@ -120,12 +128,22 @@ public enum PortSyntax {
         return all
     }
 
+    /// Numbers of poll threads: `0+2`.
+    private static func threads(_ value: String, _ text: String) throws(EngineError) -> [Int] {
+        let all = value.split(separator: "+", omittingEmptySubsequences: false).map { Int($0) ?? -1 }
+        guard all.allSatisfy({ (0..<64).contains($0) }), all.count <= PortOptions.maximumQueuePairs else {
+            throw EngineError("--port \(text): threads=\(value): write numbers of poll threads, from 0, as in 0+2")
+        }
+        return all
+    }
+
     private struct Fields {
         let kind: Kind
         var queues: Int?
         var mtu: UInt16?
         var mac: [UInt8]?
         var busyloop: BusyloopBudget?
+        var threads: [Int] = []
         var pacing: Pacing?
         var isClient = false
         var isServer = false
@@ -178,6 +196,7 @@ public enum PortSyntax {
                 do throws(EngineError) { busyloop = try PortSyntax.busyloop(value) } catch {
                     throw EngineError("--port \(text): \(error)")
                 }
+            case "threads": threads = try PortSyntax.threads(value, text)
             case "pacing":
                 do throws(EngineError) { pacing = try PortSyntax.pacing(value) } catch {
                     throw EngineError("--port \(text): \(error)")
@@ -216,6 +235,7 @@ public enum PortSyntax {
             o.mtu = mtu
             o.mac = mac
             o.busyloop = busyloop
+            o.threads = threads
             o.pacing = pacing
             o.wantsPacked = isPacked
             o.wantsInOrder = isInOrder

@@ -3,6 +3,7 @@ import CPlatform
 import Console
 import Foundation
 import Operation
+import Ringway
 
 /// What all commands that speak to a running ringway take.
 struct ControlOptions: ParsableArguments {
@@ -61,17 +62,49 @@ struct PortCommand: ParsableCommand {
         var busyloop: String?
         @Option(help: "Bytes. A driver that has accepted another keeps it until it begins again.") var mtu: Int?
         @Flag(help: "Ask its driver to tell the network where it is.") var announce = false
+        @Option(
+            help: ArgumentHelp(
+                "Poll threads that serve its queue pairs from now on, as in 1 or 0,2: pair k the k-th, counted round.",
+                valueName: "numbers"))
+        var threads: String?
+        @Option(
+            help: ArgumentHelp("The same by the CPUs that they are pinned to, as in 3 or 2,4-5.", valueName: "list"))
+        var cpus: String?
+        @Option(
+            name: .customLong("options"),
+            help: ArgumentHelp(
+                """
+                Options as `ringway forward --port` takes them, those of a switch's port and threads=: \
+                rate_in=1gbit,access=10. An empty value, as in storm=, takes one away.
+                """,
+                valueName: "list"))
+        var changes: String?
         @OptionGroup var options: ControlOptions
 
         func run() {
-            if up == nil && busyloop == nil && mtu == nil && !announce {
+            if up == nil && busyloop == nil && mtu == nil && !announce && threads == nil && cpus == nil
+                && changes == nil
+            {
                 fail(
-                    "port set \(name): say what to change: --up, --no-up, --busyloop BUDGET, --mtu BYTES or --announce",
+                    """
+                    port set \(name): say what to change: --up, --no-up, --busyloop BUDGET, --mtu BYTES, --announce, \
+                    --threads NUMBERS, --cpus LIST or --options LIST
+                    """,
                     status: 64)
             }
             let params = Methods.SetPort.Params(
-                name: name, up: up, busyloop: busyloop, mtu: mtu, announce: announce ? true : nil)
+                name: name, up: up, busyloop: busyloop, mtu: mtu, announce: announce ? true : nil,
+                threads: PortCommand.list("--threads", threads), cpus: PortCommand.list("--cpus", cpus),
+                options: changes)
             options.show(options.call(Methods.SetPort.self, params)) { ["\($0.name): \($0.up ? "up" : "down")"] }
+        }
+    }
+
+    /// Numbers, as `--cpus` takes them.
+    private static func list(_ option: String, _ text: String?) -> [Int]? {
+        guard let text else { return nil }
+        do throws(EngineError) { return try PortSyntax.cpus(text) } catch {
+            fail("\(option) \(text): write numbers as in 1 or 0,2-4", status: 64)
         }
     }
 
@@ -82,13 +115,34 @@ struct PortCommand: ParsableCommand {
         func run() {
             options.show(options.call(Methods.ListPorts.self, .init())) { answer in
                 let width = max(20, answer.ports.map(\.name.count).max() ?? 0)
-                return [Text.left("name", width) + "  state  peer       queues  written as"]
+                return [Text.left("name", width) + "  state  peer       queues  threads  written as"]
                     + answer.ports.map { port in
                         Text.left(port.name, width) + "  " + Text.left(port.up ? "up" : "down", 5) + "  "
                             + Text.left(port.connected ? "connected" : "nobody", 9) + Text.right("\(port.queues)", 8)
-                            + "  " + port.port
+                            + "  " + Text.left(port.threads.map(String.init).joined(separator: ","), 7) + "  "
+                            + port.port
                     }
             }
+        }
+    }
+}
+
+struct ModeCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "mode", abstract: "Print or change the parameters of the mode of a ringway that runs.")
+
+    @Option(help: ArgumentHelp("Mode switch forgets an address after so long without a packet.", valueName: "seconds"))
+    var macAgeing: Int?
+    @Option(help: ArgumentHelp("Frames of mode generate, without CRC.", valueName: "bytes")) var size: Int?
+    @OptionGroup var options: ControlOptions
+
+    func run() {
+        let params = Methods.SetMode.Params(macAgeing: macAgeing, size: size)
+        options.show(options.call(Methods.SetMode.self, params)) { answer in
+            [answer.mode]
+                + [("address ageing", answer.macAgeing, "s"), ("frames", answer.size, "bytes")].compactMap {
+                    name, value, unit in value.map { "\(name): \($0) \(unit)" }
+                }
         }
     }
 }

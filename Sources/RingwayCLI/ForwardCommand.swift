@@ -15,6 +15,7 @@ struct ForwardCommand: ParsableCommand, GoesOn, Confined {
               mtu=N         MTU offered to the driver, in bytes
               mac=ADDRESS   MAC address offered to the driver
               busyloop=B    this port's budget instead of --busyloop
+              threads=N+N   poll threads that serve its pairs, by number: pair k the k-th, counted round (any port)
               pacing=P      this port's goal instead of --pacing
               client=on     connect to PATH (and reconnect) instead of listening there;
                             if nobody was ever there, the program ends with status 1

@@ -13,7 +13,8 @@ struct RingwayCommand: ParsableCommand {
         subcommands: [
             ForwardCommand.self, ProbeCommand.self, BenchCommand.self, TuneCommand.self, CompareCommand.self,
             DemoCommand.self, DriveCommand.self, ReplayCommand.self, PortCommand.self, StatsCommand.self,
-            AddressesCommand.self, LogLevelCommand.self, RunCommand.self, CheckCommand.self, ReloadCommand.self,
+            AddressesCommand.self, ModeCommand.self, LogLevelCommand.self, RunCommand.self, CheckCommand.self,
+            ReloadCommand.self,
             ExportCommand.self, SandboxCommand.self, WhyCommand.self, TraceCommand.self, CaptureCommand.self,
             TopCommand.self,
         ])

@@ -80,7 +80,13 @@ import Testing
                     }
                 }
             }
-            // In the midst of what was sent last; the first stays, so that its packets can be counted: its rings move
+            // In the midst of what was sent last: pairs change their threads.
+            for port in 0..<ports {
+                let threads = (0..<pairs[port]).map { _ in Int.random(in: 0..<lab.engine.threadSnapshots().count) }
+                try lab.engine.setThreads(threads, port: lab.paths[port])
+                #expect(lab.engine.pairThreads(port: lab.paths[port]) == threads, "\(what)")
+            }
+            // The first stays, so that its packets can be counted: its rings move
             // to other mappings of their memory, and are disabled for a moment.
             if round % 2 == 1 {
                 let d = drivers[0]

@@ -433,6 +433,10 @@ private struct Viewing: PacketFunction {
         let last = try engine.remove("null:sink")
         print(last.tx.packets)
         // end
+        // listing: setThreads
+        try engine.setThreads([0], port: ports[0].name)
+        print(engine.pairThreads(port: ports[0].name))
+        // end
         // listing: replace
         engine.replace(rules, with: try Classifier(new))
         // end

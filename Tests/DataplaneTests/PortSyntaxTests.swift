@@ -6,12 +6,12 @@ import Testing
     func ports() throws {
         let p = try PortSyntax.port(
             "vhost-user:/run/vm1.sock,queues=2,mtu=9000,client=on,busyloop=50us,"
-                + "mac=02:00:00:00:00:0a,ring_reset=on,pacing=latency"
+                + "mac=02:00:00:00:00:0a,ring_reset=on,pacing=latency,threads=3+0"
         )
         #expect(p.kind == .vhostUser(path: "/run/vm1.sock", isClient: true))
         #expect(
             p.queuePairs == 2 && p.mtu == 9000 && p.busyloop == .microseconds(50) && p.mac == [2, 0, 0, 0, 0, 10]
-                && p.offersRingReset && p.pacing == .latency)
+                && p.offersRingReset && p.pacing == .latency && p.threads == [3, 0])
         #expect(
             try PortSyntax.port("virtio-user:/dev/vhost-net,tap=tap0").kind
                 == .virtioUser(path: "/dev/vhost-net", isServer: false, tap: "tap0"))
@@ -101,9 +101,11 @@ import Testing
             ("tap:t,mac=02:00:00:00:00:01", "ip link set NAME address 02:"),
             ("vhost-user:/x,queues=1,queues=2", "'queues' is given twice"),
             ("vhost-user:/x,busyloop=never", "poll, auto"),
+            ("null:x,threads=0-2", "write numbers of poll threads, from 0, as in 0+2"),
+            ("null:x,threads=", "as in 0+2"),
             ("vhost-user:/x,pacing=fast", "auto, throughput or latency"),
             ("tap:t,pacing=auto", "'pacing' is no option"),
-            ("null:x,mac=02:00:00:00:00:01", "queues, busyloop, emit are"),
+            ("null:x,mac=02:00:00:00:00:01", "queues, busyloop, threads, emit are"),
             ("null:x,emit=13", "14 to 9216"), ("vhost-user:/x,emit=64", "'emit' is no option"),
             ("vhost-user:/x,", "name=value"),
             ("vhost-user:/x,mode=999", "mode=999: write permissions"),

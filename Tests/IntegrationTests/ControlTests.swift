@@ -32,6 +32,11 @@ import Testing
         _ = try drive.wait(for: "  1 ")
         try Schema.check(try ControlTests.json(["port", "list"], folder("r")), "port.list")
         try Schema.check(try ControlTests.json(["port", "set", folder("p"), "--up"], folder("c")), "port.set")
+        try Schema.check(
+            try ControlTests.json(
+                ["port", "set", folder("p"), "--threads", "0", "--options", "rate_in=1gbit,storm=1kpps"], folder("c")),
+            "port.set")
+        try Schema.check(try ControlTests.json(["mode", "--mac-ageing", "60"], folder("c")), "mode.set")
         try Schema.check(try ControlTests.json(["stats"], folder("r")), "stats")
         try Schema.check(try ControlTests.json(["why", folder("p")], folder("r")), "queue.why")
         try Schema.check(try ControlTests.json(["trace", folder("p")], folder("r")), "queue.trace")

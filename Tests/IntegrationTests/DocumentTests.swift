@@ -16,6 +16,26 @@ import Testing
         #expect(try run([root + "/tools/reference", "--check", "--programs", "/nowhere"]).status != 0)
     }
 
+    @Test("docs/messages.md has every line of the log, with what it means, and every error")
+    func messages() throws {
+        let (status, output) = try run([root + "/tools/messages", "--check"])
+        #expect(status == 0, "\(output)")
+        // It can fail: a line that has no meaning, and a meaning of no line.
+        let folder = Folder()
+        let script = """
+            set -e; cd "$1"; mkdir tools docs
+            cp -r "$0/Sources" .; cp "$0/docs/messages.md" docs
+            cp "$0/tools/messages" "$0/tools/messages.meanings" tools
+            tools/messages --check
+            sed -i 's/that queue .* is broken/that all is well/' Sources/Dataplane/Ports/Driver/DriverPort.swift
+            tools/messages --check
+            """
+        let broken = try run(["bash", "-c", script, root, folder.path])
+        #expect(broken.status == 1, "\(broken.output)")
+        #expect(broken.output.contains("no meaning: error\tPORT: the back-end reports that all is well"))
+        #expect(broken.output.contains("no such line any more: PORT: the back-end reports that queue … is broken"))
+    }
+
     /// Python's jsonschema, which knows nothing of Ringway. YAML's null is the name of a kind of port.
     private static let validator = """
         import json, sys, yaml, jsonschema

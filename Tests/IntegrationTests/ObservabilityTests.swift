@@ -47,13 +47,59 @@ import Testing
                 ]))
     }
 
-    @Test("the log for journald: each line begins with its priority, and has no time")
+    @Test("the log for journald where there is no journal: each line begins with its priority, and has no time")
     func journald() throws {
-        let ringway = try start(["--log-format", "journald"])
+        let words = [
+            "unshare", "-m", "sh", "-c", "mount -t tmpfs none /run && exec \"$0\" \"$@\"", Ringway.binary, "forward",
+            "--json", "--log-format", "journald", "--mode", "switch", "--port", "vhost-user:\(folder("p"))",
+        ]
+        let ringway = try Program("ringway", words, errors: folder("log"))
+        _ = try ringway.wait(for: "\"ready\"")
         let drive = try Program("drive", [Ringway.binary, "drive", folder("p"), "--seconds", "1"])
         #expect(drive.wait() == 0 && ringway.end() == 0)
         #expect(log.contains("<6>\(folder("p")): front-end connected\n"), "\(log)")
         for line in log.split(separator: "\n") { #expect(line.prefixMatch(of: /<[2-7]>/) != nil, "\(line)") }
+    }
+
+    /// Serves a journal's socket, in a mount namespace of its own, for the program that it runs.
+    private static let journal = """
+        import os, signal, socket, subprocess, sys, threading
+        os.makedirs("/run/systemd/journal")
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind("/run/systemd/journal/socket")
+        out = open(sys.argv[1], "ab", 0)
+        def read():
+            while True: out.write(s.recv(1 << 18) + b"--\\n")
+        threading.Thread(target=read, daemon=True).start()
+        child = subprocess.Popen(sys.argv[2:])
+        signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        sys.exit(child.wait())
+        """
+
+    @Test("where there is a journal, it gets entries with fields, from inside the sandbox, too")
+    func journalFields() throws {
+        let ringway = try Program(
+            "ringway",
+            [
+                "unshare", "-m", "sh", "-c", "mount -t tmpfs none /run && exec python3 -c \"$0\" \"$@\"",
+                ObservabilityTests.journal, folder("journal"), Ringway.binary, "forward", "--json", "--log-format",
+                "journald", "--mode", "switch", "--port", "vhost-user:\(folder("p"))",
+            ], errors: folder("log"))
+        _ = try ringway.wait(for: "\"ready\"")
+        let drive = try Program("drive", [Ringway.binary, "drive", folder("p"), "--seconds", "1"])
+        #expect(drive.wait() == 0)
+        func entries() -> [String] {
+            let text = (try? String(contentsOfFile: folder("journal"), encoding: .utf8)) ?? ""
+            return text.components(separatedBy: "--\n")
+        }
+        let end = now + 20
+        while !entries().contains(where: { $0.contains("front-end gone") }) && now < end { usleep(20_000) }
+        #expect(ringway.end() == 0)
+        let connected = try #require(entries().first { $0.contains("front-end connected") })
+        #expect(connected.contains("MESSAGE=\(folder("p")): front-end connected\n"))
+        #expect(connected.contains("PRIORITY=6\n") && connected.contains("SYSLOG_IDENTIFIER=ringway\n"))
+        #expect(connected.contains("RINGWAY_PORT=\(folder("p"))\n"))
+        #expect(entries().contains { $0.contains("sandbox: Landlock") || $0.contains("sandbox: ") })
+        #expect(!log.contains("<6>"), "\(log)")
     }
 
     @Test("metrics over TCP, as an HTTP client fetches them; a file's settings; a place that is taken")

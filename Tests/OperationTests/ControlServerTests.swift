@@ -57,6 +57,70 @@ import Testing
         #expect(later.table.contains { $0.hasPrefix("addresses learned ") })
     }
 
+    @Test("pairs change their threads, and a switch's port its options; what is exported has them")
+    func assignments() throws {
+        let lab = try ControlLab(threads: 3)
+        let client = try ControlClient(lab.path)
+        func set(_ params: Methods.SetPort.Params) throws -> Methods.Port {
+            try client.call(Methods.SetPort.self, params)
+        }
+        func error(_ params: Methods.SetPort.Params) -> String {
+            let failure = #expect(throws: RPC.Failure.self) { try set(params) }
+            return failure?.message ?? ""
+        }
+        let a = try client.call(Methods.AddPort.self, .init(port: "vhost-user:\(lab.folder)/a,queues=2,rate_in=1gbit"))
+        let b = try client.call(Methods.AddPort.self, .init(port: "vhost-user:\(lab.folder)/b,threads=2"))
+        #expect(a.threads == [0, 1] && b.threads == [2])
+        let (one, other) = (try EmbeddedDriver(path: a.name), try EmbeddedDriver(path: b.name))
+        for round in 0..<100 {
+            let threads = [round % 3, (round + 1) % 3]
+            #expect(try set(.init(name: a.name, threads: threads)).threads == threads)
+            #expect(try set(.init(name: b.name, options: "threads=\(round / 2 % 3)")).threads == [round / 2 % 3])
+            try one.send(64 + round)
+            #expect(try other.receive() == 64 + round)
+        }
+        let changed = try set(.init(name: a.name, threads: [2, 1], options: "rate_in=,storm=10kpps,access=7"))
+        let text = "vhost-user:\(lab.folder)/a,queues=2,threads=2+1,storm=10kpps,access=7"
+        #expect(changed.port == text && changed.threads == [2, 1])
+        #expect(lab.engine.portOptions[0].options == (try PortSyntax.port(text)))
+        let exported = try client.call(Methods.Export.self, .init()).config
+        #expect(try SettingsFile(exported, file: "x").settings.texts[0] == text)
+        #expect(try set(.init(name: a.name, threads: [])).threads == [0, 1])
+        let before = try client.call(Methods.ListPorts.self, .init()).ports.map(\.port)
+        #expect(error(.init(name: a.name, threads: [3])).contains("thread 3: there is no such poll thread; 0 to 2 are"))
+        #expect(error(.init(name: a.name, cpus: [1])).contains("none is pinned to any, so give threads"))
+        #expect(error(.init(name: a.name, threads: [0], cpus: [1])).hasPrefix("port.set: threads or cpus"))
+        #expect(error(.init(name: a.name, options: "queues=3")).contains("'queues' cannot change while the port runs"))
+        #expect(error(.init(name: a.name, options: "access")).contains("options are written name=value"))
+        #expect(error(.init(name: a.name, options: "access=5000")).contains("one VLAN, 1 to 4094"))
+        #expect(error(.init(name: a.name, options: "threads=1,mirror=null:x")).contains("no port is called so"))
+        #expect(error(.init(name: "x", threads: [0])).hasPrefix("x: there is no such port"))
+        #expect(error(.init(name: a.name)).contains("nothing is to be set"))
+        #expect(try client.call(Methods.ListPorts.self, .init()).ports.map(\.port) == before)
+        #expect(try client.call(Methods.ListPorts.self, .init()).ports[0].threads == [0, 1])
+        withExtendedLifetime((one, other)) {}
+    }
+
+    @Test("a mode's parameters are told and changed")
+    func modes() throws {
+        let lab = try ControlLab()
+        let client = try ControlClient(lab.path)
+        func set(_ params: Methods.SetMode.Params) throws -> Methods.SetMode.Answer {
+            try client.call(Methods.SetMode.self, params)
+        }
+        var answer = try set(.init())
+        #expect(answer.mode == "switch" && answer.macAgeing == 300 && answer.size == nil)
+        #expect(try set(.init(macAgeing: 10)).macAgeing == 10 && lab.engine.macAgeing == 10)
+        #expect(try client.call(Methods.Export.self, .init()).config.contains("mac_ageing: 10\n"))
+        #expect(throws: RPC.Failure.self) { try set(.init(macAgeing: 0)) }
+        #expect(throws: RPC.Failure.self) { try set(.init(size: 64)) }
+        let generating = try ControlLab(.generate(size: 64))
+        let other = try ControlClient(generating.path)
+        answer = try other.call(Methods.SetMode.self, .init(size: 1500))
+        #expect(answer.mode == "generate" && answer.macAgeing == nil && answer.size == 1500)
+        #expect(try other.call(Methods.Export.self, .init()).config.contains("size: 1500\n"))
+    }
+
     @Test("an error names what was wrong and what is allowed, and nothing has changed")
     func errors() throws {
         let lab = try ControlLab()
@@ -78,7 +142,8 @@ import Testing
         #expect(try call("port.add", #"{"port":5}"#).1.hasPrefix("port.add: port: write what"))
         #expect(
             try call("port.set", #"{"name":"x","pace":5}"#).1
-                == "port.set: pace: there is no such parameter; name, up, busyloop, mtu, announce are")
+                == "port.set: pace: there is no such parameter; name, up, busyloop, mtu, announce, threads, cpus, "
+                + "options are")
         #expect(try call("port.set", #"{"name":"x","up":5}"#).1 == "port.set: up: write true or false")
         #expect(
             try call("port.add", #"{"port":"what:x"}"#) == (

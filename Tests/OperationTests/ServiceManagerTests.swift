@@ -1,6 +1,7 @@
 import Foundation
 import Operation
 import Ringway
+import Synchronization
 import TestSupport
 import Testing
 
@@ -87,6 +88,63 @@ import Testing
         goOn.signal()
         #expect(socket.next() == ["WATCHDOG=1"])
         op.stop()
+    }
+
+    /// Waits while somebody wants it to.
+    private struct Hanging: PacketFunction {
+        final class Gate: Sendable {
+            let isShut = Atomic(false)
+            let isInside = Atomic(false)
+        }
+        let gate: Gate
+
+        mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+            while gate.isShut.load(ordering: .relaxed) {
+                gate.isInside.store(true, ordering: .relaxed)
+                usleep(1000)
+            }
+            gate.isInside.store(false, ordering: .relaxed)
+            return .drop
+        }
+    }
+
+    @Test(
+        "the watchdog hears nothing while a poll thread hangs in its packet function; threads that sleep are no reason")
+    func hangingThread() throws {
+        let socket = try #require(ManagerSocket(ServiceManagerTests.place(true)))
+        let manager = try ServiceManager(["NOTIFY_SOCKET": socket.place, "WATCHDOG_USEC": "40000"])
+        // Of three threads one has something to do.
+        var options = EngineOptions(ports: [try PortSyntax.port("null:a,emit=60,threads=1")], mode: .drop)
+        options.unpinnedThreads = 3
+        let gate = Hanging.Gate()
+        let engine = try Engine(options, logger: .init(label: "test")) { _ in Hanging(gate: gate) }
+        try engine.start()
+        let folder = "/tmp/ringway-hanging-\(getpid())"
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        var settings = Settings(options, texts: ["null:a,emit=60,threads=1"])
+        settings.control = SocketPlace(folder + "/ctl")
+        LogLevel.current = .critical
+        let op = Operator(engine, settings, manager: manager) { 0 }
+        try op.start()
+        let client = try ControlClient(folder + "/ctl")
+        for _ in 0..<3 {
+            for _ in 0..<5 { #expect(try #require(socket.next()).allSatisfy { !$0.hasPrefix("STOPPING") }) }
+            gate.isShut.store(true, ordering: .relaxed)
+            while !gate.isInside.load(ordering: .relaxed) { usleep(1000) }
+            // What was asked before it hung may be answered now.
+            while socket.next(seconds: 1) != nil {}
+            #expect(socket.next(seconds: 1) == nil)
+            #expect(op.perform { $0.lateThreads().map(\.thread) } == [1])
+            // Whoever wants to know what goes on is answered nevertheless.
+            #expect(try client.call(Methods.Why.self, .init()).queues.count <= 2)
+            #expect(try client.call(Methods.Stats.self, .init()).threads?.count == 3)
+            gate.isShut.store(false, ordering: .relaxed)
+            #expect(socket.next() == ["WATCHDOG=1"])
+        }
+        op.stop()
+        engine.stop()
+        #expect(engine.lateThreads().isEmpty)
     }
 
     @Test(

@@ -154,6 +154,15 @@ import Testing
         #expect(lab.names == [a, "null:c", "null:d", "null:e"])
         #expect(lab.engine.snapshot().first { $0.name == a }?.isConnected == true, "it has not gone for a moment")
         #expect(try lab.reload(["vhost-user:\(a)", "null:c,queues=2", "null:d,mirror=null:e", "null:e"]).added.isEmpty)
+        // Threads, and what a switch's port may do, change without the driver's noticing; and the switch.
+        let serials = lab.engine.snapshot().map(\.serial)
+        let tuned = try lab.reload(
+            ["vhost-user:\(a),threads=0,rate_in=1gbit", "null:c,queues=2", "null:d,mirror=null:e", "null:e"],
+            "mac_ageing: 7\n")
+        #expect(tuned.changed == [a] && tuned.added.isEmpty && lab.engine.snapshot().map(\.serial) == serials)
+        #expect(lab.engine.snapshot().first { $0.name == a }?.isConnected == true && lab.engine.macAgeing == 7)
+        let options = lab.engine.portOptions.first { $0.options.name == a }?.options
+        #expect(options?.threads == [0] && options?.switching.limitIn?.bytes == 125_000_000)
         let exported = try lab.client.call(Methods.Export.self, .init()).config
         #expect(try SettingsFile(exported, file: "x").settings.engine.ports.count == 4)
         withExtendedLifetime(driver) {}
@@ -174,6 +183,10 @@ import Testing
         #expect(
             error(["null:a"], "busyloop: poll\n").contains("f.yaml:4: busyloop: it cannot change while ringway runs"))
         #expect(error(["null:a"], "max_ports: 9\n").contains("max_ports: it cannot change"))
+        #expect(error(["null:a,threads=1", "null:b"]).contains("f.yaml:5: null:a: thread 1: there is no such"))
+        // What gets copies has no options of its own.
+        #expect(error(["null:a,rate_in=1gbit", "null:b,queues=2,mirror=null:a"]).contains("f.yaml:6: null:b"))
+        #expect(lab.engine.portOptions.map(\.options.switching.isPlain) == [true, true])
         #expect(lab.engine.snapshot().map(\.serial) == before)
         // This one is found out when it is opened: what was added before it goes again.
         #expect(error(["null:new", "vhost-user:/nowhere/x", "null:a"]).contains("f.yaml:6: /nowhere/x"))

@@ -29,11 +29,18 @@ package final class ManagerSocket {
 
     /// The next message's lines; nil: none came for so long.
     package func next(seconds: Int32 = 30) -> [String]? {
+        nextBytes(seconds: seconds).map {
+            String(decoding: $0, as: UTF8.self).split(separator: "\n").map(String.init)
+        }
+    }
+
+    /// The next message; nil: none came for so long.
+    package func nextBytes(seconds: Int32 = 30) -> [UInt8]? {
         var waits = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)
         guard poll(&waits, 1, seconds * 1000) == 1 else { return nil }
-        var bytes = [UInt8](repeating: 0, count: 4096)
+        var bytes = [UInt8](repeating: 0, count: 1 << 18)
         let n = recv(fd, &bytes, bytes.count, 0)
-        return String(decoding: bytes[..<max(0, n)], as: UTF8.self).split(separator: "\n").map(String.init)
+        return Array(bytes[..<max(0, n)])
     }
 
     /// The next that is no WATCHDOG=1.

@@ -27,6 +27,17 @@ final class EngineCore {
     /// By port, each its control thread's: pairs that receive, and whether it is up (`setUp`).
     private let receiving: OwnedMemory<Int>
     private let isUp: OwnedMemory<Bool>
+    /// By port: threads that serve its pairs, of those that do not leave it to `Placement`.
+    private let assigned = Locked<[Int: [Int]]>([:])
+
+    /// The thread that a pair was assigned to.
+    func assignment(of port: Int, pair: Int) -> Int? {
+        assigned.withLock { $0[port].map { $0[pair % $0.count] } }
+    }
+
+    /// Pair k goes to the k-th of these (counted round) when it starts, or with `moveToAssigned`; none: to
+    /// `Placement`'s choice.
+    func assign(_ list: [Int], port: Int) { assigned.withLock { $0[port] = list.isEmpty ? nil : list } }
 
     var generates: Bool { if case .generate = mode { return true } else { return false } }
 
@@ -70,12 +81,19 @@ final class EngineCore {
 
     /// Takes each thread its part of `work`, all of it in one trip a thread and side by side; returns when all of it
     /// has run. On one thread work runs in the order in which it was added.
-    func run(_ work: ThreadWork) {
-        let tickets = work.parts.sorted { $0.key < $1.key }.map { index, part in
+    func run(_ work: ThreadWork) { for (thread, ticket) in post(work) { thread.mailbox.wait(for: ticket) } }
+
+    /// The same, but waits for so long at most. Returns the threads that have not come to it until then; they still do.
+    func run(_ work: ThreadWork, within nanoseconds: UInt64) -> [(thread: Int, ticket: WorkQueue.Ticket)] {
+        let end = CPlat_monotonic_ns() &+ nanoseconds
+        return post(work).filter { !$0.mailbox.wait(for: $1, until: end) }.map { ($0.index, $1) }
+    }
+
+    private func post(_ work: ThreadWork) -> [(PollThread, WorkQueue.Ticket)] {
+        work.parts.sorted { $0.key < $1.key }.map { index, part in
             let thread = threads[index]
             return (thread, thread.mailbox.post { for body in part { body(thread) } })
         }
-        for (thread, ticket) in tickets { thread.mailbox.wait(for: ticket) }
     }
 
     /// Publishes how many pairs of a port receive, and tells embedders' functions when there are some, or none any
@@ -159,12 +177,18 @@ final class EngineCore {
         if let old { new.takeAddresses(of: old) }
     }
 
+    /// The plain switch's table is another one. For the embedder's thread.
+    func setAddresses(_ table: MACTable) {
+        judgingNow.withLock { $0.addresses = table }
+        setFunctions()
+    }
+
     /// What an embedder's function says of itself. Before threads start.
     func setTraits(_ traits: FunctionTraits) { judgingNow.withLock { $0.traits = traits } }
 
-    /// From now on threads capture, or nil: they do not. For the embedder's thread.
-    func setCapture(_ order: CaptureOrder?) {
-        judgingNow.withLock { $0.capture = order }
+    /// From now on threads capture this, or none: they do not. For the embedder's thread.
+    func setCaptures(_ orders: [CaptureOrder]) {
+        judgingNow.withLock { $0.captures = orders }
         setFunctions()
     }
 

@@ -23,7 +23,7 @@ extension EngineCore {
         _ thread: PollThread, _ function: F, _ judging: Judging, _ box: FunctionBox? = nil
     ) {
         var traits = judging.traits ?? FunctionTraits(F.self)
-        guard let capture = judging.capture else {
+        if judging.captures.isEmpty {
             thread.stopCapturing()
             return thread.judge(function, traits)
         }
@@ -33,7 +33,7 @@ extension EngineCore {
             if F.self != GuardedSwitch.self { traits.front = .nothing }
         }
         thread.judge(
-            box ?? TypedFunctionBox(function), traits, capturing: capture,
+            box ?? TypedFunctionBox(function), traits, capturing: judging.captures,
             keepsArrivals: box != nil || F.self == GuardedSwitch.self || F.self == MACSwapFunction.self)
     }
 

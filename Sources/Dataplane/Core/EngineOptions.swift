@@ -33,6 +33,9 @@ public struct PortOptions: Sendable, Equatable {
     public var busyloop: BusyloopBudget?
     /// vhost-user ports: what a busy ring is tuned for; nil: the engine's.
     public var pacing: Pacing?
+    /// Poll threads that serve its queue pairs, by number: pair k the k-th, counted round. Empty: pair k goes to thread
+    /// k (counted round), or as near as there is one to the memory of its rings.
+    public var threads: [Int] = []
     /// vhost-user ports: RING_RESET is offered. Not to QEMU: it lets its driver reset a queue and tells a vhost-user
     /// back-end nothing of it (`ethtool -G`), which would go on in memory that is no ring any more.
     public var offersRingReset = false
@@ -102,6 +105,9 @@ extension EngineOptions {
 
     /// Packets are counted against rates, and so are judged once.
     var countsPackets: Bool { ports.contains(where: \.countsPackets) }
+
+    /// Poll threads.
+    var threadCount: Int { cpus.isEmpty ? unpinnedThreads : cpus.count }
 
     /// Places that are reserved for ports.
     var places: Int { mode == .crossconnect ? 2 : mostPorts ?? max(64, ports.count) }

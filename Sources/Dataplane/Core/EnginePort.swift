@@ -46,10 +46,11 @@ extension EngineCore {
     /// Makes a port's entries of the table.
     func addPairs(port: Int, _ options: PortOptions, defectFD: Int32) {
         clearPlace(port)
+        assign(options.threads, port: port)
         table.setAddress(options.mac, mtu: options.mtu, port)
         for pair in 0..<options.queuePairs {
             var state = PairState(port: port, pair: pair, defectFD: defectFD, pacing: options.pacing ?? pacing)
-            state.give(to: pair % threads.count)
+            state.give(to: assignment(of: port, pair: pair) ?? pair % threads.count)
             state.budget = BudgetState(budget(options), clock: TickClock.shared)
             add(state)
         }
@@ -75,8 +76,15 @@ extension EngineCore {
         }
     }
 
-    /// The thread that a pair goes to, by `Placement`'s choice. `node`: that of its rings' memory.
+    /// The thread that a pair goes to: the one that it was assigned to, or `Placement`'s choice. `node`: that of its
+    /// rings' memory. For the port's control thread.
     func choosePlace(of pair: PairPointer, node: Int) -> PairPlace {
+        pair.pointee.node = node
+        if let thread = assignment(of: pair.pointee.port, pair: pair.pointee.pair) {
+            let cpu = threads[thread].cpu
+            return PairPlace(
+                pair: pair, thread: thread, reason: "thread \(thread)\(cpu < 0 ? "" : " (CPU \(cpu))"), as assigned")
+        }
         let choice = Placement.choose(pair: pair.pointee.pair, cpus: threads.map(\.cpu), node: node)
         return PairPlace(pair: pair, thread: choice.thread, reason: choice.reason)
     }
@@ -90,6 +98,22 @@ extension EngineCore {
             if old != thread { work.add(old) { $0.letGo(p, to: thread) } }
         }
         run(work)
+    }
+
+    /// Gives a port's pairs to the threads that they are assigned to, while their rings run: the old ones let go of
+    /// them, then the new ones take them, in one trip each. For the port's control thread.
+    func moveToAssigned(port: Int, pairs: Int) {
+        var (leaving, entering) = (ThreadWork(), ThreadWork())
+        for pair in 0..<pairs {
+            guard let p = table[port, pair] else { continue }
+            let (place, old) = (choosePlace(of: p, node: p.pointee.node), owner(of: p).index)
+            if place.thread == old { continue }
+            let move = PairMove(to: place.thread)
+            leaving.add(old) { $0.leave(p, move) }
+            entering.add(place.thread) { $0.enter(p, move) }
+        }
+        run(leaving)
+        run(entering)
     }
 
     /// Runs `body` for each of the port's pairs that is `wanted` (asked here), on the thread that owns it: one trip a

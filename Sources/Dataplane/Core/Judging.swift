@@ -2,7 +2,8 @@
 struct Judging {
     /// What the function says of itself, where that is not what its type says.
     var traits: FunctionTraits?
-    var capture: CaptureOrder?
+    /// Those that run.
+    var captures: [CaptureOrder] = []
     /// The switch's, of one kind or the other; neither in other modes.
     var addresses: MACTable?
     var guarded: SwitchCore?

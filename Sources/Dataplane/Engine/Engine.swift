@@ -17,7 +17,8 @@ import Virtio
 /// engine.stop()
 /// ```
 public final class Engine: @unchecked Sendable {
-    /// As it was made with; `mode` is `drop` where there is a packet function. `portOptions` has the ports of now.
+    /// As it was made with; `mode` is `drop` where there is a packet function. `portOptions` has the ports of now,
+    /// `macAgeing` and `generatedSize` what was changed of the mode.
     public let options: EngineOptions
     let logger: Logger
     /// An embedder's function for each thread, and what it says of itself.
@@ -25,6 +26,12 @@ public final class Engine: @unchecked Sendable {
     /// What the packet function calls what it counts.
     let functionNames: FunctionNames
     private(set) var core: EngineCore?
+    /// Seconds after which the switch forgets an address (`setMACAgeing`).
+    public internal(set) var macAgeing: Int
+    /// Bytes of frames of `generate`, in other modes nil (`setGeneratedSize`).
+    public internal(set) var generatedSize: Int?
+    /// By thread: what was sent to those that are to show that they come round.
+    var probes: [Int: ThreadProbe] = [:]
     /// By place.
     var ports: [PlacedPort?] = []
     /// Ports so far.
@@ -34,12 +41,14 @@ public final class Engine: @unchecked Sendable {
     public init(_ options: EngineOptions, logger: Logger) throws(EngineError) {
         self.options = options
         self.logger = logger
+        macAgeing = options.macAgeing
         embedded = nil
         var names = FunctionNames()
         if options.mode == .switch {
             (names.dropCauses, names.counters) = (GuardedSwitch.dropCauses, GuardedSwitch.counters)
         }
         functionNames = names
+        if case .generate(let size) = options.mode { generatedSize = size }
         try Engine.check(options)
     }
 
@@ -65,6 +74,7 @@ public final class Engine: @unchecked Sendable {
         options.mode = .drop
         self.options = options
         self.logger = logger
+        macAgeing = options.macAgeing
         embedded = (make, FunctionTraits(wishes))
         functionNames = try FunctionNames(
             wishes, threads: options.cpus.isEmpty ? options.unpinnedThreads : options.cpus.count)
@@ -104,6 +114,8 @@ public final class Engine: @unchecked Sendable {
     func makePort(_ index: Int, _ options: PortOptions, _ core: EngineCore) throws(EngineError)
         -> any EnginePort
     {
+        var logger = self.logger
+        logger[metadataKey: "port"] = "\(options.name)"
         switch options.kind {
         case .vhostUser: return try Port(index: index, options: options, core: core, logger: logger)
         case .virtioUser: return try DriverPort(index: index, options: options, core: core, logger: logger)
@@ -116,7 +128,7 @@ public final class Engine: @unchecked Sendable {
     private func startThread(_ thread: PollThread, _ core: EngineCore) throws(EngineError) {
         if let embedded {
             thread.kept = embedded.make(thread.index)
-        } else if case .generate(let size) = options.mode {
+        } else if let size = generatedSize {
             thread.state.pointee.template = FrameTemplate(Frames.udp(size: size))
         }
         core.setFunction(of: thread, core.judging)
@@ -126,7 +138,7 @@ public final class Engine: @unchecked Sendable {
     /// Stops threads, closes connections, removes sockets. Safe to call twice.
     public func stop() {
         guard let core else { return }
-        endCapture(core, .stopped)
+        endCaptures(core, .stopped)
         let all = ports.compactMap(\.self)
         let connected = all.map(\.port.isConnected)
         for port in all { port.port.stop() }
@@ -135,7 +147,7 @@ public final class Engine: @unchecked Sendable {
         (lastCounters, lastTimes, lastFunctionCounters) = (snapshot(), queueTimes(), functionCounters())
         for (i, isConnected) in zip(lastCounters.indices, connected) { lastCounters[i].isConnected = isConnected }
         for port in all { port.port.dispose() }
-        ports = []
+        (ports, probes) = ([], [:])
         self.core = nil
     }
 

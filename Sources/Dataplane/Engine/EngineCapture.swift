@@ -13,10 +13,13 @@ package struct EngineCapture {
 extension Engine {
     /// Bytes of each packet that can be asked for.
     package static let snapLengths = 14...Int(PacketSlot.maximumLength)
+    /// Captures that there can be at once.
+    package static var mostCaptures: Int { CaptureTaps.most }
 
     /// Has poll threads put what a port sends and receives, or one queue of it, into memory that another process may
     /// read: `snap` bytes of each packet at most. What does not fit is counted there; packets flow as before. It ends
-    /// with `endCapture`, with the port, or with the engine. Throws where there is no such queue, or a capture runs.
+    /// with `endCapture`, with the port, or with the engine. Several can run at once, of one port,
+    /// too. Throws where there is no such queue, or `mostCaptures` run.
     package func startCapture(
         port name: String, queue: Int? = nil, snap: Int, ringBytes: Int = CaptureMemory.usualRing
     ) throws(EngineError) -> EngineCapture {
@@ -31,34 +34,33 @@ extension Engine {
                 "\(name): \(snap) bytes of each packet; \(Engine.snapLengths.lowerBound) to "
                     + "\(Engine.snapLengths.upperBound) are possible")
         }
-        if let other = core.judging.capture {
-            let names = portOptions.first { $0.place == other.port }.map(\.options.name)
-            throw EngineError("\(name): a capture of \(names ?? "a port") runs, and there can be one; end it first")
+        let running = core.judging.captures
+        if running.count >= Engine.mostCaptures {
+            throw EngineError("\(name): \(running.count) captures run, and there can be no more; end one first")
         }
         let memory: CaptureMemory
         do throws(MemoryError) { memory = try CaptureMemory(threads: core.threads.count, ringBytes: ringBytes) } catch {
             throw EngineError("\(name): no memory for a capture: \(error)")
         }
-        core.setCapture(
-            CaptureOrder(memory, port: port.port.index, queue: queue ?? -1, snap: snap, places: core.places))
+        let order = CaptureOrder(memory, port: port.port.index, queue: queue ?? -1, snap: snap, places: core.places)
+        core.setCaptures(running + [order])
         return EngineCapture(
             memory: memory, causes: DropCause.allCases.map(\.text) + functionNames.dropCauses)
     }
 
-    /// Ends the capture that fills this memory, if it still runs: threads are as they were before when this returns.
+    /// Ends the capture that fills this memory, if it still runs: nothing is written there any more when this returns.
     package func endCapture(_ memory: CaptureMemory) {
-        guard let core, core.judging.capture?.memory === memory else { return }
-        endCapture(core, .stopped)
+        if let core { endCaptures(core, .stopped) { $0.memory === memory } }
     }
 
-    func endCapture(_ core: EngineCore, _ end: CaptureMemory.End) {
-        guard let memory = core.judging.capture?.memory else { return }
-        core.setCapture(nil)
-        memory.end = end
-    }
-
-    /// Ends the capture of a port that goes.
-    func endCapture(_ core: EngineCore, ofPlace place: Int) {
-        if core.judging.capture?.port == place { endCapture(core, .portRemoved) }
+    /// Ends those that are meant. Without any, threads are as they were before the first.
+    func endCaptures(
+        _ core: EngineCore, _ end: CaptureMemory.End, where isMeant: (CaptureOrder) -> Bool = { _ in true }
+    ) {
+        let running = core.judging.captures
+        let ending = running.filter(isMeant)
+        if ending.isEmpty { return }
+        core.setCaptures(running.filter { !isMeant($0) })
+        for order in ending { order.memory.end = end }
     }
 }

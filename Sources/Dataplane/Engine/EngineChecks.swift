@@ -28,12 +28,25 @@ extension Engine {
                 throw EngineError("\(port.name): given twice; each port needs a path of its own")
             }
             try check(port)
+            try check(threads: port.threads, of: options.threadCount, port.name)
         }
         try checkSwitch(options.ports, options.mode)
-        if case .generate(let size) = options.mode, !(14...9216).contains(size) {
+        if case .generate(let size) = options.mode, !generatedSizes.contains(size) {
             throw EngineError("generate: size \(size); 14 to 9216 bytes")
         }
         try checkThreads(options)
+    }
+
+    /// The threads that are to serve a port.
+    static func check(threads: [Int], of count: Int, _ name: String) throws(EngineError) {
+        if threads.count > PairTable.pairsPerPort {
+            throw EngineError("\(name): \(threads.count) threads; one for each queue pair is enough")
+        }
+        for thread in threads where !(0..<count).contains(thread) {
+            throw EngineError(
+                "\(name): thread \(thread): there is no such poll thread; "
+                    + (count == 1 ? "there is 0 alone" : "0 to \(count - 1) are"))
+        }
     }
 
     /// What can be seen from a port alone.

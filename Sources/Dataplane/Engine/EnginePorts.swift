@@ -105,6 +105,33 @@ extension Engine {
         setBusyloop(budget, of: port.port, core)
     }
 
+    /// Has other poll threads serve a port's queue pairs: pair k the k-th of these numbers, counted round
+    /// (`PortOptions.threads`); none: as the engine chooses by itself. Each thread lets go of its pairs between two
+    /// bursts; the order of packets stays, and none is lost. (A burst with packets for several pairs that change their
+    /// threads in the same microseconds may lose these, as "receiver not ready".) Other ports go on. Throws, and
+    /// nothing has changed, where there is no such port or thread.
+    ///
+    /// ```swift
+    /// try engine.setThreads([0], port: ports[0].name)
+    /// print(engine.pairThreads(port: ports[0].name))
+    /// ```
+    public func setThreads(_ threads: [Int], port name: String) throws(EngineError) {
+        let (core, port) = try find(name)
+        try Engine.check(threads: threads, of: core.threads.count, name)
+        let place = port.port.index
+        ports[place]?.setThreads(threads)
+        port.port.perform {
+            core.assign(threads, port: place)
+            core.moveToAssigned(port: place, pairs: port.port.queuePairs)
+        }
+    }
+
+    /// The poll thread that serves each queue pair of a port now; empty where there is no such port.
+    public func pairThreads(port name: String) -> [Int] {
+        guard let (core, port) = try? find(name) else { return [] }
+        return core.pairs(of: port.port).map { Int($0.pointee.owner) }
+    }
+
     func find(_ name: String) throws(EngineError) -> (EngineCore, PlacedPort) {
         guard let core else { throw EngineError("\(name): the engine does not run, and has no ports") }
         if let port = ports.compactMap(\.self).first(where: { $0.options.name == name }) { return (core, port) }
@@ -124,6 +151,7 @@ extension Engine {
     /// Checks a port that is to be added.
     private func freePlace(for new: PortOptions, _ core: EngineCore) throws(EngineError) -> Int {
         try Engine.check(new)
+        try Engine.check(threads: new.threads, of: core.threads.count, new.name)
         let all = portOptions.map(\.options)
         if all.contains(where: { $0.name == new.name }) {
             throw EngineError("\(new.name): there is such a port already; each needs a path or name of its own")
@@ -137,16 +165,16 @@ extension Engine {
         return place
     }
 
-    /// Of a port that came or is about to go.
-    private func tellSwitch(_ core: EngineCore) {
+    /// Of a port that came, is about to go, or has other options.
+    func tellSwitch(_ core: EngineCore) {
         if options.mode != .switch { return }
         let judgesAgain = !ports.contains { $0?.options.countsPackets == true }
-        core.setMembers(ports.map { $0?.options.member }, ageing: options.macAgeing, judgesAgain: judgesAgain)
+        core.setMembers(ports.map { $0?.options.member }, ageing: macAgeing, judgesAgain: judgesAgain)
     }
 
     private func takeOut(_ port: PlacedPort, _ core: EngineCore) -> PortSnapshot {
         let place = port.port.index
-        endCapture(core, ofPlace: place)
+        endCaptures(core, .portRemoved) { $0.port == place }
         let isConnected = port.port.isConnected
         let pairs = core.pairs(of: port.port)
         port.port.stop()

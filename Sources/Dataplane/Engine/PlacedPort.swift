@@ -4,7 +4,7 @@ struct PlacedPort {
     /// Ports that the engine had before it.
     let serial: UInt64
     var isUp = true
-    /// As it was added, with the MTU of now.
+    /// As it was added, with what was changed since.
     private(set) var options: PortOptions
 
     init(_ port: any EnginePort, serial: UInt64) {
@@ -12,4 +12,6 @@ struct PlacedPort {
     }
 
     mutating func setMTU(_ mtu: UInt16) { options.mtu = mtu }
+    mutating func setThreads(_ threads: [Int]) { options.threads = threads }
+    mutating func setSwitching(_ switching: SwitchPort) { options.switching = switching }
 }

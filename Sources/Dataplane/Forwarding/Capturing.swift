@@ -9,19 +9,21 @@ extension Forwarder {
     static func sendCaptured(
         _ thread: ThreadPointer, _ sender: PairPointer, _ n: Int, _ verdict: Verdict, _ bad: UInt64
     ) -> Bool {
-        let tap = thread.pointee.capture.unsafelyUnwrapped
-        tap.pointee.begin()
         let refused = bad | (thread.pointee.burst.work.isReviewed != 0 ? short(thread.pointee.burst, n) : 0)
-        note(thread, tap, sender, n, verdict, refused)
-        let (before, shown) = (sender.pointee.counters[.rxPackets], tap.pointee.shown(sender))
+        for i in 0..<thread.pointee.taps.count {
+            let tap = thread.pointee.taps[i]
+            tap.pointee.begin()
+            note(thread, tap, sender, n, verdict, refused)
+        }
+        let before = sender.pointee.counters[.rxPackets]
         let result = send(thread, sender, n, verdict, bad)
-        if sender.pointee.parcel != nil {
-            // What becomes of them another thread knows; see `settleCaptured`.
-            tap.pointee.setShown(sender, shown &- n)
-            tap.pointee.conclude(n, of: n)
-        } else {
-            let finished = Int(truncatingIfNeeded: sender.pointee.counters[.rxPackets] &- before)
-            tap.pointee.setShown(sender, shown &- finished)
+        // What becomes of those that went with a parcel another thread knows; see `settleCaptured`.
+        let finished =
+            sender.pointee.parcel != nil
+            ? n : Int(truncatingIfNeeded: sender.pointee.counters[.rxPackets] &- before)
+        for i in 0..<thread.pointee.taps.count {
+            let tap = thread.pointee.taps[i]
+            tap.pointee.setShown(sender, tap.pointee.shown(sender) &- finished)
             tap.pointee.conclude(finished, of: n)
         }
         return result
@@ -108,23 +110,27 @@ extension Forwarder {
     /// Packets of a ring that was started but is disabled: nobody has judged them.
     @inline(never)
     static func noteUnready(_ thread: ThreadPointer, _ sender: PairPointer, _ n: Int) {
-        let tap = thread.pointee.capture.unsafelyUnwrapped
-        if !tap.pointee.wants(sender.pointee.port, sender.pointee.pair, .transmit) { return }
-        tap.pointee.begin()
-        if tap.pointee.keepsArrivals { tap.pointee.keep(thread.pointee.burst.packets, n) }
-        for i in 0..<n {
-            _ = tap.pointee.writeArrival(
-                thread.pointee.burst.packets[i], i, pair: sender.pointee.pair, CaptureTap.number(.notReady))
+        for place in 0..<thread.pointee.taps.count {
+            let tap = thread.pointee.taps[place]
+            if !tap.pointee.wants(sender.pointee.port, sender.pointee.pair, .transmit) { continue }
+            tap.pointee.begin()
+            if tap.pointee.keepsArrivals { tap.pointee.keep(thread.pointee.burst.packets, n) }
+            for i in 0..<n {
+                _ = tap.pointee.writeArrival(
+                    thread.pointee.burst.packets[i], i, pair: sender.pointee.pair, CaptureTap.number(.notReady))
+            }
+            tap.pointee.conclude(n, of: n)
         }
-        tap.pointee.conclude(n, of: n)
     }
 
     /// Before the function sees packets that it may change.
     @inline(never)
     static func keepArrivals(_ thread: ThreadPointer, _ sender: PairPointer, _ n: Int) {
-        let tap = thread.pointee.capture.unsafelyUnwrapped
-        if tap.pointee.keepsArrivals && tap.pointee.wants(sender.pointee.port, sender.pointee.pair, .transmit) {
-            tap.pointee.keep(thread.pointee.burst.packets, n)
+        for i in 0..<thread.pointee.taps.count {
+            let tap = thread.pointee.taps[i]
+            if tap.pointee.keepsArrivals && tap.pointee.wants(sender.pointee.port, sender.pointee.pair, .transmit) {
+                tap.pointee.keep(thread.pointee.burst.packets, n)
+            }
         }
     }
 
@@ -141,45 +147,47 @@ extension Forwarder {
     }
 
     /// As `accept`: what of the parcel is delivered here to the wanted port is written.
-    private static func acceptCaptured(_ thread: ThreadPointer, _ parcel: ParcelPointer) {
-        let tap = thread.pointee.capture.unsafelyUnwrapped
-        tap.pointee.begin()
+    static func acceptCaptured(_ thread: ThreadPointer, _ parcel: ParcelPointer) {
         let (n, verdict) = (parcel.pointee.burst.count, parcel.pointee.verdict)
         let isSingle = verdict.isSingle
-        var sent: UInt64 = 0
-        for i in 0..<n {
-            tap.pointee.markPacket(i)
-            if let receiver = noteParcel(thread, tap, parcel, i, verdict) {
-                sent = receiver.pointee.counters[.txPackets]
+        for place in 0..<thread.pointee.taps.count {
+            let tap = thread.pointee.taps[place]
+            tap.pointee.begin()
+            for i in 0..<n {
+                tap.pointee.markPacket(i)
+                noteParcel(thread, tap, parcel, i, verdict)
             }
-        }
-        for i in Burst.maximum..<Burst.maximum &+ Int(parcel.pointee.burst.work.made) {
-            _ = noteParcel(thread, tap, parcel, i, verdict)
+            for i in Burst.maximum..<Burst.maximum &+ Int(parcel.pointee.burst.work.made) {
+                noteParcel(thread, tap, parcel, i, verdict)
+            }
+            tap.pointee.noteSent()
         }
         // Afterwards it is its sender's again.
         accept(thread, parcel)
-        // Of one with a single destination, what found no buffers goes back, and is dropped or comes again there.
-        tap.pointee.conclude(isSingle ? min(n, tap.pointee.dealtWith(sent)) : n, of: n)
+        for place in 0..<thread.pointee.taps.count {
+            let tap = thread.pointee.taps[place]
+            // Of one with a single destination, what found no buffers goes back, and is dropped or comes again there.
+            tap.pointee.conclude(isSingle ? min(n, tap.pointee.dealtWith()) : n, of: n)
+        }
     }
 
     private static func noteParcel(
         _ thread: ThreadPointer, _ tap: CapturePointer, _ parcel: ParcelPointer, _ i: Int, _ verdict: Verdict
-    ) -> PairPointer? {
+    ) {
         let packet = parcel.pointee.burst.packets + i
         let own = verdict == .none ? Verdict(rawValue: packet.pointee.verdict) : verdict
         let port = tap.pointee.port
         if own.port != port
             && !(own.isSeveral && reaches(own, parcel.pointee.burst, port, except: parcel.pointee.port))
         {
-            return nil
+            return
         }
-        if port >= thread.pointee.table.portCount { return nil }
+        if port >= thread.pointee.table.portCount { return }
         let target = parcel.pointee.targets[own.isSeveral ? .port(port) : own, port]
         guard let receiver = target.pair, target.thread == UInt32(truncatingIfNeeded: thread.pointee.index),
             receiver.pointee.owner == target.thread
-        else { return nil }
+        else { return }
         follow(thread, tap, packet, i, Fate(receiver: receiver), nil)
-        return receiver
     }
 
     /// As `settle`: a burst that other threads have delivered is back.
@@ -188,19 +196,30 @@ extension Forwarder {
         guard let parcel = sender.pointee.parcel, parcel.pointee.remaining.load(ordering: .acquiring) == 0 else {
             return settle(thread, sender)
         }
-        let tap = thread.pointee.capture.unsafelyUnwrapped
-        tap.pointee.begin()
-        let (n, start) = (parcel.pointee.burst.count, tap.pointee.mark)
+        if parcel.pointee.lost.load(ordering: .relaxed) != 0,
+            sendOn(thread, parcel, pair: sender.pointee.pair, isCapturing: true)
+        {
+            return true
+        }
+        let n = parcel.pointee.burst.count
         let refused = parcel.pointee.verdict.isSingle ? n &- parcel.pointee.consumed : 0
-        if refused > 0 { noteRefused(tap, parcel, refused) }
+        for i in 0..<thread.pointee.taps.count {
+            let tap = thread.pointee.taps[i]
+            tap.pointee.begin()
+            if refused > 0 { noteRefused(tap, parcel, refused) }
+        }
         let (taken, full) = (sender.pointee.counters[.rxPackets], sender.pointee.counters[.receiverFull])
         let result = settle(thread, sender)
         // They go back into their ring, or are dropped here.
-        if sender.pointee.counters[.receiverFull] == full { tap.pointee.abandon(start) }
-        tap.pointee.conclude(0, of: 0)
+        let areBack = sender.pointee.counters[.receiverFull] == full
         // Before those that were not popped with them, as a window is smaller than what went back the last time.
         let back = n &- Int(truncatingIfNeeded: sender.pointee.counters[.rxPackets] &- taken)
-        tap.pointee.setShown(sender, tap.pointee.shown(sender) &+ back)
+        for i in 0..<thread.pointee.taps.count {
+            let tap = thread.pointee.taps[i]
+            if areBack { tap.pointee.abandon(tap.pointee.start) }
+            tap.pointee.conclude(0, of: 0)
+            tap.pointee.setShown(sender, tap.pointee.shown(sender) &+ back)
+        }
         return result
     }
 

@@ -162,6 +162,17 @@ public final class MACTable: Sendable {
         return removed
     }
 
+    /// Learns what another table knows, and this one does not.
+    func take(_ other: MACTable, seconds: UInt32) {
+        // Those that were heard of last come first: there may be no room for all.
+        for known in other.entries(seconds: seconds).sorted(by: { $0.age < $1.age }) {
+            let heard = seconds - min(seconds, UInt32(clamping: known.age))
+            if find(known.mac.rawValue, seconds: heard) < 0 {
+                learn(known.mac.rawValue, port: known.port, seconds: heard)
+            }
+        }
+    }
+
     /// All addresses that are known at `seconds`, in no order.
     func entries(seconds: UInt32) -> [TableAddress] {
         var all: [TableAddress] = []

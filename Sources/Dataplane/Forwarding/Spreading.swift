@@ -233,8 +233,8 @@ extension Forwarder {
                 if refused > 0 {
                     parcel.pointee.refused.add(UInt32(truncatingIfNeeded: refused), ordering: .relaxed)
                 }
-            } else if copies < list.count {
-                lose(parcel, list.count &- copies)
+            } else {
+                lose(parcel, list.count &- copies, port: verdict.pair == nil ? port : nil)
             }
             return 0
         }
@@ -278,8 +278,9 @@ extension Forwarder {
             return
         }
         // A single destination: what it has no buffers for goes back to the sender.
-        guard let receiver = mine(thread, parcel.pointee.targets[Int(verdict.rawValue) &- 1]) else {
-            return lose(parcel, count)
+        let port = Int(verdict.rawValue) &- 1
+        guard let receiver = mine(thread, parcel.pointee.targets[port]) else {
+            return lose(parcel, count, port: port)
         }
         parcel.pointee.consumed = deliver(
             thread, receiver, parcel.pointee.burst, parcel.pointee.burst.first(count))
@@ -293,9 +294,38 @@ extension Forwarder {
         return receiver
     }
 
-    /// Packets whose destination moved while they were under way: their sender counts them.
-    private static func lose(_ parcel: ParcelPointer, _ n: Int) {
-        parcel.pointee.lost.add(UInt32(truncatingIfNeeded: n), ordering: .relaxed)
+    /// Packets whose destination moved while they were under way: their sender sends them on, or counts them.
+    @inline(never)
+    private static func lose(_ parcel: ParcelPointer, _ n: Int, port: Int?) {
+        var before = parcel.pointee.lost.load(ordering: .relaxed)
+        while true {
+            var lost = LostPackets(word: before)
+            lost.add(n, port: port)
+            let (isDone, now) = parcel.pointee.lost.compareExchange(
+                expected: before, desired: lost.word, ordering: .relaxed)
+            if isDone { return }
+            before = now
+        }
+    }
+
+    /// A parcel that is back, of whose packets some were for a pair that another thread has taken over meanwhile: those
+    /// go to that thread, the others have been dealt with. False where none is under way afterwards.
+    @inline(never)
+    static func sendOn(_ thread: ThreadPointer, _ parcel: ParcelPointer, pair: Int, isCapturing: Bool) -> Bool {
+        guard let port = LostPackets(word: parcel.pointee.lost.load(ordering: .relaxed)).port,
+            let receiver = destination(thread, pair, port)
+        else { return false }
+        thread.pointee.countRefused(Int(parcel.pointee.refused.load(ordering: .relaxed)))
+        let owner = receiver.pointee.owner
+        parcel.pointee.targets.clear(thread.pointee.table.portCount)
+        parcel.pointee.targets[port] = Target(pair: receiver, thread: owner)
+        if owner != UInt32(truncatingIfNeeded: thread.pointee.index) {
+            thread.pointee.exchange.send(parcel, to: 1 << UInt64(owner))
+            return true
+        }
+        parcel.pointee.prepare(threads: 1)
+        if isCapturing { acceptCaptured(thread, parcel) } else { accept(thread, parcel) }
+        return false
     }
 
     /// Looks whether the pair's parcel is back, and completes its burst.
@@ -303,9 +333,12 @@ extension Forwarder {
     static func settle(_ thread: ThreadPointer, _ sender: PairPointer) -> Bool {
         guard let parcel = sender.pointee.parcel else { return false }
         if parcel.pointee.remaining.load(ordering: .acquiring) != 0 { return true }
+        if parcel.pointee.lost.load(ordering: .relaxed) != 0 {
+            if sendOn(thread, parcel, pair: sender.pointee.pair, isCapturing: false) { return true }
+            let lost = LostPackets(word: parcel.pointee.lost.load(ordering: .relaxed))
+            if lost.count > 0 { Receiver.drop(sender, .notReady, lost.count) }
+        }
         sender.pointee.parcel = nil
-        let lost = parcel.pointee.lost.load(ordering: .relaxed)
-        if lost > 0 { Receiver.drop(sender, .notReady, Int(lost)) }
         let refused = parcel.pointee.refused.load(ordering: .relaxed)
         if refused > 0 { thread.pointee.countRefused(Int(refused)) }
         conclude(thread, sender, nil, parcel.pointee.burst, parcel.pointee.burst.count, parcel.pointee.consumed)

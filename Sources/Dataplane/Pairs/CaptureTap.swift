@@ -27,6 +27,10 @@ struct CaptureTap: ~Copyable {
     private let receivers = OwnedMemory<PairPointer>(count: 2 * Burst.maximum)
     private let before = OwnedMemory<UInt64>(count: 2 * Burst.maximum * CaptureTap.causes)
     private var receiverCount = 0
+    /// Where the ring stood when the burst began.
+    private(set) var start = CaptureRing.Mark()
+    /// What the first receiver of a parcel had been sent before it.
+    private var sentBefore: UInt64 = 0
 
     /// A packet on its way to a ring.
     private struct Delivery: BitwiseCopyable {
@@ -78,6 +82,7 @@ struct CaptureTap: ~Copyable {
     mutating func begin() {
         (deliveryCount, receiverCount, time) = (0, 0, 0)
         ring.begin()
+        start = ring.mark
     }
 
     /// Before the packet function sees the packets of a burst.
@@ -152,10 +157,13 @@ struct CaptureTap: ~Copyable {
         deliveryCount &+= 1
     }
 
-    /// Packets that receivers have dropped or taken since: of the first alone, where there is one only.
-    func dealtWith(_ sent: UInt64) -> Int {
+    /// Before a parcel is delivered.
+    mutating func noteSent() { sentBefore = receiverCount > 0 ? receivers[0].pointee.counters[.txPackets] : 0 }
+
+    /// Packets that receivers have dropped or taken since `noteSent`: of the first alone, where there is one only.
+    func dealtWith() -> Int {
         if receiverCount == 0 { return 0 }
-        var n = receivers[0].pointee.counters[.txPackets] &- sent
+        var n = receivers[0].pointee.counters[.txPackets] &- sentBefore
         for i in 0..<CaptureTap.causes { n &+= receivers[0].pointee.counters[CaptureTap.cause(i)] &- before[i] }
         return Int(truncatingIfNeeded: n)
     }
@@ -197,8 +205,6 @@ struct CaptureTap: ~Copyable {
     /// Whatever was written is as if it had not been.
     mutating func abandon(_ mark: CaptureRing.Mark) { ring.rewind(to: mark) }
 
-    var mark: CaptureRing.Mark { ring.mark }
-
     // MARK: Packets that went back into their ring
 
     /// Of those that a pair pops next, so many were shown before.
@@ -214,3 +220,20 @@ struct CaptureTap: ~Copyable {
 }
 
 typealias CapturePointer = UnsafeMutablePointer<CaptureTap>
+
+/// What a thread captures for. Its own.
+struct CaptureTaps: ~Copyable {
+    /// Captures that there can be at once.
+    static var most: Int { 8 }
+    private let all = OwnedMemory<CapturePointer>(count: CaptureTaps.most)
+    private(set) var count = 0
+
+    @inline(__always)
+    subscript(i: Int) -> CapturePointer { all[i] }
+
+    /// At most `most`, which outlive their use here.
+    mutating func set(_ taps: [CapturePointer]) {
+        for (i, tap) in taps.enumerated() { (all.start + i).initialize(to: tap) }
+        count = taps.count
+    }
+}

@@ -119,9 +119,7 @@ struct Exchange: ~Copyable {
 
     /// Sends `parcel` to each thread in `threads` (a bit each).
     func send(_ parcel: ParcelPointer, to threads: UInt64) {
-        parcel.pointee.remaining.store(UInt32(threads.nonzeroBitCount), ordering: .relaxed)
-        parcel.pointee.lost.store(0, ordering: .relaxed)
-        parcel.pointee.refused.store(0, ordering: .relaxed)
+        parcel.pointee.prepare(threads: threads.nonzeroBitCount)
         var left = threads
         while left != 0 {
             let thread = left.trailingZeroBitCount

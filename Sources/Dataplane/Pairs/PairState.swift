@@ -38,6 +38,8 @@ struct PairState: ~Copyable {
     let defectFD: Int32
     /// The control thread's own note that a ring of the pair runs, so that its owner stays.
     var isAnyRunning = false
+    /// Its note of the node where the rings' memory lies; -1: not known.
+    var node = -1
     /// The driver's transmit queue: where packets come from.
     var transmit: QueueState
     /// The driver's receive queue: where packets go.
@@ -89,12 +91,13 @@ struct PairState: ~Copyable {
 
     mutating func countStart(_ direction: QueueDirection) { starts[direction.rawValue] &+= 1 }
 
-    /// Index of the thread that owns the pair's rings, for any thread.
+    /// Index of the thread that owns the pair's rings, for any thread. Acquire: who finds that it is the owner finds
+    /// the pair as the last one has left it.
     @inline(__always)
-    var owner: UInt32 { ownerIndex.load(ordering: .relaxed) }
+    var owner: UInt32 { ownerIndex.load(ordering: .acquiring) }
 
     /// By the owner, which so lets go of the pair; or before anybody owns it.
-    func give(to thread: Int) { ownerIndex.store(UInt32(thread), ordering: .relaxed) }
+    func give(to thread: Int) { ownerIndex.store(UInt32(thread), ordering: .releasing) }
 
     var isRunning: Bool { transmit.isRunning || receive.isRunning }
 
@@ -132,8 +135,9 @@ typealias PairPointer = UnsafeMutablePointer<PairState>
 struct Parcel: ~Copyable {
     /// Threads that still read.
     let remaining = Atomic<UInt32>(0)
-    /// Packets that nobody delivered, as their destination's rings went to another thread while they were under way.
-    let lost = Atomic<UInt32>(0)
+    /// Packets that nobody delivered, as their destination's rings went to another thread while they were under way:
+    /// `LostPackets`.
+    let lost = Atomic<UInt64>(0)
     /// Packets that the sender's function made, and that found no buffers.
     let refused = Atomic<UInt32>(0)
     var burst = Burst()
@@ -147,6 +151,33 @@ struct Parcel: ~Copyable {
     var consumed = 0
 
     init(places: Int) { targets = Targets(places: places) }
+
+    /// Before so many threads read it.
+    @inline(__always)
+    func prepare(threads: Int) {
+        remaining.store(UInt32(truncatingIfNeeded: threads), ordering: .relaxed)
+        lost.store(0, ordering: .relaxed)
+        refused.store(0, ordering: .relaxed)
+    }
+}
+
+/// What threads did not deliver of a parcel, as the rings were another thread's meanwhile; one word of it.
+struct LostPackets: BitwiseCopyable {
+    /// In the lower half, the packets for which nobody else will count; in the upper one the port, and 1. 0: nothing.
+    var word: UInt64 = 0
+    private static var several: UInt64 { 0xffff_ffff }
+
+    /// Those that their sender counts: copies of a packet that goes to others, too, are none.
+    var count: Int { Int(word & 0xffff_ffff) }
+    /// The port that they were all for, by its own choice of the pair; nil: more than one, or a pair that was chosen.
+    var port: Int? { word >> 32 == 0 || word >> 32 == LostPackets.several ? nil : Int(word >> 32) - 1 }
+
+    /// `port`: nil for packets whose verdict has chosen a pair.
+    mutating func add(_ n: Int, port: Int?) {
+        let one = port.map { UInt64($0) + 1 } ?? LostPackets.several
+        let all = word >> 32 == 0 || word >> 32 == one ? one : LostPackets.several
+        word = all << 32 | UInt64(count + n)
+    }
 }
 
 /// Where packets for a port go: a pair, and the thread that owns its rings; no pair where the port has none that runs.

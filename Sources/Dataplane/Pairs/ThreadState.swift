@@ -67,8 +67,8 @@ struct ThreadState: ~Copyable {
     /// Bursts handed over to other threads and back.
     var exchange: Exchange
 
-    /// Of a thread whose function is `CapturedFunction`; nil on others, which do not look.
-    var capture: CapturePointer?
+    /// Of a thread whose function is `CapturedFunction`; none on others, which do not look.
+    var taps = CaptureTaps()
 
     /// `places`: how many ports there can be.
     init(index: Int, table: PairTable, places: Int, notifier: consuming Notifier, exchange: consuming Exchange) {

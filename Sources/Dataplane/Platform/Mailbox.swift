@@ -41,6 +41,11 @@ final class Mailbox {
     /// Returns when what the ticket is of has run.
     func wait(for ticket: WorkQueue.Ticket) { queue.wait(for: ticket) }
 
+    /// Whether what the ticket is of has run by then, in nanoseconds of CLOCK_MONOTONIC.
+    func wait(for ticket: WorkQueue.Ticket, until nanoseconds: UInt64) -> Bool {
+        queue.wait(for: ticket, until: nanoseconds)
+    }
+
     /// How often the thread was sent something so far.
     var trips: UInt64 { queue.posted }
 

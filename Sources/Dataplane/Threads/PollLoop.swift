@@ -140,7 +140,7 @@ enum PollLoop {
 
     /// Kicks and messages that io_uring reports.
     @inline(never)
-    private static func acceptEvents(_ thread: ThreadPointer) {
+    static func acceptEvents(_ thread: ThreadPointer) {
         while let event = thread.pointee.notifier.next() {
             let place = Int(truncatingIfNeeded: (event.tag >> 1) & 0xff_ffff)
             if event.tag >> 41 == 0 {

@@ -17,8 +17,9 @@ final class PollThread {
     private var body: ((PollThread) -> Void)?
     /// What the packet function points at: lives as long as the thread.
     var kept: FunctionBox?
-    /// While it captures.
-    var capture: ThreadCapture?
+    /// While it captures: what for, and the function that judges.
+    var captures: [ThreadCapture] = []
+    var captured: FunctionBox?
     private var isStopping = false
     private var generation: UInt64 = 0
 
@@ -135,6 +136,45 @@ final class PollThread {
         pair.pointee.give(to: thread)
     }
 
+    /// Another thread owns the pair from now on, whose rings may run. Nothing of it is under way then: not its packets,
+    /// and no call of its drivers. Until that thread has come to `enter`, it delivers to the pair, and pops nothing.
+    func leave(_ pair: PairPointer, _ move: PairMove) {
+        drain(pair)
+        pair.pointee.transmit.end.tell(state, pair)
+        for direction in QueueDirection.allCases where pair.pointee[direction].kickTag != 0 {
+            state.pointee.notifier.unwatch(tag: pair.pointee[direction].kickTag)
+            pair.pointee[direction].kickTag = 0
+            pair.pointee[direction].isWatched = false
+            move.isWatched[direction.rawValue] = true
+        }
+        // Calls in the kernel hold the descriptors themselves.
+        state.pointee.notifier.flushAll()
+        // Kicks that were told of already: afterwards the tags are the other thread's.
+        PollLoop.acceptEvents(state)
+        move.shown = captures.map { capture in
+            let tap = capture.room.start
+            defer { tap.pointee.setShown(pair, 0) }
+            return tap.pointee.shown(pair)
+        }
+        state.pointee.forget(pair)
+        pair.pointee.give(to: move.thread)
+    }
+
+    /// Goes on with a pair that another thread has let go of.
+    func enter(_ pair: PairPointer, _ move: PairMove) {
+        for direction in QueueDirection.allCases where move.isWatched[direction.rawValue] {
+            if pair.pointee[direction].isWatchedAsleep {
+                tag(pair, direction)
+            } else {
+                // Kicks since then are in the eventfd, which nobody has read.
+                watch(pair, direction)
+            }
+        }
+        // All threads have the same captures.
+        for (capture, shown) in zip(captures, move.shown) { capture.room.start.pointee.setShown(pair, shown) }
+        if pair.pointee.isRunning { state.pointee.poll(pair) }
+    }
+
     /// Takes a guest's ring over.
     func startRing(
         _ pair: PairPointer, _ direction: QueueDirection, _ ring: GuestRing, _ state: QueueState, watchesKick: Bool
@@ -173,10 +213,12 @@ final class PollThread {
 
     /// By which the kick is known.
     private func tag(_ pair: PairPointer, _ direction: QueueDirection) {
-        // The tag has room for 23 bits; 0 is that of the thread's own descriptor.
-        generation = generation % 0x7f_ffff + 1
+        // The tag has room for 23 bits; 0 is that of the thread's own descriptor. The thread is part of it: a late
+        // event is no event of a pair that another thread has by now.
+        generation = generation % 0x1_ffff + 1
         let place = UInt64(pair.pointee.port * PairTable.pairsPerPort + pair.pointee.pair)
-        pair.pointee[direction].kickTag = generation << 41 | place << 1 | UInt64(direction.rawValue)
+        let number = generation << 6 | UInt64(index)
+        pair.pointee[direction].kickTag = number << 41 | place << 1 | UInt64(direction.rawValue)
     }
 
     /// Lets go of a ring and says where it stands. Afterwards nothing of it is used.
@@ -327,6 +369,17 @@ final class PollThread {
     }
 }
 
+/// A pair on its way to another thread: written by the one that it leaves, then read by the one that it comes to.
+final class PairMove {
+    let thread: Int
+    /// By direction: its kicks are watched.
+    fileprivate var isWatched = [false, false]
+    /// As `CaptureTap.shown`, of each capture.
+    fileprivate var shown: [Int] = []
+
+    init(to thread: Int) { self.thread = thread }
+}
+
 /// A ring that its poll thread had to stop.
 struct StoppedRing {
     let ring: Int
@@ -337,24 +390,22 @@ struct StoppedRing {
 }
 
 extension PollThread {
-    /// From the next round on this function judges, and packets are captured. On the thread, as `judge`.
+    /// From the next round on this function judges, and packets are captured for these. On the thread, as `judge`.
     func judge(
-        _ box: FunctionBox, _ traits: FunctionTraits, capturing order: CaptureOrder, keepsArrivals: Bool
+        _ box: FunctionBox, _ traits: FunctionTraits, capturing orders: [CaptureOrder], keepsArrivals: Bool
     ) {
-        if let capture, capture.order === order {
-            capture.box = box
-        } else {
-            capture = ThreadCapture(order, thread: index, box)
+        captures = orders.map { order in
+            captures.first { $0.order === order } ?? ThreadCapture(order, thread: index)
         }
-        let tap = capture.unsafelyUnwrapped.room.start
-        tap.pointee.keepsArrivals = keepsArrivals
-        state.pointee.capture = tap
+        captured = box
+        for capture in captures { capture.room.start.pointee.keepsArrivals = keepsArrivals }
+        state.pointee.taps.set(captures.map { $0.room.start })
         judge(CapturedFunction(box: .passUnretained(box)), traits)
     }
 
     /// Captures no more. On the thread, before another function judges.
     func stopCapturing() {
-        state.pointee.capture = nil
-        capture = nil
+        state.pointee.taps.set([])
+        (captures, captured) = ([], nil)
     }
 }

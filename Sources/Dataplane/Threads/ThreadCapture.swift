@@ -16,16 +16,14 @@ final class CaptureOrder {
     }
 }
 
-/// What a poll thread keeps while it captures.
+/// What a poll thread keeps of a capture while it runs.
 final class ThreadCapture {
     let order: CaptureOrder
-    /// The function that judges.
-    var box: FunctionBox
     /// The thread's own.
     let room: OwnedValues<CaptureTap>
 
-    init(_ order: CaptureOrder, thread: Int, _ box: FunctionBox) {
-        (self.order, self.box) = (order, box)
+    init(_ order: CaptureOrder, thread: Int) {
+        self.order = order
         let ring = CaptureRing(order.memory, thread: thread)
         room = OwnedValues(
             CaptureTap(ring, port: order.port, queue: order.queue, snap: order.snap, places: order.places))

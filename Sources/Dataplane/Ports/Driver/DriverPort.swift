@@ -362,7 +362,9 @@ final class DriverPort: EnginePort {
     private func reportDefects() {
         _ = EventFD.take(defectFD)
         for stopped in core.newDefects(port: index, pairs: options.queuePairs) {
-            log.error("\(options.name): queue \(stopped.ring) stopped: \(stopped.defect)")
+            log.error(
+                "\(options.name): queue \(stopped.ring) stopped: \(stopped.defect)",
+                metadata: ["queue": "\(stopped.ring)"])
         }
     }
 }

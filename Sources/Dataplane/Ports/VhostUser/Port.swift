@@ -116,12 +116,12 @@ final class Port: EnginePort, BackEndDevice {
 
     /// Logs, on the control thread. A front-end can cause lines as fast as it sends messages: only so many a second are
     /// written.
-    private func say(_ level: Logger.Level, _ text: String) {
+    private func say(_ level: Logger.Level, _ text: String, queue: Int? = nil) {
         // Errors, which name stopped queues, have lines of their own: those that only inform cannot use them up.
         let second = CPlat_monotonic_ns() / 1_000_000_000
         let (isTaken, missing) = level >= .error ? errorLimit.next(second) : logLimit.next(second)
         if missing > 0 { log.warning("\(options.name): \(missing) more lines were left out") }
-        if isTaken { log.log(level: level, "\(text)") }
+        if isTaken { log.log(level: level, "\(text)", metadata: queue.map { ["queue": "\($0)"] }) }
     }
 
     // MARK: Rings
@@ -518,7 +518,7 @@ final class Port: EnginePort, BackEndDevice {
 
     private func report(_ stopped: StoppedRing) {
         tellError(of: "queue \(stopped.ring)", stopped.errFD)
-        say(.error, "\(options.name): queue \(stopped.ring) stopped: \(stopped.defect)")
+        say(.error, "\(options.name): queue \(stopped.ring) stopped: \(stopped.defect)", queue: stopped.ring)
     }
 }
 
