@@ -111,12 +111,6 @@ package struct LateThread: Sendable {
     package let nanoseconds: UInt64
 }
 
-/// What a poll thread was sent to see that it comes round, and when.
-struct ThreadProbe {
-    let ticket: WorkQueue.Ticket
-    let since: UInt64
-}
-
 /// Those of one thread, which writes it during `EngineCore.run`.
 private final class QueueLookList {
     var looks: [QueueLook] = []

@@ -46,8 +46,8 @@ final class PeerLatencySession {
         }
     }
 
-    /// Its first packets, and whether they come back as they were sent; a stall may lose some of them, and where something
-    /// else has the CPUs, many: samples tell of both.
+    /// Its first packets, and whether they come back as they were sent; a stall may lose some of them, and where
+    /// something else has the CPUs, many: samples tell of both.
     private func checkFirst(_ k: Int) throws {
         let name = "\(sides[k].name), \(what.format)"
         Load.prepare(flows[k], size: frame)
