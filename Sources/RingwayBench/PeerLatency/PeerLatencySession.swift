@@ -5,36 +5,6 @@ import Glibc
 import Ringway
 import RingwayLab
 
-/// What one side did with the frames of one sample. Nanoseconds.
-struct LatencySample: Encodable {
-    /// A sample is marked where a CPU was taken away for longer.
-    static let stall: UInt64 = 200_000
-
-    let offered: UInt64
-    let lost: UInt64
-    let p50: UInt64
-    let p99: UInt64
-    let p999: UInt64
-    let max: UInt64
-    /// How late the driver itself was: p99.
-    let driverLate: UInt64
-    /// How long the driver's thread and the device side's did not have their CPUs.
-    let driverStolen: UInt64
-    /// 0 where the kernel does not tell.
-    let deviceStolen: UInt64
-
-    init(_ paced: Load.Paced, driverStolen: UInt64, deviceStolen: UInt64) {
-        (offered, lost, max) = (paced.offered, paced.lost, paced.roundTrip.maximum)
-        (p50, p99) = (paced.roundTrip.percentile(50), paced.roundTrip.percentile(99))
-        p999 = paced.roundTrip.percentile(99.9)
-        driverLate = paced.lateness.percentile(99)
-        (self.driverStolen, self.deviceStolen) = (driverStolen, deviceStolen)
-    }
-
-    var isMarked: Bool { Swift.max(driverStolen, deviceStolen) > LatencySample.stall }
-    var loss: Double { offered == 0 ? 0 : Double(lost) / Double(offered) }
-}
-
 /// Device sides in processes of their own on one CPU, each with embedded drivers of this process on the other. All but
 /// the one that is measured are stopped (SIGSTOP), so that samples alternate quickly within one session.
 final class PeerLatencySession {
@@ -76,8 +46,8 @@ final class PeerLatencySession {
         }
     }
 
-    /// Its first packets, and whether they come back as they were sent; a stall may lose some of them, and where something
-    /// else has the CPUs, many: samples tell of both.
+    /// Its first packets, and whether they come back as they were sent; a stall may lose some of them, and where
+    /// something else has the CPUs, many: samples tell of both.
     private func checkFirst(_ k: Int) throws {
         let name = "\(sides[k].name), \(what.format)"
         Load.prepare(flows[k], size: frame)
