@@ -109,8 +109,7 @@ package final class Operator: @unchecked Sendable {
         if let last = lastMetrics, last.isOpenMetrics == isOpenMetrics, clock() - last.time < 0.2 { return last.text }
         watchdog.look()
         let text = EngineMetrics(
-            ports: engine.snapshot(), times: engine.queueTimes(), threads: engine.threadSnapshots(),
-            counters: engine.functionCounters(), reports: watchdog.reports, busyShares: watchdog.busyShares
+            counts: EngineCounts(engine), reports: watchdog.reports, busyShares: watchdog.busyShares
         ).text(isOpenMetrics: isOpenMetrics)
         lastMetrics = (clock(), isOpenMetrics, text)
         return text
@@ -440,9 +439,7 @@ package final class Operator: @unchecked Sendable {
     }
 
     private var record: PeriodRecord {
-        PeriodRecord(
-            engine.snapshot(), engine.queueTimes(), engine.threadSnapshots(), engine.functionCounters(),
-            seconds: clock() - begin)
+        PeriodRecord(EngineCounts(engine), seconds: clock() - begin)
     }
 
     // MARK: The switch

@@ -81,16 +81,13 @@ package struct PeriodRecord: Codable, Sendable {
     package var functionCounters: [String: UInt64]?
 
     /// All that was counted in so many seconds.
-    package init(
-        _ ports: [PortSnapshot], _ times: [QueueTimeSnapshot], _ threads: [ThreadSnapshot],
-        _ counters: [(name: String, count: UInt64)], seconds: Double
-    ) {
-        let counts = Dictionary(counters.map { ($0.name, $0.count) }, uniquingKeysWith: &+)
-        functionCounters = counts.isEmpty ? nil : counts
+    package init(_ counts: EngineCounts, withTimes: Bool = true, seconds: Double) {
+        let events = Dictionary(counts.function.map { ($0.name, $0.count) }, uniquingKeysWith: &+)
+        functionCounters = events.isEmpty ? nil : events
         self.seconds = seconds.rounded(digits: 3)
-        self.ports = ports.map { Port($0, max(seconds, 1e-9)) }
-        queueTimes = times.isEmpty ? nil : times.map(Times.init)
-        self.threads = threads.isEmpty ? nil : threads.map(Thread.init)
+        ports = counts.ports.map { Port($0, max(seconds, 1e-9)) }
+        queueTimes = counts.times.isEmpty || !withTimes ? nil : counts.times.map(Times.init)
+        threads = counts.threads.isEmpty ? nil : counts.threads.map(Thread.init)
     }
 
     /// What was added after `earlier`, which was made so many seconds before. Without queue times, of which the shape

@@ -109,7 +109,7 @@ private final class InnerEngine {
     init(_ options: EngineOptions, _ function: CFunctionWishes?, _ logger: Logger) throws(EngineError) {
         self.function = function
         ports = options.ports.count
-        threads = options.cpus.isEmpty ? options.unpinnedThreads : options.cpus.count
+        threads = options.threadCount
         if let function {
             engine = try Engine(options, logger: logger, wishes: function.wishes) { [unowned self] in
                 CFunction(context: self.contexts[$0])

@@ -11,30 +11,15 @@ struct Report {
     private var lastTime: Double
     private var lastTimes: [QueueTimeSnapshot] = []
 
-    /// What an engine has counted.
-    struct Counts {
-        let ports: [PortSnapshot]
-        let times: [QueueTimeSnapshot]
-        let threads: [ThreadSnapshot]
-        let function: [(name: String, count: UInt64)]
-
-        /// On a thread that may call it. `threads`: from before it stopped.
-        init(_ engine: Engine, threads: [ThreadSnapshot]? = nil) {
-            (ports, times) = (engine.snapshot(), engine.queueTimes())
-            self.threads = threads ?? engine.threadSnapshots()
-            function = engine.functionCounters()
-        }
-    }
-
-    init(isJSON: Bool, start: Double, _ counts: Counts) {
+    init(isJSON: Bool, start: Double, _ counts: EngineCounts) {
         self.isJSON = isJSON
         self.start = start
-        last = PeriodRecord(counts.ports, [], counts.threads, counts.function, seconds: 0)
+        last = PeriodRecord(counts, withTimes: false, seconds: 0)
         lastTime = start
     }
 
     /// What happened since the last interval.
-    mutating func interval(_ now: Counts, _ time: Double) {
+    mutating func interval(_ now: EngineCounts, _ time: Double) {
         let new = now.times.compactMap { t in
             var t = t
             if let before = lastTimes.first(where: { $0.port == t.port && $0.queue == t.queue && $0.what == t.what }),
@@ -45,7 +30,7 @@ struct Report {
             }
             return t.counts.count > 0 ? t : nil
         }
-        let all = PeriodRecord(now.ports, [], now.threads, now.function, seconds: time - start)
+        let all = PeriodRecord(now, withTimes: false, seconds: time - start)
         var record = all.since(last, seconds: time - lastTime)
         record.queueTimes = new.isEmpty ? nil : new.map(PeriodRecord.Times.init)
         show("interval", record, "after \(Text.number(time - start, 1)) s")
@@ -53,8 +38,8 @@ struct Report {
     }
 
     /// All that the engine has counted. (A snapshot that was taken while it ran would not be of one moment.)
-    func totals(_ now: Counts, _ time: Double) {
-        let record = PeriodRecord(now.ports, now.times, now.threads, now.function, seconds: time - start)
+    func totals(_ now: EngineCounts, _ time: Double) {
+        let record = PeriodRecord(now, seconds: time - start)
         show("totals", record, "totals of \(Text.number(time - start, 1)) s")
     }
 

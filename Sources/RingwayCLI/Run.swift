@@ -85,14 +85,14 @@ struct Run {
         print(json ? "{\"type\":\"ready\"}" : "ready")
         let start = CPlatClock.seconds
         let end = duration.map { start + $0 }
-        var report = op.perform { Report(isJSON: json, start: start, Report.Counts($0)) }
+        var report = op.perform { Report(isJSON: json, start: start, EngineCounts($0)) }
         var next = stats.map { start + $0 }
         while isOutputOpen {
             if Signals.wait(until: [end, next].compactMap { $0 }.min()) { break }
             let now = CPlatClock.seconds
             if let end, now >= end { break }
             if let due = next, now >= due {
-                report.interval(op.perform { Report.Counts($0) }, now)
+                report.interval(op.perform { EngineCounts($0) }, now)
                 next = due + (stats ?? 1)
             }
         }
@@ -101,7 +101,7 @@ struct Run {
             let now = CPlatClock.seconds
             let (threads, ports) = (engine.threadSnapshots(), engine.portOptions.map(\.options))
             engine.stop()
-            report.totals(Report.Counts(engine, threads: threads), now)
+            report.totals(EngineCounts(engine, threads: threads), now)
             return ports
         }
     }

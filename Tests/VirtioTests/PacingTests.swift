@@ -235,7 +235,7 @@ import Virtio
         // A page in one of the two regions, with the header at its end and the frame on the next one.
         let border = Int(pair.regions[1].size)
         let page = pair.arena + (border > 8 * 4096 ? 0 : (border + 4095) & ~4095)
-        var burst = Burst()
+        let burst = Burst()
         let scratch = DeliveryScratch()
         var done = [DriverCompletion](repeating: .init(token: 0, length: 0), count: 64)
         func deliver(_ header: NetHeader) -> Int {

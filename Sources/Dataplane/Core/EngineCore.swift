@@ -232,6 +232,9 @@ struct ThreadWork {
 
 /// Frames that Ringway makes itself.
 package enum Frames {
+    /// Bytes of those that are sent for the sake of load: `generate`'s and a null port's.
+    static let sizes = 14...9216
+
     /// Reverse ARP request (RFC 903) that asks for nothing but says where `mac` is, 60 bytes.
     static func rarp(_ mac: [UInt8]) -> [UInt8] {
         var f = [UInt8](repeating: 0xff, count: 6) + mac

@@ -107,7 +107,7 @@ extension EngineOptions {
     var countsPackets: Bool { ports.contains(where: \.countsPackets) }
 
     /// Poll threads.
-    var threadCount: Int { cpus.isEmpty ? unpinnedThreads : cpus.count }
+    package var threadCount: Int { cpus.isEmpty ? unpinnedThreads : cpus.count }
 
     /// Places that are reserved for ports.
     var places: Int { mode == .crossconnect ? 2 : mostPorts ?? max(64, ports.count) }

@@ -76,8 +76,7 @@ public final class Engine: @unchecked Sendable {
         self.logger = logger
         macAgeing = options.macAgeing
         embedded = (make, FunctionTraits(wishes))
-        functionNames = try FunctionNames(
-            wishes, threads: options.cpus.isEmpty ? options.unpinnedThreads : options.cpus.count)
+        functionNames = try FunctionNames(wishes, threads: options.threadCount)
         try Engine.check(options)
     }
 

@@ -31,10 +31,13 @@ extension Engine {
             try check(threads: port.threads, of: options.threadCount, port.name)
         }
         try checkSwitch(options.ports, options.mode)
-        if case .generate(let size) = options.mode, !generatedSizes.contains(size) {
-            throw EngineError("generate: size \(size); 14 to 9216 bytes")
-        }
+        if case .generate(let size) = options.mode { try check(generated: size) }
         try checkThreads(options)
+    }
+
+    /// Bytes of frames of `generate`.
+    static func check(generated size: Int) throws(EngineError) {
+        if !Frames.sizes.contains(size) { throw EngineError("generate: size \(size); 14 to 9216 bytes") }
     }
 
     /// The threads that are to serve a port.

@@ -41,9 +41,7 @@ extension Engine {
     public func setGeneratedSize(_ size: Int) throws(EngineError) {
         guard let core else { throw EngineError("the engine does not run; its mode says the size at its start") }
         if !core.generates { throw EngineError("the mode is not generate, which alone makes frames of a size") }
-        if !Engine.generatedSizes.contains(size) {
-            throw EngineError("generate: size \(size); 14 to 9216 bytes")
-        }
+        try Engine.check(generated: size)
         var work = ThreadWork()
         for thread in core.threads {
             work.add(thread.index) { $0.state.pointee.template = FrameTemplate(Frames.udp(size: size)) }
@@ -53,7 +51,6 @@ extension Engine {
     }
 
     static let ageings = 1...1_000_000
-    static let generatedSizes = 14...9216
 }
 
 extension EngineCore {

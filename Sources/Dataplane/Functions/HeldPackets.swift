@@ -49,7 +49,7 @@ public struct HeldPackets: ~Copyable {
         let (slot, header) = (packet.slot, packet.slot.pointee.header)
         let (length, start) = (packet.length, Int(header.csumStart))
         let field = start + Int(header.csumOffset)
-        let isPartial = header.flags & NetHeader.needsCsum != 0
+        let isPartial = packet.hasPartialChecksum
         guard count < capacity, HeldPackets.lengths.contains(length), header.gsoType == NetHeader.gsoNone,
             !isPartial || field + 2 <= length
         else { return nil }

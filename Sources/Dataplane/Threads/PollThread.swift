@@ -141,9 +141,7 @@ final class PollThread {
     func leave(_ pair: PairPointer, _ move: PairMove) {
         drain(pair)
         pair.pointee.transmit.end.tell(state, pair)
-        for direction in QueueDirection.allCases where pair.pointee[direction].kickTag != 0 {
-            state.pointee.notifier.unwatch(tag: pair.pointee[direction].kickTag)
-            pair.pointee[direction].kickTag = 0
+        for direction in QueueDirection.allCases where unwatch(pair, direction) {
             pair.pointee[direction].isWatched = false
             move.isWatched[direction.rawValue] = true
         }
@@ -211,6 +209,15 @@ final class PollThread {
         state.pointee.notifier.watch(pair.pointee[direction].kickFD, tag: pair.pointee[direction].kickTag)
     }
 
+    /// Whether the kick was watched.
+    private func unwatch(_ pair: PairPointer, _ direction: QueueDirection) -> Bool {
+        let tag = pair.pointee[direction].kickTag
+        if tag == 0 { return false }
+        state.pointee.notifier.unwatch(tag: tag)
+        pair.pointee[direction].kickTag = 0
+        return true
+    }
+
     /// By which the kick is known.
     private func tag(_ pair: PairPointer, _ direction: QueueDirection) {
         // The tag has room for 23 bits; 0 is that of the thread's own descriptor. The thread is part of it: a late
@@ -229,7 +236,7 @@ final class PollThread {
             pair.pointee[direction].end.tell(state, pair)
         }
         let position = pair.pointee[direction].end.position
-        if pair.pointee[direction].kickTag != 0 { state.pointee.notifier.unwatch(tag: pair.pointee[direction].kickTag) }
+        _ = unwatch(pair, direction)
         pair.pointee[direction] = QueueState()
         if !pair.pointee.transmit.isRunning && !pair.pointee.receive.isRunning { state.pointee.forget(pair) }
         // Submitted: calls in the kernel hold the descriptors themselves.
@@ -357,10 +364,7 @@ final class PollThread {
         }
         pair.pointee[direction].errFD = errFD
         if pair.pointee[direction].kickFD != kickFD || pair.pointee[direction].kickTag == 0 {
-            if pair.pointee[direction].kickTag != 0 {
-                state.pointee.notifier.unwatch(tag: pair.pointee[direction].kickTag)
-            }
-            pair.pointee[direction].kickTag = 0
+            _ = unwatch(pair, direction)
             pair.pointee[direction].kickFD = kickFD
             if watchesKick && kickFD >= 0 { watch(pair, direction) }
         }

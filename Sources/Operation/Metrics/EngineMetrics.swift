@@ -4,11 +4,7 @@ import Telemetry
 
 /// What the metrics of an engine are made from (docs/metrics.md).
 struct EngineMetrics {
-    let ports: [PortSnapshot]
-    let times: [QueueTimeSnapshot]
-    let threads: [ThreadSnapshot]
-    /// The packet function's.
-    let counters: [(name: String, count: UInt64)]
+    let counts: EngineCounts
     /// What each queue waits for, and how its thread polls it.
     let reports: [QueueReport]
     let busyShares: [Double]
@@ -22,7 +18,7 @@ struct EngineMetrics {
         writeTimes(&text)
         writeThreads(&text)
         text.family("ringway_function_events_total", .counter, "What the packet function counts, by its names.")
-        for counter in counters { text.add(counter.count, ["counter": counter.name]) }
+        for counter in counts.function { text.add(counter.count, ["counter": counter.name]) }
         text.end()
         return text.text
     }
@@ -31,26 +27,28 @@ struct EngineMetrics {
 
     private func writePorts(_ text: inout MetricsText) {
         text.family("ringway_port_up", .gauge, "Whether packets of the port may pass.")
-        for port in ports { text.add(port.isUp, ["port": port.name]) }
+        for port in counts.ports { text.add(port.isUp, ["port": port.name]) }
         text.family("ringway_port_connected", .gauge, "Whether somebody is at the port's other end.")
-        for port in ports { text.add(port.isConnected, ["port": port.name]) }
+        for port in counts.ports { text.add(port.isConnected, ["port": port.name]) }
         writeTraffic(&text)
         text.family(
             "ringway_port_dropped_packets_total", .counter, "Packets that went no further, by cause.")
-        for port in ports { for drop in port.drops { text.add(drop.count, ["port": port.name, "cause": drop.cause]) } }
+        for port in counts.ports {
+            for drop in port.drops { text.add(drop.count, ["port": port.name, "cause": drop.cause]) }
+        }
         text.family(
             "ringway_port_stopped_queues_total", .counter, "Queues that had to stop, by what was wrong with the ring.")
-        for port in ports {
+        for port in counts.ports {
             for stop in port.stoppedQueues { text.add(stop.count, ["port": port.name, "cause": stop.cause]) }
         }
         text.family("ringway_port_flooded_packets_total", .counter, "Received packets that were flooded.")
-        for port in ports { text.add(port.flooded, ["port": port.name]) }
+        for port in counts.ports { text.add(port.flooded, ["port": port.name]) }
         text.family(
             "ringway_port_consumed_packets_total", .counter, "Received packets for the packet function itself.")
-        for port in ports { text.add(port.consumed, ["port": port.name]) }
+        for port in counts.ports { text.add(port.consumed, ["port": port.name]) }
         text.family(
             "ringway_port_made_packets_total", .counter, "Packets made for the driver: copies, segments, RARPs.")
-        for port in ports { text.add(port.made, ["port": port.name]) }
+        for port in counts.ports { text.add(port.made, ["port": port.name]) }
     }
 
     /// By queue: its packets, bytes, and events.
@@ -59,7 +57,7 @@ struct EngineMetrics {
             _ name: String, _ help: String, of direction: QueueDirection? = nil, _ value: (QueueSnapshot) -> UInt64
         ) {
             text.family(name, .counter, help)
-            for port in ports {
+            for port in counts.ports {
                 for queue in port.queues where direction == nil || QueueDirection(queue: queue.queue) == direction {
                     text.add(value(queue), ["port": port.name, "queue": "\(queue.queue)"])
                 }
@@ -112,7 +110,7 @@ struct EngineMetrics {
         ]
         for family in families {
             text.family("ringway_queue_\(family.name)_seconds", .histogram, family.help)
-            for time in times where family.what.contains(time.what) {
+            for time in counts.times where family.what.contains(time.what) {
                 let (counts, sum) = EngineMetrics.histogram(time)
                 text.add(
                     counts, count: time.counts.count, sum: sum, ["port": time.port, "queue": "\(time.queue)"])
@@ -138,7 +136,7 @@ struct EngineMetrics {
     private func writeThreads(_ text: inout MetricsText) {
         func write(_ name: String, _ kind: MetricsText.Kind, _ help: String, _ value: (Int, ThreadSnapshot) -> Double) {
             text.family(name, kind, help)
-            for (index, thread) in threads.enumerated() {
+            for (index, thread) in counts.threads.enumerated() {
                 text.add(value(index, thread), ["thread": "\(index)", "cpu": thread.cpu < 0 ? "" : "\(thread.cpu)"])
             }
         }

@@ -18,7 +18,7 @@ final class NullPort: EnginePort {
         self.core = core
         ends = OwnedValues(capacity: options.queuePairs)
         if case .null(_, let size?) = options.kind {
-            guard (14...9216).contains(size) else {
+            guard Frames.sizes.contains(size) else {
                 throw EngineError("\(options.name): emit=\(size); 14 to 9216 bytes")
             }
             frame = Frames.udp(size: size)
