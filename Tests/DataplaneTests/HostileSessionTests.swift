@@ -48,8 +48,15 @@ import Virtio
         let message = Message(.setVringNum, payload: Payload(index: 0, 256)).encoded
         let many = [UInt8]((0..<100).flatMap { _ in message })
         for _ in 0..<rounds(1000) { try sendAll(f.socket.fd, many) }
+        // There is room for the question only when some of them were read.
+        waitForRoom(f.socket.fd)
         #expect(try f.ask64(.getQueueNum) == 1)
         try room.finish(after: f)
+    }
+
+    private func waitForRoom(_ fd: Int32) {
+        var p = pollfd(fd: fd, events: Int16(POLLOUT), revents: 0)
+        while poll(&p, 1, 1000) == 0 {}
     }
 
     private func sendAll(_ fd: Int32, _ bytes: [UInt8]) throws {
@@ -57,8 +64,7 @@ import Virtio
         while sent < bytes.count {
             let n = bytes.withUnsafeBytes { send(fd, $0.baseAddress! + sent, bytes.count - sent, Int32(MSG_NOSIGNAL)) }
             if n < 0 && errno == EAGAIN {
-                var p = pollfd(fd: fd, events: Int16(POLLOUT), revents: 0)
-                _ = poll(&p, 1, 1000)
+                waitForRoom(fd)
                 continue
             }
             guard n > 0 else { throw VhostUserError(.socket, "send: \(errno)") }

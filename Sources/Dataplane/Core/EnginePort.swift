@@ -77,16 +77,18 @@ extension EngineCore {
     }
 
     /// The thread that a pair goes to: the one that it was assigned to, or `Placement`'s choice. `node`: that of its
-    /// rings' memory. For the port's control thread.
-    func choosePlace(of pair: PairPointer, node: Int) -> PairPlace {
-        pair.pointee.node = node
-        if let thread = assignment(of: pair.pointee.port, pair: pair.pointee.pair) {
+    /// rings' memory. Nil where there is no such pair. For the port's control thread; of a pair whose rings run it uses
+    /// no more than what is that thread's own.
+    func choosePlace(port: Int, pair: Int, node: Int) -> PairPlace? {
+        guard let p = table[port, pair] else { return nil }
+        p.pointee.node = node
+        if let thread = assignment(of: port, pair: pair) {
             let cpu = threads[thread].cpu
             return PairPlace(
-                pair: pair, thread: thread, reason: "thread \(thread)\(cpu < 0 ? "" : " (CPU \(cpu))"), as assigned")
+                pair: p, thread: thread, reason: "thread \(thread)\(cpu < 0 ? "" : " (CPU \(cpu))"), as assigned")
         }
-        let choice = Placement.choose(pair: pair.pointee.pair, cpus: threads.map(\.cpu), node: node)
-        return PairPlace(pair: pair, thread: choice.thread, reason: choice.reason)
+        let choice = Placement.choose(pair: pair, cpus: threads.map(\.cpu), node: node)
+        return PairPlace(pair: p, thread: choice.thread, reason: choice.reason)
     }
 
     /// Gives pairs none of whose rings runs to other threads. The old ones let go of them themselves, between two
@@ -105,8 +107,9 @@ extension EngineCore {
     func moveToAssigned(port: Int, pairs: Int) {
         var (leaving, entering) = (ThreadWork(), ThreadWork())
         for pair in 0..<pairs {
-            guard let p = table[port, pair] else { continue }
-            let (place, old) = (choosePlace(of: p, node: p.pointee.node), owner(of: p).index)
+            guard let p = table[port, pair], let place = choosePlace(port: port, pair: pair, node: p.pointee.node)
+            else { continue }
+            let old = owner(of: p).index
             if place.thread == old { continue }
             let move = PairMove(to: place.thread)
             leaving.add(old) { $0.leave(p, move) }
@@ -155,11 +158,7 @@ extension EngineCore {
         port: Int, _ ends: [(end: QueueEnd, incoming: Int32, node: Int)], offloads: Features,
         budget: BusyloopBudget
     ) -> [String] {
-        let places = ends.indices.compactMap { pair in
-            table[port, pair].map {
-                choosePlace(of: $0, node: ends[pair].node)
-            }
-        }
+        let places = ends.indices.compactMap { choosePlace(port: port, pair: $0, node: ends[$0].node) }
         give(places)
         var work = ThreadWork()
         for (place, (end, incoming, _)) in zip(places, ends) {

@@ -268,7 +268,8 @@ final class Port: EnginePort, BackEndDevice {
             guard case .start(let start) = change.what, !isControl(change), let p = pair(of: change.ring),
                 !p.pointee.isAnyRunning, !places.contains(where: { $0.pair == p })
             else { continue }
-            places.append(core.choosePlace(of: p, node: NUMA.node(of: start.setup.descriptors)))
+            let node = NUMA.node(of: start.setup.descriptors)
+            if let place = core.choosePlace(port: index, pair: change.ring / 2, node: node) { places.append(place) }
         }
         return places
     }
