@@ -59,11 +59,14 @@ import Testing
         return (first...27).map { 0.01 * Double.power(1.4, $0) }
     }()
 
+    /// Entries of a run at so many millions per second. A trickle is looks in vain for the most part: fewer do there.
+    static func enough(_ millions: Double) -> Int { rounds(min(40_000, max(4000, Int(millions * 80_000)))) }
+
     @Test("up to eight million entries per second none waits, in bursts of any length", arguments: [1, 4, 32, 64])
     func noCliff(burst: Int) {
         for load in Self.loads where load < 8 {
             // 0.3 s where trials are made (`Headroom`), so that what they cost is in the percentiles.
-            let entries = load < 2.5 ? rounds(40_000) : rounds(Int(load * 300_000))
+            let entries = load < 2.5 ? Self.enough(load) : rounds(Int(load * 300_000))
             let (auto, least) = (
                 Self.run(.auto, millions: load, burst: burst, entries: entries),
                 Self.run(.latency, millions: load, burst: burst, entries: entries)
@@ -76,9 +79,12 @@ import Testing
     func smooth(burst: Int) {
         // The rest of a round trip, in which the wait is.
         let rest = 0.6
-        var before = Self.run(.auto, millions: Self.loads[0] * 0.8, burst: burst).p50
+        func wait(_ load: Double) -> Double {
+            Self.run(.auto, millions: load, burst: burst, entries: Self.enough(load)).p50
+        }
+        var before = wait(Self.loads[0] * 0.8)
         for load in Self.loads where load < 20 {
-            let p50 = Self.run(.auto, millions: load, burst: burst).p50
+            let p50 = wait(load)
             #expect((p50 + rest) / (before + rest) < 1.5, "\(load) million per second: \(before), then \(p50) us")
             #expect(p50 < 2 + Double(burst) / load, "\(load) million per second")
             before = p50

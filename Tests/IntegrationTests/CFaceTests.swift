@@ -123,7 +123,7 @@ import Testing
         let (a, b) = (try EmbeddedDriver(path: f("a")), try EmbeddedDriver(path: f("b")))
         let ports: [UInt16] = [52, 53, 54, 123, 1234]
         // Until the other side is there, frames are dropped for want of a receiver.
-        let end = now + 10
+        let end = deadline(10)
         var first: [UInt16] = []
         while first.isEmpty && now < end {
             send(a, [9])
@@ -187,7 +187,7 @@ import Testing
     /// alone.
     private func received(_ d: EmbeddedDriver, _ count: Int, within seconds: Double = 10) -> [UInt16] {
         var all: [UInt16] = []
-        let end = now + seconds
+        let end = deadline(seconds)
         while all.count < count && now < end {
             let n = d.pairs[0].receiveBurst()
             for k in 0..<n {

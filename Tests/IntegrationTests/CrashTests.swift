@@ -53,7 +53,7 @@ import Testing
             #expect(driver.finishes(), "kill \(kill): \(driver.pairs[0].outstanding) are outstanding")
             let first = next
             var last: UInt32?
-            let end = now + 10
+            let end = deadline(10)
             while last ?? 0 < first + 500, now < end { last = driver.exchange(from: &next) ?? last }
             #expect(last ?? 0 >= first + 500, "kill \(kill): traffic has not resumed")
             #expect(driver.pairs[0].transmit.defect.kind == .none && driver.pairs[0].receive.defect.kind == .none)
@@ -117,7 +117,7 @@ import Testing
         }
         let wanted = try #require(before)
         var after = Held(ringway.program.pid)
-        let end = now + 10
+        let end = deadline(10)
         while after.descriptors > wanted.descriptors || after.mappings > wanted.mappings, now < end {
             goOn(for: 10_000)
             after = Held(ringway.program.pid)
@@ -162,7 +162,7 @@ extension EmbeddedDriver {
 
     /// Everything that was sent is given back within ten seconds.
     fileprivate func finishes() -> Bool {
-        let end = now + 10
+        let end = deadline(10)
         while now < end {
             pairs[0].reclaim()
             _ = takeBack()

@@ -70,7 +70,7 @@ import Testing
                 CPlat_zero(out.pointee.base - 12, 12)
                 frame.withUnsafeBytes { out.pointee.base.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
                 driver.pairs[0].send(1)
-                let end = now + 20
+                let end = deadline(20)
                 while driver.pairs[0].receiveBurst() == 0 {
                     try #require(now < end, "connection \(life), frame \(n): \(ringway.log.suffix(1000))")
                     usleep(50)
@@ -120,7 +120,7 @@ import Testing
                 && first.contains("IN_ORDER") == !options.contains("in_order=off"))
         // The first interval may have begun before the back-end was killed; the others are later.
         let back = ringway.log.count
-        let end = now + 20
+        let end = deadline(20)
         func isReceiving() throws -> Bool {
             try ringway.ports("interval", after: back).dropFirst().contains { $0[1].isConnected && $0[1].rxPackets > 0 }
         }

@@ -42,7 +42,7 @@ struct ExampleTests {
         #expect(try hosts[0].loss(to: "10.0.0.2") == 0)
         try hosts[1].serve()
         #expect(try hosts[0].sends("4M", to: "10.0.0.2"))
-        let end = now + 10
+        let end = deadline(10)
         var (sent, seen) = (0, -1)
         while sent != seen && now < end {
             (sent, seen) = (try hosts[0].packets("a").sent, try hosts[2].packets("c").received)
@@ -68,7 +68,7 @@ struct ExampleTests {
             let peer = host === a ? b : a
             let before = try peer.packets(interface).received
             try host.run("for i in {1..20}; do printf %01000d 0 >/dev/udp/\(other)/9; done", anyStatus: true)
-            let end = now + 10
+            let end = deadline(10)
             var count = 0
             while count < least && now < end { count = try peer.packets(interface).received - before }
             #expect((least...8).contains(count))
@@ -120,7 +120,7 @@ struct ExampleTests {
         }
         let (a, b, e) = (hosts[0], hosts[1], hosts[4])
         // The trunk may still be coming up.
-        let end = now + 10
+        let end = deadline(10)
         while try a.loss(to: "10.0.0.3", count: 1) != 0 && now < end {}
         #expect(try a.loss(to: "10.0.0.3") == 0 && b.loss(to: "10.0.0.4") == 0 && a.loss(to: "10.0.0.5") == 0)
         #expect(try a.loss(to: "10.0.0.2", count: 1) == 100 && b.loss(to: "10.0.0.3", count: 1) == 100)

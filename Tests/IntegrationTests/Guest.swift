@@ -160,7 +160,7 @@ final class QMP {
 
     /// The same of a QEMU that only just starts.
     convenience init(waiting path: String) throws {
-        let end = now + 20
+        let end = deadline(20)
         while !FileManager.default.fileExists(atPath: path) && now < end { usleep(20_000) }
         try self.init(path)
     }
@@ -179,7 +179,7 @@ final class QMP {
 
     private func answer(_ wanted: String) throws -> String {
         var text = ""
-        let end = now + 20
+        let end = deadline(20)
         while !text.contains(wanted) && !text.contains("\"error\"") {
             guard now < end else { throw Unexpected("\(path): no \(wanted) in \(text)") }
             var p = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)

@@ -199,7 +199,7 @@ import Testing
         ringway = try Ringway(ports, mode: "crossconnect")
         try guests[0].run("killall iperf3", anyStatus: true)
         var loss = 100
-        let end = now + 15
+        let end = deadline(15)
         while loss != 0 && now < end { loss = try guests[0].loss(to: "10.0.0.2", count: 5) }
         #expect(loss == 0)
         #expect(ringway.complaints == [])

@@ -29,7 +29,7 @@ private final class Libvirtd {
         program = try Program(
             "libvirtd",
             ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c", script])
-        let end = now + 120
+        let end = deadline(120)
         while (try? run("list")) == nil {
             guard program.isRunning, now < end else { throw Unexpected("libvirtd:\n\(program.output)") }
             usleep(100_000)

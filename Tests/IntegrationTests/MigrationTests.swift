@@ -34,7 +34,7 @@ import Testing
             let (from, to) = (try QMP(waiting: folder("qmp\(move - 1)")), try QMP(waiting: folder("qmp\(move)")))
             try from.run("migrate-set-parameters", "{\"max-bandwidth\":1000000000,\"downtime-limit\":1000}")
             try from.run("migrate", "{\"uri\":\"unix:\(folder("in\(move)"))\"}")
-            let end = now + 60
+            let end = deadline(60)
             var state = ""
             while now < end && !state.contains("\"completed\"") {
                 state = try from.run("query-migrate")
@@ -45,7 +45,18 @@ import Testing
             try to.run("query-status")
             current.kill()
             current = next
-            #expect(try current.loss(to: "10.0.0.2", count: 5) == 0, "after move \(move)")
+            do { #expect(try current.loss(to: "10.0.0.2", count: 5) == 0, "after move \(move)") } catch {
+                // Whether its processors, its network or its console alone do not go on.
+                let processors = try to.run(
+                    "human-monitor-command", "{\"command-line\":\"info registers -a\"}")
+                let loss = try peer.loss(to: "10.0.0.1", count: 5)
+                throw Unexpected(
+                    """
+                    after move \(move): \(error)
+                    the peer loses \(loss) % of its pings; \(try to.run("query-status")) \(ringway.log.suffix(1000))
+                    \(processors)
+                    """)
+            }
             #expect(try peer.loss(to: "10.0.0.1", count: 5) == 0, "after move \(move)")
         }
         try current.run("while ! test -s /tmp/status; do sleep 0.2; done", seconds: Double(seconds) + 60)

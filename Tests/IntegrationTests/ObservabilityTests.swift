@@ -22,7 +22,7 @@ import Testing
         let ringway = try start(["--log-format", "json", "--log-level", "debug"])
         let testpmd = try Testpmd(folder("p"), forward: "rxonly", options: "packed_vq=1")
         kill(testpmd.program.pid, SIGSTOP)
-        let end = now + 60
+        let end = deadline(60)
         while !log.contains("call_suppressed") && now < end { usleep(50_000) }
         kill(testpmd.program.pid, SIGCONT)
         while !log.contains("goes on") && now < end { usleep(50_000) }
@@ -91,7 +91,7 @@ import Testing
             let text = (try? String(contentsOfFile: folder("journal"), encoding: .utf8)) ?? ""
             return text.components(separatedBy: "--\n")
         }
-        let end = now + 20
+        let end = deadline(20)
         while !entries().contains(where: { $0.contains("front-end gone") }) && now < end { usleep(20_000) }
         #expect(ringway.end() == 0)
         let connected = try #require(entries().first { $0.contains("front-end connected") })
@@ -157,7 +157,7 @@ import Testing
         let rate = try #require(Double(queue.split(separator: " ")[3]))
         #expect(rate > 0.001 && rate < 0.1, "\(text)")
         kill(testpmd.program.pid, SIGSTOP)
-        let end = now + 30
+        let end = deadline(30)
         while try !frame().contains("1 STAND STILL") && now < end {}
         #expect(try frame().contains("its driver wants no calls, and does not look by itself, for "))
         kill(testpmd.program.pid, SIGCONT)

@@ -10,6 +10,20 @@ struct Unexpected: Error, CustomStringConvertible {
 /// Seconds of a clock that only goes forward.
 var now: Double { Double(CPlat_monotonic_ns()) / 1e9 }
 
+/// When to give up waiting for what takes so many seconds at most on a machine with nothing else to do. Far later: a
+/// test ends there only where something hangs, however slow the machine is.
+func deadline(_ seconds: Double) -> Double { now + 6 * seconds }
+
+/// Whether it comes to hold.
+func eventually(_ condition: () -> Bool) -> Bool {
+    let end = deadline(60)
+    while now < end {
+        if condition() { return true }
+        usleep(20_000)
+    }
+    return false
+}
+
 /// Where the package lies.
 let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent().path
@@ -97,7 +111,7 @@ final class Program {
 
     /// Waits until `text` is in what was printed after the first `mark` characters.
     func wait(for text: String, after mark: Int = 0, seconds: Double = 20) throws -> String {
-        let end = now + seconds
+        let end = deadline(seconds)
         while true {
             let ended = !isRunning
             let new = String(output.dropFirst(mark))
@@ -110,7 +124,7 @@ final class Program {
 
     /// Exit status; 128 + signal if one killed it.
     func wait(seconds: Double = 20) -> Int32? {
-        let end = now + seconds
+        let end = deadline(seconds)
         while isRunning && now < end { usleep(5_000) }
         return status.map { $0 & 0x7f == 0 ? ($0 >> 8) & 0xff : 128 + ($0 & 0x7f) }
     }
@@ -124,7 +138,7 @@ final class Program {
 
     /// Whether all of its threads sleep for two seconds on end, within two minutes: none takes any CPU time.
     func sleeps() -> Bool {
-        let end = now + 120
+        let end = deadline(20)
         while now < end {
             let before = usage
             sleep(2)

@@ -347,7 +347,7 @@ import Testing
     }
 
     private func waitUntil(seconds: Double = 20, _ condition: () throws -> Bool) throws {
-        let end = now + seconds
+        let end = deadline(seconds)
         while try !condition() {
             if now > end { throw Unexpected("it did not come to it in \(Int(seconds)) s") }
             usleep(10_000)

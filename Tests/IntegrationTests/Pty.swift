@@ -64,7 +64,7 @@ final class Pty {
     /// What it has written after the first `mark` bytes, once `isEnough` says so.
     @discardableResult
     func wait(after mark: Int = 0, seconds: Double = 20, _ isEnough: (String) -> Bool) throws -> String {
-        let end = now + seconds
+        let end = deadline(seconds)
         while true {
             var waiting = pollfd(fd: terminal, events: Int16(POLLIN), revents: 0)
             if poll(&waiting, 1, 50) > 0 && waiting.revents & Int16(POLLIN) != 0 {
@@ -83,7 +83,7 @@ final class Pty {
 
     /// Status of its end; 128 + signal if one killed it.
     func end(seconds: Double = 20) -> Int32? {
-        let limit = now + seconds
+        let limit = deadline(seconds)
         var raw: Int32 = 0
         while now < limit {
             // What it writes at its end has to go somewhere.

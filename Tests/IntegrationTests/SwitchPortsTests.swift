@@ -128,7 +128,7 @@ import Testing
         let testpmd = try Testpmd(
             folder("p"), forward: "txonly", options: "packed_vq=1,in_order=0,mrg_rxbuf=1",
             more: ["--eth-peer=0,\(c.destination)"])
-        let end = now + 60
+        let end = deadline(60)
         func taken() throws -> Int { try ringway.ports("interval").reduce(0) { $0 + $1[0].rxPackets } }
         while try taken() < 20_000 && now < end { usleep(50_000) }
         let sent = try testpmd.stop().sent

@@ -26,7 +26,7 @@ struct TapGoneTests {
         let frame =
             [UInt8](repeating: 0xff, count: 6) + [2, 0, 0, 0, 0, 1, 0x88, 0xb5] + [UInt8](repeating: 7, count: 50)
         var left = count
-        let end = now + 5
+        let end = deadline(5)
         while now < end {
             let n = d.pairs[0].prepare(min(DriverPair.burst, left))
             for k in 0..<n {
@@ -47,7 +47,7 @@ struct TapGoneTests {
     /// Whether an ARP request comes from the interface, which asks for one of its neighbours.
     private func hears(_ d: EmbeddedDriver, _ name: String) throws -> Bool {
         try shell("ip addr replace 10.213.7.1/24 dev \(name); echo x > /dev/udp/10.213.7.2/9 || true")
-        let end = now + 10
+        let end = deadline(10)
         while now < end {
             var isThere = false
             let n = d.pairs[0].receiveBurst()

@@ -400,7 +400,7 @@ private struct Stream: CustomStringConvertible {
 
     /// All that was sent comes within ten seconds, and is given back.
     mutating func finishes(_ drivers: [EmbeddedDriver]) -> Bool {
-        let end = now + 10
+        let end = deadline(10)
         while now < end {
             take(drivers)
             drivers[from].pairs[0].reclaim()

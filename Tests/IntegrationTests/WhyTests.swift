@@ -14,7 +14,7 @@ import Testing
     /// Asks until the answer has `text`.
     @discardableResult
     private func wait(for text: String, _ words: [String], meanwhile work: () throws -> Void = {}) throws -> String {
-        let end = now + 60
+        let end = deadline(60)
         while true {
             let output = try why(words)
             if output.contains(text) { return output }

@@ -112,9 +112,9 @@ final class Fixture {
 
     var lines: [String] { log.lines.withLock { $0.map { $0 } } }
 
-    /// Waits up to three seconds.
+    /// Waits up to twenty seconds: longer than any machine takes.
     func eventually(_ condition: () -> Bool) -> Bool {
-        let end = CPlat_monotonic_ns() + 3_000_000_000
+        let end = CPlat_monotonic_ns() + 20_000_000_000
         while !condition() {
             if CPlat_monotonic_ns() > end { return false }
             usleep(1000)
