@@ -150,19 +150,17 @@ final class QMP {
     private let fd: Int32
     private let path: String
 
+    /// Waits for a QEMU that only just starts: its socket is not there at first, and then nobody listens on it yet.
     init(_ path: String) throws {
         self.path = path
         fd = CPlat_unix_socket()
-        guard CPlat_unix_connect(fd, path) == 0 else { throw Unexpected("\(path): connect: \(errno)") }
+        let end = deadline(20)
+        while CPlat_unix_connect(fd, path) != 0 {
+            guard now < end else { throw Unexpected("\(path): connect: \(errno)") }
+            usleep(20_000)
+        }
         _ = try answer("\"QMP\"")
         try run("qmp_capabilities")
-    }
-
-    /// The same of a QEMU that only just starts.
-    convenience init(waiting path: String) throws {
-        let end = deadline(20)
-        while !FileManager.default.fileExists(atPath: path) && now < end { usleep(20_000) }
-        try self.init(path)
     }
 
     deinit { close(fd) }

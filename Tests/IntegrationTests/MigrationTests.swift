@@ -36,7 +36,7 @@ import Testing
         try current.run("(iperf3 -c 10.0.0.2 --bidir -t \(seconds) >/tmp/iperf 2>&1; echo $? >/tmp/status) &")
         for move in 1...LiveMigration.moves {
             let next = try guest(move)
-            let (from, to) = (try QMP(waiting: folder("qmp\(move - 1)")), try QMP(waiting: folder("qmp\(move)")))
+            let (from, to) = (try QMP(folder("qmp\(move - 1)")), try QMP(folder("qmp\(move)")))
             try from.run("migrate-set-parameters", "{\"max-bandwidth\":1000000000,\"downtime-limit\":1000}")
             try from.run("migrate", "{\"uri\":\"unix:\(folder("in\(move)"))\"}")
             let end = deadline(60)
