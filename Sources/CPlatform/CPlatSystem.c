@@ -146,3 +146,5 @@ int CPlat_signal_now(int fd) {
 }
 
 int CPlat_ioctl(int fd, unsigned long request, void *argument) { return ioctl(fd, request, argument); }
+
+int CPlat_ioctl_number(int fd, unsigned long request, unsigned long number) { return ioctl(fd, request, number); }

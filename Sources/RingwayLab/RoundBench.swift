@@ -85,12 +85,12 @@ package final class RoundBench {
         let port = try BenchPort(options.queuePairs, shape, isBusy: isBusy, kick: kickRings[isBusy ? 0 : 1])
         ports.append(port)
         for k in 0..<port.pairs.count {
-            let driver = port.pairs.start + k
+            let driver = DriverPairs(port.pairs) + k
             let pair = engine.pair(index, k)
             if shape.crossesThreads && index == 1 { engine.give(pair, to: (k + 1) % shape.threads) }
             engine.start(
-                pair, receive: driver.pointee.receive.deviceSetup(map: port.map),
-                transmit: driver.pointee.transmit.deviceSetup(map: port.map), kick: kick, callRings: callRings)
+                pair, receive: driver.pair.receive.deviceSetup(map: port.map),
+                transmit: driver.pair.transmit.deviceSetup(map: port.map), kick: kick, callRings: callRings)
             if isBusy {
                 let growth = shape.function?.growth ?? 0
                 let frame = shape.switching?.frame(shape.size, index) ?? Frames.udp(size: shape.size)
@@ -204,7 +204,7 @@ package final class RoundBench {
 
 /// A driver that sends one frame over and over, and what it has received.
 private struct BenchEnd: ~Copyable {
-    private let pair: UnsafeMutablePointer<DriverPair>
+    private let end: DriverPairs
     let device: SteppedPair
     private let frame: OwnedMemory<UInt8>
     private let length: Int
@@ -215,20 +215,19 @@ private struct BenchEnd: ~Copyable {
     /// Frames go from 02:…:01 to 02:…:02, or back.
     /// What comes back is longer by `growth` bytes.
     init(
-        _ pair: UnsafeMutablePointer<DriverPair>, _ device: SteppedPair, _ bytes: [UInt8], isBackward: Bool,
-        growth: Int
+        _ end: DriverPairs, _ device: SteppedPair, _ bytes: [UInt8], isBackward: Bool, growth: Int
     ) {
-        (self.pair, self.device, self.growth) = (pair, device, growth)
+        (self.end, self.device, self.growth) = (end, device, growth)
         length = bytes.count
         frame = OwnedMemory(bytes)
         if isBackward { (frame[5], frame[11]) = (frame[11], frame[5]) }
     }
 
     mutating func drive(burst: Int, checksAddresses: Bool) {
-        let n = pair.pointee.receiveBurst()
+        let n = end.pair.receiveBurst()
         for i in 0..<n {
             // Every mode but `generate` brings frames to the address that this driver's own come from.
-            let f = pair.pointee.incoming[i]
+            let f = end.pair.incoming[i]
             let isExpected =
                 f.length == UInt32(length + growth)
                 && (!checksAddresses
@@ -237,13 +236,13 @@ private struct BenchEnd: ~Copyable {
             if !isExpected { wrong += 1 }
         }
         received += n
-        pair.pointee.giveBack()
-        let m = pair.pointee.prepare(burst)
+        end.pair.giveBack()
+        let m = end.pair.prepare(burst)
         for i in 0..<m {
-            CPlat_copy(pair.pointee.outgoing[i].base, frame.start, UInt64(length))
-            pair.pointee.outgoing[i].length = UInt32(length)
+            CPlat_copy(end.pair.outgoing[i].base, frame.start, UInt64(length))
+            end.pair.outgoing[i].length = UInt32(length)
         }
-        if m > 0 { pair.pointee.send(m) }
+        if m > 0 { end.pair.send(m) }
     }
 }
 

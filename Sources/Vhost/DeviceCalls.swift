@@ -108,8 +108,10 @@ package protocol DeviceCalls: AnyObject {
     func open(_ path: String, isNonblocking: Bool) -> Int32
     /// ioctl(2). `argument` may be nil for requests without one.
     func control(_ fd: Int32, _ request: DeviceRequest, _ argument: UnsafeMutableRawPointer?) -> Int32
+    /// The same, for requests whose argument is a number.
+    func control(_ fd: Int32, _ request: DeviceRequest, number: UInt) -> Int32
     /// write(2).
-    func write(_ fd: Int32, _ bytes: UnsafeRawBufferPointer) -> Int
+    func write(_ fd: Int32, _ bytes: RawSpan) -> Int
 }
 
 /// The real ones.
@@ -124,8 +126,12 @@ package final class SystemCalls: DeviceCalls {
         CPlat_ioctl(fd, request.code, argument)
     }
 
-    package func write(_ fd: Int32, _ bytes: UnsafeRawBufferPointer) -> Int {
-        Glibc.write(fd, bytes.baseAddress, bytes.count)
+    package func control(_ fd: Int32, _ request: DeviceRequest, number: UInt) -> Int32 {
+        CPlat_ioctl_number(fd, request.code, number)
+    }
+
+    package func write(_ fd: Int32, _ bytes: RawSpan) -> Int {
+        bytes.withUnsafeBytes { Glibc.write(fd, $0.baseAddress, $0.count) }
     }
 }
 
@@ -231,7 +237,7 @@ final class Device {
             m.iotlb.perm = UInt8(VHOST_ACCESS_RW)
         }
         m.iotlb.type = UInt8(type)
-        let n = withUnsafeBytes(of: &m) { calls.write(descriptor.fd, $0) }
+        let n = withUnsafeBytes(of: &m) { calls.write(descriptor.fd, $0.bytes) }
         if n == MemoryLayout<vhost_msg_v2>.size { return }
         let names = [
             VHOST_IOTLB_UPDATE: "update", VHOST_IOTLB_INVALIDATE: "invalidation",

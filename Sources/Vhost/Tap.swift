@@ -68,7 +68,7 @@ public final class Tap {
         }
         // Last, so that a failure leaves no device behind. TUNSETPERSIST takes its argument by value.
         if isPersistent, let d = devices.first,
-            calls.control(d.descriptor.fd, .tunSetPersist, UnsafeMutableRawPointer(bitPattern: 1)) < 0
+            calls.control(d.descriptor.fd, .tunSetPersist, number: 1) < 0
         {
             throw d.failure(.tunSetPersist)
         }
@@ -163,16 +163,14 @@ public final class Tap {
         }
         for d in devices {
             if uso != 0 {
-                if d.calls.control(
-                    d.descriptor.fd, .tunSetOffload, UnsafeMutableRawPointer(bitPattern: UInt(bits | uso))) >= 0
-                {
+                if d.calls.control(d.descriptor.fd, .tunSetOffload, number: UInt(bits | uso)) >= 0 {
                     hasUSO = true
                     continue
                 }
                 uso = 0
             }
             // By value, too.
-            if d.calls.control(d.descriptor.fd, .tunSetOffload, UnsafeMutableRawPointer(bitPattern: UInt(bits))) < 0 {
+            if d.calls.control(d.descriptor.fd, .tunSetOffload, number: UInt(bits)) < 0 {
                 throw d.failure(.tunSetOffload)
             }
         }

@@ -34,16 +34,16 @@ extension SocketAccess {
             }
             mode = bits
         case "user":
-            user = try SocketAccess.number(name, value) { name, room, size, code in
+            user = try SocketAccess.number(name, value) { name, room in
                 var (entry, found) = (passwd(), UnsafeMutablePointer<passwd>?.none)
-                code = getpwnam_r(name, &entry, room, size, &found)
-                return found?.pointee.pw_uid
+                let code = getpwnam_r(name, &entry, &room, room.count, &found)
+                return (found == nil ? nil : entry.pw_uid, code)
             }
         case "group":
-            group = try SocketAccess.number(name, value) { name, room, size, code in
+            group = try SocketAccess.number(name, value) { name, room in
                 var (entry, found) = (Glibc.group(), UnsafeMutablePointer<Glibc.group>?.none)
-                code = getgrnam_r(name, &entry, room, size, &found)
-                return found?.pointee.gr_gid
+                let code = getgrnam_r(name, &entry, &room, room.count, &found)
+                return (found == nil ? nil : entry.gr_gid, code)
             }
         default: assertionFailure("an option that is listed and nothing reads: \(name)")
         }
@@ -51,8 +51,7 @@ extension SocketAccess {
 
     /// The number that `value` is, or that `look` finds in the system's tables by that name.
     private static func number(
-        _ option: String, _ value: String,
-        _ look: (String, UnsafeMutablePointer<CChar>, Int, inout Int32) -> UInt32?
+        _ option: String, _ value: String, _ look: (String, inout [CChar]) -> (number: UInt32?, code: Int32)
     ) throws(VhostUserError) -> UInt32 {
         if !value.isEmpty, value.allSatisfy({ "0"..."9" ~= $0 }) {
             // The last number means none to the kernel.
@@ -61,10 +60,9 @@ extension SocketAccess {
         }
         // A group's members have to fit.
         for shift in 12...20 {
-            let room = UnsafeMutablePointer<CChar>.allocate(capacity: 1 << shift)
-            defer { room.deallocate() }
-            var code: Int32 = 0
-            if let number = look(value, room, 1 << shift, &code) { return number }
+            var room = [CChar](repeating: 0, count: 1 << shift)
+            let (number, code) = look(value, &room)
+            if let number { return number }
             if code == 0 { break }
             if code != ERANGE {
                 throw refusal(option, value, "it cannot be looked up (\(SystemError.text(code))); write its number")

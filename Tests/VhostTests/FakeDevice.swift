@@ -75,13 +75,13 @@ final class FakeDevice: DeviceCalls {
         return fd
     }
 
-    func write(_ fd: Int32, _ bytes: UnsafeRawBufferPointer) -> Int {
-        let m = bytes.loadUnaligned(as: vhost_msg_v2.self)
+    func write(_ fd: Int32, _ bytes: RawSpan) -> Int {
+        let m = bytes.withUnsafeBytes { $0.loadUnaligned(as: vhost_msg_v2.self) }
         let names: [UInt8: String] = [2: "UPDATE", 3: "INVALIDATE", 5: "BATCH_BEGIN", 6: "BATCH_END"]
         guard step("IOTLB \(names[m.iotlb.type] ?? "?") asid \(m.asid)") else { return -1 }
         if m.iotlb.type == 2 { state.mapped += 1 }
         if m.iotlb.type == 3 { state.mapped -= 1 }
-        return bytes.count
+        return bytes.byteCount
     }
 
     /// The back-end's side of a call, or of a configuration interrupt.
@@ -94,14 +94,28 @@ final class FakeDevice: DeviceCalls {
     private static let short: Set<DeviceRequest> = [
         .vdpaGetDeviceID, .vdpaGetStatus, .vdpaSetStatus, .vdpaGetConfigSize, .vdpaGetVQsCount, .vdpaGetVringNum,
         .vdpaGetGroupNum, .vdpaGetASNum,
-        .vdpaSetConfigCall, .tunGetFeatures, .tunSetHeaderSize, .tunGetHeaderSize, .tunSetSendBuffer, .tunSetOffload,
-        .tunSetPersist,
+        .vdpaSetConfigCall, .tunGetFeatures, .tunSetHeaderSize, .tunGetHeaderSize, .tunSetSendBuffer,
     ]
+
+    func control(_ fd: Int32, _ request: DeviceRequest, number: UInt) -> Int32 {
+        guard step(request.rawValue) else { return -1 }
+        switch request {
+        case .tunSetPersist: state.persistent = number == 1
+        case .tunSetOffload:
+            if number & unknownOffloads != 0 {
+                errno = EINVAL
+                return -1
+            }
+            offloads = number
+        default: break
+        }
+        return 0
+    }
 
     func control(_ fd: Int32, _ request: DeviceRequest, _ argument: UnsafeMutableRawPointer?) -> Int32 {
         // An index and a number, where the argument is not shorter.
         var pair = vhost_vring_state()
-        if let argument, UInt(bitPattern: argument) > 4096, !FakeDevice.short.contains(request) {
+        if let argument, !FakeDevice.short.contains(request) {
             pair = argument.loadUnaligned(as: vhost_vring_state.self)
         }
         guard step(describe(fd, request, pair, argument)) else { return -1 }
@@ -117,17 +131,10 @@ final class FakeDevice: DeviceCalls {
             let words = argument!.bindMemory(to: UInt64.self, capacity: 1)
             table = (0..<Int(words[0])).map { (words[1 + 4 * $0], words[2 + 4 * $0]) }
         case .tunGetFeatures: argument!.storeBytes(of: tunFeatures, as: UInt32.self)
-        case .tunSetPersist: state.persistent = UInt(bitPattern: argument) == 1
         case .tunSetHeaderSize where hasShortHeader:
             errno = EINVAL
             return -1
         case .tunGetHeaderSize: argument!.storeBytes(of: 10, as: Int32.self)
-        case .tunSetOffload:
-            if UInt(bitPattern: argument) & unknownOffloads != 0 {
-                errno = EINVAL
-                return -1
-            }
-            offloads = UInt(bitPattern: argument)
         case .netSetBackend:
             let name = "\(paths[fd] ?? "")#\(fd).\(pair.index)"
             if Int32(bitPattern: pair.num) == -1 { state.bound.remove(name) } else { state.bound.insert(name) }

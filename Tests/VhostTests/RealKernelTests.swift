@@ -597,7 +597,11 @@ private final class Meddler: DeviceCalls {
     private let real = SystemCalls()
 
     func open(_ path: String, isNonblocking: Bool) -> Int32 { real.open(path, isNonblocking: isNonblocking) }
-    func write(_ fd: Int32, _ bytes: UnsafeRawBufferPointer) -> Int { real.write(fd, bytes) }
+    func write(_ fd: Int32, _ bytes: RawSpan) -> Int { real.write(fd, bytes) }
+
+    func control(_ fd: Int32, _ request: DeviceRequest, number: UInt) -> Int32 {
+        real.control(fd, request, number: number)
+    }
 
     func control(_ fd: Int32, _ request: DeviceRequest, _ argument: UnsafeMutableRawPointer?) -> Int32 {
         before?(fd, request, argument)

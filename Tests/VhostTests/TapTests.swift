@@ -99,7 +99,7 @@ extension ControlPlane {
                 #expect(error!.description.contains(name) && error!.description.contains("ip tuntap add"))
                 #expect(throws: VhostError.self) { _ = try Tap(name: name) }
                 // By value: zero makes it go with its last descriptor.
-                #expect(SystemCalls().control(again.queues[0].fd, .tunSetPersist, nil) >= 0)
+                #expect(SystemCalls().control(again.queues[0].fd, .tunSetPersist, number: 0) >= 0)
             }
             #expect(!isThere)
         }

@@ -7,6 +7,8 @@
 
 /* ioctl(2); -1 and errno. */
 int CPlat_ioctl(int fd, unsigned long request, void *argument);
+/* The same for requests that take a number instead of an address. */
+int CPlat_ioctl_number(int fd, unsigned long request, unsigned long number);
 
 /* Newer than the headers of Debian 12 (Linux 6.6). */
 #ifndef VHOST_VDPA_RESUME

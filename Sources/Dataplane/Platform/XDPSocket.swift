@@ -21,7 +21,7 @@ final class XDPSocket {
     let hasPieces: Bool
     /// The kernel fills checksums in where a frame says so.
     let fillsChecksums: Bool
-    private let mappings: [UnsafeMutableRawBufferPointer]
+    private let mappings: [XDPMapping]
 
     /// Bytes of the UMEM for each frame: the most that every kernel takes.
     static var frameBytes: Int { 4096 }
@@ -57,25 +57,20 @@ final class XDPSocket {
         if getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, &offsets, &length) != 0 {
             throw XDPSocket.refusal("XDP_MMAP_OFFSETS", errno)
         }
-        var maps: [UnsafeMutableRawBufferPointer] = []
-        do throws(EngineError) {
-            func ring(_ place: Int, _ offsets: xdp_ring_offset, _ entry: Int) throws(EngineError) -> XDPRing {
-                let bytes = Int(offsets.desc) + size * entry
-                let p = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | Int32(MAP_POPULATE), fd, off_t(place))
-                guard let p, p != MAP_FAILED else { throw XDPSocket.refusal("mmap of a ring", errno) }
-                maps.append(UnsafeMutableRawBufferPointer(start: p, count: bytes))
-                return XDPRing(p, offsets, size: size)
+        var maps: [XDPMapping] = []
+        func ring(_ place: Int, _ offsets: xdp_ring_offset, _ entry: Int) throws(EngineError) -> XDPRing {
+            guard let map = XDPMapping(fd, place: place, bytes: Int(offsets.desc) + size * entry) else {
+                throw XDPSocket.refusal("mmap of a ring", errno)
             }
-            free = try ring(0x1_0000_0000, offsets.fr, 8)
-            done = try ring(0x1_8000_0000, offsets.cr, 8)
-            received = try ring(0, offsets.rx, 16)
-            sent = try ring(0x8000_0000, offsets.tx, 16)
-            if busyPolls { try XDPSocket.setBusyPoll(fd) }
-            try XDPSocket.bind(fd, interface, index, queue, pieces: pieces)
-        } catch {
-            for map in maps { munmap(map.baseAddress, map.count) }
-            throw error
+            maps.append(map)
+            return XDPRing(map.start, offsets, size: size)
         }
+        free = try ring(0x1_0000_0000, offsets.fr, 8)
+        done = try ring(0x1_8000_0000, offsets.cr, 8)
+        received = try ring(0, offsets.rx, 16)
+        sent = try ring(0x8000_0000, offsets.tx, 16)
+        if busyPolls { try XDPSocket.setBusyPoll(fd) }
+        try XDPSocket.bind(fd, interface, index, queue, pieces: pieces)
         mappings = maps
         var options = xdp_options()
         length = socklen_t(MemoryLayout<xdp_options>.size)
@@ -85,8 +80,6 @@ final class XDPSocket {
         // In zero-copy mode not all drivers do it, and the kernel does not do it for them.
         fillsChecksums = knowsMetadata && !isZeroCopy
     }
-
-    deinit { for map in mappings { munmap(map.baseAddress, map.count) } }
 
     /// What the kernel did not take or deliver so far: for the log.
     var losses: String? {
@@ -162,6 +155,21 @@ final class XDPSocket {
         }
         return EngineError("\(what): \(SystemError.text(code))\(hint)")
     }
+}
+
+/// What an AF_XDP socket has mapped of one ring; unmapped with the last reference.
+private final class XDPMapping {
+    let start: UnsafeMutableRawPointer
+    private let bytes: Int
+
+    /// Nil, and errno: the kernel refuses it.
+    init?(_ fd: Int32, place: Int, bytes: Int) {
+        let p = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | Int32(MAP_POPULATE), fd, off_t(place))
+        guard let p, p != MAP_FAILED else { return nil }
+        (start, self.bytes) = (p, bytes)
+    }
+
+    deinit { munmap(start, bytes) }
 }
 
 /// Calls that fail for a moment.

@@ -38,14 +38,14 @@ struct RateMeter: BitwiseCopyable {
 
     /// Takes `units` of what is there; false where there are fewer. `word`: until when what was taken is paid for, in
     /// ticks.
-    func take(_ units: UInt64, now: UInt64, _ word: UnsafePointer<Atomic<UInt64>>) -> Bool {
+    func take(_ units: UInt64, now: UInt64, _ word: borrowing Atomic<UInt64>) -> Bool {
         let product = units.multipliedFullWidth(by: cost)
         let ticks = (product.high &<< 40 | product.low &>> 24) &+ (product.low & 0xff_ffff == 0 ? 0 : 1)
-        var before = word.pointee.load(ordering: .relaxed)
+        var before = word.load(ordering: .relaxed)
         while true {
             let end = max(before, now) &+ ticks
             if end > now &+ depth { return false }
-            let (isDone, found) = word.pointee.compareExchange(
+            let (isDone, found) = word.compareExchange(
                 expected: before, desired: end, successOrdering: .acquiringAndReleasing, failureOrdering: .relaxed)
             if isDone { return true }
             before = found
@@ -54,15 +54,15 @@ struct RateMeter: BitwiseCopyable {
 
     /// The part of a thread that took what `units` need.
     fileprivate func refill(
-        _ held: UnsafeMutablePointer<UInt64>, _ units: UInt64, now: UInt64, _ word: UnsafePointer<Atomic<UInt64>>
+        _ held: inout UInt64, _ units: UInt64, now: UInt64, _ word: borrowing Atomic<UInt64>
     ) -> Bool {
-        let missing = units &- held.pointee
+        let missing = units &- held
         if part > missing && take(part, now: now, word) {
-            held.pointee &+= part &- units
+            held &+= part &- units
             return true
         }
         if !take(missing, now: now, word) { return false }
-        held.pointee = 0
+        held = 0
         return true
     }
 }
@@ -91,10 +91,9 @@ final class MeterWords: Sendable {
     /// Nobody has taken anything of a meter.
     func clear(_ place: Int) { words[place * MeterWords.apart].store(0, ordering: .relaxed) }
 
-    /// Where the word of a meter is, as long as this lives.
-    @inline(__always)
-    func address(_ place: Int) -> UnsafePointer<Atomic<UInt64>> {
-        UnsafePointer(words.start + place &* MeterWords.apart)
+    /// The word of a meter.
+    subscript(_ place: Int) -> Atomic<UInt64> {
+        @inline(__always) _read { yield words[place &* MeterWords.apart] }
     }
 }
 
@@ -130,6 +129,6 @@ final class MeterParts {
 
     @inline(never)
     private func more(_ meter: RateMeter, _ units: UInt64, _ now: UInt64) -> Bool {
-        meter.refill(held.start + meter.place, units, now: now, words.address(meter.place))
+        meter.refill(&held[meter.place], units, now: now, words[meter.place])
     }
 }

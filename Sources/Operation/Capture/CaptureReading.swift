@@ -30,7 +30,7 @@ package final class CaptureReading {
     package let answer: Methods.Capture.Answer
     private let client: ControlClient
     private let memory: CaptureMemory
-    private var seen: [(time: UInt64, thread: Int, header: UnsafeRawPointer)] = []
+    private var seen: [SeenPacket] = []
 
     /// Begins. Errors: what the dataplane has against it.
     package init(_ path: String, _ params: Methods.Capture.Params) throws(RPC.Failure) {
@@ -71,17 +71,17 @@ package final class CaptureReading {
             let (from, bytes) = memory.written(thread)
             var offset = 0
             while let header = CaptureReading.header(bytes, offset) {
-                seen.append((header.nanoseconds, thread, bytes.baseAddress! + offset))
+                seen.append(packet(header, bytes[offset...]))
                 offset += Int(header.size)
             }
             ends.append(from &+ UInt64(bytes.count))
         }
         // Those of one thread stay as they are: its clock may have been set.
-        if memory.threads > 1 { seen.sort { $0.time < $1.time } }
+        if memory.threads > 1 { seen.sort { $0.nanoseconds < $1.nanoseconds } }
         var count = 0
-        for (_, _, place) in seen {
+        for packet in seen {
             count += 1
-            if try !body(packet(place)) { break }
+            if try !body(packet) { break }
         }
         for (thread, end) in ends.enumerated() { memory.release(thread, to: end) }
         return count
@@ -96,10 +96,10 @@ package final class CaptureReading {
         return size >= least && size <= bytes.count - offset && Int(header.taken) <= size - least ? header : nil
     }
 
-    private func packet(_ place: UnsafeRawPointer) -> SeenPacket {
-        let header = place.load(as: CapturedHeader.self)
+    /// `place` begins with the header.
+    private func packet(_ header: CapturedHeader, _ place: Slice<UnsafeRawBufferPointer>) -> SeenPacket {
         let bytes = UnsafeRawBufferPointer(
-            start: place + MemoryLayout<CapturedHeader>.size, count: Int(header.taken))
+            rebasing: place.dropFirst(MemoryLayout<CapturedHeader>.size).prefix(Int(header.taken)))
         let cause = Int(header.cause) - 1
         return SeenPacket(
             nanoseconds: header.nanoseconds, length: Int(header.length), bytes: bytes, queue: Int(header.queue),

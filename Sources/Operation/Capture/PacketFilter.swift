@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import Ringway
 
 /// A filter expression as tcpdump takes it (pcap-filter(7)), compiled by libpcap. The library is looked for when a
 /// filter is: nothing else of Ringway needs it. One thread.
@@ -8,7 +9,7 @@ package final class PacketFilter {
     package struct Problem: Error, CustomStringConvertible { package let description: String }
 
     /// `struct bpf_program` of <pcap/bpf.h>.
-    private struct BPFProgram {
+    private struct BPFProgram: BitwiseCopyable {
         var count: UInt32 = 0
         var instructions: UnsafeMutableRawPointer?
     }
@@ -32,7 +33,7 @@ package final class PacketFilter {
 
     private static let names = ["libpcap.so.0.8", "libpcap.so.1", "libpcap.so"]
 
-    private let program = UnsafeMutablePointer<BPFProgram>.allocate(capacity: 1)
+    private let program = OwnedMemory(count: 1, repeating: BPFProgram())
     private let match: Match
     private let free: Free
 
@@ -53,24 +54,20 @@ package final class PacketFilter {
             throw Problem(description: "libpcap has no memory")
         }
         defer { close(handle) }
-        program.initialize(to: BPFProgram())
         // No netmask is known.
-        if compile(handle, program, expression, 1, UInt32.max) != 0 {
+        if compile(handle, program.start, expression, 1, UInt32.max) != 0 {
             let text = error(handle).map { String(cString: $0) } ?? "it cannot be compiled"
             throw Problem(description: "filter '\(expression)': \(text)")
         }
     }
 
-    deinit {
-        free(program)
-        program.deallocate()
-    }
+    deinit { free(program.start) }
 
     package func matches(_ packet: SeenPacket) -> Bool {
         guard let bytes = packet.bytes.baseAddress else { return false }
         let header = Header(captured: UInt32(packet.bytes.count), length: UInt32(packet.length))
         return withUnsafePointer(to: header) {
-            match(program, $0, bytes.assumingMemoryBound(to: UInt8.self)) != 0
+            match(program.start, $0, bytes.assumingMemoryBound(to: UInt8.self)) != 0
         }
     }
 }

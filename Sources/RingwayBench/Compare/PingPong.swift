@@ -24,7 +24,7 @@ enum PingPong {
             pthread_create(
                 &threads[i], nil,
                 { raw in
-                    PingPong.play(raw!.assumingMemoryBound(to: Job.self))
+                    PingPong.play(&raw!.assumingMemoryBound(to: Job.self).pointee)
                     return nil
                 }, jobs.start + i)
         }
@@ -32,10 +32,10 @@ enum PingPong {
         return jobs[0].cycles
     }
 
-    private static func play(_ job: UnsafeMutablePointer<Job>) {
-        _ = CPlat_pin_to_cpu(Int32(job.pointee.cpu))
-        let word = job.pointee.word
-        var expected = job.pointee.first
+    private static func play(_ job: inout Job) {
+        _ = CPlat_pin_to_cpu(Int32(job.cpu))
+        let word = job.word
+        var expected = job.first
         var start: UInt64 = 0
         for round in 0..<rounds {
             // The first rounds wait for the other thread to arrive.
@@ -44,6 +44,6 @@ enum PingPong {
             CPlat_store32_release(word, expected &+ 1)
             expected &+= 2
         }
-        job.pointee.cycles = Double(CPlat_cycles() &- start) / Double(rounds - 100)
+        job.cycles = Double(CPlat_cycles() &- start) / Double(rounds - 100)
     }
 }

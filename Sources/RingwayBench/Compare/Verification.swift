@@ -1,3 +1,4 @@
+import CPlatform
 import Console
 import Foundation
 import Ringway
@@ -32,44 +33,40 @@ enum Verification {
         }
     }
 
-    private typealias Pair = UnsafeMutablePointer<DriverPair>
-
     /// Bytes of frame `i`.
     private static func size(_ c: CompareCase, _ i: Int) -> Int {
         c.size ?? CompareCase.size(ofFrame: i)
     }
 
     /// What frame `i` holds: its MAC addresses, then bytes that follow from its number.
-    private static func fill(_ p: UnsafeMutableRawPointer, _ i: Int, _ size: Int) {
+    private static func bytes(_ i: Int, _ size: Int) -> [UInt8] {
         let head: [UInt8] = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xb5]
-        for k in 0..<size {
-            p.storeBytes(
-                of: k < 14 ? head[k] : UInt8(truncatingIfNeeded: (i &* 31 &+ k &* 7) ^ (i >> 8)), toByteOffset: k,
-                as: UInt8.self)
-        }
+        return (0..<size).map { $0 < 14 ? head[$0] : UInt8(truncatingIfNeeded: (i &* 31 &+ $0 &* 7) ^ (i >> 8)) }
+    }
+
+    private static func fill(_ frame: DriverBuffer, _ i: Int, _ size: Int) {
+        CPlat_copy(frame.base, bytes(i, size), UInt64(size))
     }
 
     /// Sends frames that must come back whole and in order, with addresses exchanged in `macswap`.
-    private static func exchange(_ c: CompareCase, from: Pair, to: Pair) throws {
-        let room = OwnedMemory<UInt8>(count: 2048)
-        let expected = UnsafeMutableRawPointer(room.start)
+    private static func exchange(_ c: CompareCase, from: DriverPairs, to: DriverPairs) throws {
         try warmUp(from, to)
         var (sent, received) = (0, 0)
-        let end = CPlatClock.seconds + 10
+        let deadline = CPlatClock.seconds + 10
         while received < frames {
-            if CPlatClock.seconds > end { throw CompareError("\(received) of \(frames) frames came back") }
-            let n = from.pointee.prepare(min(32, frames - sent, 256 - (sent - received)))
+            if CPlatClock.seconds > deadline { throw CompareError("\(received) of \(frames) frames came back") }
+            let n = from.pair.prepare(min(32, frames - sent, 256 - (sent - received)))
             for k in 0..<max(0, n) {
-                from.pointee.outgoing[k].length = UInt32(size(c, sent))
-                fill(from.pointee.outgoing[k].base, sent, size(c, sent))
+                from.pair.outgoing[k].length = UInt32(size(c, sent))
+                fill(from.pair.outgoing[k], sent, size(c, sent))
                 sent += 1
             }
-            if n > 0 { from.pointee.send(n) }
-            let got = to.pointee.receiveBurst()
+            if n > 0 { from.pair.send(n) }
+            let got = to.pair.receiveBurst()
             for k in 0..<got {
-                let frame = to.pointee.incoming[k]
-                fill(expected, received, size(c, received))
-                if c.mode == "macswap" { swapMACs(expected) }
+                let frame = to.pair.incoming[k]
+                var expected = bytes(received, size(c, received))
+                if c.mode == "macswap" { expected[..<12] = expected[6..<12] + expected[..<6] }
                 guard frame.length == size(c, received) else {
                     throw CompareError("frame \(received) has \(frame.length) bytes, not \(size(c, received))")
                 }
@@ -78,66 +75,58 @@ enum Verification {
                 }
                 received += 1
             }
-            to.pointee.giveBack()
+            to.pair.giveBack()
         }
     }
 
     /// Sends a frame now and then until one arrives, and waits for the rest: a side may take a moment until its ports
     /// forward.
-    private static func warmUp(_ from: Pair, _ to: Pair) throws {
-        let end = CPlatClock.seconds + 10
+    private static func warmUp(_ from: DriverPairs, _ to: DriverPairs) throws {
+        let deadline = CPlatClock.seconds + 10
         var quiet = 0
         var arrived = false
         while quiet < 20 {
-            if CPlatClock.seconds > end { throw CompareError("nothing comes back") }
-            if !arrived && from.pointee.prepare(1) == 1 {
-                from.pointee.outgoing[0].length = 64
-                fill(from.pointee.outgoing[0].base, 0, 64)
-                from.pointee.send(1)
+            if CPlatClock.seconds > deadline { throw CompareError("nothing comes back") }
+            if !arrived && from.pair.prepare(1) == 1 {
+                from.pair.outgoing[0].length = 64
+                fill(from.pair.outgoing[0], 0, 64)
+                from.pair.send(1)
             }
             usleep(2_000)
-            let n = to.pointee.receiveBurst()
-            to.pointee.giveBack()
+            let n = to.pair.receiveBurst()
+            to.pair.giveBack()
             arrived = arrived || n > 0
             quiet = arrived && n == 0 ? quiet + 1 : 0
         }
     }
 
-    private static func swapMACs(_ p: UnsafeMutableRawPointer) {
-        for k in 0..<6 {
-            let b = p.load(fromByteOffset: k, as: UInt8.self)
-            p.storeBytes(of: p.load(fromByteOffset: 6 + k, as: UInt8.self), toByteOffset: k, as: UInt8.self)
-            p.storeBytes(of: b, toByteOffset: 6 + k, as: UInt8.self)
-        }
-    }
-
     /// Sends frames of which all buffers must come back, and no frame.
-    private static func sink(_ c: CompareCase, _ pair: Pair) throws {
+    private static func sink(_ c: CompareCase, _ end: DriverPairs) throws {
         var sent = 0
-        let end = CPlatClock.seconds + 10
-        while sent < frames || pair.pointee.outstanding > 0 {
-            if CPlatClock.seconds > end { throw CompareError("\(pair.pointee.outstanding) buffers did not come back") }
-            let n = sent < frames ? pair.pointee.prepare(min(32, frames - sent)) : 0
+        let deadline = CPlatClock.seconds + 10
+        while sent < frames || end.pair.outstanding > 0 {
+            if CPlatClock.seconds > deadline { throw CompareError("\(end.pair.outstanding) buffers did not come back") }
+            let n = sent < frames ? end.pair.prepare(min(32, frames - sent)) : 0
             for k in 0..<n {
-                pair.pointee.outgoing[k].length = UInt32(size(c, sent))
-                fill(pair.pointee.outgoing[k].base, sent, size(c, sent))
+                end.pair.outgoing[k].length = UInt32(size(c, sent))
+                fill(end.pair.outgoing[k], sent, size(c, sent))
                 sent += 1
             }
-            if n > 0 { pair.pointee.send(n) }
-            pair.pointee.reclaim()
-            if pair.pointee.receiveBurst() > 0 { throw CompareError("a frame came from a side that drops") }
+            if n > 0 { end.pair.send(n) }
+            end.pair.reclaim()
+            if end.pair.receiveBurst() > 0 { throw CompareError("a frame came from a side that drops") }
         }
     }
 
     /// Receives frames, which must have the size that was asked for and be Ethernet frames of some IP.
-    private static func source(_ c: CompareCase, _ pair: Pair) throws {
+    private static func source(_ c: CompareCase, _ end: DriverPairs) throws {
         var received = 0
-        let end = CPlatClock.seconds + 10
+        let deadline = CPlatClock.seconds + 10
         while received < frames {
-            if CPlatClock.seconds > end { throw CompareError("\(received) of \(frames) frames came") }
-            let n = pair.pointee.receiveBurst()
+            if CPlatClock.seconds > deadline { throw CompareError("\(received) of \(frames) frames came") }
+            let n = end.pair.receiveBurst()
             for k in 0..<n {
-                let frame = pair.pointee.incoming[k]
+                let frame = end.pair.incoming[k]
                 guard frame.length == size(c, 0) else {
                     throw CompareError("a frame has \(frame.length) bytes, not \(size(c, 0))")
                 }
@@ -147,7 +136,7 @@ enum Verification {
                 }
             }
             received += n
-            pair.pointee.giveBack()
+            end.pair.giveBack()
         }
     }
 }

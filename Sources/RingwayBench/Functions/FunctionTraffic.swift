@@ -91,9 +91,9 @@ struct FunctionTraffic: ~Copyable {
         repeat {
             for _ in 0..<64 {
                 count.rounds &+= 1
-                if send(32, by: &from.pointee) < 32 { count.fullRounds &+= 1 }
-                count.received &+= to.pointee.receiveBurst()
-                to.pointee.giveBack()
+                if send(32, by: &from.pair) < 32 { count.fullRounds &+= 1 }
+                count.received &+= to.pair.receiveBurst()
+                to.pair.giveBack()
             }
             count.seconds = CPlatClock.seconds - start
         } while count.seconds < seconds && !Signals.haveCome
@@ -116,9 +116,9 @@ struct FunctionTraffic: ~Copyable {
         var (sent, came) = (0, 0)
         let end = CPlatClock.seconds + 10
         while came < frames.count {
-            if sent == came { sent += send(min(32, frames.count - sent), by: &from.pointee) }
-            for k in 0..<to.pointee.receiveBurst() {
-                let frame = to.pointee.incoming[k]
+            if sent == came { sent += send(min(32, frames.count - sent), by: &from.pair) }
+            for k in 0..<to.pair.receiveBurst() {
+                let frame = to.pair.incoming[k]
                 let bytes = [UInt8](UnsafeRawBufferPointer(start: frame.base, count: Int(frame.length)))
                 if bytes.count != size || !isRight(Array(bytes.prefix(42)), frames[came]) {
                     throw CompareError(
@@ -127,7 +127,7 @@ struct FunctionTraffic: ~Copyable {
                 }
                 came += 1
             }
-            to.pointee.giveBack()
+            to.pair.giveBack()
             if CPlatClock.seconds > end {
                 throw CompareError("\(side.name), \(work.text): \(came) of \(frames.count) packets came within 10 s")
             }

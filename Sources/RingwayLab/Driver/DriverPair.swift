@@ -179,3 +179,34 @@ public struct DriverPair: ~Copyable {
         _ = ring._withUnsafeGuaranteedRef { $0.signal() }
     }
 }
+
+/// Queue pairs that lie side by side, seen from one of them: what loops that drive pairs hold, without a reference to
+/// their driver. Valid as long as whoever owns the pairs.
+@frozen
+public struct DriverPairs {
+    @usableFromInline var first: UnsafeMutablePointer<DriverPair>
+
+    init(_ pairs: borrowing OwnedValues<DriverPair>) { first = pairs.start }
+
+    /// The pair itself.
+    @inlinable
+    public var pair: DriverPair {
+        @inline(__always) unsafeAddress { UnsafePointer(first) }
+        @inline(__always) nonmutating unsafeMutableAddress { first }
+    }
+
+    /// The `i`-th pair from this one on.
+    @inlinable
+    public subscript(_ i: Int) -> DriverPair {
+        @inline(__always) unsafeAddress { UnsafePointer(first + i) }
+        @inline(__always) nonmutating unsafeMutableAddress { first + i }
+    }
+
+    /// The same, seen from the `i`-th on.
+    @inlinable
+    public static func + (pairs: DriverPairs, i: Int) -> DriverPairs {
+        var others = pairs
+        others.first += i
+        return others
+    }
+}

@@ -48,7 +48,7 @@ public final class EmbeddedDriver {
     public private(set) var channel: MessageSocket?
     public let pairCount: Int
     /// Queue pairs, each for one thread.
-    public var pairs: UnsafeMutablePointer<DriverPair> { room.start }
+    public var pairs: DriverPairs { DriverPairs(room) }
     private var room: OwnedValues<DriverPair>
     private let options: DriverOptions
     private let path: String

@@ -7,12 +7,10 @@ import Ringway
 package enum Load {
     /// Packets from one pair to another (or back to the same one).
     package struct Flow {
-        package var from: UnsafeMutablePointer<DriverPair>
-        package var to: UnsafeMutablePointer<DriverPair>
+        package var from: DriverPairs
+        package var to: DriverPairs
 
-        package init(from: UnsafeMutablePointer<DriverPair>, to: UnsafeMutablePointer<DriverPair>) {
-            (self.from, self.to) = (from, to)
-        }
+        package init(from: DriverPairs, to: DriverPairs) { (self.from, self.to) = (from, to) }
     }
 
     package struct Count {
@@ -27,11 +25,11 @@ package enum Load {
     }
 
     /// Writes the headers of a UDP frame of `size` bytes.
-    package static func write(_ frame: UnsafeMutableRawPointer, size: Int, isForward: Bool) {
-        memset(frame, 0, size)
+    private static func write(_ frame: DriverBuffer, size: Int, isForward: Bool) {
+        memset(frame.base, 0, size)
         let macs: [UInt8] = isForward ? [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1] : [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]
         for (i, b) in (macs + [0x08, 0x00, 0x45]).enumerated() {
-            frame.storeBytes(of: b, toByteOffset: i, as: UInt8.self)
+            frame.base.storeBytes(of: b, toByteOffset: i, as: UInt8.self)
         }
     }
 
@@ -47,16 +45,16 @@ package enum Load {
             if rounds & 63 == 0 && (CPlat_monotonic_ns() >= end || Signals.haveCome) { break }
             for (i, flow) in flows.enumerated() {
                 if sends {
-                    let n = flow.from.pointee.prepare(burst)
+                    let n = flow.from.pair.prepare(burst)
                     for k in 0..<n {
-                        flow.from.pointee.outgoing[k].length = UInt32(truncatingIfNeeded: sizes[turn])
+                        flow.from.pair.outgoing[k].length = UInt32(truncatingIfNeeded: sizes[turn])
                         turn = turn &+ 1 == sizes.count ? 0 : turn &+ 1
                     }
-                    if n > 0 { flow.from.pointee.send(n) }
+                    if n > 0 { flow.from.pair.send(n) }
                     counts[i].sent &+= UInt64(n)
                 }
-                counts[i].received &+= UInt64(flow.to.pointee.receiveBurst())
-                flow.to.pointee.giveBack()
+                counts[i].received &+= UInt64(flow.to.pair.receiveBurst())
+                flow.to.pair.giveBack()
             }
         }
         for i in flows.indices { counts[i].nanoseconds &+= CPlat_monotonic_ns() &- start }
@@ -116,14 +114,12 @@ package enum Load {
     package static func paced(_ flows: [Flow], _ pace: Pace) -> Paced {
         var result = Paced()
         result.offered = UInt64(max(1, (pace.rate * pace.seconds / Double(pace.burst)).rounded()) * Double(pace.burst))
-        flows.withUnsafeBufferPointer { flows in
-            pace.sizes.withUnsafeBufferPointer { sizes in paced(flows, sizes, pace, &result) }
-        }
+        paced(flows.span, pace.sizes.span, pace, &result)
         return result
     }
 
     private static func paced(
-        _ flows: UnsafeBufferPointer<Flow>, _ sizes: UnsafeBufferPointer<Int>, _ pace: Pace, _ result: inout Paced
+        _ flows: Span<Flow>, _ sizes: Span<Int>, _ pace: Pace, _ result: inout Paced
     ) {
         let perMicrosecond = TickClock.shared.ticksPerMicrosecond
         let ticksPerSecond = Double(perMicrosecond) * 1e6
@@ -145,10 +141,10 @@ package enum Load {
             }
             if Double(now) >= due {
                 let bursts = min(DriverPair.burst, Int((Double(now) - due) / step) + 1)
-                let pair = flows[flow].from
-                let n = pair.pointee.prepare(min(Int(min(left, UInt64(DriverPair.burst))), bursts &* burst &- inBurst))
+                let from = flows[flow].from
+                let n = from.pair.prepare(min(Int(min(left, UInt64(DriverPair.burst))), bursts &* burst &- inBurst))
                 for k in 0..<n {
-                    let frame = pair.pointee.outgoing.start + k
+                    let frame = from.pair.outgoing.start + k
                     frame.pointee.length = UInt32(truncatingIfNeeded: sizes[turn])
                     turn = turn &+ 1 == sizes.count ? 0 : turn &+ 1
                     if pace.isStamped {
@@ -158,21 +154,21 @@ package enum Load {
                     inBurst &+= 1
                     if inBurst == burst { (inBurst, due) = (0, due + step) }
                 }
-                if n > 0 { pair.pointee.send(n) }
+                if n > 0 { from.pair.send(n) }
                 left &-= UInt64(n)
                 flow = flow &+ 1 == flows.count ? 0 : flow &+ 1
             }
-            for f in flows { take(f, pace, &result) }
+            for i in flows.indices { take(flows[i], pace, &result) }
         }
         result.sent = result.offered &- left
         // What is still under way.
         let end = CPlat_monotonic_ns() &+ 100_000_000
         while CPlat_monotonic_ns() < end {
-            for f in flows { take(f, pace, &result) }
+            for i in flows.indices { take(flows[i], pace, &result) }
             var outstanding = 0
-            for f in flows {
-                f.from.pointee.reclaim()
-                outstanding &+= f.from.pointee.outstanding
+            for i in flows.indices {
+                flows[i].from.pair.reclaim()
+                outstanding &+= flows[i].from.pair.outstanding
             }
             if !pace.comesBack { result.arrived = result.sent &- UInt64(outstanding) }
             if outstanding == 0 && result.arrived >= result.sent { break }
@@ -182,19 +178,19 @@ package enum Load {
 
     @inline(__always)
     private static func take(_ flow: Flow, _ pace: Pace, _ result: inout Paced) {
-        let n = flow.to.pointee.receiveBurst()
+        let n = flow.to.pair.receiveBurst()
         if n == 0 { return }
         if pace.isStamped {
             let (now, perMicrosecond) = (CPlat_cycles(), TickClock.shared.ticksPerMicrosecond)
             for k in 0..<n {
-                if let due = Stamp.read(flow.to.pointee.incoming[k].base) {
+                if let due = Stamp.read(flow.to.pair.incoming[k].base) {
                     result.roundTrip.record(nanoseconds: (now > due ? now &- due : 0) &* 1000 / perMicrosecond)
                 } else {
                     result.wrong &+= 1
                 }
             }
         }
-        flow.to.pointee.giveBack()
+        flow.to.pair.giveBack()
         result.arrived &+= UInt64(n)
     }
 
@@ -203,16 +199,16 @@ package enum Load {
         for (i, flow) in flows.enumerated() {
             settle(flow)
             // Each frame is sent once, so that all buffers come by.
-            var left = Int(flow.from.pointee.transmit.size)
+            var left = Int(flow.from.pair.transmit.size)
             while left > 0 {
-                let n = flow.from.pointee.prepare(min(left, DriverPair.burst))
+                let n = flow.from.pair.prepare(min(left, DriverPair.burst))
                 for k in 0..<n {
-                    flow.from.pointee.outgoing[k].length = UInt32(truncatingIfNeeded: size)
-                    write(flow.from.pointee.outgoing[k].base, size: size, isForward: i < (flows.count + 1) / 2)
+                    flow.from.pair.outgoing[k].length = UInt32(truncatingIfNeeded: size)
+                    write(flow.from.pair.outgoing[k], size: size, isForward: i < (flows.count + 1) / 2)
                 }
-                if n > 0 { flow.from.pointee.send(n) }
+                if n > 0 { flow.from.pair.send(n) }
                 left -= n
-                if flow.to.pointee.receiveBurst() > 0 { flow.to.pointee.giveBack() }
+                if flow.to.pair.receiveBurst() > 0 { flow.to.pair.giveBack() }
             }
             settle(flow)
         }
@@ -226,12 +222,12 @@ package enum Load {
         let start = CPlat_monotonic_ns()
         var (taken, emptied, last): (UInt64, UInt64, UInt64) = (0, start, start)
         while true {
-            flow.from.pointee.reclaim()
-            let n = flow.to.pointee.receiveBurst()
-            flow.to.pointee.giveBack()
+            flow.from.pair.reclaim()
+            let n = flow.to.pair.receiveBurst()
+            flow.to.pair.giveBack()
             taken &+= UInt64(n)
             let now = CPlat_monotonic_ns()
-            if flow.from.pointee.outstanding > 0 {
+            if flow.from.pair.outstanding > 0 {
                 (emptied, last) = (now, now)
                 if now &- start > (Signals.haveCome ? 100_000_000 : 2_000_000_000) { return taken }
                 continue

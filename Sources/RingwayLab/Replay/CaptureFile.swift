@@ -36,7 +36,7 @@ package final class CaptureReader {
     package static let longestFrame = 262_144
 
     private let path: String
-    private let file: UnsafeMutablePointer<FILE>
+    private let file: BufferedFile
     private let isBig: Bool
     /// Whether times are in nanoseconds; else microseconds.
     package let isNanoseconds: Bool
@@ -46,16 +46,9 @@ package final class CaptureReader {
 
     /// Opens a file and reads its header. Throws where that is no pcap file, or its frames are not Ethernet's.
     package init(_ path: String) throws(CaptureError) {
-        guard let file = fopen(path, "re") else { throw CaptureError(path, SystemError.text(errno)) }
-        let bytes: [UInt8]
-        do throws(CaptureError) { bytes = try CaptureReader.read(24, file, path) } catch {
-            fclose(file)
-            throw error
-        }
-        func refuse(_ text: String) -> CaptureError {
-            fclose(file)
-            return CaptureError(path, text)
-        }
+        let file = try BufferedFile(path, "re")
+        let bytes = try file.read(24)
+        func refuse(_ text: String) -> CaptureError { CaptureError(path, text) }
         guard bytes.count >= 4 else { throw refuse("no pcap file: \(bytes.count) bytes") }
         let (isBig, isNanoseconds): (Bool, Bool)
         switch CaptureReader.word(bytes, 0, isBig: true) {
@@ -75,12 +68,10 @@ package final class CaptureReader {
         (self.path, self.file, self.isBig, self.isNanoseconds) = (path, file, isBig, isNanoseconds)
     }
 
-    deinit { fclose(file) }
-
     /// The next frame; nil at the end of the file. Throws where the file ends within one, or what it says of it cannot
     /// be; then there is no next one.
     package func next() throws(CaptureError) -> CapturedFrame? {
-        let header = try CaptureReader.read(16, file, path)
+        let header = try file.read(16)
         if header.isEmpty { return nil }
         func refuse(_ text: String) -> CaptureError { CaptureError(path, frame: count + 1, at: offset, text) }
         guard header.count == 16 else { throw refuse("the file ends after \(header.count) of 16 bytes of its header") }
@@ -94,21 +85,12 @@ package final class CaptureReader {
         guard fraction < (isNanoseconds ? 1_000_000_000 : 1_000_000) else {
             throw refuse("\(fraction) \(isNanoseconds ? "nano" : "micro")seconds are more than a second")
         }
-        let bytes = try CaptureReader.read(Int(length), file, path)
+        let bytes = try file.read(Int(length))
         guard bytes.count == Int(length) else { throw refuse("\(length) bytes, of which the file has \(bytes.count)") }
         count += 1
         offset += 16 + bytes.count
         let nanoseconds = UInt64(seconds) * 1_000_000_000 + UInt64(fraction) * (isNanoseconds ? 1 : 1000)
         return CapturedFrame(nanoseconds: nanoseconds, bytes: bytes, originalLength: original)
-    }
-
-    /// Fewer where the file ends.
-    private static func read(_ count: Int, _ file: UnsafeMutablePointer<FILE>, _ path: String) throws(CaptureError)
-        -> [UInt8]
-    {
-        let bytes = [UInt8](unsafeUninitializedCapacity: count) { $1 = fread($0.baseAddress, 1, count, file) }
-        if bytes.count < count && ferror(file) != 0 { throw CaptureError(path, SystemError.text(errno)) }
-        return bytes
     }
 
     private static func word(_ bytes: [UInt8], _ at: Int, isBig: Bool) -> UInt32 {
@@ -121,20 +103,17 @@ package final class CaptureReader {
 /// thread.
 package final class CaptureWriter {
     private let path: String
-    private var file: UnsafeMutablePointer<FILE>?
+    private var file: BufferedFile?
     private let isNanoseconds: Bool
     /// Frames written.
     package private(set) var count = 0
 
     /// Makes the file, with times in nanoseconds or microseconds.
     package init(_ path: String, isNanoseconds: Bool) throws(CaptureError) {
-        guard let file = fopen(path, "we") else { throw CaptureError(path, SystemError.text(errno)) }
-        (self.path, self.file, self.isNanoseconds) = (path, file, isNanoseconds)
+        (self.path, self.file, self.isNanoseconds) = (path, try BufferedFile(path, "we"), isNanoseconds)
         let magic: UInt32 = isNanoseconds ? 0xa1b2_3c4d : 0xa1b2_c3d4
         try write([magic, 4 << 16 | 2, 0, 0, UInt32(CaptureReader.longestFrame), 1])
     }
-
-    deinit { if let file { fclose(file) } }
 
     /// Adds a frame.
     package func add(_ frame: CapturedFrame) throws(CaptureError) {
@@ -148,14 +127,45 @@ package final class CaptureWriter {
 
     /// Ends the file. Throws where not all of it could be written. Nothing can be added afterwards.
     package func close() throws(CaptureError) {
-        guard let file else { return }
-        self.file = nil
-        if fclose(file) != 0 { throw CaptureError(path, SystemError.text(errno)) }
+        defer { file = nil }
+        try file?.close()
     }
 
     private func write<T: BitwiseCopyable>(_ values: [T]) throws(CaptureError) {
         guard let file else { throw CaptureError(path, "written to after its end") }
+        try file.write(values)
+    }
+}
+
+/// A file of the C library, closed with this. Its errors name it. One thread.
+private final class BufferedFile {
+    private let path: String
+    private let file: UnsafeMutablePointer<FILE>
+    private var isOpen = true
+
+    /// `mode` as fopen(3) takes it.
+    init(_ path: String, _ mode: String) throws(CaptureError) {
+        guard let file = fopen(path, mode) else { throw CaptureError(path, SystemError.text(errno)) }
+        (self.path, self.file) = (path, file)
+    }
+
+    deinit { if isOpen { fclose(file) } }
+
+    /// The next bytes; fewer where the file ends.
+    func read(_ count: Int) throws(CaptureError) -> [UInt8] {
+        let bytes = [UInt8](unsafeUninitializedCapacity: count) { $1 = fread($0.baseAddress, 1, count, file) }
+        if bytes.count < count && ferror(file) != 0 { throw CaptureError(path, SystemError.text(errno)) }
+        return bytes
+    }
+
+    func write<T: BitwiseCopyable>(_ values: [T]) throws(CaptureError) {
         let isWhole = values.withUnsafeBytes { $0.count == 0 || fwrite($0.baseAddress, $0.count, 1, file) == 1 }
         if !isWhole { throw CaptureError(path, SystemError.text(errno)) }
+    }
+
+    /// Throws where not all could be written. It is used no more.
+    func close() throws(CaptureError) {
+        isOpen = false
+        if fclose(file) != 0 { throw CaptureError(path, SystemError.text(errno)) }
     }
 }
