@@ -104,6 +104,20 @@ uint64_t CPlat_realtime_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* The kernel's own numbers: glibc's timer_t may be one of its pointers. */
+long CPlat_deadline(void) {
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+    int timer;
+    return syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) == 0 ? timer : -1;
+}
+
+int CPlat_deadline_set(long timer, uint32_t seconds) {
+    struct itimerspec end = {.it_value.tv_sec = seconds};
+    return (int)syscall(SYS_timer_settime, (int)timer, 0, &end, NULL);
+}
+
+void CPlat_deadline_remove(long timer) { syscall(SYS_timer_delete, (int)timer); }
+
 _Static_assert(CPlat_RWF_NOWAIT == RWF_NOWAIT, "CPlat_RWF_NOWAIT");
 
 uint64_t CPlat_take_now(int fd) {

@@ -416,7 +416,7 @@ package final class Operator: @unchecked Sendable {
             for path in self.paths { if isOurs { Leftovers.add(socket: path) } else { Leftovers.forget(socket: path) } }
         }
         do {
-            let seconds = try predecessor.handOver { state in
+            let pause = try predecessor.handOver { state in
                 let listening = try self.server.listening()
                 return Upgrade.Handed(
                     engine: state, control: listening[0], controlRead: listening[1],
@@ -424,8 +424,7 @@ package final class Operator: @unchecked Sendable {
             }
             hasLeft = true
             server.leave()
-            log.notice(
-                "another process goes on in this one's place; packets stood still for \(Int(seconds * 1e6)) us")
+            log.notice("another process goes on in this one's place; packets stood still for \(pause)")
             end()
         } catch {
             log.error("the upgrade has failed, and this process goes on: \(error)")

@@ -58,7 +58,7 @@ struct Run {
     /// Gives up what these settings do not need; nil: nothing.
     private func confine() -> Sandbox.Report? {
         if !settings.isConfined { return nil }
-        do throws(SandboxError) { return try Sandbox(settings, file: file).enter() } catch {
+        do throws(SandboxError) { return try Sandbox(settings, file: file, follows: successor != nil).enter() } catch {
             fail("sandbox: \(error); without one: --no-sandbox, or sandbox: off in the file")
         }
     }

@@ -192,9 +192,11 @@ extension BackEndSession {
     /// Starts of what can, after a change that is in force already. A ring whose addresses do not lie in the new memory
     /// waits for SET_VRING_ADDR (a front-end whose user addresses have changed says the table first).
     ///
-    /// To whoever moves a session: when the device has made them, `note`.
-    package func readyStarts() -> [RingChange] {
-        rings.indices.compactMap { i in unlessItWaits(i) { () throws(VhostUserError) in try start(of: i) } }
+    /// To whoever moves a session: when the device has made them, `note`. `wanted`: of these alone.
+    package func readyStarts(of wanted: [Int]? = nil) -> [RingChange] {
+        (wanted ?? Array(rings.indices)).compactMap { i in
+            unlessItWaits(i) { () throws(VhostUserError) in try start(of: i) }
+        }
     }
 
     /// Nil, and a line in the log, where ring `i`'s addresses do not lie in memory.

@@ -137,7 +137,30 @@ extension BackEndSession {
         }
         channel = try state.channel.map { try MessageSocket($0, keeps: .all) }
         rings = state.rings
-        for i in rings.indices { rings[i].isStarted = false }
+        for i in rings.indices {
+            // Those that ran start where they stand, which is told later.
+            rings[i].isPaused = rings[i].isPaused || rings[i].isStarted
+            rings[i].isStarted = false
+        }
+    }
+
+    /// Has this process's page tables show the parts of rings that are to start: one by one, as they are used first,
+    /// that would take long.
+    package func showPages(of changes: [RingChange]) {
+        for case .start(let start) in changes.map(\.what) {
+            let (setup, size) = (start.setup, start.setup.size)
+            show(setup.descriptors, RingLayout.descriptorBytes(size), isWritten: setup.isPacked)
+            show(setup.driverArea, RingLayout.driverAreaBytes(size, isPacked: setup.isPacked), isWritten: false)
+            show(setup.deviceArea, RingLayout.deviceAreaBytes(size, isPacked: setup.isPacked), isWritten: true)
+        }
+    }
+
+    /// What cannot be shown is found out when it is used.
+    private func show(_ start: UnsafeMutableRawPointer, _ bytes: UInt64, isWritten: Bool) {
+        let (page, first) = (UInt(4096), UInt(bitPattern: start))
+        let (begin, end) = (first & ~(page - 1), (first + UInt(bytes) + page - 1) & ~(page - 1))
+        // MADV_POPULATE_READ and _WRITE of Linux 5.14; an older kernel refuses them.
+        _ = madvise(UnsafeMutableRawPointer(bitPattern: begin), Int(end - begin), isWritten ? 23 : 22)
     }
 
     /// Where rings that ran there stand now. Errors: the session does not know such a ring.

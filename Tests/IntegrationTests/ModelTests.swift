@@ -4,7 +4,7 @@ import Testing
 @Suite(.serialized) struct ModelTests {
     @Test(
         "a model holds in every order of steps, and fails in each way in which it can be broken",
-        arguments: [("calls", 8), ("kicks", 5), ("handover", 6), ("upgrade", 7)])
+        arguments: [("calls", 8), ("kicks", 5), ("handover", 6), ("upgrade", 11)])
     func model(_ name: String, _ explorations: Int) throws {
         let program = try Program("models-\(name)", [root + "/tools/models", name])
         let status = program.wait(seconds: 300)

@@ -180,6 +180,40 @@ import VhostUser
         for i in 0..<2 { #expect(streams[i].wrong == 0 && streams[i].received > 0, "\(streams[i])") }
     }
 
+    @Test(
+        "a successor that is stopped (SIGSTOP) when it has the old one's word is ended in time, and the old one goes on"
+    )
+    func stopped() throws {
+        let chain = try Chain(["a", "b"], mode: "switch")
+        let drivers = try ["a", "b"].map { try EmbeddedDriver(path: chain.folder($0)) }
+        var streams = [Stream(from: 0, to: 1), Stream(from: 1, to: 0)]
+        for _ in 0..<100 { for i in 0..<2 { streams[i].exchange(drivers) } }
+        let process = Locked(pid_t(0))
+        // The fifth document is `ready`, the next is `go`.
+        let relay = try UpgradeRelay(chain.folder("relay"), to: chain.control, passing: 5, then: .silence) {
+            while process.withLock(\.self) == 0 { usleep(1000) }
+            kill(process.withLock(\.self), SIGSTOP)
+        }
+        let new = try Program(
+            "ringway", [Ringway.binary, "forward", "--json", "--upgrade-from", chain.folder("relay")])
+        process.withLock { $0 = new.pid }
+        while new.isRunning { for i in 0..<2 { streams[i].exchange(drivers) } }
+        #expect(new.wait() == 128 + SIGKILL && !new.output.contains("ready"), "\(new.output)")
+        relay.wait()
+        for i in 0..<2 {
+            let isAtEnd = streams[i].finishes(drivers)
+            #expect(isAtEnd && streams[i].wrong == 0, "\(streams[i])")
+        }
+        #expect(chain.ringway.output.contains("the upgrade has failed, and this process goes on"))
+        // Rings are where they were.
+        for _ in 0..<100 { for i in 0..<2 { streams[i].exchange(drivers) } }
+        try chain.follow()
+        for i in 0..<2 {
+            let isAtEnd = streams[i].finishes(drivers)
+            #expect(isAtEnd && streams[i].wrong == 0, "\(streams[i])")
+        }
+    }
+
     @Test("guests' TCP and pings go on while one follows another", arguments: [false, true])
     func guests(isPacked: Bool) throws {
         let chain = try Chain(["a", "b"], mode: "switch")

@@ -3,14 +3,19 @@
  * Predecessor and Successor say to each other what docs/upgrade.md has; EngineHandover and EngineTakeover stop and
  * start the rings: one that packets come from (sends), one that they go to (receives). Each process has a poll thread,
  * which takes a packet, delivers it and gives it back (used, in the ring's own memory). Either process may be killed
- * at any moment, and give up waiting wherever it waits with a limit.
+ * at any moment, and give up waiting wherever it waits with a limit. The new one may also hang wherever it does
+ * something. While it has a deadline (isTimed) the kernel may end it at any moment, and does at last.
  * Broken by:
  *   -DNO_GO              the new one starts when it is ready, without the old one's word
  *   -DIMPATIENT          the old one does not wait for a new one that has its word until that has ended
  *   -DTOLD_EARLY         where the rings stand is said before they have stopped
  *   -DRECEIVERS_FIRST    rings that packets go to stop first: a burst that is under way has no receiver
  *   -DSENDERS_START_FIRST  and start last
- *   -DOWN_PLACE          after a crash the old one goes on where it stopped, not where the ring says */
+ *   -DOWN_PLACE          after a crash the old one goes on where it stopped, not where the ring says
+ *   -DNO_DEADLINE        a new one that hangs is not ended
+ *   -DTIMED_LATE         it has its deadline from `go` on, not before it says that it is ready
+ *   -DCLEARED_EARLY      it has it until its rings run, not until it has said so
+ *   -DCLEARED_AT_LEAVE   it has it until it gives up, not until the connection ends */
 #define PACKETS 3
 #define OLD 0
 #define NEW 1
@@ -22,6 +27,10 @@ chan toNew = [1] of { mtype, byte };
 /* Of the connection: this end has closed, or its process is dead. */
 bit hasClosed[2];
 bit isDead[2];
+/* The new one's deadline is set. */
+bit isTimed = 0;
+/* All of the new one stands still. */
+bit isStopped = 0;
 #define GONE(p) (hasClosed[p] || isDead[p])
 
 bit sends[2];
@@ -77,7 +86,7 @@ inline stopRings(me) {
 proctype PollThread(bit me) {
     {
         do
-        :: atomic { sends[me] && next[me] < PACKETS -> isBusy[me] = 1 };
+        :: atomic { sends[me] && next[me] < PACKETS && !(isStopped && me == NEW) -> isBusy[me] = 1 };
             if
             :: receives[me] -> delivered[next[me]]++
             :: else -> dropped++
@@ -125,23 +134,55 @@ close:
     } unless { isDead[OLD] }
 }
 
+/* Goes on, or never; then its poll thread goes on, or stops as well. */
+#define MAY_HANG if :: skip :: skip; isOver -> goto over :: isStopped = 1; isOver -> goto over fi
+
 proctype Successor() {
     byte place;
     byte told;
     {
         toOld!prepared(0);
+        MAY_HANG;
         EXPECT(toNew, OLD, places, 1, leave);
         told = place;
+#if !defined(NO_DEADLINE) && !defined(TIMED_LATE)
+        isTimed = 1;
+#endif
         toOld!ready(0);
+        MAY_HANG;
 #ifndef NO_GO
         EXPECT(toNew, OLD, go, 1, leave);
 #endif
+#ifdef TIMED_LATE
+        isTimed = 1;
+#endif
         next[NEW] = told;
+        MAY_HANG;
         startRings(NEW);
+#ifdef CLEARED_EARLY
+        isTimed = 0;
+#endif
+        MAY_HANG;
         toOld!running(0);
+        isTimed = 0;
+        goto over;
 leave:
-        hasClosed[NEW] = 1
+#ifdef CLEARED_AT_LEAVE
+        isTimed = 0;
+#endif
+        MAY_HANG;
+        hasClosed[NEW] = 1;
+        isTimed = 0;
+over:
+        skip
     } unless { isDead[NEW] }
+}
+
+proctype Deadline() {
+    do
+    :: atomic { isTimed -> isDead[NEW] = 1; wasCut = wasCut || isBusy[NEW]; isTimed = 0 }
+    :: isOver -> break
+    od
 }
 
 proctype Killer(bit me) {
@@ -161,6 +202,7 @@ init {
         run PollThread(NEW);
         run Predecessor();
         run Successor();
+        run Deadline();
         run Killer(OLD);
         run Killer(NEW)
     };

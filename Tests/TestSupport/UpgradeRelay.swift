@@ -13,6 +13,8 @@ package final class UpgradeRelay: @unchecked Sendable {
         case cut
         /// Its receiver gets something else, and both go on as they like.
         case nonsense
+        /// Nothing passes any more, until the new one's connection ends.
+        case silence
     }
 
     private let (listener, old): (Int32, Int32)
@@ -60,6 +62,10 @@ package final class UpgradeRelay: @unchecked Sendable {
             _ = send(to, bytes, bytes.count, Int32(MSG_NOSIGNAL))
             // Until it gives up; what it says meanwhile is for nobody.
             while recv(to, &bytes, 1, 0) > 0 {}
+        } else if fault == .silence {
+            // POLLRDHUP
+            var waiting = pollfd(fd: new, events: 0x2000, revents: 0)
+            while poll(&waiting, 1, -1) < 1 {}
         }
         end()
     }

@@ -43,3 +43,8 @@ int CPlat_signal_now(int fd);
 uint64_t CPlat_monotonic_ns(void);
 /* CLOCK_REALTIME in nanoseconds: since 1970. */
 uint64_t CPlat_realtime_ns(void);
+/* A timer that ends this process by SIGKILL, also where it hangs or is stopped; it is not set. -1 and errno. */
+long CPlat_deadline(void);
+/* Has it end the process so many seconds from now; 0: never. 0, or -1 and errno. */
+int CPlat_deadline_set(long timer, uint32_t seconds);
+void CPlat_deadline_remove(long timer);

@@ -2,6 +2,7 @@ import CPlatform
 import Control
 import Glibc
 import Headers
+import Synchronization
 import Virtio
 
 /// What ports and threads of one engine share.
@@ -92,8 +93,16 @@ final class EngineCore {
     private func post(_ work: ThreadWork) -> [(PollThread, WorkQueue.Ticket)] {
         work.parts.sorted { $0.key < $1.key }.map { index, part in
             let thread = threads[index]
-            return (thread, thread.mailbox.post { for body in part { body(thread) } })
+            return (thread, thread.mailbox.post { thread.carryOut(part) })
         }
+    }
+
+    /// The same of several pieces of work, one after the other: each begins when all threads have done theirs of the
+    /// one before. The thread that is the last hands on the next, so between them nothing waits until the caller,
+    /// which sleeps, has a CPU again. `afterFirst` runs between the first and the second, on one of the threads.
+    /// Returns when all of it has run, and at which nanosecond of CLOCK_MONOTONIC that was.
+    func run(_ steps: [ThreadWork], afterFirst: @escaping () -> Void = {}) -> UInt64 {
+        StepsOfWork(steps.map { $0.parts.sorted { $0.key < $1.key }.map { (threads[$0], $1) } }, afterFirst).run()
     }
 
     /// Publishes how many pairs of a port receive, and tells embedders' functions when there are some, or none any
@@ -227,6 +236,56 @@ struct ThreadWork {
     /// `body` runs on that thread, between two bursts. What it writes is read after `run`.
     mutating func add(_ thread: Int, _ body: @escaping (PollThread) -> Void) {
         parts[thread, default: []].append(body)
+    }
+}
+
+/// Several pieces of work on their way.
+///
+/// Each step's list is read by whoever hands it on: the caller, then the last thread of the step before.
+private final class StepsOfWork {
+    private let steps: [[(thread: PollThread, part: [(PollThread) -> Void])]]
+    private let afterFirst: () -> Void
+    /// Threads that have not done their part of the step that runs.
+    private let missing = Atomic(0)
+    private let monitor = Monitor()
+    /// Guarded by `monitor`; when all was done.
+    private var end: UInt64?
+
+    init(_ steps: [[(PollThread, [(PollThread) -> Void])]], _ afterFirst: @escaping () -> Void) {
+        (self.steps, self.afterFirst) = (steps, afterFirst)
+    }
+
+    /// Returns when the last step has run.
+    func run() -> UInt64 {
+        handOn(0)
+        monitor.lock()
+        defer { monitor.unlock() }
+        while true {
+            if let end { return end }
+            monitor.wait()
+        }
+    }
+
+    private func handOn(_ step: Int) {
+        if step == 1 { afterFirst() }
+        guard step < steps.count else { return finish() }
+        let parts = steps[step]
+        if parts.isEmpty { return handOn(step + 1) }
+        missing.store(parts.count, ordering: .relaxed)
+        for (thread, part) in parts {
+            _ = thread.mailbox.post { [self] in
+                thread.carryOut(part)
+                // What each thread wrote is seen by the next step, and by the caller.
+                if missing.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 { handOn(step + 1) }
+            }
+        }
+    }
+
+    private func finish() {
+        monitor.lock()
+        end = CPlat_monotonic_ns()
+        monitor.tellAll()
+        monitor.unlock()
     }
 }
 

@@ -11,6 +11,8 @@ import Virtio
 package final class EngineHandover {
     private let engine: Engine
     private let ports: [PlacedPort]
+    /// Where the switch's addresses were when `state` was made.
+    private let addresses: [AddressState.Key: Int]
 
     /// What the other process needs; what has changed when rings have stopped is in `stop`'s answer.
     package let state: EngineState
@@ -28,16 +30,18 @@ package final class EngineHandover {
             port.server.endIfTruncated()
         }
         // Commands of the driver change what is told here.
-        engine.hold(guests) { $1 == $0.controlRing }
+        engine.hold(guests, [{ $1 == $0.controlRing }])
         for port in guests { port.isHandingOver = true }
         do {
-            state = EngineState(
+            let state = EngineState(
                 ports: try ports.map {
                     .init(
                         name: $0.options.name, isUp: $0.isUp, guest: try ($0.port as? Port)?.state,
                         devices: $0.port.devices)
                 },
                 addresses: engine.addressStates(ports))
+            addresses = Dictionary(state.addresses.map { ($0.key, $0.port) }, uniquingKeysWith: { $1 })
+            self.state = state
         } catch {
             engine.goOn(guests)
             throw EngineError("the state cannot be handed over: \(error)")
@@ -49,12 +53,10 @@ package final class EngineHandover {
     /// Stops all rings at the end of a burst: those that packets come from first, so that none is left without its
     /// receiver. Says where they stand.
     package func stop() -> EnginePlaces {
-        engine.hold(guests) { $1 % 2 == 1 }
-        engine.hold(guests) { _, _ in true }
-        let before = Dictionary(state.addresses.map { ($0.key, $0.port) }, uniquingKeysWith: { $1 })
+        engine.hold(guests, [{ $1 % 2 == 1 }, { $1 % 2 == 0 }])
         return EnginePlaces(
             rings: ports.map { ($0.port as? Port)?.server.session?.heldPlaces ?? [:] },
-            addresses: engine.addressStates(ports).filter { before[$0.key] != $0.port })
+            addresses: engine.addressStates(ports).filter { addresses[$0.key] != $0.port })
     }
 
     /// What was counted; after `stop`.
@@ -98,10 +100,13 @@ package final class EngineTakeover {
     private let engine: Engine
     private let state: EngineState
     private var places: EnginePlaces?
+    /// Of pairs whose rings run there.
+    private var threads: [(port: Port, places: [PairPlace])] = []
     /// What `check` has found out.
-    private var starts: [(port: Port, changes: [RingChange], places: [PairPlace])] = []
+    private var starts: PortChanges = []
 
-    /// Makes ports and threads of `engine`, which was not started, and maps what they need; no ring starts.
+    /// Makes ports and threads of `engine`, which was not started, and maps what they need; no ring starts. All is done
+    /// that takes long of their start.
     /// Throws, and nothing is left, where one cannot be taken over.
     package init(_ engine: Engine, _ state: EngineState) throws(EngineError) {
         (self.engine, self.state) = (engine, state)
@@ -118,7 +123,17 @@ package final class EngineTakeover {
         }
         for (place, port) in state.ports.enumerated() where !port.isUp { engine.takeDown(place) }
         engine.learn(state.addresses)
+        for port in guests {
+            guard let session = port.server.session else { continue }
+            let changes = session.readyStarts(of: running(of: port))
+            session.showPages(of: changes)
+            threads.append((port, port.places(for: changes)))
+        }
+        engine.core?.give(threads.flatMap(\.places))
     }
+
+    /// Rings that ran there.
+    private func running(of port: Port) -> [Int] { state.ports[port.index].guest?.server.session?.running ?? [] }
 
     private var guests: [Port] { engine.ports.compactMap { $0?.port as? Port } }
 
@@ -134,24 +149,23 @@ package final class EngineTakeover {
             }
             let changes = session.readyStarts()
             let starting = Set(changes.map(\.ring))
-            let ran = state.ports[port.index].guest?.server.session?.running ?? []
-            if let ring = ran.first(where: { !starting.contains($0) || places.rings[port.index][$0] == nil }) {
+            if let ring = running(of: port).first(where: {
+                !starting.contains($0) || places.rings[port.index][$0] == nil
+            }) {
                 throw EngineError("\(port.options.name): queue \(ring) cannot start")
             }
-            starts.append((port, changes, port.places(for: changes)))
+            starts.append((port, changes))
         }
-        engine.core?.give(starts.flatMap(\.places))
         self.places = places
     }
 
     /// The other process has let go of the rings: they start here, those that packets go to first. `tell` is called
-    /// when all run; what follows has time.
-    package func go(_ tell: () -> Void = {}) {
+    /// when all run, with the nanosecond of CLOCK_MONOTONIC at which they did; what follows has time.
+    package func go(_ tell: (UInt64) -> Void = { _ in }) {
         engine.learn(places?.addresses ?? [])
-        engine.start(starts.map { ($0.port, $0.changes) })
-        tell()
+        tell(engine.start(starts))
         for port in guests { port.isTakenOver = false }
-        for (port, _, places) in starts { port.tell(places) }
+        for (port, places) in threads { port.tell(places) }
         for port in guests { port.server.release() }
     }
 
@@ -180,32 +194,52 @@ package final class EngineTakeover {
     package func leave() { engine.stop() }
 }
 
+private typealias PortChanges = [(port: Port, changes: [RingChange])]
+
 extension Engine {
-    /// One change of rings of many ports: one trip to each thread.
+    /// Changes of rings of many ports in several steps: one trip to each thread for each step, the next when all
+    /// threads have done the one before (`EngineCore.run`). Returns when the last was done.
+    @discardableResult
     private func change(
-        _ lists: [(port: Port, changes: [RingChange])], _ note: (BackEndSession, [RingChange], [RingPosition?]) -> Void
-    ) {
-        var work = ThreadWork()
-        let begun = lists.map { port, changes in (port, changes, port.begin(changes, &work)) }
-        core?.run(work)
-        for (port, changes, conclude) in begun {
+        _ steps: [PortChanges], afterFirst: @escaping () -> Void = {},
+        _ note: (BackEndSession, [RingChange], [RingPosition?]) -> Void
+    ) -> UInt64 {
+        var work = steps.map { _ in ThreadWork() }
+        let begun = steps.enumerated().map { step, list in
+            // What a later step stops is sent to until the one before has run.
+            list.map { port, changes in (port, changes, port.begin(changes, &work[step], tellsLater: step > 0)) }
+        }
+        let end = core?.run(work, afterFirst: afterFirst) ?? CPlat_monotonic_ns()
+        for (port, changes, conclude) in begun.joined() {
             let positions = conclude()
             if let session = port.server.session { note(session, changes, positions) }
         }
+        return end
     }
 
-    /// Stops what runs of these rings.
-    fileprivate func hold(_ guests: [Port], where isWanted: (Port, Int) -> Bool) {
-        change(guests.map { port in (port: port, changes: port.server.session?.stops { isWanted(port, $0) } ?? []) }) {
-            $0.noteHeld($1, $2)
+    /// Stops what runs of these rings, one sort after the other.
+    fileprivate func hold(_ guests: [Port], _ sorts: [(Port, Int) -> Bool]) {
+        let steps = sorts.map { isWanted in
+            guests.map { port in (port: port, changes: port.server.session?.stops { isWanted(port, $0) } ?? []) }
         }
+        change(steps) { $0.noteHeld($1, $2) }
     }
 
-    /// Starts rings, those that packets go to first: one trip to each thread for these, and one for the others.
-    fileprivate func start(_ lists: [(port: Port, changes: [RingChange])]) {
-        for transmits in [false, true] {
-            change(lists.map { ($0, $1.filter { ($0.ring % 2 == 1) == transmits }) }) { $0.note($1, $2) }
+    /// Starts rings: control queues, since their drivers have said which pairs they use; then those that packets go to;
+    /// when these are known to receive, those that packets come from. Returns when these ran.
+    @discardableResult
+    fileprivate func start(_ lists: PortChanges) -> UInt64 {
+        change([lists.map { port, changes in (port, changes.filter { $0.ring == port.controlRing }) }]) {
+            $0.note($1, $2)
         }
+        let steps = [0, 1].map { direction in
+            lists.map { port, changes in
+                (port, changes.filter { $0.ring != port.controlRing && $0.ring % 2 == direction })
+            }
+        }
+        return change(
+            steps, afterFirst: { for (port, changes) in steps[0] { port.setReady(changes, where: true) } }
+        ) { $0.note($1, $2) }
     }
 
     /// Starts all rings that can; then control threads go on.

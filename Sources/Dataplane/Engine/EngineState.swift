@@ -23,6 +23,12 @@ package struct EnginePlaces: Codable {
     var rings: [RingPlaces]
     /// Addresses that are new or have moved since.
     var addresses: [AddressState]
+
+    /// One with something in each part.
+    package static var example: EnginePlaces {
+        EnginePlaces(
+            rings: [[0: 0]], addresses: [AddressState(mac: 1, vlan: 1, port: 0, isSticky: false, age: 0)])
+    }
 }
 
 /// What was counted until then, by port.

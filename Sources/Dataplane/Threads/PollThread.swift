@@ -127,6 +127,13 @@ final class PollThread {
         return due <= now ? 0 : (due &- now) / max(1, state.pointee.clock.ticksPerMicrosecond) &* 1000
     }
 
+    /// Does these one after the other, in a mailbox closure, and then submits what they have queued, all together:
+    /// calls that are in the kernel hold their descriptors themselves.
+    func carryOut(_ part: [(PollThread) -> Void]) {
+        for body in part { body(self) }
+        state.pointee.notifier.flushAll()
+    }
+
     // MARK: Rings; called in mailbox closures
 
     /// Another thread owns the pair from now on.
@@ -199,9 +206,7 @@ final class PollThread {
     /// A driver may wait for what was done before it could be told: before the ring's start (stop/cont of a guest, a
     /// crash of ours), or while there was no call descriptor, or another one. One call too many does no harm.
     private func callNow(_ calls: Calls) {
-        if calls.fd < 0 { return }
-        state.pointee.notifier.call(calls)
-        state.pointee.notifier.flush()
+        if calls.fd >= 0 { state.pointee.notifier.call(calls) }
     }
 
     private func watch(_ pair: PairPointer, _ direction: QueueDirection) {
@@ -228,7 +233,8 @@ final class PollThread {
         pair.pointee[direction].kickTag = number << 41 | place << 1 | UInt64(direction.rawValue)
     }
 
-    /// Lets go of a ring and says where it stands. Afterwards nothing of it is used.
+    /// Lets go of a ring and says where it stands. Afterwards nothing of it is used, once what is queued has been
+    /// submitted (`carryOut`).
     func stopRing(_ pair: PairPointer, _ direction: QueueDirection) -> RingPosition {
         if direction == .transmit {
             drain(pair)
@@ -239,8 +245,6 @@ final class PollThread {
         _ = unwatch(pair, direction)
         pair.pointee[direction] = QueueState()
         if !pair.pointee.transmit.isRunning && !pair.pointee.receive.isRunning { state.pointee.forget(pair) }
-        // Submitted: calls in the kernel hold the descriptors themselves.
-        state.pointee.notifier.flushAll()
         return position
     }
 
@@ -306,7 +310,7 @@ final class PollThread {
         state.pointee.poll(pair)
     }
 
-    /// Lets go of it. Afterwards nothing of it is used.
+    /// Lets go of it. Afterwards nothing of it is used, as with `stopRing`.
     func stopOther(_ pair: PairPointer) {
         let end = pair.pointee.transmit.end
         _ = stopRing(pair, .transmit)
@@ -339,8 +343,6 @@ final class PollThread {
             state.pointee.forget(pair)
         }
         letParcelsHome()
-        // What was queued names descriptors that are closed next.
-        state.pointee.notifier.flushAll()
     }
 
     /// Ports come, or have gone.
@@ -368,7 +370,6 @@ final class PollThread {
             pair.pointee[direction].kickFD = kickFD
             if watchesKick && kickFD >= 0 { watch(pair, direction) }
         }
-        state.pointee.notifier.flush()
         state.pointee.poll(pair)
     }
 }

@@ -24,8 +24,10 @@ package struct Sandbox {
     package private(set) var capabilities: Set<Capability> = []
     private(set) var calls = CallGroup.base
 
-    /// What these settings need. `file`: that they come from.
-    package init(_ settings: Settings, file: String? = nil) {
+    /// What these settings need. `file`: that they come from. `follows`: there is another ringway, in whose place this
+    /// one goes on.
+    package init(_ settings: Settings, file: String? = nil, follows: Bool = false) {
+        if follows { calls.append(.deadline) }
         folders = [settings.control, settings.controlRead].compactMap { $0.map { folder(of: $0.path) } }
         if case .socket(let place)? = settings.metrics { folders.append(folder(of: place.path)) }
         for port in settings.engine.ports { add(port) }

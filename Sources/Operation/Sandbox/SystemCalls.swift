@@ -32,6 +32,9 @@ struct CallGroup: Sendable {
                 Checked(call: "bpf", argument: 0, value: UInt64($0))
             })
 
+    /// Of one that goes on in the place of another, with the timer that it has made before (`Deadline`).
+    static let deadline = CallGroup(calls: "timer_settime timer_delete")
+
     /// Of every dataplane. What only some have is added to it by `Sandbox`.
     static let base = [
         memory, threads, signals, time, packets, descriptors, sockets, socketFiles, files, identity, devices,

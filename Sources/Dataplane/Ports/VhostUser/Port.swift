@@ -167,8 +167,11 @@ final class Port: EnginePort, BackEndDevice {
     }
 
     /// Adds what threads have to do for these changes; when they have, the caller calls what this returns.
-    func begin(_ changes: [RingChange], _ work: inout ThreadWork) -> () -> [RingPosition?] {
-        setReady(changes, where: false)
+    /// `tellsLater`: other ports learn only then of rings that no longer receive, as nobody sends to them.
+    func begin(
+        _ changes: [RingChange], _ work: inout ThreadWork, tellsLater: Bool = false
+    ) -> () -> [RingPosition?] {
+        if !tellsLater { setReady(changes, where: false) }
         if changes.contains(where: \.isStart) { loaded = nil }
         // Of a port that is taken over it was done for all ports at once.
         if !isTakenOver {
@@ -182,6 +185,7 @@ final class Port: EnginePort, BackEndDevice {
                 guard let job else { return isControl(change) ? changeControl(change.what) : nil }
                 return conclude(change, job)
             }
+            if tellsLater { setReady(changes, where: false) }
             setReady(changes, where: true)
             return positions
         }
@@ -289,7 +293,7 @@ final class Port: EnginePort, BackEndDevice {
     }
 
     /// Notes the receive rings that now can be delivered into, or no longer.
-    private func setReady(_ changes: [RingChange], where isReady: Bool) {
+    func setReady(_ changes: [RingChange], where isReady: Bool) {
         for c in changes where QueueDirection(queue: c.ring) == .receive && !isControl(c) && c.what.receives == isReady
         {
             if c.ring / 2 < ready.count { ready[c.ring / 2] = isReady }
