@@ -187,6 +187,36 @@ import Virtio
         #expect(b.drivers.allSatisfy { $0.command(0, 0, [1]) == 0 })
     }
 
+    @Test(
+        "a driver's command waits while the old engine may still go on: carried out once, by the one that has its rings"
+    )
+    func command() throws {
+        let b = try Bench(Case())
+        let (old, driver) = (b.lab.engine, b.drivers[0])
+        let handover = try EngineHandover(old)
+        let new = try Engine(old.options, logger: Lab.logger)
+        defer { new.stop() }
+        let takeover = try EngineTakeover(new, try HandoverTests.sent(handover.state))
+        let answer = Locked<UInt8?>(nil)
+        let thread = try NamedThread("test-driver") {
+            let code = driver.command(4, 0, [1, 0])
+            answer.withLock { $0 = code }
+        }
+        try takeover.check(try HandoverTests.sent(handover.stop()))
+        // So that it lies in the ring, and would be seen to be answered.
+        usleep(100_000)
+        takeover.go { _ in
+            usleep(50_000)
+            #expect(answer.value == nil)
+        }
+        handover.leave()
+        old.stop()
+        thread.join()
+        #expect(answer.value == 0)
+        #expect(driver.command(4, 0, [2, 0]) == 0)
+        b.exchange()
+    }
+
     @Test("nothing stays behind of engines that went or could not come: descriptors, mappings")
     func leftovers() throws {
         let b = try Bench(Case(keepsInflight: true))

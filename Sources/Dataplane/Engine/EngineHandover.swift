@@ -160,11 +160,16 @@ package final class EngineTakeover {
     }
 
     /// The other process has let go of the rings: they start here, those that packets go to first. `tell` is called
-    /// when all run, with the nanosecond of CLOCK_MONOTONIC at which they did; what follows has time.
+    /// when all run, with the nanosecond of CLOCK_MONOTONIC at which they did; what follows has time. Drivers' commands
+    /// are carried out after it: until the other process has been told it may go on itself, and knows of none.
     package func go(_ tell: (UInt64) -> Void = { _ in }) {
         engine.learn(places?.addresses ?? [])
         tell(engine.start(starts))
-        for port in guests { port.isTakenOver = false }
+        for port in guests {
+            port.isTakenOver = false
+            // Commands that came meanwhile.
+            port.serveControl()
+        }
         for (port, places) in threads { port.tell(places) }
         for port in guests { port.server.release() }
     }
@@ -206,7 +211,7 @@ extension Engine {
     ) -> UInt64 {
         var work = steps.map { _ in ThreadWork() }
         let begun = steps.enumerated().map { step, list in
-            // What a later step stops is sent to until the one before has run.
+            // Guests send to what a later step stops until the one before has run.
             list.map { port, changes in (port, changes, port.begin(changes, &work[step], tellsLater: step > 0)) }
         }
         let end = core?.run(work, afterFirst: afterFirst) ?? CPlat_monotonic_ns()

@@ -41,7 +41,7 @@ final class Port: EnginePort, BackEndDevice {
     /// Receive rings by pair that run and are enabled.
     private var ready: [Bool]
     private var (logLimit, errorLimit) = (LogLimit(), LogLimit(most: 2 * PairTable.pairsPerPort + 1))
-    /// The process that had this port before may still go on with it.
+    /// The process that had this port before may still go on with it: commands of its driver wait.
     var isTakenOver = false
     /// Another process is about to have it: rings that stop may start again here, and keep how their drivers are
     /// called, which takes long to make and to give up.
@@ -167,7 +167,8 @@ final class Port: EnginePort, BackEndDevice {
     }
 
     /// Adds what threads have to do for these changes; when they have, the caller calls what this returns.
-    /// `tellsLater`: other ports learn only then of rings that no longer receive, as nobody sends to them.
+    /// `tellsLater`: other ports learn only then of rings that no longer receive. No guest sends to them; what others
+    /// send is dropped at the ring.
     func begin(
         _ changes: [RingChange], _ work: inout ThreadWork, tellsLater: Bool = false
     ) -> () -> [RingPosition?] {
@@ -356,7 +357,10 @@ final class Port: EnginePort, BackEndDevice {
         return position
     }
 
-    private func serveControl() {
+    /// On the control thread, or while that waits.
+    func serveControl() {
+        // The process that had this port before would carry the same commands out again if it went on.
+        if isTakenOver { return }
         // A copy: what a command changes looks at the queue, too.
         guard var queue = controlQueue else { return }
         let result = queue.serve(carryOut)
