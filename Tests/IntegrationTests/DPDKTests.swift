@@ -4,9 +4,13 @@ import Testing
 /// testpmd with one virtio-user port.
 final class Testpmd {
     let program: Program
+    /// Entries of each of its rings.
+    static let ringSize = 1024
 
     init(_ socket: String, forward: String, options: String, isServer: Bool = false, more: [String] = []) throws {
-        let vdev = "net_virtio_user0,path=\(socket),queues=1,queue_size=1024,\(options)" + (isServer ? ",server=1" : "")
+        let vdev =
+            "net_virtio_user0,path=\(socket),queues=1,queue_size=\(Testpmd.ringSize),\(options)"
+            + (isServer ? ",server=1" : "")
         program = try Program(
             "testpmd",
             [
