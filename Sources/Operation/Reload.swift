@@ -96,16 +96,19 @@ struct PortChange {
 }
 
 extension Engine {
-    /// Gives a port what can change while it runs: its threads, and its options in a switch. All or nothing. Throws
-    /// where it would have to be made anew.
+    /// Gives a port what can change while it runs: its threads, what a null port sends, and its options in a switch.
+    /// All or nothing. Throws where it would have to be made anew.
     func retune(_ name: String, to new: PortOptions) throws(EngineError) {
         guard let old = portOptions.first(where: { $0.options.name == name })?.options, old.canBecome(new) else {
             throw EngineError("\(name): it would have to be made anew; remove and add it")
         }
-        if new.threads != old.threads { try setThreads(new.threads, port: name) }
-        if new.switching == old.switching { return }
-        do throws(EngineError) { try setSwitching(new.switching, port: name) } catch {
-            if new.threads != old.threads { try setThreads(old.threads, port: name) }
+        do throws(EngineError) {
+            if new.threads != old.threads { try setThreads(new.threads, port: name) }
+            if new.kind != old.kind { try setEmit(new.kind.emit, port: name) }
+            if new.switching != old.switching { try setSwitching(new.switching, port: name) }
+        } catch {
+            if new.threads != old.threads { try? setThreads(old.threads, port: name) }
+            if new.kind != old.kind { try? setEmit(old.kind.emit, port: name) }
             throw error
         }
     }
@@ -130,10 +133,17 @@ extension PortOptions {
     fileprivate func canBecome(_ new: PortOptions) -> Bool {
         var same = self
         (same.threads, same.switching) = (new.threads, new.switching)
+        // The same name: the same null port.
+        if case (.null, .null) = (kind, new.kind), name == new.name { same.kind = new.kind }
         return same == new
     }
 
     fileprivate var mirrors: Bool { switching.mirrorIn != nil || switching.mirrorOut != nil }
+}
+
+extension PortKind {
+    /// What a null port sends.
+    fileprivate var emit: Int? { if case .null(_, let emit) = self { emit } else { nil } }
 }
 
 /// SIGHUP as a wish to read the file again. It belongs to the process.

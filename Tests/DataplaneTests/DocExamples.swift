@@ -437,6 +437,13 @@ private struct Viewing: PacketFunction {
         try engine.setThreads([0], port: ports[0].name)
         print(engine.pairThreads(port: ports[0].name))
         // end
+        try engine.add(PortOptions(.null(name: "source", emit: nil)))
+        // listing: setEmit
+        try engine.setEmit(1500, port: "null:source")
+        // end
+        // listing: setFunctionBudget
+        try engine.setFunctionBudget(500)
+        // end
         // listing: replace
         engine.replace(rules, with: try Classifier(new))
         // end

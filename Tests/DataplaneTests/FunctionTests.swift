@@ -304,6 +304,42 @@ import Testing
         #expect(throws: EngineError.self) { try Lab(ports: 1, change: { $0.functionBudget = 0 }) { _ in Sleepy() } }
     }
 
+    @Test("what a function may take for a burst changes while it works")
+    func budget() throws {
+        struct Slow: PacketFunction {
+            mutating func process(_ packets: borrowing PacketBurst) -> Verdict? {
+                usleep(2_000)
+                return .drop
+            }
+        }
+        let lab = try Lab(ports: 1, change: { $0.functionBudget = 1_000_000 }) { _ in Slow() }
+        let driver = try lab.driver(0)
+        func slowBursts() -> UInt64 {
+            #expect(driver.send(Frame.numbered(1)) && driver.settle())
+            return lab.engine.threadSnapshots()[0].slowBursts
+        }
+        #expect(slowBursts() == 0)
+        try lab.engine.setFunctionBudget(1_000)
+        #expect(lab.engine.functionBudget == 1_000 && slowBursts() == 1)
+        // A capture has the function run in another loop, and ends again: the budget is the same.
+        let capture = try lab.engine.startCapture(port: lab.paths[0], queue: nil, snap: 64)
+        #expect(slowBursts() == 2)
+        lab.engine.endCapture(capture.memory)
+        #expect(slowBursts() == 3)
+        for us in [0, 1_000_001] { #expect(throws: EngineError.self) { try lab.engine.setFunctionBudget(us) } }
+        try lab.engine.setFunctionBudget(1_000_000)
+        #expect(slowBursts() == 3)
+        // Functions of Ringway's own have no budget, nor has that of a switch with options, which says of itself what
+        // an embedder's says.
+        let others = [
+            try Lab(ports: 1, .drop), try Lab(ports: 1, .switch, change: { $0.ports[0].switching.vlans = .access(7) }),
+        ]
+        for other in others {
+            #expect(throws: EngineError.self) { try other.engine.setFunctionBudget(200) }
+            #expect(other.engine.functionBudget == 100)
+        }
+    }
+
     /// Answers with what it knows of the ports.
     struct Curious: PacketFunction {
         var known: [PortInfo?] = []

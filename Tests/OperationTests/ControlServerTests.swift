@@ -101,6 +101,32 @@ import Testing
         withExtendedLifetime((one, other)) {}
     }
 
+    @Test("what a null port sends changes, alone or with its other options, or not at all")
+    func emit() throws {
+        let lab = try ControlLab()
+        let client = try ControlClient(lab.path)
+        _ = try client.call(Methods.AddPort.self, .init(port: "null:a,emit=60,rate_in=10kpps"))
+        _ = try client.call(Methods.AddPort.self, .init(port: "null:b"))
+        func set(_ options: String) throws -> String {
+            try client.call(Methods.SetPort.self, .init(name: "null:a", options: options)).port
+        }
+        func kind() -> PortKind? { lab.engine.portOptions.first { $0.options.name == "null:a" }?.options.kind }
+        #expect(try set("emit=1500,rate_in=20kpps") == "null:a,emit=1500,rate_in=20kpps")
+        #expect(kind() == .null(name: "a", emit: 1500))
+        let exported = try client.call(Methods.Export.self, .init()).config
+        #expect(try SettingsFile(exported, file: "x").settings.texts.contains("null:a,emit=1500,rate_in=20kpps"))
+        // The size is possible, the copies' port is not: neither changes.
+        #expect(throws: RPC.Failure.self) { try set("emit=64,mirror=null:x") }
+        #expect(throws: RPC.Failure.self) { try set("emit=13") }
+        #expect(kind() == .null(name: "a", emit: 1500))
+        #expect(try set("emit=") == "null:a,rate_in=20kpps" && kind() == .null(name: "a", emit: nil))
+        let socket = try client.call(Methods.AddPort.self, .init(port: "vhost-user:\(lab.folder)/v"))
+        let failure = #expect(throws: RPC.Failure.self) {
+            try client.call(Methods.SetPort.self, .init(name: socket.name, options: "emit=60"))
+        }
+        #expect(failure?.message.contains("'emit' is no option of vhost-user") == true)
+    }
+
     @Test("a mode's parameters are told and changed")
     func modes() throws {
         let lab = try ControlLab()

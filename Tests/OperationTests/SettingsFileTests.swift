@@ -163,6 +163,9 @@ import Testing
         #expect(lab.engine.snapshot().first { $0.name == a }?.isConnected == true && lab.engine.macAgeing == 7)
         let options = lab.engine.portOptions.first { $0.options.name == a }?.options
         #expect(options?.threads == [0] && options?.switching.limitIn?.bytes == 125_000_000)
+        let emitting = try lab.reload(["vhost-user:\(a)", "null:c,queues=2,emit=60", "null:d,mirror=null:e", "null:e"])
+        #expect(emitting.changed == [a, "null:c"] && lab.engine.snapshot().map(\.serial) == serials)
+        #expect(lab.engine.portOptions.contains { $0.options.kind == .null(name: "c", emit: 60) })
         let exported = try lab.client.call(Methods.Export.self, .init()).config
         #expect(try SettingsFile(exported, file: "x").settings.engine.ports.count == 4)
         withExtendedLifetime(driver) {}

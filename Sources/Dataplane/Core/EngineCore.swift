@@ -192,7 +192,8 @@ final class EngineCore {
         setFunctions()
     }
 
-    /// What an embedder's function says of itself. Before threads start.
+    /// What an embedder's function says of itself: threads that run learn of it where they are told next
+    /// (`setFunctions`). For the embedder's thread.
     func setTraits(_ traits: FunctionTraits) { judgingNow.withLock { $0.traits = traits } }
 
     /// From now on threads capture this, or none: they do not. For the embedder's thread.

@@ -78,7 +78,7 @@ public struct EngineOptions: Sendable, Equatable {
     /// Calls to drivers are submitted together, one system call a round. False: each by itself, for comparison.
     public var batchesCalls = true
     /// Microseconds that an embedder's packet function may take for a burst before it is counted as slow
-    /// (`ThreadSnapshot`).
+    /// (`ThreadSnapshot`). `Engine.setFunctionBudget` changes it later.
     public var functionBudget = 100
     /// How many ports there can be at once, those that are added later included: 1 to 4096, with `crossconnect` 2.
     /// Where it is given, the engine may start without ports. Nil: 64, or as many as `ports` has if these are more.

@@ -18,11 +18,11 @@ import Virtio
 /// ```
 public final class Engine: @unchecked Sendable {
     /// As it was made with; `mode` is `drop` where there is a packet function. `portOptions` has the ports of now,
-    /// `macAgeing` and `generatedSize` what was changed of the mode.
+    /// `macAgeing` and `generatedSize` what was changed of the mode, `functionBudget` what was of a packet function's.
     public let options: EngineOptions
     let logger: Logger
     /// An embedder's function for each thread, and what it says of itself.
-    private let embedded: (make: (Int) -> FunctionBox, traits: FunctionTraits)?
+    let embedded: (make: (Int) -> FunctionBox, traits: FunctionTraits)?
     /// What the packet function calls what it counts.
     let functionNames: FunctionNames
     private(set) var core: EngineCore?
@@ -30,6 +30,8 @@ public final class Engine: @unchecked Sendable {
     public internal(set) var macAgeing: Int
     /// Bytes of frames of `generate`, in other modes nil (`setGeneratedSize`).
     public internal(set) var generatedSize: Int?
+    /// Microseconds that an embedder's packet function may take for a burst (`setFunctionBudget`).
+    public internal(set) var functionBudget: Int
     /// By thread: what was sent to those that are to show that they come round.
     var probes: [Int: ThreadProbe] = [:]
     /// By place.
@@ -41,7 +43,7 @@ public final class Engine: @unchecked Sendable {
     public init(_ options: EngineOptions, logger: Logger) throws(EngineError) {
         self.options = options
         self.logger = logger
-        macAgeing = options.macAgeing
+        (macAgeing, functionBudget) = (options.macAgeing, options.functionBudget)
         embedded = nil
         var names = FunctionNames()
         if options.mode == .switch {
@@ -74,7 +76,7 @@ public final class Engine: @unchecked Sendable {
         options.mode = .drop
         self.options = options
         self.logger = logger
-        macAgeing = options.macAgeing
+        (macAgeing, functionBudget) = (options.macAgeing, options.functionBudget)
         embedded = (make, FunctionTraits(wishes))
         functionNames = try FunctionNames(wishes, threads: options.threadCount)
         try Engine.check(options)
@@ -99,7 +101,7 @@ public final class Engine: @unchecked Sendable {
                 serial += 1
             }
             if var traits = embedded?.traits {
-                traits.budgetMicroseconds = options.functionBudget
+                traits.budgetMicroseconds = functionBudget
                 core.setTraits(traits)
             }
             for thread in core.threads { try startThread(thread, core) }

@@ -40,6 +40,13 @@ extension Engine {
         if !Frames.sizes.contains(size) { throw EngineError("generate: size \(size); 14 to 9216 bytes") }
     }
 
+    /// Microseconds that a packet function may take for a burst.
+    static func check(functionBudget: Int) throws(EngineError) {
+        if !(1...1_000_000).contains(functionBudget) {
+            throw EngineError("a budget of \(functionBudget) us for a packet function; 1 to 1000000 are possible")
+        }
+    }
+
     /// The threads that are to serve a port.
     static func check(threads: [Int], of count: Int, _ name: String) throws(EngineError) {
         if threads.count > PairTable.pairsPerPort {
@@ -101,10 +108,7 @@ extension Engine {
         if options.unpinnedThreads > 1 && !options.cpus.isEmpty {
             throw EngineError("threads are pinned or not: give CPUs or a number of unpinned threads, not both")
         }
-        if !(1...1_000_000).contains(options.functionBudget) {
-            throw EngineError(
-                "a budget of \(options.functionBudget) us for a packet function; 1 to 1000000 are possible")
-        }
+        try check(functionBudget: options.functionBudget)
         if options.cpus.count > 64 { throw EngineError("\(options.cpus.count) CPUs; at most 64 poll threads") }
         if Set(options.cpus).count != options.cpus.count {
             throw EngineError("a CPU is given twice; one poll thread runs on each")

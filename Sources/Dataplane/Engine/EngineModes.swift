@@ -50,6 +50,33 @@ extension Engine {
         generatedSize = size
     }
 
+    /// Microseconds that the embedder's packet function may take for a burst from now on before it is counted as slow
+    /// (`ThreadSnapshot.slowBursts`): 1 to 1,000,000. What was counted stays. Throws, and nothing has changed, where
+    /// packets are judged by a mode of Ringway's, whose bursts are not timed.
+    ///
+    /// ```swift
+    /// try engine.setFunctionBudget(500)
+    /// ```
+    public func setFunctionBudget(_ microseconds: Int) throws(EngineError) {
+        guard let core else {
+            throw EngineError("the engine does not run; EngineOptions.functionBudget is for its start")
+        }
+        // A switch's function of Ringway's has traits, too.
+        guard embedded != nil, var traits = core.judging.traits else {
+            throw EngineError("the engine has no packet function of its own, whose bursts alone are timed")
+        }
+        try Engine.check(functionBudget: microseconds)
+        // For captures, too, which begin and end later.
+        traits.budgetMicroseconds = microseconds
+        core.setTraits(traits)
+        var work = ThreadWork()
+        for thread in core.threads {
+            work.add(thread.index) { $0.state.pointee.setFunctionBudget(microseconds: microseconds) }
+        }
+        core.run(work)
+        functionBudget = microseconds
+    }
+
     static let ageings = 1...1_000_000
 }
 

@@ -79,6 +79,21 @@ extension Engine {
         return isInForce
     }
 
+    /// Has a null port send frames of so many bytes from now on, 14 to 9216 without CRC; nil: none. Packets that it has
+    /// sent reach whom they were for first. Throws, and nothing has changed, for another size and another kind of port.
+    ///
+    /// ```swift
+    /// try engine.setEmit(1500, port: "null:source")
+    /// ```
+    public func setEmit(_ size: Int?, port name: String) throws(EngineError) {
+        let (_, port) = try find(name)
+        guard let null = port.port as? NullPort else {
+            throw EngineError("\(name): emit= goes with a null port, which alone makes frames of its own")
+        }
+        try null.emit(size)
+        ports[null.index]?.setEmit(size)
+    }
+
     /// Asks the driver of a vhost-user port to tell the network where it is (VIRTIO_NET_S_ANNOUNCE, 5.1.6.5.4). Throws
     /// where it cannot be asked.
     public func requestAnnouncement(port name: String) throws(EngineError) {

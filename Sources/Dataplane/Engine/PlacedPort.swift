@@ -12,6 +12,9 @@ struct PlacedPort {
     }
 
     mutating func setMTU(_ mtu: UInt16) { options.mtu = mtu }
+    mutating func setEmit(_ size: Int?) {
+        if case .null(let name, _) = options.kind { options.kind = .null(name: name, emit: size) }
+    }
     mutating func setThreads(_ threads: [Int]) { options.threads = threads }
     mutating func setSwitching(_ switching: SwitchPort) { options.switching = switching }
 }

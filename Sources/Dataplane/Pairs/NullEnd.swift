@@ -4,10 +4,13 @@ import Virtio
 /// Belongs to the poll thread that owns the pair.
 struct NullEnd: ~Copyable {
     /// What is sent.
-    private let template: FrameTemplate?
+    private var template: FrameTemplate?
 
     /// - Parameter emits: the frame that is sent, if any.
     init(emits frame: [UInt8]?) { template = frame.map { FrameTemplate($0) } }
+
+    /// Sends another frame from now on, or none. No packet of this end may be under way: they lie in the old one.
+    mutating func emit(_ frame: [UInt8]?) { template = frame.map { FrameTemplate($0) } }
 
     /// `limit` packets, as many as there is room for: they never end.
     func pop(_ burst: inout Burst, limit: Int) -> Int {

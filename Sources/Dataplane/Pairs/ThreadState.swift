@@ -25,7 +25,7 @@ struct ThreadState: ~Copyable {
     private let functionWords = OwnedMemory<UInt64>(count: FunctionTraits.words, repeating: 0)
 
     /// Ticks that the function may take for a burst before it is slow.
-    var functionBudget = UInt64.max
+    private(set) var functionBudget = UInt64.max
 
     /// The function took so many ticks for a burst: more than its budget.
     @inline(never)
@@ -95,8 +95,11 @@ struct ThreadState: ~Copyable {
         burst.wantsData = wantsData
         exchange.forEachFree { $0.pointee.burst.wantsData = wantsData }
         tickDue = traits.tickMicroseconds > 0 ? 0 : .max
-        functionBudget = clock.ticks(microseconds: traits.budgetMicroseconds)
+        setFunctionBudget(microseconds: traits.budgetMicroseconds)
     }
+
+    /// What the function may take for a burst from now on.
+    mutating func setFunctionBudget(microseconds: Int) { functionBudget = clock.ticks(microseconds: microseconds) }
 
     /// Where a thread's burst lies: it stays there.
     @inline(__always)

@@ -17,13 +17,15 @@ final class NullPort: EnginePort {
         self.options = options
         self.core = core
         ends = OwnedValues(capacity: options.queuePairs)
-        if case .null(_, let size?) = options.kind {
-            guard Frames.sizes.contains(size) else {
-                throw EngineError("\(options.name): emit=\(size); 14 to 9216 bytes")
-            }
-            frame = Frames.udp(size: size)
-        }
+        if case .null(_, let emit) = options.kind { frame = try NullPort.frame(emit, options.name) }
         core.addPairs(port: index, options, defectFD: -1)
+    }
+
+    /// A frame of so many bytes; nil: none.
+    private static func frame(_ size: Int?, _ name: String) throws(EngineError) -> [UInt8]? {
+        guard let size else { return nil }
+        guard Frames.sizes.contains(size) else { throw EngineError("\(name): emit=\(size); 14 to 9216 bytes") }
+        return Frames.udp(size: size)
     }
 
     var isConnected: Bool { ends.count > 0 }
@@ -35,6 +37,22 @@ final class NullPort: EnginePort {
         _ = core.startOther(
             port: index, all.map { (.null($0), -1, NUMA.node(of: $0)) },
             offloads: PortFeatures.guestOffloads, budget: core.budget(options))
+    }
+
+    /// Sends frames of another size from now on, or none. On the embedder's thread. Each pair's thread changes between
+    /// two bursts, when nobody has a packet of the old frame any more.
+    func emit(_ size: Int?) throws(EngineError) {
+        frame = try NullPort.frame(size, options.name)
+        for pair in 0..<ends.count {
+            guard let p = core.table[index, pair] else { continue }
+            let (end, new) = (ends.start + pair, frame)
+            core.onOwner(of: p) { thread in
+                thread.drain(p)
+                end.pointee.emit(new)
+                // A pair that sent nothing may have been let go of.
+                thread.state.pointee.poll(p)
+            }
+        }
     }
 
     func perform(_ work: @escaping () -> Void) { work() }
