@@ -130,7 +130,12 @@ package enum Methods {
     package enum Stats: ControlMethod {
         package static let name = "stats"
         package static var isReading: Bool { true }
-        package typealias Params = Nothing
+        package static var members: [MethodMember] { [("counts", "true or false", false)] }
+        package struct Params: Codable, Sendable {
+            /// Queue times have their `counts`, so that two answers can be told apart.
+            package var counts: Bool?
+            package init(counts: Bool? = nil) { self.counts = counts }
+        }
         package typealias Answer = PeriodRecord
     }
 

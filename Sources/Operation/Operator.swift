@@ -155,7 +155,9 @@ package final class Operator: @unchecked Sendable {
         MethodEntry(Methods.AddPort.self) { [unowned self] params throws(RPC.Failure) in try add(params.port) },
         MethodEntry(Methods.RemovePort.self) { [unowned self] params throws(RPC.Failure) in try remove(params.name) },
         MethodEntry(Methods.SetPort.self) { [unowned self] params throws(RPC.Failure) in try set(params) },
-        MethodEntry(Methods.Stats.self) { [unowned self] _ in record },
+        MethodEntry(Methods.Stats.self) { [unowned self] params in
+            PeriodRecord(EngineCounts(engine), withCounts: params.counts == true, seconds: clock() - begin)
+        },
         MethodEntry(Methods.Why.self) { [unowned self] params throws(RPC.Failure) in try why(params) },
         MethodEntry(Methods.Trace.self) { [unowned self] params throws(RPC.Failure) in try trace(params) },
         MethodEntry(Methods.Capture.self) { [unowned self] params throws(RPC.Failure) in try capture(params) },
@@ -435,10 +437,6 @@ package final class Operator: @unchecked Sendable {
     private var paths: [String] {
         engine.portOptions.compactMap(\.options.kind.listeningPath)
             + [settings.control, settings.controlRead, settings.metrics?.socketPlace].compactMap { $0?.path }
-    }
-
-    private var record: PeriodRecord {
-        PeriodRecord(EngineCounts(engine), seconds: clock() - begin)
     }
 
     // MARK: The switch

@@ -1,6 +1,7 @@
 import Console
 import Ringway
 import RingwayLab
+import Telemetry
 
 /// What a dataplane counted over a period: the shape of `forward --json` and of the control socket's `stats`
 /// (docs/json.md). Rates are of the period.
@@ -57,9 +58,35 @@ package struct PeriodRecord: Codable, Sendable {
         package var what: String
         /// A `LatencyHistogram`'s summary.
         package var nanoseconds: [String: UInt64]
+        /// How often which time: by the nanoseconds at which each of its histogram's buckets begins, those with any.
+        package var counts: [String: UInt64]?
 
-        package init(_ t: QueueTimeSnapshot) {
+        package init(_ t: QueueTimeSnapshot) { self.init(t, withCounts: false) }
+
+        init(_ t: QueueTimeSnapshot, withCounts: Bool) {
             (port, queue, what, nanoseconds) = (t.port, t.queue, t.what.text, t.latencies.summary)
+            if !withCounts { return }
+            counts = [:]
+            for (bucket, count) in t.counts.counts.enumerated() where count > 0 {
+                let begin = LiveHistogram.lowest(bucket) * 1000 / max(1, t.ticksPerMicrosecond)
+                counts?["\(begin)", default: 0] += count
+            }
+        }
+
+        /// What was timed after `earlier`; nil: nothing, or the counts are not known.
+        fileprivate func since(_ earlier: Times?) -> Times? {
+            guard let counts else { return nil }
+            var (new, latencies) = (self, LatencyHistogram())
+            new.counts = PeriodRecord.difference(counts, earlier?.counts)
+            for (begin, count) in new.counts ?? [:] {
+                guard let begin = UInt64(begin) else { continue }
+                // A bucket is a sixteenth of its beginning wide: its middle, but nothing longer than the longest.
+                let middle = min(begin + begin / 32, max(begin, nanoseconds["max"] ?? begin))
+                latencies.record(nanoseconds: middle, count: count)
+            }
+            if latencies.count == 0 { return nil }
+            new.nanoseconds = latencies.summary
+            return new
         }
     }
 
@@ -80,30 +107,56 @@ package struct PeriodRecord: Codable, Sendable {
     /// What the packet function counts, by its names, where it counts anything.
     package var functionCounters: [String: UInt64]?
 
-    /// All that was counted in so many seconds.
-    package init(_ counts: EngineCounts, withTimes: Bool = true, seconds: Double) {
+    /// All that was counted in so many seconds. `withCounts`: times can be told of periods, too (`since`).
+    package init(_ counts: EngineCounts, withTimes: Bool = true, withCounts: Bool = false, seconds: Double) {
         let events = Dictionary(counts.function.map { ($0.name, $0.count) }, uniquingKeysWith: &+)
         functionCounters = events.isEmpty ? nil : events
         self.seconds = seconds.rounded(digits: 3)
         ports = counts.ports.map { Port($0, max(seconds, 1e-9)) }
-        queueTimes = counts.times.isEmpty || !withTimes ? nil : counts.times.map(Times.init)
+        queueTimes = counts.times.isEmpty || !withTimes ? nil : counts.times.map { Times($0, withCounts: withCounts) }
         threads = counts.threads.isEmpty ? nil : counts.threads.map(Thread.init)
     }
 
-    /// What was added after `earlier`, which was made so many seconds before. Without queue times, of which the shape
-    /// has no counts.
+    /// What was added after `earlier`, which was made so many seconds before. Of queue times those that have `counts`.
     package func since(_ earlier: PeriodRecord, seconds: Double) -> PeriodRecord {
         var new = self
         new.seconds = seconds.rounded(digits: 3)
         new.ports = ports.map { port in
             port.since(earlier.ports.first { $0.serial == port.serial }, max(seconds, 1e-9))
         }
-        new.queueTimes = nil
+        new.queueTimes = times(since: earlier)
         new.functionCounters = functionCounters?.reduce(into: [:]) {
             $0[$1.key] = $1.value &- (earlier.functionCounters?[$1.key] ?? 0)
         }
         if let threads, let before = earlier.threads { new.threads = zip(threads, before).map { $0.since($1) } }
         return new
+    }
+
+    private func times(since earlier: PeriodRecord) -> [Times]? {
+        struct Place: Hashable {
+            let port: String
+            let queue: Int
+            let what: String
+        }
+        // Another port that has the name now has nothing before it.
+        let serials = Set(earlier.ports.map(\.serial))
+        let same = Set(ports.filter { serials.contains($0.serial) }.map(\.port))
+        var before: [Place: Times] = [:]
+        for t in earlier.queueTimes ?? [] where same.contains(t.port) {
+            before[Place(port: t.port, queue: t.queue, what: t.what)] = t
+        }
+        let all = (queueTimes ?? []).compactMap {
+            $0.since(before[Place(port: $0.port, queue: $0.queue, what: $0.what)])
+        }
+        return all.isEmpty ? nil : all
+    }
+
+    /// What has grown, and by how much.
+    fileprivate static func difference(_ now: [String: UInt64], _ before: [String: UInt64]?) -> [String: UInt64] {
+        now.reduce(into: [:]) { all, next in
+            let count = next.value &- (before?[next.key] ?? 0)
+            if count > 0 { all[next.key] = count }
+        }
     }
 }
 
@@ -128,8 +181,8 @@ extension PeriodRecord.Port {
         new.flooded &-= earlier?.flooded ?? 0
         new.consumed &-= earlier?.consumed ?? 0
         new.made &-= earlier?.made ?? 0
-        new.drops = Self.difference(drops, earlier?.drops)
-        new.stoppedQueues = Self.difference(stoppedQueues, earlier?.stoppedQueues)
+        new.drops = PeriodRecord.difference(drops, earlier?.drops)
+        new.stoppedQueues = PeriodRecord.difference(stoppedQueues, earlier?.stoppedQueues)
         new.queues = queues.map { queue in
             let before = earlier?.queues.first { $0.queue == queue.queue }
             return .init(
@@ -138,13 +191,6 @@ extension PeriodRecord.Port {
                 calls: queue.calls &- (before?.calls ?? 0))
         }.filter { !$0.isIdle }
         return new
-    }
-
-    private static func difference(_ now: [String: UInt64], _ before: [String: UInt64]?) -> [String: UInt64] {
-        now.reduce(into: [:]) { all, next in
-            let count = next.value &- (before?[next.key] ?? 0)
-            if count > 0 { all[next.key] = count }
-        }
     }
 }
 

@@ -13,8 +13,6 @@ package struct TopFrame {
 
     /// What was counted since the last frame.
     private let period: PeriodRecord
-    /// All that was counted: times are of the whole life.
-    private let times: [PeriodRecord.Times]
     private let queues: [QueueReport]
     private let order: Order
     private let showsThreads: Bool
@@ -24,36 +22,73 @@ package struct TopFrame {
         showsThreads: Bool = true
     ) {
         period = now.since(before, seconds: now.seconds - before.seconds)
-        times = now.queueTimes ?? []
         (self.queues, self.order, self.showsThreads) = (queues, order, showsThreads)
     }
 
-    /// The frame, a line each, without what has no room: `width` columns, `height` lines.
-    package func lines(width: Int, height: Int, title: String) -> [String] {
-        var all = [title] + (showsThreads ? threadLines : [])
-        all += ["", header]
-        for port in ports { all += lines(of: port) }
-        if all.count > height {
-            let left = all.count - height + 1
-            all = all.prefix(max(0, height - 1)) + ["… \(left) more lines"]
+    /// What a line is.
+    package enum Style: Sendable {
+        case plain, title, header, port
+        /// Of a queue that stands still, or whose thread is overloaded.
+        case still
+    }
+
+    private typealias Line = (text: String, style: Style)
+
+    /// What of a frame is shown.
+    package struct View {
+        package let lines: [String]
+        /// Of each line.
+        package let styles: [Style]
+        /// Lines of ports above the first that is shown.
+        package let first: Int
+        /// Lines of ports that there is room for.
+        package let room: Int
+    }
+
+    /// The whole frame, a line each.
+    package func lines(title: String) -> [String] {
+        view(width: .max, height: .max, title: title, from: 0).lines
+    }
+
+    /// What of it has room in `width` columns and `height` lines: `title` and threads always, of the ports those from
+    /// line `first` on, or the last ones where there are fewer behind it. The last line says which ports are shown,
+    /// where others are not.
+    package func view(width: Int, height: Int, title: String, from first: Int) -> View {
+        let ends: [Line] = [("", .plain), (header, .header)]
+        var head: [Line] = [(title, .title)] + (showsThreads ? threadLines : []) + ends
+        // Ports come first on a terminal of a few lines.
+        if height - head.count < 3 { head = [(title, .title)] + ends }
+        let groups = ports.map { lines(of: $0) }
+        let body = groups.enumerated().flatMap { index, group in group.map { (port: index + 1, line: $0) } }
+        var (room, start, foot) = (max(0, height - head.count), 0, [] as [Line])
+        if body.count > room {
+            room = max(0, room - 1)
+            start = max(0, min(first, body.count - room))
+            let seen = body[start...].prefix(room)
+            let numbers = seen.first.map { "\($0.port)-\(seen.last?.port ?? $0.port)" } ?? "0"
+            foot = [("ports \(numbers) of \(groups.count)", .title)]
         }
-        return all.map { String($0.prefix(width)) }
+        let shown = (head + body.dropFirst(start).prefix(room).map(\.line) + foot).prefix(height)
+        return View(
+            lines: shown.map { String($0.text.prefix(width)) }, styles: shown.map(\.style), first: start, room: room)
     }
 
     // MARK: Threads
 
-    private var threadLines: [String] {
+    private var threadLines: [Line] {
         let header = Text.left("thread", 8) + ["CPU", "busy", "on CPU", "calls/s"].map { Text.right($0, 9) }.joined()
         let seconds = max(period.seconds, 1e-9)
-        return [header]
-            + (period.threads ?? []).enumerated().map { index, thread in
+        return [(header, .header)]
+            + (period.threads ?? []).enumerated().map { index, thread -> Line in
                 let share = Text.number(thread.busySeconds / seconds * 100, 0) + " %"
                 let cpu = Text.number(thread.cpuSeconds / seconds * 100, 0) + " %"
-                return Text.left("\(index)", 8)
+                let line =
+                    Text.left("\(index)", 8)
                     + [
                         thread.cpu < 0 ? "any" : "\(thread.cpu)", share, cpu,
                         Text.number(Double(thread.systemCalls) / seconds, 0),
                     ].map { Text.right($0, 9) }.joined()
+                return (line, .plain)
             }
     }
 
@@ -79,7 +114,7 @@ package struct TopFrame {
             + "  " + "sojourn p50/p99 µs, drops by cause, what stands still"
     }
 
-    private func lines(of port: PeriodRecord.Port) -> [String] {
+    private func lines(of port: PeriodRecord.Port) -> [Line] {
         let drops = port.drops.values.reduce(0, &+)
         let state = port.up ? port.connected ? "" : "not connected" : "down"
         let causes = port.drops.sorted { ($1.value, $0.key) < ($0.value, $1.key) }.map {
@@ -92,8 +127,8 @@ package struct TopFrame {
                 Text.number(port.rx.mpps, 3), Text.number(port.rx.gbps, 3), Text.number(port.tx.mpps, 3),
                 Text.number(port.tx.gbps, 3), rate(drops),
             ], words.joined(separator: ", "))
-        if !port.connected || !port.up { return [total] }
-        return [total]
+        if !port.connected || !port.up { return [(total, .port)] }
+        return [(total, .port)]
             + queues.filter { $0.port == port.port && isShown($0, port) }.map { line($0, port) }
     }
 
@@ -102,7 +137,7 @@ package struct TopFrame {
         queue.standsStill || queue.condition == .overloaded || port.queues.contains { $0.queue == queue.queue }
     }
 
-    private func line(_ queue: QueueReport, _ port: PeriodRecord.Port) -> String {
+    private func line(_ queue: QueueReport, _ port: PeriodRecord.Port) -> Line {
         let counts = port.queues.first { $0.queue == queue.queue }
         let (packets, bytes) = (counts?.packets ?? 0, counts?.bytes ?? 0)
         let seconds = max(period.seconds, 1e-9)
@@ -112,14 +147,15 @@ package struct TopFrame {
         let columns = queue.direction == "transmit" ? rates + ["", "", ""] : ["", ""] + rates + [""]
         let isNews = queue.standsStill || queue.condition == .overloaded
         let news = isNews ? "\(queue.text), for \(QueueReport.age(queue.seconds))" : ""
-        return TopFrame.line(
+        let line = TopFrame.line(
             "  queue \(queue.queue) \(queue.direction)", columns,
             [sojourn(queue), news].filter { !$0.isEmpty }.joined(separator: " "))
+        return (line, isNews ? .still : .plain)
     }
 
     private func sojourn(_ queue: QueueReport) -> String {
         guard
-            let time = times.first(where: {
+            let time = period.queueTimes?.first(where: {
                 $0.port == queue.port && $0.queue == queue.queue && $0.what == "ring sojourn"
             })
         else { return "" }

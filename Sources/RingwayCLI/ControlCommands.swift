@@ -165,9 +165,9 @@ struct StatsCommand: ParsableCommand, GoesOn {
         Signals.handOver()
         do throws(RPC.Failure) {
             let client = try ControlClient(options.control)
-            var (last, time) = (try client.call(Methods.Stats.self, .init()), CPlatClock.seconds)
+            var (last, time) = (try client.call(Methods.Stats.self, .init(counts: true)), CPlatClock.seconds)
             while isOutputOpen && !Signals.wait(until: time + interval) {
-                let (next, now) = (try client.call(Methods.Stats.self, .init()), CPlatClock.seconds)
+                let (next, now) = (try client.call(Methods.Stats.self, .init(counts: true)), CPlatClock.seconds)
                 options.show(next.since(last, seconds: now - time)) {
                     ["in \(Text.number(now - time, 2)) s"] + $0.table
                 }

@@ -38,13 +38,51 @@ final class Terminal {
         return (Int(size.ws_col), Int(size.ws_row))
     }
 
-    /// Shows lines in place of those that are there.
-    func show(_ lines: [String]) {
-        Terminal.write("\u{1b}[H" + lines.map { $0 + "\u{1b}[K" }.joined(separator: "\r\n") + "\u{1b}[J")
+    /// Shows lines in place of those that are there; `renditions`: parameters of SGR for each, or none.
+    func show(_ lines: [String], _ renditions: [String] = []) {
+        let all = lines.enumerated().map { index, line in
+            let rendition = index < renditions.count ? renditions[index] : ""
+            return (rendition.isEmpty ? line : "\u{1b}[\(rendition)m\(line)\u{1b}[m") + "\u{1b}[K"
+        }
+        Terminal.write("\u{1b}[H" + all.joined(separator: "\r\n") + "\u{1b}[J")
+    }
+
+    enum Key: Equatable {
+        case character(Character)
+        case up, down, pageUp, pageDown, home, end
+        /// Another one that has no character.
+        case other
     }
 
     /// The next key, if one comes in so many milliseconds. Nil, too, where nobody types any more.
-    func key(milliseconds: Int32) -> UInt8? {
+    func key(milliseconds: Int32) -> Key? {
+        guard let byte = byte(milliseconds: milliseconds) else { return nil }
+        if byte != 0x1b { return .character(Character(UnicodeScalar(byte))) }
+        // CSI or, where the terminal's keypad is an application's, SS3; parameters; and one byte that ends it (ECMA-48,
+        // 5.4). Escape by itself has nothing behind it.
+        guard let next = self.byte(milliseconds: 50), next == UInt8(ascii: "[") || next == UInt8(ascii: "O") else {
+            return .other
+        }
+        var parameters = ""
+        while let byte = self.byte(milliseconds: 50) {
+            if !(0x40...0x7e).contains(byte) {
+                if parameters.count < 8 { parameters.append(Character(UnicodeScalar(byte))) }
+                continue
+            }
+            switch (Character(UnicodeScalar(byte)), parameters) {
+            case ("A", _): return .up
+            case ("B", _): return .down
+            case ("H", _), ("~", "1"), ("~", "7"): return .home
+            case ("F", _), ("~", "4"), ("~", "8"): return .end
+            case ("~", "5"): return .pageUp
+            case ("~", "6"): return .pageDown
+            default: return .other
+            }
+        }
+        return .other
+    }
+
+    private func byte(milliseconds: Int32) -> UInt8? {
         var waiting = pollfd(fd: STDIN_FILENO, events: Int16(POLLIN), revents: 0)
         guard poll(&waiting, 1, milliseconds) > 0 else { return nil }
         if waiting.revents & Int16(POLLIN) == 0 {

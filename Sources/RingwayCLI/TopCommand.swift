@@ -9,7 +9,8 @@ struct TopCommand: ParsableCommand, GoesOn {
         discussion: """
             Packets and bytes by port and queue, drops by cause, how busy each thread is, and which queue stands still \
             and why. The socket for reading (--control-read) will do. Keys: q quits, p pauses, s sorts by another \
-            column, t shows or hides the threads, h shows the keys. docs/observability.md has the columns.
+            column, t shows or hides the threads, arrows, Page Up, Page Down, Home and End scroll the ports, h shows \
+            the keys. docs/observability.md has the columns.
             """)
 
     @Option(help: ArgumentHelp("Between two frames.", valueName: "seconds")) var interval = 1.0
@@ -38,7 +39,7 @@ struct TopCommand: ParsableCommand, GoesOn {
 
     private func ask(_ client: ControlClient) throws(RPC.Failure) -> Sample {
         Sample(
-            record: try client.call(Methods.Stats.self, .init()),
+            record: try client.call(Methods.Stats.self, .init(counts: true)),
             queues: try client.call(Methods.Why.self, .init()).queues)
     }
 
@@ -47,7 +48,7 @@ struct TopCommand: ParsableCommand, GoesOn {
         if Signals.wait(until: CPlatClock.seconds + interval) { return }
         let second = try ask(client)
         let frame = TopFrame(first.record, second.record, second.queues)
-        for line in frame.lines(width: .max, height: .max, title: title(second, [])) { print(line) }
+        for line in frame.lines(title: title(second, [])) { print(line) }
         flush()
     }
 
@@ -59,8 +60,19 @@ struct TopCommand: ParsableCommand, GoesOn {
     }
 
     private static let help = [
-        "q   quit", "p   pause, and go on", "s   sort by place, received, delivered, drops", "t   threads", "h   this",
+        "q   quit", "p   pause, and go on", "s   sort by place, received, delivered, drops", "t   threads",
+        "↑ ↓, Page Up, Page Down, Home, End   scroll the ports", "h   this",
     ]
+
+    /// Parameters of SGR (ECMA-48, 8.3.117). Colours but for who wants none (no-color.org).
+    private func rendition(_ style: TopFrame.Style) -> String {
+        switch style {
+        case .plain: return ""
+        case .title, .port: return "1"
+        case .header: return "7"
+        case .still: return ProcessInfo.processInfo.environment["NO_COLOR", default: ""].isEmpty ? "1;31" : "1"
+        }
+    }
 
     private func showAll(_ client: ControlClient) throws(RPC.Failure) {
         guard let terminal = Terminal() else { fail("this is no terminal; print a frame with --once", status: 64) }
@@ -69,16 +81,26 @@ struct TopCommand: ParsableCommand, GoesOn {
         var (order, showsThreads, isPaused, showsHelp) = (TopFrame.Order.place, true, false, false)
         var due = CPlatClock.seconds + min(interval, 0.5)
         var shown: (width: Int, height: Int) = (0, 0)
+        // Lines of ports above the first one, and those that have room.
+        var (first, room) = (0, 1)
         while !Signals.haveCome && !terminal.isGone {
             var isNew = terminal.size != shown
-            switch terminal.key(milliseconds: 50).map({ Character(UnicodeScalar($0)) }) {
-            case "q", "Q": return
-            case "p": (isPaused, isNew) = (!isPaused, true)
-            case "s": (order, isNew) = (order.next, true)
-            case "t": (showsThreads, isNew) = (!showsThreads, true)
-            case "h", "?": (showsHelp, isNew) = (!showsHelp, true)
-            default: break
+            let key = terminal.key(milliseconds: 50)
+            switch key {
+            case .character("q"), .character("Q"): return
+            case .character("p"): isPaused.toggle()
+            case .character("s"): (order, first) = (order.next, 0)
+            case .character("t"): showsThreads.toggle()
+            case .character("h"), .character("?"): showsHelp.toggle()
+            case .up: first -= 1
+            case .down: first += 1
+            case .pageUp: first -= room
+            case .pageDown: first += room
+            case .home: first = 0
+            case .end: first = .max
+            case .character, .other, nil: break
             }
+            if key != nil { isNew = true }
             if !isPaused && CPlatClock.seconds >= due {
                 if let now { before = now }
                 (now, isNew) = (try ask(client), true)
@@ -90,8 +112,16 @@ struct TopCommand: ParsableCommand, GoesOn {
             if isPaused { more.insert("PAUSED", at: 0) }
             let sample = now ?? before
             let frame = TopFrame(before.record, sample.record, sample.queues, order: order, showsThreads: showsThreads)
-            let lines = frame.lines(width: shown.width, height: shown.height, title: title(sample, more))
-            terminal.show(showsHelp ? [lines[0], ""] + TopCommand.help : lines)
+            let view = frame.view(
+                width: shown.width, height: shown.height, title: title(sample, more), from: first)
+            (first, room) = (view.first, max(1, view.room))
+            if showsHelp {
+                terminal.show([view.lines[0], ""] + TopCommand.help)
+            } else {
+                let lines = zip(view.lines, view.styles)
+                terminal.show(
+                    lines.map { $1 == .header ? Text.left($0, shown.width) : $0 }, lines.map { rendition($1) })
+            }
         }
     }
 }

@@ -176,7 +176,7 @@ import Testing
 
     @Test("top in a terminal: its keys, another size, and the terminal as before, whatever ends it")
     func terminal() throws {
-        let ringway = try start()
+        let ringway = try start((0..<10).flatMap { ["--port", "vhost-user:\(folder("m\($0)"))"] })
         let left = "\u{1b}[?25h\u{1b}[?1049l"
         let first = try top()
         #expect(!first.isCooked)
@@ -188,10 +188,22 @@ import Testing
         // A paused one draws for a new size, too, and no line of it is longer.
         let mark = first.count
         first.resize(40, 6)
-        let frame = try first.wait(after: mark) { $0.contains("\u{1b}[J") && $0.contains("more lines") }
+        let frame = try first.wait(after: mark) { $0.contains(/ports 1-[12] of 12/) && $0.hasSuffix("\u{1b}[J") }
         let lines = frame.components(separatedBy: "\u{1b}[H").last!.components(separatedBy: "\r\n")
         #expect(
-            lines.count == 6 && lines.allSatisfy { $0.replacing(/\u{1b}\[[KJ]|\r/, with: "").count <= 40 }, "\(lines)")
+            lines.count == 6 && lines.allSatisfy { $0.replacing(/\u{1b}\[[0-9;]*[KJm]|\r/, with: "").count <= 40 },
+            "\(lines)")
+        // Each of the last ten has one line, as nobody is at its other end.
+        for (key, text) in [
+            ("[F", "ports 11-12 of 12"), ("[A", "ports 10-11 of 12"), ("[5~", "ports 8-9 of 12"),
+            ("[6~", "ports 10-11 of 12"), ("OB", "ports 11-12 of 12"), ("[B", "ports 11-12 of 12"),
+            ("[H", "ports 1-"), ("[A", "ports 1-"),
+        ] {
+            let mark = first.count
+            first.type("\u{1b}" + key)
+            let frame = try first.wait(after: mark) { $0.contains(text) && $0.hasSuffix("\u{1b}[J") }
+            if text.contains("11-12") { #expect(frame.contains("/m8 ") && frame.contains("/m9 ")) }
+        }
         first.type("q")
         #expect(first.end() == 0)
         try first.wait { $0.hasSuffix(left) }

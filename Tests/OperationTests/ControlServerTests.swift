@@ -57,6 +57,35 @@ import Testing
         #expect(later.table.contains { $0.hasPrefix("addresses learned ") })
     }
 
+    @Test("queue times have counts where they are asked for, and then are told of a period, too")
+    func times() throws {
+        let lab = try ControlLab()
+        let client = try ControlClient(lab.path)
+        _ = try client.call(Methods.AddPort.self, .init(port: "vhost-user:\(lab.folder)/a,busyloop=0"))
+        let driver = try EmbeddedDriver(path: lab.folder + "/a")
+        func stats(after packets: UInt64) throws -> PeriodRecord {
+            let end = Date(timeIntervalSinceNow: 60)
+            while true {
+                let stats = try client.call(Methods.Stats.self, .init(counts: true))
+                if stats.ports[0].rx.packets >= packets && stats.queueTimes != nil { return stats }
+                try #require(Date() < end)
+            }
+        }
+        try driver.send(64)
+        let first = try stats(after: 1)
+        #expect(try client.call(Methods.Stats.self, .init()).queueTimes?.allSatisfy { $0.counts == nil } == true)
+        for t in first.queueTimes ?? [] { #expect(t.counts?.values.reduce(0, +) == t.nanoseconds["count"]) }
+        #expect(first.since(first, seconds: 1).queueTimes == nil)
+        try driver.send(64)
+        let second = try stats(after: 2)
+        for t in second.since(first, seconds: 1).queueTimes ?? [] {
+            let before = first.queueTimes?.first { $0.queue == t.queue && $0.what == t.what }?.nanoseconds["count"]
+            let all = second.queueTimes?.first { $0.queue == t.queue && $0.what == t.what }?.nanoseconds["count"]
+            #expect(t.nanoseconds["count"] == (all ?? 0) - (before ?? 0))
+        }
+        withExtendedLifetime(driver) {}
+    }
+
     @Test("pairs change their threads, and a switch's port its options; what is exported has them")
     func assignments() throws {
         let lab = try ControlLab(threads: 3)
