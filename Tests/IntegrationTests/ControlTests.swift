@@ -192,7 +192,7 @@ import Testing
         try boot(a, b)
         try a.configure("10.0.0.1")
         try b.configure("10.0.0.2")
-        try b.run("iperf3 -s -D")
+        try b.serve()
         let line = "iperf3 -c 10.0.0.2 -t 8 -f m"
         let mark = a.begin(line)
         for round in 0..<20 {

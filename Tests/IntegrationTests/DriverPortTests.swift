@@ -286,7 +286,7 @@ import Testing
         try guest.ready()
         try guest.configure("10.3.0.1")
         #expect(try guest.loss(to: "10.3.0.2") == 0)
-        _ = try sh("ip netns exec \(space) iperf3 -s -D")
+        _ = try sh("ip netns exec \(space) sh -c '\(Guest.server)'")
         for reverse in [false, true] { #expect(try guest.iperf("10.3.0.2", reverse: reverse) > 20) }
         let totals = try ringway.totals()
         // Segmentation offload passes: frames are larger than the MTU.

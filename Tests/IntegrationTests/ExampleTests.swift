@@ -231,7 +231,7 @@ struct ExampleTests {
             #expect(try guests[0].loss(to: address, count: 5) == 0, "\(address)")
         }
         #expect(try guests[1].loss(to: "10.0.0.3", count: 5) == 0)
-        try guests[1].run("iperf3 -s -D")
+        try guests[1].serve()
         try kernel.serve()
         for reverse in [false, true] {
             #expect(try guests[0].iperf("10.0.0.2", reverse: reverse) > 5)

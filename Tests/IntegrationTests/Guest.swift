@@ -111,6 +111,14 @@ final class Guest {
         return n
     }
 
+    /// Has an `iperf3 -s` listen at port 5201 (1451 in hexadecimal; 0A: it listens): it returns before it does. Without
+    /// quotes, so that it can stand between any.
+    static let server =
+        "iperf3 -s -D; until grep -qsE :1451.0*:0000.0A /proc/net/tcp /proc/net/tcp6; do sleep 0.05; done"
+
+    /// The same in this guest.
+    func serve() throws { try run(Guest.server) }
+
     /// TCP for two seconds to an `iperf3 -s`; Mbit/s as the receiver saw them.
     func iperf(_ address: String, reverse: Bool) throws -> Double {
         let text = try run("iperf3 -c \(address) -t 2 -f m\(reverse ? " -R" : "")", seconds: 40)

@@ -31,7 +31,7 @@ import Testing
         try b.configure("10.0.0.2")
         #expect(try a.loss(to: "10.0.0.2") == 0)
         #expect(try b.loss(to: "10.0.0.1") == 0)
-        try b.run("iperf3 -s -D")
+        try b.serve()
         #expect(try a.iperf("10.0.0.2", reverse: false) > 5)
         #expect(try a.iperf("10.0.0.2", reverse: true) > 5)
         let queues = try a.run("ls -d /sys/class/net/eth0/queues/tx-*")
@@ -193,7 +193,7 @@ import Testing
         try guests[0].configure("10.0.0.1")
         try guests[1].configure("10.0.0.2")
         #expect(try guests[0].loss(to: "10.0.0.2", count: 5) == 0)
-        try guests[1].run("iperf3 -s -D")
+        try guests[1].serve()
         try guests[0].run("(iperf3 -c 10.0.0.2 -t 60 >/dev/null 2>&1 &) ; sleep 0.5")
         ringway.program.end(SIGKILL)
         // The sockets of a server are still there.

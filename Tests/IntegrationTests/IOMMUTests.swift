@@ -31,7 +31,7 @@ import Testing
             #expect(lost <= min(drops, 10), "\(lost) pings lost, \(drops) packets dropped")
         }
         try check(first, "10.0.0.2")
-        try second.run("iperf3 -s -D")
+        try second.serve()
         defer { if !ringway.complaints.isEmpty { print(ringway.log.suffix(2000)) } }
         let rates = (try first.iperf("10.0.0.2", reverse: false), try first.iperf("10.0.0.2", reverse: true))
         print("behind an IOMMU (\(kernel), \(isPacked ? "packed" : "split")): \(rates) Mbit/s")

@@ -99,7 +99,7 @@ private final class Libvirtd {
         try b.configure("10.0.0.2")
         #expect(try a.loss(to: "10.0.0.2") == 0)
         #expect(try a.run("ls /sys/class/net/eth0/queues").contains("tx-1"), "it has the queue pairs that it asked for")
-        try b.run("iperf3 -s -D")
+        try b.serve()
         #expect(try a.iperf("10.0.0.2", reverse: false) > 0)
         #expect(ringway.complaints == [])
         _ = try ringway.totals()

@@ -30,7 +30,7 @@ import Testing
         try boot(current, peer)
         try current.configure("10.0.0.1")
         try peer.configure("10.0.0.2")
-        try peer.run("iperf3 -s -D")
+        try peer.serve()
         #expect(try current.loss(to: "10.0.0.2", count: 3) == 0)
         let seconds = 10 + 10 * LiveMigration.moves
         try current.run("(iperf3 -c 10.0.0.2 --bidir -t \(seconds) >/tmp/iperf 2>&1; echo $? >/tmp/status) &")

@@ -49,7 +49,7 @@ import Testing
             #expect(try g.loss(to: address, count: 5) == 0, "\(g.name) to \(address)")
         }
         // Tags go on and off packets that are still to be cut, with checksums that are still to be made.
-        for server in [c, d] { try server.run("iperf3 -s -D") }
+        for server in [c, d] { try server.serve() }
         for (g, address) in [(a, "10.0.0.3"), (e, "10.0.0.3"), (e, "10.0.20.4")] {
             for reverse in [false, true] { #expect(try g.iperf(address, reverse: reverse) > 0) }
         }

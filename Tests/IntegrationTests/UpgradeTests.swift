@@ -239,7 +239,7 @@ import VhostUser
         try boot(a, b)
         try a.configure("10.0.0.1")
         try b.configure("10.0.0.2")
-        try b.run("iperf3 -s -D")
+        try b.serve()
         #expect(try a.loss(to: "10.0.0.2", count: 5) == 0)
         let line = "iperf3 -c 10.0.0.2 -t 15 -f m & ping -c 150 -i 0.1 -W 5 10.0.0.2; wait"
         let mark = a.begin(line)
