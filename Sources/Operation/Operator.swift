@@ -132,7 +132,8 @@ package final class Operator: @unchecked Sendable {
         server.perform { work(self.engine) }
     }
 
-    private func answer(_ line: Data, isReadOnly: Bool) -> String? {
+    /// Answers a line of a client; nil: nothing is to be said. On the server's thread.
+    package func answer(_ line: Data, isReadOnly: Bool) -> String? {
         let text = RPC.answer(line) { name, params throws(RPC.Failure) in
             guard let method = self.methods.first(where: { $0.name == name }) else {
                 throw .method(
@@ -219,9 +220,8 @@ package final class Operator: @unchecked Sendable {
         }
     }
 
-    /// One after the other, up to the first that is refused.
+    /// All of it; nothing where a part is refused.
     private func set(_ params: Methods.SetPort.Params) throws(RPC.Failure) -> Methods.Port {
-        let name = params.name
         if params.isEmpty {
             throw .parameters(
                 "port.set: nothing is to be set; give up, busyloop, mtu, announce, threads, cpus or options")
@@ -230,23 +230,42 @@ package final class Operator: @unchecked Sendable {
         if params.threads != nil && params.cpus != nil {
             throw .parameters("port.set: threads or cpus: they say the same in two ways")
         }
-        _ = try port(name)
-        do throws(EngineError) {
-            if let busyloop = params.busyloop { try engine.setBusyloop(try PortSyntax.busyloop(busyloop), port: name) }
-            if let mtu = params.mtu { try setMTU(mtu, name) }
-            if let numbers = params.threads { try setThreads(numbers, name) }
-            if let cpus = params.cpus { try setThreads(try threads(cpus), name) }
-            if let options = params.options { try setOptions(options, name) }
-            if let up = params.up { try engine.setUp(up, port: name) }
-            if params.announce == true { try engine.requestAnnouncement(port: name) }
-        } catch {
-            throw .refused("\(error)")
-        }
-        return try port(name)
+        _ = try port(params.name)
+        do throws(EngineError) { try change(params.name, params) } catch { throw .refused("\(error)") }
+        return try port(params.name)
     }
 
-    private func setThreads(_ threads: [Int], _ name: String) throws(EngineError) {
-        try setOptions("threads=\(threads.map(String.init).joined(separator: "+"))", name)
+    private func change(_ name: String, _ params: Methods.SetPort.Params) throws(EngineError) {
+        guard let old = texts[name], let before = engine.portOptions.first(where: { $0.options.name == name })?.options
+        else { return }
+        // What can be refused comes first.
+        if let mtu = params.mtu { try checkMTU(mtu, name) }
+        let text = try changed(old, name, by: try changes(params))
+        if text != old { try engine.retune(name, to: try PortSyntax.port(text)) }
+        if params.announce == true {
+            do throws(EngineError) { try engine.requestAnnouncement(port: name) } catch {
+                try engine.retune(name, to: before)
+                throw error
+            }
+        }
+        texts[name] = text
+        if let mtu = params.mtu { try setMTU(mtu, name) }
+        if let up = params.up { try engine.setUp(up, port: name) }
+    }
+
+    /// What options are to be, as `--port` takes them.
+    private func changes(_ params: Methods.SetPort.Params) throws(EngineError) -> [Substring] {
+        var changes: [Substring] = []
+        if let busyloop = params.busyloop {
+            _ = try PortSyntax.busyloop(busyloop)
+            changes.append("busyloop=\(busyloop)")
+        }
+        var threads = params.threads
+        if let cpus = params.cpus { threads = try self.threads(cpus) }
+        if let threads {
+            changes.append("threads=\(threads.map(String.init).joined(separator: "+"))")
+        }
+        return changes + (params.options?.split(separator: ",", omittingEmptySubsequences: false) ?? [])
     }
 
     /// The poll threads that are pinned to these CPUs.
@@ -266,11 +285,10 @@ package final class Operator: @unchecked Sendable {
         return threads
     }
 
-    /// Options as `--port` takes them, in place of those of the same names. What is exported has them, too.
-    private func setOptions(_ changes: String, _ name: String) throws(EngineError) {
-        guard let old = texts[name] else { return }
-        var parts = old.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
-        for change in changes.split(separator: ",", omittingEmptySubsequences: false) {
+    /// A port's text with options in place of those of the same names. What is exported has them, too.
+    private func changed(_ text: String, _ name: String, by changes: [Substring]) throws(EngineError) -> String {
+        var parts = text.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+        for change in changes {
             let option = String(change.prefix { $0 != "=" })
             if option.count == change.count {
                 throw EngineError("\(name): '\(change)': options are written name=value; name= takes one away")
@@ -283,13 +301,13 @@ package final class Operator: @unchecked Sendable {
             parts.removeAll { $0.hasPrefix(option + "=") }
             if option.count + 1 < change.count { parts.append(String(change)) }
         }
-        let text = parts.joined(separator: ",")
-        let new = try PortSyntax.port(text)
-        try engine.retune(name, to: new)
-        texts[name] = text
+        return parts.joined(separator: ",")
     }
 
     private func setMode(_ params: Methods.SetMode.Params) throws(RPC.Failure) -> Methods.SetMode.Answer {
+        if params.macAgeing != nil && params.size != nil {
+            throw .parameters("mode.set: mac_ageing is of mode switch, size of generate: no mode has both")
+        }
         do throws(EngineError) {
             if let seconds = params.macAgeing { try engine.setMACAgeing(seconds) }
             if let size = params.size { try engine.setGeneratedSize(size) }
@@ -308,10 +326,14 @@ package final class Operator: @unchecked Sendable {
         if let size = engine.generatedSize { settings.engine.mode = .generate(size: size) }
     }
 
+    private func checkMTU(_ mtu: Int, _ name: String) throws(EngineError) {
+        guard UInt16(exactly: mtu) != nil else { throw EngineError("\(name): mtu=\(mtu); 68 to 65535 bytes") }
+        try engine.checkMTU(UInt16(mtu), port: name)
+    }
+
     /// What is exported has the MTU of now.
     private func setMTU(_ mtu: Int, _ name: String) throws(EngineError) {
-        guard let bytes = UInt16(exactly: mtu) else { throw EngineError("\(name): mtu=\(mtu); 68 to 65535 bytes") }
-        if try !engine.setMTU(bytes, port: name) {
+        if try !engine.setMTU(UInt16(mtu), port: name) {
             log.notice("\(name): mtu=\(mtu) is for a driver that begins; the one that runs has accepted another")
         }
         guard let text = texts[name] else { return }

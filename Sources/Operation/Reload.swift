@@ -40,7 +40,8 @@ struct PortChange {
             old[name].map { $0.options != new[name]?.options } ?? false
         }
         retuned = changed.filter { name in
-            if let old = old[name]?.options, let new = new[name]?.options { old.canBecome(new) } else { false }
+            guard let old = old[name]?.options, let new = new[name]?.options, old.canBecome(new) else { return false }
+            return old.busyloop == new.busyloop || (try? engine.checkBusyloop(new.busyloop, port: name)) != nil
         }
     }
 
@@ -96,17 +97,19 @@ struct PortChange {
 }
 
 extension Engine {
-    /// Gives a port what can change while it runs: its threads, what a null port sends, and its options in a switch.
-    /// All or nothing. Throws where it would have to be made anew.
+    /// Gives a port what can change while it runs: its busyloop budget, its threads, what a null port sends, and its
+    /// options in a switch. All or nothing. Throws where it would have to be made anew.
     func retune(_ name: String, to new: PortOptions) throws(EngineError) {
         guard let old = portOptions.first(where: { $0.options.name == name })?.options, old.canBecome(new) else {
             throw EngineError("\(name): it would have to be made anew; remove and add it")
         }
         do throws(EngineError) {
+            if new.busyloop != old.busyloop { try setBusyloop(new.busyloop, port: name) }
             if new.threads != old.threads { try setThreads(new.threads, port: name) }
             if new.kind != old.kind { try setEmit(new.kind.emit, port: name) }
             if new.switching != old.switching { try setSwitching(new.switching, port: name) }
         } catch {
+            if new.busyloop != old.busyloop { try? setBusyloop(old.busyloop, port: name) }
             if new.threads != old.threads { try? setThreads(old.threads, port: name) }
             if new.kind != old.kind { try? setEmit(old.kind.emit, port: name) }
             throw error
@@ -132,7 +135,7 @@ extension PortOptions {
     /// A port that runs can have these, too: they differ in what `Engine.retune` changes alone.
     fileprivate func canBecome(_ new: PortOptions) -> Bool {
         var same = self
-        (same.threads, same.switching) = (new.threads, new.switching)
+        (same.busyloop, same.threads, same.switching) = (new.busyloop, new.threads, new.switching)
         // The same name: the same null port.
         if case (.null, .null) = (kind, new.kind), name == new.name { same.kind = new.kind }
         return same == new

@@ -29,9 +29,7 @@ extension Settings {
 
     /// As a file of `ringway run` has them, with other ports.
     package func file(ports: [String]) -> String {
-        func quoted(_ text: String) -> String {
-            "\"" + text.replacing("\\", with: "\\\\").replacing("\"", with: "\\\"") + "\""
-        }
+        func quoted(_ text: String) -> String { "\"" + text.unicodeScalars.map(\.inYAML).joined() + "\"" }
         var lines = ["mode: \(engine.mode.name)"]
         if case .generate(let size) = engine.mode { lines.append("size: \(size)") }
         if engine.cpus.isEmpty {
@@ -54,6 +52,19 @@ extension Settings {
         if !allowed.isEmpty { lines.append("allow: [\(allowed.map { quoted($0.text) }.joined(separator: ", "))]") }
         lines.append(ports.isEmpty ? "ports: []" : "ports:")
         return (lines + ports.map { "  - " + quoted($0) }).joined(separator: "\n") + "\n"
+    }
+}
+
+extension Unicode.Scalar {
+    /// Between double quotes (YAML 1.2, 7.3.1), where what is not printable, and line ends, have to be escaped.
+    fileprivate var inYAML: String {
+        switch self {
+        case "\\", "\"": return "\\\(self)"
+        case "\u{0}"..<" ", "\u{7F}"..."\u{9F}", "\u{2028}", "\u{2029}", "\u{FEFF}", "\u{FFFE}", "\u{FFFF}":
+            let digits = String(value, radix: 16)
+            return "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+        default: return String(self)
+        }
     }
 }
 

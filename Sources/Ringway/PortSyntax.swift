@@ -48,7 +48,7 @@ public enum PortSyntax {
     ]
 
     /// Options that can change while a port runs.
-    package static var changeable: [String] { ["threads", "emit"] + SwitchSyntax.options }
+    package static var changeable: [String] { ["busyloop", "threads", "emit"] + SwitchSyntax.options }
 
     /// The port that `text` describes. Errors: one line that says what to write instead.
     public static func port(_ text: String) throws(EngineError) -> PortOptions {

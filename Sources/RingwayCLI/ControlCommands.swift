@@ -74,8 +74,8 @@ struct PortCommand: ParsableCommand {
             name: .customLong("options"),
             help: ArgumentHelp(
                 """
-                Options as `ringway forward --port` takes them, those of a switch's port, threads=, and emit= of a \
-                null port: rate_in=1gbit,access=10. An empty value, as in storm=, takes one away.
+                Options as `ringway forward --port` takes them, those of a switch's port, busyloop=, threads=, and \
+                emit= of a null port: rate_in=1gbit,access=10. An empty value, as in storm=, takes one away.
                 """,
                 valueName: "list"))
         var changes: String?

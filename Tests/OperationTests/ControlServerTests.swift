@@ -156,6 +156,40 @@ import Testing
         #expect(failure?.message.contains("'emit' is no option of vhost-user") == true)
     }
 
+    @Test("where one of several changes is refused, nothing has changed; a new busyloop budget is exported")
+    func wholly() throws {
+        let lab = try ControlLab(threads: 2)
+        let client = try ControlClient(lab.path)
+        let a = try client.call(Methods.AddPort.self, .init(port: "vhost-user:\(lab.folder)/a,mtu=1500")).name
+        let driver = try EmbeddedDriver(path: a)
+        func state() throws -> [String] {
+            try [client.call(Methods.Export.self, .init()).config, "\(lab.engine.portOptions)"]
+                + ["\(lab.engine.snapshot().map(\.isUp))", "\(lab.engine.pairThreads(port: a))"]
+        }
+        let before = try state()
+        let wrong: [Methods.SetPort.Params] = [
+            .init(name: a, busyloop: "50us", mtu: 60), .init(name: a, up: false, busyloop: "50us", threads: [7]),
+            .init(name: a, mtu: 1400, options: "mirror=null:x"), .init(name: a, busyloop: "5ms", threads: [1]),
+            .init(name: a, busyloop: "50us", mtu: 1400, announce: true, threads: [1], options: "rate_in=1gbit"),
+        ]
+        for params in wrong {
+            #expect(throws: RPC.Failure.self) { try client.call(Methods.SetPort.self, params) }
+            #expect(try state() == before, "\(params)")
+        }
+        let changed = try client.call(
+            Methods.SetPort.self, .init(name: a, busyloop: "50us", threads: [1], options: "rate_in=1gbit"))
+        #expect(changed.port == "vhost-user:\(a),mtu=1500,busyloop=50us,threads=1,rate_in=1gbit")
+        #expect(try client.call(Methods.Export.self, .init()).config.contains(changed.port))
+        #expect(lab.engine.portOptions[0].options.busyloop == .microseconds(50))
+        let back = try client.call(Methods.SetPort.self, .init(name: a, options: "busyloop=,threads=,rate_in="))
+        #expect(back.port == "vhost-user:\(a),mtu=1500" && lab.engine.portOptions[0].options.busyloop == nil)
+        #expect(throws: RPC.Failure.self) {
+            try client.call(Methods.SetMode.self, .init(macAgeing: 7, size: 60))
+        }
+        #expect(lab.engine.macAgeing != 7)
+        withExtendedLifetime(driver) {}
+    }
+
     @Test("a mode's parameters are told and changed")
     func modes() throws {
         let lab = try ControlLab()

@@ -166,6 +166,10 @@ import Testing
         let emitting = try lab.reload(["vhost-user:\(a)", "null:c,queues=2,emit=60", "null:d,mirror=null:e", "null:e"])
         #expect(emitting.changed == [a, "null:c"] && lab.engine.snapshot().map(\.serial) == serials)
         #expect(lab.engine.portOptions.contains { $0.options.kind == .null(name: "c", emit: 60) })
+        let quick = try lab.reload(
+            ["vhost-user:\(a),busyloop=50us", "null:c,queues=2,emit=60", "null:d,mirror=null:e", "null:e"])
+        #expect(quick.changed == [a] && lab.engine.snapshot().map(\.serial) == serials)
+        #expect(lab.engine.portOptions.contains { $0.options.busyloop == .microseconds(50) })
         let exported = try lab.client.call(Methods.Export.self, .init()).config
         #expect(try SettingsFile(exported, file: "x").settings.engine.ports.count == 4)
         withExtendedLifetime(driver) {}

@@ -177,8 +177,10 @@ public final class Engine: @unchecked Sendable {
     /// which watch no kicks, one that sleeps.
     public func setBusyloop(_ budget: BusyloopBudget) {
         guard let core else { return }
-        for port in ports.compactMap(\.self) where core.budget(port.options) != .poll || budget == .poll {
-            setBusyloop(budget, of: port.port, core)
+        for port in ports.compactMap({ $0?.port }) where core.budget(port.options) != .poll || budget == .poll {
+            // Of a kernel's the option is vhost's own.
+            if !port.options.kind.isKernel { ports[port.index]?.setBusyloop(budget) }
+            setBusyloop(budget, of: port, core)
         }
     }
 

@@ -68,15 +68,22 @@ extension Engine {
     /// before learns that there is one when it connects. Throws for other kinds of port and for less than 68 bytes.
     @discardableResult
     public func setMTU(_ mtu: UInt16, port name: String) throws(EngineError) -> Bool {
-        let (_, port) = try find(name)
-        guard let device = port.port as? Port else {
-            throw EngineError("\(name): only a vhost-user port's MTU can be changed while it runs")
-        }
-        if mtu < 68 { throw EngineError("\(name): mtu=\(mtu); at least 68 bytes") }
+        let device = try deviceTaking(mtu, name)
         ports[device.index]?.setMTU(mtu)
         var isInForce = false
         device.perform { isInForce = device.changeMTU(to: mtu) }
         return isInForce
+    }
+
+    /// Throws what `setMTU` would.
+    package func checkMTU(_ mtu: UInt16, port name: String) throws(EngineError) { _ = try deviceTaking(mtu, name) }
+
+    private func deviceTaking(_ mtu: UInt16, _ name: String) throws(EngineError) -> Port {
+        guard let device = try find(name).1.port as? Port else {
+            throw EngineError("\(name): only a vhost-user port's MTU can be changed while it runs")
+        }
+        if mtu < 68 { throw EngineError("\(name): mtu=\(mtu); at least 68 bytes") }
+        return device
     }
 
     /// Has a null port send frames of so many bytes from now on, 14 to 9216 without CRC; nil: none. Packets that it has
@@ -106,18 +113,26 @@ extension Engine {
         if let reason { throw EngineError("\(name): no announcement: \(reason)") }
     }
 
-    /// Gives a port's queues another busyloop budget. Throws for one that was started with `poll`, which watches no
-    /// kicks, and for the kernel's, whose budget is set when it starts.
-    public func setBusyloop(_ budget: BusyloopBudget, port name: String) throws(EngineError) {
+    /// Gives a port's queues another busyloop budget; nil: the engine's. Throws for one that was started with `poll`,
+    /// which watches no kicks, and for the kernel's, whose budget is set when it starts.
+    public func setBusyloop(_ budget: BusyloopBudget?, port name: String) throws(EngineError) {
+        try checkBusyloop(budget, port: name)
+        let (core, port) = try find(name)
+        ports[port.port.index]?.setBusyloop(budget)
+        setBusyloop(budget ?? core.busyloop, of: port.port, core)
+    }
+
+    /// Throws what `setBusyloop` would.
+    package func checkBusyloop(_ budget: BusyloopBudget?, port name: String) throws(EngineError) {
         let (core, port) = try find(name)
         try Engine.check(budget, name)
-        if core.budget(port.options) == .poll && budget != .poll {
+        // As it was started, whatever it was given since.
+        if core.budget(port.port.options) == .poll && budget ?? core.busyloop != .poll {
             throw EngineError("\(name): it was started with busyloop=poll, and watches no kicks; remove and add it")
         }
         if port.options.kind.isKernel {
             throw EngineError("\(name): vhost's own budget is set when it starts; remove and add it")
         }
-        setBusyloop(budget, of: port.port, core)
     }
 
     /// Has other poll threads serve a port's queue pairs: pair k the k-th of these numbers, counted round

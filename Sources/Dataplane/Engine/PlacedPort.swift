@@ -11,6 +11,7 @@ struct PlacedPort {
         (self.port, self.serial, options) = (port, serial, port.options)
     }
 
+    mutating func setBusyloop(_ budget: BusyloopBudget?) { options.busyloop = budget }
     mutating func setMTU(_ mtu: UInt16) { options.mtu = mtu }
     mutating func setEmit(_ size: Int?) {
         if case .null(let name, _) = options.kind { options.kind = .null(name: name, emit: size) }

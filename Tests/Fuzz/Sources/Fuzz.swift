@@ -14,10 +14,11 @@ private let target: @Sendable (Input) -> Int32 = {
     case "edits": return fuzzEdits
     case "switch": return fuzzSwitch
     case "settings": return fuzzSettings
+    case "requests": return fuzzRequests
     default:
         print(
             "fuzz: no target '\(name)'; RINGWAY_FUZZ is one of: rings, records, driver, session, answers, headers, "
-                + "edits, syntax, switch, settings")
+                + "edits, syntax, switch, settings, requests")
         exit(64)
     }
 }()
