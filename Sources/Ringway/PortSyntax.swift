@@ -52,6 +52,8 @@ public enum PortSyntax {
 
     /// The port that `text` describes. Errors: one line that says what to write instead.
     public static func port(_ text: String) throws(EngineError) -> PortOptions {
+        // System calls would take what stands before it.
+        if text.utf8.contains(0) { throw EngineError("--port \(text): there is a NUL in it") }
         let parts = text.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
         guard let colon = parts[0].firstIndex(of: ":") else {
             throw EngineError("--port \(text): write \(list(kinds.map { "\($0.name):\($0.place)" }, "or"))")

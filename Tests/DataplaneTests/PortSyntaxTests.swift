@@ -100,6 +100,7 @@ import Testing
             ("xdp:eth0,packed=on", "'packed' is no option"), ("xdp:eth0,mtu=9000", "ip link set NAME mtu 9000"),
             ("tap:t,mac=02:00:00:00:00:01", "ip link set NAME address 02:"),
             ("vhost-user:/x,queues=1,queues=2", "'queues' is given twice"),
+            ("vhost-user:/x\0y", "there is a NUL in it"),
             ("vhost-user:/x,busyloop=never", "poll, auto"),
             ("null:x,threads=0-2", "write numbers of poll threads, from 0, as in 0+2"),
             ("null:x,threads=", "as in 0+2"),

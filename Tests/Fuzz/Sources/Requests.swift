@@ -28,6 +28,8 @@ private let quiet: Void = LoggingSystem.bootstrap { _ in SwiftLogNoOpLogHandler(
 private final class OperatorBench {
     let engine: Engine
     private let control: Operator
+    /// After the last request.
+    private lazy var exported = export()
 
     init?(_ input: inout Input) {
         quiet
@@ -41,38 +43,39 @@ private final class OperatorBench {
             """
         guard let settings = try? SettingsFile(text, file: "f").settings,
             let engine = try? Engine(settings.engine, logger: Logger(label: "fuzz"))
-        else { preconditionFailure("the file is wrong") }
+        else { fail("the file is wrong") }
         do throws(EngineError) { try engine.start() } catch { return nil }
         self.engine = engine
         control = Operator(engine, settings, end: {}) { 1 }
     }
 
     func ask(_ line: Data, _ isReadOnly: Bool) {
-        let before = export()
+        let before = exported
         let answer = control.answer(line, isReadOnly: isReadOnly)
         let after = export()
-        if isReadOnly { precondition(before == after, "the socket for reading has changed something") }
+        exported = after
+        if isReadOnly { hold(before == after, "the socket for reading has changed something") }
         guard let answer else { return }
-        precondition(!answer.contains("\n"), "an answer of two lines")
+        hold(!answer.contains("\n"), "an answer of two lines")
         let all: [RPC.Response]
         let text = Data(answer.utf8)
         if answer.hasPrefix("[") {
             guard let list = try? JSONDecoder().decode([RPC.Response].self, from: text) else {
-                preconditionFailure("this is no list of answers: \(answer)")
+                fail("this is no list of answers: \(answer)")
             }
             all = list
         } else {
             guard let one = try? JSONDecoder().decode(RPC.Response.self, from: text) else {
-                preconditionFailure("this is no answer: \(answer)")
+                fail("this is no answer: \(answer)")
             }
             all = [one]
         }
         for one in all {
-            precondition((one.error == nil) == (one.result != nil), "an error and a result, or neither: \(answer)")
-            if let error = one.error { precondition(!error.message.isEmpty, "an error that says nothing") }
+            hold((one.error == nil) == (one.result != nil), "an error and a result, or neither: \(answer)")
+            if let error = one.error { hold(!error.message.isEmpty, "an error that says nothing") }
         }
         if all.allSatisfy({ $0.error != nil }) && !answer.hasPrefix("[") {
-            precondition(before == after, "\(String(decoding: line, as: UTF8.self)) was refused, and changed: \(after)")
+            hold(before == after, "\(String(decoding: line, as: UTF8.self)) was refused, and changed: \(after)")
         }
     }
 
@@ -82,22 +85,30 @@ private final class OperatorBench {
         guard let answer = control.answer(request, isReadOnly: true),
             let response = try? JSONDecoder().decode(RPC.Response.self, from: Data(answer.utf8)),
             case .object(let members)? = response.result, case .string(let file)? = members["config"]
-        else { preconditionFailure("nothing can be exported") }
+        else { fail("nothing can be exported") }
         do throws(FileError) {
             let settings = try SettingsFile(file, file: "f").settings
-            precondition(
+            hold(
                 settings.engine.ports.map(\.name).sorted() == engine.portOptions.map(\.options.name).sorted(),
                 "what is exported has other ports: \(file)")
-            precondition(
+            hold(
                 settings.engine.ports.sorted { $0.name < $1.name }
                     == engine.portOptions.map(\.options).sorted { $0.name < $1.name },
                 "what is exported has other options: \(file)")
         } catch {
-            preconditionFailure("what is exported cannot be read: \(error): \(file)")
+            fail("what is exported cannot be read: \(error): \(file)")
         }
         return file
     }
 }
+
+/// In a release build a precondition does not say what it wanted.
+private func fail(_ text: String) -> Never {
+    print("fuzz: \(text)")
+    fatalError()
+}
+
+private func hold(_ isTrue: Bool, _ text: @autoclosure () -> String) { if !isTrue { fail(text()) } }
 
 /// Any bytes. Not such as name a port that is to be added: it could be anything of this machine.
 private func anyLine(_ input: inout Input) -> Data {
