@@ -193,9 +193,9 @@ extension Forwarder {
     /// As `settle`: a burst that other threads have delivered is back.
     @inline(never)
     static func settleCaptured(_ thread: ThreadPointer, _ sender: PairPointer) -> Bool {
-        guard let parcel = sender.pointee.parcel, parcel.pointee.remaining.load(ordering: .acquiring) == 0 else {
-            return settle(thread, sender)
-        }
+        guard let parcel = sender.pointee.parcel else { return false }
+        // Not `settle`, which would look again: a parcel that came back in between would be settled, but not written.
+        if parcel.pointee.remaining.load(ordering: .acquiring) != 0 { return true }
         if parcel.pointee.lost.load(ordering: .relaxed) != 0,
             sendOn(thread, parcel, pair: sender.pointee.pair, isCapturing: true)
         {
