@@ -56,7 +56,8 @@ public struct EndSignals: Sendable {
     /// How many came.
     public var count: Int { EndSignals.arrivals.load(ordering: .relaxed) }
 
-    /// Sleeps until one has come, which it returns, or until `seconds` have passed (nil). At once where one came before.
+    /// Sleeps until one has come, which it returns, or until `seconds` have passed (nil). At once where one came
+    /// before.
     public func wait(seconds: Double = .infinity) -> Int32? {
         let start = CPlat_monotonic_ns()
         while first == nil {
