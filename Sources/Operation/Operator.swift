@@ -239,7 +239,7 @@ package final class Operator: @unchecked Sendable {
         guard let old = texts[name], let before = engine.portOptions.first(where: { $0.options.name == name })?.options
         else { return }
         // What can be refused comes first.
-        if let mtu = params.mtu { try checkMTU(mtu, name) }
+        let mtu = try params.mtu.map { bytes throws(EngineError) in try checkedMTU(bytes, name) }
         let text = try changed(old, name, by: try changes(params))
         if text != old { try engine.retune(name, to: try PortSyntax.port(text)) }
         if params.announce == true {
@@ -249,7 +249,7 @@ package final class Operator: @unchecked Sendable {
             }
         }
         texts[name] = text
-        if let mtu = params.mtu { try setMTU(mtu, name) }
+        if let mtu { try setMTU(mtu, name) }
         if let up = params.up { try engine.setUp(up, port: name) }
     }
 
@@ -287,7 +287,7 @@ package final class Operator: @unchecked Sendable {
 
     /// A port's text with options in place of those of the same names. What is exported has them, too.
     private func changed(_ text: String, _ name: String, by changes: [Substring]) throws(EngineError) -> String {
-        var parts = text.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+        var text = text
         for change in changes {
             let option = String(change.prefix { $0 != "=" })
             if option.count == change.count {
@@ -298,10 +298,17 @@ package final class Operator: @unchecked Sendable {
                     "\(name): '\(option)' cannot change while the port runs; "
                         + "\(PortSyntax.changeable.joined(separator: ", ")) can")
             }
-            parts.removeAll { $0.hasPrefix(option + "=") }
-            if option.count + 1 < change.count { parts.append(String(change)) }
+            text = Operator.text(text, with: change)
         }
-        return parts.joined(separator: ",")
+        return text
+    }
+
+    /// A port's text with an option, `name=value`, behind the others and in place of the one of its name; without a
+    /// value: without it.
+    private static func text(_ text: String, with option: Substring) -> String {
+        let name = option.prefix { $0 != "=" } + "="
+        let others = text.split(separator: ",", omittingEmptySubsequences: false).filter { !$0.hasPrefix(name) }
+        return (name == option ? others : others + [option]).joined(separator: ",")
     }
 
     private func setMode(_ params: Methods.SetMode.Params) throws(RPC.Failure) -> Methods.SetMode.Answer {
@@ -326,19 +333,18 @@ package final class Operator: @unchecked Sendable {
         if let size = engine.generatedSize { settings.engine.mode = .generate(size: size) }
     }
 
-    private func checkMTU(_ mtu: Int, _ name: String) throws(EngineError) {
-        guard UInt16(exactly: mtu) != nil else { throw EngineError("\(name): mtu=\(mtu); 68 to 65535 bytes") }
-        try engine.checkMTU(UInt16(mtu), port: name)
+    private func checkedMTU(_ mtu: Int, _ name: String) throws(EngineError) -> UInt16 {
+        guard let bytes = UInt16(exactly: mtu) else { throw EngineError("\(name): mtu=\(mtu); 68 to 65535 bytes") }
+        try engine.checkMTU(bytes, port: name)
+        return bytes
     }
 
     /// What is exported has the MTU of now.
-    private func setMTU(_ mtu: Int, _ name: String) throws(EngineError) {
-        if try !engine.setMTU(UInt16(mtu), port: name) {
+    private func setMTU(_ mtu: UInt16, _ name: String) throws(EngineError) {
+        if try !engine.setMTU(mtu, port: name) {
             log.notice("\(name): mtu=\(mtu) is for a driver that begins; the one that runs has accepted another")
         }
-        guard let text = texts[name] else { return }
-        let others = text.split(separator: ",").filter { !$0.hasPrefix("mtu=") }
-        texts[name] = (others + ["mtu=\(mtu)"]).joined(separator: ",")
+        texts[name] = texts[name].map { Operator.text($0, with: "mtu=\(mtu)") }
     }
 
     /// What queues wait for: all, those of a port, or one.

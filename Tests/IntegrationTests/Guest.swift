@@ -111,10 +111,15 @@ final class Guest {
         return n
     }
 
-    /// Has an `iperf3 -s` listen at port 5201 (1451 in hexadecimal; 0A: it listens): it returns before it does. Without
-    /// quotes, so that it can stand between any.
-    static let server =
-        "iperf3 -s -D; until grep -qsE :1451.0*:0000.0A /proc/net/tcp /proc/net/tcp6; do sleep 0.05; done"
+    /// Has an `iperf3 -s` listen: it returns before it does.
+    static let server = "iperf3 -s -D; \(untilListening(5201))"
+
+    /// Waits until somebody listens at a TCP port (0A), of the network namespace that it runs in. Without quotes, so
+    /// that it can stand between any.
+    static func untilListening(_ port: Int) -> String {
+        let place = String(format: ":%04X", port)
+        return "until grep -qsE \(place).0*:0000.0A /proc/net/tcp /proc/net/tcp6; do sleep 0.05; done"
+    }
 
     /// The same in this guest.
     func serve() throws { try run(Guest.server) }

@@ -50,10 +50,7 @@ final class Host {
 
     /// An `iperf3 -s`, until the host ends.
     func serve(port: Int = 5201) throws {
-        let listening = String(format: ":%04X 0*:0000 0A", port)
-        try run(
-            "(iperf3 -s -p \(port) >/tmp/ringway-iperf-\(pid).log 2>&1 &); "
-                + "until grep -qE '\(listening)' /proc/net/tcp /proc/net/tcp6; do sleep 0.05; done")
+        try run("(iperf3 -s -p \(port) >/tmp/ringway-iperf-\(pid).log 2>&1 &); \(Guest.untilListening(port))")
     }
 
     /// What `ip -s link` says of an interface's packets.

@@ -91,10 +91,7 @@ final class EngineCore {
     }
 
     private func post(_ work: ThreadWork) -> [(PollThread, WorkQueue.Ticket)] {
-        work.parts.sorted { $0.key < $1.key }.map { index, part in
-            let thread = threads[index]
-            return (thread, thread.mailbox.post { thread.carryOut(part) })
-        }
+        work.byThread(threads).map { thread, part in (thread, thread.mailbox.post { thread.carryOut(part) }) }
     }
 
     /// The same of several pieces of work, one after the other: each begins when all threads have done theirs of the
@@ -102,7 +99,7 @@ final class EngineCore {
     /// which sleeps, has a CPU again. `afterFirst` runs between the first and the second, on one of the threads.
     /// Returns when all of it has run, and at which nanosecond of CLOCK_MONOTONIC that was.
     func run(_ steps: [ThreadWork], afterFirst: @escaping () -> Void = {}) -> UInt64 {
-        StepsOfWork(steps.map { $0.parts.sorted { $0.key < $1.key }.map { (threads[$0], $1) } }, afterFirst).run()
+        StepsOfWork(steps.map { $0.byThread(threads) }, afterFirst).run()
     }
 
     /// Publishes how many pairs of a port receive, and tells embedders' functions when there are some, or none any
@@ -232,11 +229,18 @@ final class EngineCore {
 
 /// What poll threads are to do, collected for `EngineCore.run`.
 struct ThreadWork {
-    fileprivate var parts: [Int: [(PollThread) -> Void]] = [:]
+    /// What one thread does, in its order.
+    fileprivate typealias Part = [(PollThread) -> Void]
+    private var parts: [Int: Part] = [:]
 
     /// `body` runs on that thread, between two bursts. What it writes is read after `run`.
     mutating func add(_ thread: Int, _ body: @escaping (PollThread) -> Void) {
         parts[thread, default: []].append(body)
+    }
+
+    /// The part of each of `all` that has any.
+    fileprivate func byThread(_ all: [PollThread]) -> [(thread: PollThread, part: Part)] {
+        parts.sorted { $0.key < $1.key }.map { (all[$0], $1) }
     }
 }
 
@@ -244,7 +248,7 @@ struct ThreadWork {
 ///
 /// Each step's list is read by whoever hands it on: the caller, then the last thread of the step before.
 private final class StepsOfWork {
-    private let steps: [[(thread: PollThread, part: [(PollThread) -> Void])]]
+    private let steps: [[(thread: PollThread, part: ThreadWork.Part)]]
     private let afterFirst: () -> Void
     /// Threads that have not done their part of the step that runs.
     private let missing = Atomic(0)
@@ -252,7 +256,7 @@ private final class StepsOfWork {
     /// Guarded by `monitor`; when all was done.
     private var end: UInt64?
 
-    init(_ steps: [[(PollThread, [(PollThread) -> Void])]], _ afterFirst: @escaping () -> Void) {
+    init(_ steps: [[(thread: PollThread, part: ThreadWork.Part)]], _ afterFirst: @escaping () -> Void) {
         (self.steps, self.afterFirst) = (steps, afterFirst)
     }
 

@@ -117,34 +117,21 @@ private func anyLine(_ input: inout Input) -> Data {
     return text.contains("port.add") ? Data("{}".utf8) : line
 }
 
-/// Those that change something most often come most often.
-private let methods = [
-    "port.set", "port.set", "port.set", "port.set", "port.set", "port.add", "port.add",
-    "port.list", "port.add", "port.remove", "port.set", "stats", "queue.why", "queue.trace", "capture", "switch.list",
-    "switch.clear", "mode.set", "log.level", "reload", "upgrade", "shutdown", "version", "config.export", "nothing",
+/// Those that change something most often come most often; the last one is none.
+private let methods: [(any ControlMethod.Type)?] = [
+    Methods.SetPort.self, Methods.SetPort.self, Methods.SetPort.self, Methods.SetPort.self, Methods.SetPort.self,
+    Methods.AddPort.self, Methods.AddPort.self, Methods.ListPorts.self, Methods.AddPort.self, Methods.RemovePort.self,
+    Methods.SetPort.self, Methods.Stats.self, Methods.Why.self, Methods.Trace.self, Methods.Capture.self,
+    Methods.ListAddresses.self, Methods.ClearAddresses.self, Methods.SetMode.self, Methods.LogLevel.self,
+    Methods.Reload.self, Methods.Upgrade.self, Methods.Shutdown.self, Methods.Version.self, Methods.Export.self, nil,
 ]
-
-/// The parameters of each method; one that it does not have comes now and then.
-private func members(of method: String) -> [String] {
-    switch method {
-    case "port.add": ["port"]
-    case "port.remove": ["name"]
-    case "port.set": ["name", "up", "busyloop", "mtu", "announce", "threads", "cpus", "options"]
-    case "queue.why", "queue.trace": ["port", "queue"]
-    case "capture": ["port", "queue", "snap"]
-    case "switch.clear": ["port", "vlan"]
-    case "mode.set": ["mac_ageing", "size"]
-    case "log.level": ["level"]
-    case "stats": ["counts"]
-    default: []
-    }
-}
 
 /// One of a method, whose parameters mostly are as they can be.
 private func request(_ input: inout Input) -> Data {
-    let method = methods[Int(input.byte()) % methods.count]
+    let kind = methods[Int(input.byte()) % methods.count]
+    let method = kind?.name ?? "nothing"
     var params: [String: JSONValue] = [:]
-    for member in members(of: method) + ["other"] {
+    for member in (kind?.members.map(\.name) ?? []) + ["other"] {
         let wish = input.byte()
         if member == "other" ? wish > 2 : ["name", "port"].contains(member) ? wish < 8 : wish < 160 { continue }
         params[member] = wish & 15 == 0 ? anything(&input) : value(of: member, method, &input)
